@@ -1,0 +1,95 @@
+"""What travels through the layers, what one attention call shows, and the trace that a caller hands in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Execution = Literal["dense", "soft", "mask", "drop", "pack"]
+Need = Literal["received", "probs", "dropped"]
+
+
+@dataclass(frozen=True)
+class TokenState:
+    """The tokens of a batch at one layer, padded to the widest sentence that is left.
+
+    `keep` is 1 for a token that is here and 0 for padding and for tokens that are gone; values between
+    occur only under execution "soft". `position` is the index in the unpruned sequence.
+    """
+
+    hidden: Float[Tensor, "batch tokens hidden"]
+    keep: Float[Tensor, "batch tokens"]
+    position: Int[Tensor, "batch tokens"]
+
+    @property
+    def alive(self) -> Float[Tensor, "batch tokens"]:
+        """1.0 where a token is still here, also when it is only softly kept."""
+        return (self.keep > 0).to(torch.float32)
+
+    @property
+    def count(self) -> Float[Tensor, "batch"]:
+        """How many tokens of each sentence are here."""
+        return self.alive.sum(-1)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one attention call shows to scorers; a field is None when nobody asked for it.
+
+    `received` is the canonical score: for token i the sum over alive queries of the attention that i gets,
+    averaged over heads. Over the alive tokens of a sentence its mean is exactly 1.
+    `probs` are the probabilities before attention dropout, `dropped` the same after it.
+    """
+
+    received: Float[Tensor, "batch tokens"] | None = None
+    probs: Float[Tensor, "batch heads queries keys"] | None = None
+    dropped: Float[Tensor, "batch heads queries keys"] | None = None
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """What happened at one layer. Counts are per sentence and include [CLS] and [SEP], never padding.
+
+    `keep` and `received` are aligned with `position`; both are padded with 0. Where nothing was decided
+    `keep` only repeats who was alive, and `received` is None unless a scorer or the caller asked for it.
+    """
+
+    layer: int
+    decided: bool
+    tokens_in: Float[Tensor, "batch"]
+    tokens_out: Float[Tensor, "batch"]
+    keep: Float[Tensor, "batch tokens"]
+    position: Int[Tensor, "batch tokens"]
+    received: Float[Tensor, "batch tokens"] | None = None
+    signals: Signals | None = None
+
+
+@dataclass
+class Trace:
+    """Handed in by the caller of a model, filled layer by layer; one `LayerTrace` per layer.
+
+    `score_layers` asks for the canonical score of layers that do not decide anything.
+    """
+
+    score_layers: frozenset[int] = frozenset()
+    layers: list[LayerTrace] = field(default_factory=list)
+
+    @classmethod
+    def scoring(cls, layers: Iterable[int]) -> Trace:
+        """A trace that also records the canonical score of `layers` (0-based)."""
+        return cls(score_layers=frozenset(layers))
+
+    @property
+    def tokens_in(self) -> Float[Tensor, "layers batch"]:
+        """Tokens that entered the attention of each layer."""
+        return torch.stack([entry.tokens_in for entry in self.layers])
+
+    @property
+    def tokens_out(self) -> Float[Tensor, "layers batch"]:
+        """Tokens that entered the feed-forward half of each layer."""
+        return torch.stack([entry.tokens_out for entry in self.layers])
