@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Execution = Literal["dense", "soft", "mask", "drop", "pack"]
-Need = Literal["received", "probs", "dropped"]
+Need = Literal["received", "probs", "dropped", "hidden"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,16 @@ class TokenState:
     """The tokens of a batch at one layer, padded to the widest sentence that is left.
 
     `keep` is 1 for a token that is here and 0 for padding and for tokens that are gone; values between
-    occur only under execution "soft". `position` is the index in the unpruned sequence.
+    occur only under execution "soft". `position` is the index in the unpruned sequence, `protected` is 1 for
+    tokens that stay whatever their score ([CLS]), `length` the number of tokens before any pruning.
+    `hidden` is None under execution "pack" unless a scorer asks for it, because padding it would cost a copy.
     """
 
-    hidden: Float[Tensor, "batch tokens hidden"]
     keep: Float[Tensor, "batch tokens"]
     position: Int[Tensor, "batch tokens"]
+    protected: Float[Tensor, "batch tokens"]
+    length: Float[Tensor, "batch"]
+    hidden: Float[Tensor, "batch tokens hidden"] | None = None
 
     @property
     def alive(self) -> Float[Tensor, "batch tokens"]:

@@ -1,0 +1,298 @@
+"""The one traversal: a loop over Hugging Face's own layers that decides, after attention, which tokens go on.
+
+    for each layer:   attend -> score -> keep -> trace -> feed forward
+
+    dense   nothing is decided
+    soft    hidden = feed_forward(attended) * keep, or log(keep) joins the attention logits of later layers
+    mask    gone tokens are hidden from attention, and still computed
+    drop    survivors are gathered and re-padded
+    pack    survivors of the whole batch lie end to end, without padding
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from prunekit.tokens.attention import IMPLEMENTATION, AttentionCall
+from prunekit.tokens.backbones import Family, family_of
+from prunekit.tokens.packing import Packing
+from prunekit.tokens.policies import KeepPolicy
+from prunekit.tokens.scorers import Scorer
+from prunekit.tokens.state import Execution, LayerTrace, Need, Signals, TokenState, Trace
+
+SoftForm = Literal["scale", "bias"]
+
+# what the models pass down beside hidden states and mask; an encoder has no use for any of it
+_IGNORED = frozenset(
+    "encoder_hidden_states encoder_attention_mask past_key_values use_cache position_ids cache_position "
+    "head_mask output_attentions output_hidden_states return_dict".split()
+)
+
+
+class TokenPruner(nn.Module):
+    """A token-pruning method as the traversal sees it: who scores, who decides, at which layers.
+
+    `layers` are the layers (0-based) that decide between their attention and their feed-forward half.
+    `soft_form` says what a fractional keep does in training. `protect_first` keeps [CLS] whatever its score.
+    `hide_gone=False` lets tokens whose soft keep is 0 stay keys of later layers, as the references of ToP and LTP do.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        policy: KeepPolicy,
+        layers: Iterable[int],
+        *,
+        soft_form: SoftForm = "scale",
+        protect_first: bool = True,
+        hide_gone: bool = True,
+    ) -> None:
+        super().__init__()
+        self.scorer = scorer
+        self.policy = policy
+        self.layers = frozenset(layers)
+        self.soft_form = soft_form
+        self.protect_first = protect_first
+        self.hide_gone = hide_gone
+
+    def decide(
+        self, layer: int, signals: Signals, state: TokenState, *, soft: bool
+    ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
+        """Scores and keep at one layer; here a gone token stays gone and a protected one stays."""
+        scores = self.scorer(signals, state).float()
+        policy = self.policy.soft if soft else self.policy
+        keep = torch.where(state.protected > 0, 1.0, policy(layer, scores, state).float()) * state.alive
+        return scores, keep
+
+
+class PrunedEncoder(nn.Module):
+    """Replaces the encoder of a Hugging Face model; calls its layers, and owns them under the same names.
+
+    `execution` is what happens when the caller of the model names none.
+    """
+
+    def __init__(
+        self, layers: nn.ModuleList, family: Family, pruner: TokenPruner | None, execution: Execution = "pack"
+    ) -> None:
+        super().__init__()
+        self.layer = layers
+        self.family = family
+        self.pruner = pruner
+        self.execution: Execution = execution
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch tokens hidden"],
+        attention_mask: Bool[Tensor, "batch tokens"] | None = None,
+        *,
+        trace: Trace | None = None,
+        execution: Execution | None = None,
+        protected: Bool[Tensor, "batch tokens"] | None = None,
+        **ignored: object,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Hidden states in the incoming shape; a gone token has the output of the last layer that it passed whole.
+
+        `protected` marks tokens that must stay, beside [CLS]. Padding comes back as zeros under every execution.
+
+        Raises:
+            TypeError: an argument that neither prunekit nor transformers knows.
+            ValueError: an unknown execution, or "soft" outside training.
+        """
+        unknown = sorted(set(ignored) - _IGNORED)
+        if unknown:
+            raise TypeError(
+                f"the model was called with {', '.join(unknown)}, which the pruned encoder does not know; "
+                f"it takes trace, execution and protected beside the arguments of transformers."
+            )
+        how = execution or self.execution
+        if how not in get_args(Execution):
+            raise ValueError(f"execution={how!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
+        walk = _Walk(hidden_states, attention_mask, self._protected(hidden_states, protected), how)
+        for index, layer in enumerate(self.layer):
+            self._step(index, layer, walk, trace)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=walk.restore())
+
+    def _protected(self, hidden: Tensor, protected: Tensor | None) -> Float[Tensor, "batch tokens"]:
+        kept = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if protected is None else protected.float()
+        if self.pruner is None or not self.pruner.protect_first:
+            return kept
+        return torch.cat([torch.ones_like(kept[:, :1]), kept[:, 1:]], dim=1)
+
+    def _step(self, index: int, layer: nn.Module, walk: _Walk, trace: Trace | None) -> None:
+        pruner = self.pruner if walk.execution != "dense" else None
+        decides = pruner is not None and index in pruner.layers
+        wanted = trace is not None and index in trace.score_layers
+        needs: frozenset[Need] = frozenset({"received"} if wanted else ()) | (
+            pruner.scorer.needs if pruner is not None and decides else frozenset()
+        )
+        attended, signals = self.family.attend(layer, walk.hidden, walk.call(needs, pruner))
+        state = walk.state(with_hidden="hidden" in needs)
+        keep = state.keep
+        if pruner is not None and decides:
+            _, keep = pruner.decide(index, signals, state, soft=walk.execution == "soft")
+        if trace is not None:
+            trace.layers.append(
+                LayerTrace(
+                    layer=index,
+                    decided=decides,
+                    tokens_in=state.count,
+                    tokens_out=(keep > 0).float().sum(-1),
+                    keep=keep,
+                    position=state.position,
+                    received=signals.received,
+                )
+            )
+        if decides:
+            attended = walk.leave(keep, attended)
+        walk.hidden = self.family.feed_forward(layer, attended)
+        if pruner is not None and decides and walk.execution == "soft":
+            walk.soften(pruner.soft_form)
+
+
+class _Walk:
+    """One batch on its way through the layers: the layout of its tokens under one execution.
+
+    `hidden` is [batch, tokens, hidden], or [1, total, hidden] under "pack"; the rest is in the padded view.
+    """
+
+    def __init__(
+        self,
+        hidden: Float[Tensor, "batch tokens hidden"],
+        mask: Bool[Tensor, "batch tokens"] | None,
+        protected: Float[Tensor, "batch tokens"],
+        execution: Execution,
+    ) -> None:
+        self.execution = execution
+        batch, tokens, _ = hidden.shape
+        self.everyone = mask is None  # no key has to be hidden
+        self.real = hidden.new_ones((batch, tokens), dtype=torch.float32) if mask is None else mask.float()
+        self.keep = self.real
+        self.length = self.real.sum(-1)
+        self.protected = protected
+        self.position = torch.arange(tokens, device=hidden.device).expand(batch, tokens)
+        self.hidden = hidden
+        self.bias: Tensor | None = None
+        self.packing: Packing | None = None
+        self.output = torch.zeros_like(hidden)
+        if execution == "pack":
+            self._pack(hidden, self.real)
+
+    def _pack(self, view: Tensor, keep: Tensor) -> None:
+        """Packs a padded view; the padded bookkeeping shrinks to the longest sentence that is left."""
+        chosen = keep > 0
+        self.packing = Packing.of(chosen.sum(-1).tolist(), view.device)
+        self.hidden = view[chosen][None]
+        self.position = self.packing.padded(self.position[chosen])
+        self.protected = self.packing.padded(self.protected[chosen])
+        self.keep = self.packing.real.float()
+
+    def call(self, needs: frozenset[Need], pruner: TokenPruner | None) -> AttentionCall:
+        if self.packing is not None:
+            return AttentionCall(needs=needs, packing=self.packing)
+        hide = pruner is None or pruner.hide_gone or self.execution != "soft"
+        keys = None if self.everyone else (self.keep if hide else self.real) > 0
+        votes = None if self.everyone else (self.keep > 0).float()
+        return AttentionCall(needs=needs, keys=keys, queries=votes, key_bias=self.bias)
+
+    def state(self, *, with_hidden: bool) -> TokenState:
+        hidden = None
+        if with_hidden:
+            hidden = self.hidden if self.packing is None else self.packing.padded(self.hidden[0])
+        return TokenState(self.keep, self.position, self.protected, self.length, hidden)
+
+    def leave(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
+        """Takes the decision: remembers who leaves, and returns the attended rows of who goes on."""
+        leaving = (self.keep > 0) & (keep == 0)
+        if self.execution in ("mask", "soft"):
+            self.output = torch.where(leaving[..., None], self.hidden.to(self.output.dtype), self.output)
+            self.keep = keep
+            self.everyone = False
+            return attended
+        staying = keep > 0
+        if self.execution == "drop":
+            self._remember(self.hidden[leaving], leaving)
+            return self._drop(staying, attended)
+        assert self.packing is not None
+        gone = leaving[self.packing.real]
+        self._remember(self.hidden[0, gone], leaving)
+        rows = attended[0, ~gone]
+        position, protected = self.position[staying], self.protected[staying]
+        self.packing = Packing.of(staying.sum(-1).tolist(), keep.device)
+        self.position, self.protected = self.packing.padded(position), self.packing.padded(protected)
+        self.keep = self.packing.real.float()
+        return rows[None]
+
+    def _drop(self, staying: Bool[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
+        """Gathers survivors to the left, in their order, and cuts the width to the longest sentence that is left."""
+        width = int(staying.sum(-1).max())
+        order = (~staying).long().sort(dim=-1, stable=True).indices[:, :width]
+        self.keep = staying.float().gather(1, order)
+        self.position = self.position.gather(1, order)
+        self.protected = self.protected.gather(1, order)
+        self.everyone = False
+        return attended.gather(1, order[..., None].expand(-1, -1, attended.shape[-1]))
+
+    def _remember(self, rows: Float[Tensor, "rows hidden"], which: Bool[Tensor, "batch tokens"]) -> None:
+        sentence = torch.arange(which.shape[0], device=which.device)[:, None].expand_as(which)[which]
+        self.output = self.output.index_put((sentence, self.position[which]), rows.to(self.output.dtype))
+
+    def soften(self, form: SoftForm) -> None:
+        """What a fractional keep does to training: scales the layer's output, or biases later attention."""
+        if form == "scale":
+            self.hidden = self.hidden * self.keep[..., None].to(self.hidden.dtype)
+            return
+        alive = self.keep > 0
+        self.bias = torch.where(alive, self.keep, 1.0).log()
+
+    def restore(self) -> Float[Tensor, "batch tokens hidden"]:
+        """All tokens in the incoming shape: survivors from the last layer, the others from where they left."""
+        here = self.keep > 0
+        if self.packing is not None or self.execution == "drop":
+            rows = self.hidden[0] if self.packing is not None else self.hidden[here]
+            self._remember(rows, here)
+            return self.output
+        if self.everyone:
+            return self.hidden
+        return torch.where(here[..., None], self.hidden.to(self.output.dtype), self.output)
+
+
+def install(model: PreTrainedModel, pruner: TokenPruner | None, execution: Execution = "pack") -> PreTrainedModel:
+    """Puts the traversal into a Hugging Face model, in place, and returns the model.
+
+    Calling it again exchanges the pruner. Parameters of `pruner` become `...encoder.pruner.*` of the model.
+
+    Raises:
+        ValueError: unsupported architecture, or `pruner.layers` names a layer that the model does not have.
+    """
+    family = family_of(model)
+    parent = model.base_model
+    current = getattr(parent, family.encoder)
+    count = len(current.layer)
+    beyond = sorted(layer for layer in (pruner.layers if pruner else ()) if not 0 <= layer < count)
+    if beyond:
+        raise ValueError(
+            f"the pruner decides at layer {beyond[-1]}, but {type(model).__name__} has layers 0..{count - 1}; "
+            f"choose layers of that range, or another backbone."
+        )
+    setattr(parent, family.encoder, PrunedEncoder(current.layer, family, pruner, execution))
+    model.set_attn_implementation(IMPLEMENTATION)
+    return model
+
+
+def encoder_of(model: PreTrainedModel) -> PrunedEncoder:
+    """The traversal inside a model that `install` prepared.
+
+    Raises:
+        TypeError: the model has none.
+    """
+    encoder = getattr(model.base_model, family_of(model).encoder)
+    if not isinstance(encoder, PrunedEncoder):
+        raise TypeError(f"{type(model).__name__} has a stock encoder; call prunekit.tokens.encoder.install(model, pruner) first.")
+    return encoder

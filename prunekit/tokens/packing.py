@@ -1,0 +1,95 @@
+"""Sentences of different lengths laid end to end, and the groups in which attention works on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+# a group may pad its shortest sentence by this share, or by a few tokens when sentences are tiny:
+# more padding wastes arithmetic, less makes more and smaller matrix products
+PADDING_SHARE = 1.25
+PADDING_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sentences of similar length: where their rows lie in the packed tokens, and which of them are real."""
+
+    sentences: Int[Tensor, "group"]
+    rows: Int[Tensor, "group width"]
+    real: Bool[Tensor, "group width"] | None
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How many rows each sentence of a packed batch has, on the host; rows of a sentence are contiguous."""
+
+    lengths: tuple[int, ...]
+    device: torch.device
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Packing:
+        """The packing of sentences with these lengths."""
+        return cls(tuple(int(length) for length in lengths), device)
+
+    @property
+    def width(self) -> int:
+        """Rows of the longest sentence."""
+        return max(self.lengths)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all sentences have the same length, so that packed and padded are the same memory."""
+        return min(self.lengths) == self.width
+
+    @cached_property
+    def _length(self) -> Int[Tensor, "batch"]:
+        return torch.tensor(self.lengths, device=self.device)
+
+    @cached_property
+    def offsets(self) -> Int[Tensor, "boundaries"]:
+        """First row of each sentence, and the total (`cu_seqlens`)."""
+        return torch.nn.functional.pad(self._length.cumsum(0), (1, 0))
+
+    @cached_property
+    def real(self) -> Bool[Tensor, "batch width"]:
+        """True where the padded view has a row of the packed tokens."""
+        return torch.arange(self.width, device=self.device)[None, :] < self._length[:, None]
+
+    def padded(self, rows: Shaped[Tensor, "total *rest"], fill: float = 0.0) -> Shaped[Tensor, "batch width *rest"]:
+        """The padded view of packed rows, with `fill` in the padding."""
+        if self.uniform:
+            return rows.view(len(self.lengths), self.width, *rows.shape[1:])
+        view = rows.new_full((len(self.lengths), self.width, *rows.shape[1:]), fill)
+        return view.masked_scatter(self.real.view(*self.real.shape, *[1] * (rows.dim() - 1)), rows)
+
+    def packed(self, view: Shaped[Tensor, "batch width *rest"]) -> Shaped[Tensor, "total *rest"]:
+        """The packed rows of a padded view."""
+        return view.flatten(0, 1) if self.uniform else view[self.real]
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Sentences grouped by similar length; every sentence is in exactly one group."""
+        order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+        members: list[list[int]] = []
+        for sentence in order:
+            shortest = self.lengths[members[-1][0]] if members else 0
+            if members and self.lengths[sentence] <= max(shortest * PADDING_SHARE, shortest + PADDING_TOKENS):
+                members[-1].append(sentence)
+            else:
+                members.append([sentence])
+        return tuple(self._group(group) for group in members)
+
+    def _group(self, members: list[int]) -> Group:
+        sentences = torch.tensor(members, device=self.device)
+        width = self.lengths[members[-1]]
+        column = torch.arange(width, device=self.device)
+        length = self._length[sentences][:, None]
+        rows = self.offsets[sentences][:, None] + torch.minimum(column, length - 1)
+        real = None if self.lengths[members[0]] == width else column < length
+        return Group(sentences, rows, real)

@@ -1,0 +1,75 @@
+"""How many tokens stay: policies turn importance into keep, 1 = stays.
+
+A `KeepPolicy` makes the hard decision of every evaluation; a policy that is trained has a `soft` decision too.
+Protection, and that a gone token stays gone, are the traversal's business (encoder.py), not a policy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from prunekit.tokens.state import TokenState
+
+
+class KeepPolicy(nn.Module):
+    """A decision per layer: calling it returns keep in {0, 1}; `soft` may return values between while training."""
+
+    def forward(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """The hard decision at `layer` (0-based)."""
+        raise NotImplementedError(f"{type(self).__name__} is a policy without forward(layer, scores, state); define it.")
+
+    def soft(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """The decision while the policy is trained; by default the hard one."""
+        return self(layer, scores, state)
+
+
+def ranks(scores: Float[Tensor, "batch tokens"], eligible: Float[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
+    """Rank of each eligible token by descending score, 0 = best; the others rank behind. Ties keep the earlier token."""
+    order = scores.float().masked_fill(eligible == 0, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
+    places = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter(-1, order, places)
+
+
+class KeepRatio(KeepPolicy):
+    """Keeps the best share of the *unpruned* sentence at each layer, protected tokens included in the count.
+
+    `ratios` maps a layer to its share in [0, 1]; K = max(1, floor(share * length + 1/2)).
+    """
+
+    def __init__(self, ratios: dict[int, float]) -> None:
+        super().__init__()
+        self.ratios = dict(ratios)
+
+    def forward(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """The K best of the alive tokens; protected ones come first whatever their score."""
+        count = (self.ratios[layer] * state.length + 0.5).floor().clamp(min=1)
+        first = scores.float().masked_fill(state.protected > 0, torch.inf)
+        return (ranks(first, state.alive) < count[:, None]).float()
+
+
+class Threshold(KeepPolicy):
+    """Keeps tokens whose score reaches the layer's threshold; in the unit of the canonical score, 1 = uniform attention.
+
+    Ties stay. Source: LTP, arXiv:2107.00910, hard mode.
+    """
+
+    def __init__(self, thresholds: Sequence[float] | dict[int, float]) -> None:
+        super().__init__()
+        items = thresholds.items() if isinstance(thresholds, dict) else enumerate(thresholds)
+        self.thresholds = dict(items)
+
+    def forward(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """1 where the score is at least the threshold."""
+        return (scores.float() >= self.thresholds[layer]).float()
