@@ -1,1 +1,20 @@
-"""x"""
+"""prunekit trains, compares and deploys pruned Transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunekit.pretrained import load as load
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `load` when it is asked for: `import prunekit` alone must not import torch."""
+    if name == "load":
+        from prunekit.pretrained import load
+
+        return load
+    raise AttributeError(f"module 'prunekit' has no attribute {name!r}; it offers {', '.join(__all__)}")

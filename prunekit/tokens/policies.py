@@ -6,7 +6,8 @@ Protection, and that a gone token stays gone, are the traversal's business (enco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,10 @@ from prunekit.tokens.state import TokenState
 
 class KeepPolicy(nn.Module):
     """A decision per layer: calling it returns keep in {0, 1}; `soft` may return values between while training."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What `__init__` needs to make this policy again; plain JSON."""
+        return {}
 
     def forward(
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
@@ -44,9 +49,13 @@ class KeepRatio(KeepPolicy):
     `ratios` maps a layer to its share in [0, 1]; K = max(1, floor(share * length + 1/2)).
     """
 
-    def __init__(self, ratios: dict[int, float]) -> None:
+    def __init__(self, ratios: Mapping[int, float]) -> None:
         super().__init__()
-        self.ratios = dict(ratios)
+        self.ratios = {int(layer): float(share) for layer, share in ratios.items()}
+
+    def arguments(self) -> dict[str, Any]:
+        """The share of each layer."""
+        return {"ratios": self.ratios}
 
     def forward(
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
@@ -63,10 +72,13 @@ class Threshold(KeepPolicy):
     Ties stay. Source: LTP, arXiv:2107.00910, hard mode.
     """
 
-    def __init__(self, thresholds: Sequence[float] | dict[int, float]) -> None:
+    def __init__(self, thresholds: Mapping[int, float]) -> None:
         super().__init__()
-        items = thresholds.items() if isinstance(thresholds, dict) else enumerate(thresholds)
-        self.thresholds = dict(items)
+        self.thresholds = {int(layer): float(threshold) for layer, threshold in thresholds.items()}
+
+    def arguments(self) -> dict[str, Any]:
+        """The threshold of each layer."""
+        return {"thresholds": self.thresholds}
 
     def forward(
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ class Scorer(nn.Module):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"received"})
+
+    def arguments(self) -> dict[str, Any]:
+        """What `__init__` needs to make this scorer again; plain JSON."""
+        return {}
 
     def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
         """Importance of each token."""

@@ -1,0 +1,116 @@
+"""Quality and cost of a model on a split, measured together from what was executed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from prunekit.cost import CostMeter, Shape
+from prunekit.data.metrics import build_metrics
+from prunekit.data.spec import TaskSpec
+from prunekit.tokens.state import Execution, Trace
+
+Batch = Mapping[str, Tensor]
+
+
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """The part of a batch that the model sees: neither labels nor row numbers."""
+    return {name: tensor for name, tensor in batch.items() if name not in ("labels", "index")}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics by name, cost by name (`CostMeter.compute`), mean tokens entering each layer's feed-forward half."""
+
+    metrics: dict[str, float]
+    cost: dict[str, float]
+    tokens_per_layer: list[float]
+    rows: int
+
+    @property
+    def reduction(self) -> float:
+        """FLOPs reduction against the same sentences unpadded and unpruned."""
+        return self.cost["flops_vs_unpadded"]
+
+
+class Evaluation:
+    """Collects metrics and executed token counts batch by batch; one use, then `compute`."""
+
+    def __init__(self, spec: TaskSpec, shape: Shape, classes: int, device: torch.device | str = "cpu") -> None:
+        self.metrics = build_metrics(spec, classes).to(device)
+        self.cost = CostMeter(shape, spec.padded_length).to(device)
+        self.rows = 0
+
+    def update(self, logits: Float[Tensor, "batch classes"], batch: Batch, trace: Trace) -> None:
+        """Adds one batch."""
+        self.metrics.update(logits.float(), batch["labels"])
+        self.cost.update(trace.tokens_in, trace.tokens_out, batch["attention_mask"].sum(-1))
+        self.rows += len(logits)
+
+    def compute(self) -> Measured:
+        """What was measured over all batches, synchronised over processes."""
+        spent = self.cost.compute()
+        tokens = [float(count) for count in spent.pop("tokens_out_mean")]
+        quality = {name: float(value) for name, value in self.metrics.compute().items()}
+        return Measured(quality, {name: float(value) for name, value in spent.items()}, tokens, self.rows)
+
+
+def predict(
+    model: PreTrainedModel, batch: Batch, execution: Execution
+) -> tuple[Float[Tensor, "batch classes"], Trace]:
+    """Logits in float32, and the trace. Scores decide in float32, so autocast is off here: a result must not hang on it."""
+    trace = Trace()
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        logits = model(**model_inputs(batch), execution=execution, trace=trace).logits
+    return logits.float(), trace
+
+
+def evaluate(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    spec: TaskSpec,
+    shape: Shape,
+    classes: int,
+    execution: Execution,
+) -> Measured:
+    """Runs a model that carries the traversal over a split, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    found = Evaluation(spec, shape, classes, model.device)
+    for batch in batches:
+        here = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        logits, trace = predict(model, here, execution)
+        found.update(logits, here, trace)
+    model.train(was_training)
+    return found.compute()
+
+
+class ExecutionsDiffer(RuntimeError):
+    """Two executions of one model gave different predictions: the numbers of the run would mean nothing."""
+
+
+def check_executions_agree(
+    model: PreTrainedModel, batch: Batch, first: Execution = "mask", second: Execution = "pack"
+) -> float:
+    """Largest difference of the logits of two executions on a batch.
+
+    Raises:
+        ExecutionsDiffer: the logits differ by more than 1e-3, or a predicted label differs.
+    """
+    one, _ = predict(model, batch, first)
+    other, _ = predict(model, batch, second)
+    worst = float((one - other).abs().max())
+    labels = one.argmax(-1) != other.argmax(-1)
+    if worst > 1e-3 or (one.shape[-1] > 1 and bool(labels.any())):
+        raise ExecutionsDiffer(
+            f"{first!r} and {second!r} differ by {worst:.2g} in the logits and in {int(labels.sum())} of {len(one)} labels; "
+            f"at most 1e-3 and 0 are allowed. The run stops, because its test would not measure what was trained."
+        )
+    return worst
+
+

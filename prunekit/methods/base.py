@@ -1,0 +1,185 @@
+"""What every token-pruning method shares: the training step, the evaluation that removes tokens, the optimiser.
+
+A method subclasses `TokenPruningMethod`, says which scorer and policy it is (`build_pruner`), and which terms its
+loss has (`terms`). Everything else has a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import lightning.pytorch as L
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prunekit.cost import Shape
+from prunekit.data.spec import TaskSpec
+from prunekit.evaluation import Batch, Evaluation, model_inputs, predict
+from prunekit.objectives import task_loss
+from prunekit.teacher import TeacherOutputs
+from prunekit.tokens.encoder import TokenPruner, encoder_of
+from prunekit.tokens.state import Execution, Trace
+
+@dataclass(frozen=True)
+class Training:
+    """The optimiser's settings; epochs and steps are those of the whole run."""
+
+    epochs: int
+    steps_per_epoch: int
+    lr: float
+    weight_decay: float = 0.0
+    warmup_fraction: float = 0.0
+    clip: float = 1.0
+    freeze_embeddings: bool = True
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.epochs * self.steps_per_epoch
+
+    def rate(self, step: int) -> float:
+        """Factor of the learning rate: rises linearly during warm-up, then falls linearly to 0."""
+        warmup = round(self.warmup_fraction * self.steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return max(0.0, (self.steps - step) / max(1, self.steps - warmup))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run knows before its method is built; lengths are token counts of real sentences, unpadded."""
+
+    spec: TaskSpec
+    shape: Shape
+    classes: int
+    training: Training
+    lengths: Mapping[str, Int[Tensor, "rows"]]
+    budget: float | None = None  # FLOPs reduction against unpadded; None = the method's own knob
+    tolerance: float = 0.02
+    teacher: TeacherOutputs | None = field(default=None, repr=False)
+
+
+class TokenPruningMethod(L.LightningModule):
+    """One method on one model. Validation runs under "mask", the test under "pack"; both are deterministic."""
+
+    uses_teacher: ClassVar[bool] = False
+
+    def __init__(self, model: PreTrainedModel, setting: Setting) -> None:
+        super().__init__()
+        self.model = model
+        self.setting = setting
+        if setting.training.freeze_embeddings:
+            model.base_model.embeddings.requires_grad_(False)
+        self._found: dict[int, Evaluation] = {}
+
+    # -- what a method says about itself ---------------------------------------------------------------
+
+    @classmethod
+    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner | None:
+        """Scorer, policy and layers, for a backbone of this shape; None prunes nothing."""
+        return None
+
+    @classmethod
+    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+        """Smallest and largest FLOPs reduction that the method can reach on the validation sentences."""
+        return 1.0, 1.0
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the training loss, already weighted; they are logged one by one and summed."""
+        logits = self(batch)
+        return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups beside the weights; each has a constant learning rate and its own `name`."""
+        return []
+
+    def eligible(self, reduction: float) -> bool:
+        """Whether an evaluation that measured this FLOPs reduction may become the best checkpoint."""
+        asked = self.setting.budget
+        return asked is None or abs(asked / reduction - 1) <= self.setting.tolerance
+
+    def gap(self, reduction: float) -> float:
+        """How far a measured FLOPs reduction is from what was asked, as a fraction of FLOPs; 0 = met."""
+        asked = self.setting.budget
+        return 0.0 if asked is None else abs(asked / reduction - 1)
+
+    # -- the model -------------------------------------------------------------------------------------
+
+    @property
+    def pruner(self) -> TokenPruner | None:
+        """The pruner that the traversal carries."""
+        return encoder_of(self.model).pruner
+
+    def forward(
+        self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None
+    ) -> Tensor:
+        """Logits of a batch; its labels are not shown to the model."""
+        return self.model(**model_inputs(batch), execution=execution, trace=trace).logits
+
+    # -- fitting ---------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The sum of the method's terms."""
+        terms = self.terms(batch)
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        size = len(batch["labels"])
+        self.log_dict({f"train/{name}": term.detach().float() for name, term in terms.items()}, batch_size=size)
+        self.log("train/loss", loss.detach(), batch_size=size)
+        return loss
+
+    def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trainable parameters of the model, without the pruner's."""
+        own = {id(parameter) for parameter in self.pruner.parameters()} if self.pruner is not None else set()
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and id(parameter) not in own:
+                yield name, parameter
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """One AdamW: weights with linear decay, the method's own groups at a constant rate."""
+        training = self.setting.training
+        decayed = [p for _, p in self.weights() if p.dim() > 1]
+        plain = [p for _, p in self.weights() if p.dim() <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": training.weight_decay, "name": "weights"},
+            {"params": plain, "weight_decay": 0.0, "name": "biases and norms"},
+        ]
+        extra = [{"weight_decay": 0.0, **group} for group in self.parameter_groups()]
+        optimizer = torch.optim.AdamW(groups + extra, lr=training.lr, fused=True)
+        rates = [training.rate, training.rate, *[lambda step: 1.0] * len(extra)]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clips the weights alone: multipliers and gates must not rescale them, nor be rescaled."""
+        if self.setting.training.clip > 0:
+            nn.utils.clip_grad_norm_([p for _, p in self.weights()], self.setting.training.clip)
+
+    # -- evaluation ------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts afresh: an evaluation knows nothing of the last one."""
+        self._found = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Evaluates under "mask"."""
+        if dataloader_idx not in self._found:
+            setting = self.setting
+            self._found[dataloader_idx] = Evaluation(setting.spec, setting.shape, setting.classes, self.device)
+        logits, trace = predict(self.model, batch, "mask")
+        self._found[dataloader_idx].update(logits, batch, trace)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs every metric of every validation split, and whether the first one meets the budget."""
+        for number, evaluation in self._found.items():
+            found = evaluation.compute()
+            prefix = "val" if number == 0 else f"val_{number}"
+            self.log_dict({f"{prefix}/{name}": value for name, value in (found.metrics | found.cost).items()})
+            if number == 0:
+                self.log_dict({f"tokens/layer_{i:02d}": count for i, count in enumerate(found.tokens_per_layer)})
+                self.log("score", found.metrics[self.setting.spec.score])
+                self.log("feasible", float(self.eligible(found.reduction)))
+                self.log("budget_gap", self.gap(found.reduction))

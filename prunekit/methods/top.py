@@ -1,0 +1,250 @@
+"""ToP: token pruning by rank gates under a FLOPs constraint, with rank distillation.
+
+Paper: "Constraint-aware and Ranking-distilled Token Pruning for Efficient Transformer Inference", arXiv:2306.14393.
+Reference: microsoft/Moonlit, folder ToP. Where the reference trains another function than it evaluates, prunekit
+does not; `compat` brings the reference's behaviour back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prunekit.cost import Shape, encoder_macs, expected_counts, expected_sparsity
+from prunekit.evaluation import Batch
+from prunekit.methods.base import Setting, TokenPruningMethod
+from prunekit.objectives import (
+    distillation_loss,
+    lagrangian,
+    linear_warmup,
+    rank_distillation_loss,
+    rank_weight,
+    task_loss,
+)
+from prunekit.tokens.budget import bisect
+from prunekit.tokens.encoder import TokenPruner
+from prunekit.tokens.gates import LOGA_BOUND, HardConcrete
+from prunekit.tokens.rank_gates import RankGate
+from prunekit.tokens.scorers import AttentionReceived, ReferenceReceived
+from prunekit.tokens.state import Execution, Trace
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keys of conf/method/top.yaml, explained there."""
+
+    prune_location: list[int] | None
+    bins: int
+    target_sparsity: float | None
+    warmup_epochs: float
+    hard_epochs: float
+    reg_lr: float | None
+    init_fine: float
+    init_coarse: float
+    beta: float
+    gamma: float
+    zeta: float
+    loga_clamp: float
+    task_loss: Literal["kd", "ce", "kd+ce"]
+    kd_temperature: float
+    rank_alpha: float
+    rank_topk: int
+    rank_layers: list[int] | None
+    min_tokens: int
+    monotone: bool
+    sparsity_of: Literal["measured", "nominal"]
+    compat: bool
+
+    def decision_layers(self, layers: int) -> list[int]:
+        """The paper prunes the *input* of a layer; here that is a decision of the layer before."""
+        locations = self.prune_location if self.prune_location is not None else range(2, layers)
+        return [location - 1 for location in locations]
+
+
+class ToP(TokenPruningMethod):
+    """Trains gates, multipliers and weights together ("soft"), then the weights alone under fixed gates ("hard").
+
+    The hard stage is the reference's optional final fine-tuning. Before it the gates are shifted by one constant
+    so that their hard decisions meet the target; `hard_epochs=0` leaves it out, as the published recipes do.
+    """
+
+    uses_teacher: ClassVar[bool] = True
+
+    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
+        super().__init__(model, setting)
+        self.options = Options(**options)
+        self.lambda1 = nn.Parameter(torch.zeros(()))
+        self.lambda2 = nn.Parameter(torch.zeros(()))
+        assert self.pruner is not None
+        assert isinstance(self.pruner.policy, RankGate)
+        self.policy = self.pruner.policy
+        layers = setting.shape.layers
+        chosen = self.options.rank_layers
+        self.rank_layers = list(range(1, layers // 3)) if chosen is None else chosen
+        training = setting.training
+        self.hard_steps = round(self.options.hard_epochs * training.steps_per_epoch)
+        self.soft_steps = max(0, training.steps - self.hard_steps)
+        self.warmup_steps = round(self.options.warmup_epochs * training.steps_per_epoch)
+
+    @classmethod
+    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
+        """Rank gates on the canonical score, at the layers before each prune location."""
+        chosen = Options(**options)
+        layers = chosen.decision_layers(shape.layers)
+        policy = RankGate(
+            layers,
+            chosen.bins,
+            distribution=HardConcrete(beta=chosen.beta, gamma=chosen.gamma, zeta=chosen.zeta),
+            init_fine=chosen.init_fine,
+            init_coarse=chosen.init_coarse,
+            min_tokens=chosen.min_tokens,
+            monotone=chosen.monotone,
+            compat=chosen.compat,
+        )
+        scorer = ReferenceReceived() if chosen.compat else AttentionReceived()
+        return TokenPruner(scorer, policy, layers, hide_gone=not chosen.compat)
+
+    @classmethod
+    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+        """From nothing pruned to everything but [CLS] gone at the first location."""
+        policy = cls.build_pruner(setting.shape, **options).policy
+        assert isinstance(policy, RankGate)
+        return 1.0, _reduction(policy, setting, -_ALL)
+
+    @property
+    def target(self) -> float:
+        """The sparsity asked for: the share of the unpadded FLOPs that is to go."""
+        if self.setting.budget is not None:
+            return 1 - 1 / self.setting.budget
+        assert self.options.target_sparsity is not None  # the configuration was checked
+        return self.options.target_sparsity
+
+    @property
+    def hard(self) -> bool:
+        """Whether the gates are fixed from here on."""
+        return self.hard_steps > 0 and self.global_step >= self.soft_steps
+
+    # -- training --------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Fixes the gates where the hard stage begins."""
+        if self.hard and self.global_step == self.soft_steps:
+            found = bisect(
+                lambda shift: _reduction(self.policy, self.setting, -shift),
+                1 / (1 - self.target),
+                low=-_ALL,
+                high=_ALL,
+                tolerance=1e-4,
+            )
+            with torch.no_grad():
+                self.policy.shift.fill_(-found.knob)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Holds the gates within their bound, as the reference does."""
+        self.policy.clamp(self.options.loga_clamp)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Task or distillation loss, rank distillation, and in the soft stage the Lagrangian."""
+        options, step = self.options, self._step
+        trace = Trace.scoring(self.rank_layers if options.rank_alpha > 0 else [])
+        execution: Execution = ("mask" if options.compat else "drop") if self.hard else "soft"
+        logits = self(batch, execution, trace)
+        assert self.setting.teacher is not None
+        teacher_logits, teacher_ranks = self.setting.teacher.batch(batch["index"], batch["input_ids"].shape[1])
+        terms = self._task_terms(logits, teacher_logits, batch["labels"])
+        if options.rank_alpha > 0:
+            weight = rank_weight(step, self.warmup_steps, options.rank_alpha)
+            terms["rank"] = weight * self._rank_loss(trace, teacher_ranks, batch)
+        if not self.hard:
+            sparsity = self.expected_sparsity(batch["attention_mask"].sum(-1))
+            target = linear_warmup(step, self.warmup_steps, self.target)
+            terms["lagrangian"] = lagrangian(sparsity, target, self.lambda1, self.lambda2)
+            self._log_constraint(sparsity, target)
+        return terms
+
+    def _task_terms(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        spec, options = self.setting.spec, self.options
+        if spec.kind == "regression" or options.task_loss == "ce":
+            return {"task": task_loss(logits, labels, spec.kind)}
+        terms = {"kd": distillation_loss(logits, teacher_logits, options.kd_temperature)}
+        if options.task_loss == "kd+ce":
+            terms["task"] = task_loss(logits, labels, spec.kind)
+        return terms
+
+    def _rank_loss(self, trace: Trace, teacher_ranks: Tensor, batch: Batch) -> Tensor:
+        losses = []
+        for layer in self.rank_layers:
+            entry = trace.layers[layer]
+            assert entry.received is not None
+            losses.append(
+                rank_distillation_loss(
+                    entry.received,
+                    teacher_ranks.gather(1, entry.position),
+                    self.options.rank_topk,
+                    compat=self.options.compat,
+                )
+            )
+        return torch.stack(losses).sum() if losses else teacher_ranks.new_zeros((), dtype=torch.float32)
+
+    def expected_sparsity(self, lengths: Tensor) -> Tensor:
+        """The constraint's left side: expected share of the unpadded FLOPs that is gone; differentiable."""
+        fine, coarse = self.policy.open_probabilities()
+        layers = sorted(self.policy.row)
+        if self.options.sparsity_of == "nominal":
+            return expected_sparsity(self.setting.shape, fine, coarse, layers, lengths)
+        tokens_in, tokens_out = expected_counts(fine, coarse, lengths, layers, self.setting.shape.layers)
+        pruned = encoder_macs(self.setting.shape, tokens_in, tokens_out)
+        whole = lengths.to(tokens_in).expand_as(tokens_in)
+        return 1 - (pruned / encoder_macs(self.setting.shape, whole, whole)).mean()
+
+    @property
+    def _step(self) -> int:
+        # the reference trains two steps before it starts to prune
+        return max(0, self.global_step - 2) if self.options.compat else self.global_step
+
+    def _log_constraint(self, sparsity: Tensor, target: float) -> None:
+        self.log_dict(
+            {
+                "budget/target": target,
+                "budget/expected": sparsity.detach(),
+                "lagrange/lambda1": self.lambda1.detach(),
+                "lagrange/lambda2": self.lambda2.detach(),
+            }
+        )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Gates by descent, multipliers by ascent, both at `reg_lr`."""
+        rate = self.options.reg_lr
+        if rate is None:
+            # short runs: a gate must be able to cross its range in half of the soft stage
+            rate = max(0.02, 2 * LOGA_BOUND / max(1, 0.5 * self.soft_steps))
+        gates = {"params": [self.policy.token_loga, self.policy.pruner_loga], "lr": rate, "name": "gates"}
+        ascent = {"params": [self.lambda1, self.lambda2], "lr": rate, "maximize": True, "name": "multipliers"}
+        return [gates, ascent]
+
+    def eligible(self, reduction: float) -> bool:
+        """Within the budget; with the method's own knob, at least the target sparsity less 0.01."""
+        if self.setting.budget is not None:
+            return super().eligible(reduction)
+        return 1 - 1 / reduction >= self.target - 0.01
+
+    def gap(self, reduction: float) -> float:
+        """Distance from the target as a fraction of FLOPs."""
+        return abs((1 - self.target) ** -1 / reduction - 1)
+
+
+# a shift that opens or closes every gate whatever was learned
+_ALL = 20.0
+
+
+def _reduction(policy: RankGate, setting: Setting, shift: float) -> float:
+    """FLOPs reduction of the hard gates under a shift, on the validation sentences; exact."""
+    lengths = setting.lengths["validation"]
+    tokens_in, tokens_out = policy.counts(lengths, setting.shape.layers, shift)
+    whole = lengths.float().expand_as(tokens_in)
+    dense = encoder_macs(setting.shape, whole, whole).sum()
+    return float(dense / encoder_macs(setting.shape, tokens_in, tokens_out).sum())

@@ -1,0 +1,173 @@
+"""Models in and out: backbones from a folder or the hub, pruned checkpoints in Hugging Face's own layout.
+
+A pruned checkpoint is stock weights, `prunekit.json` (what the traversal does) and `prunekit.safetensors`
+(thresholds, gates). Nothing is pickled. Without prunekit the folder loads as the dense model that it also is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from prunekit.runs import atomic_write_text
+from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.tokens.policies import KeepPolicy
+from prunekit.tokens.scorers import Scorer
+from prunekit.tokens.state import Execution
+
+FORMAT = 1
+SETTINGS = "prunekit.json"
+TENSORS = "prunekit.safetensors"
+
+
+def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreTrainedModel:
+    """A sequence classifier with the weights of `source`, in float32; a missing head is drawn from torch's RNG.
+
+    `labels` are the class names, or None for regression (one output).
+
+    Raises:
+        ValueError: `source` has a head of another size.
+    """
+    config = AutoConfig.from_pretrained(source)
+    count = len(labels) if labels else 1
+    stored = config.num_labels if config.architectures and "SequenceClassification" in config.architectures[0] else None
+    if stored not in (None, count):
+        raise ValueError(
+            f"{source} has a head with {stored} outputs, but the task has {count}; "
+            f"choose a model fine-tuned on this task, or a backbone without a head."
+        )
+    names = {i: str(name) for i, name in enumerate(labels)} if labels else {0: "score"}
+    with _quiet():
+        return AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=count,
+            id2label=names,
+            label2id={name: i for i, name in names.items()},
+            problem_type="single_label_classification" if labels else "regression",
+            dtype=torch.float32,
+        )
+
+
+class _quiet:
+    """Holds back transformers' report about a head that is new, which fine-tuning expects."""
+
+    def __enter__(self) -> None:
+        self.level = transformers_logging.get_verbosity()
+        self.bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *error: object) -> None:
+        transformers_logging.set_verbosity(self.level)
+        if self.bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _described(part: nn.Module) -> dict[str, Any]:
+    """Class and arguments of a scorer or a policy, from which `_rebuilt` makes it again."""
+    return {"class": f"{type(part).__module__}.{type(part).__qualname__}", "arguments": part.arguments()}
+
+
+def _rebuilt(description: Mapping[str, Any], kind: type, folder: Path) -> Any:
+    module, _, name = str(description["class"]).rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / SETTINGS} names {description['class']}, which is not installed here; "
+            f"install the package that provides it ({error})."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ValueError(f"{folder / SETTINGS} names {description['class']}, which is no {kind.__name__}; refused.")
+    return found(**description["arguments"])
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: str | Path,
+    *,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model that `install` prepared as a Hugging Face folder; `about` is kept in prunekit.json as it is."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = encoder_of(model)
+    stock = {name: tensor for name, tensor in model.state_dict().items() if ".pruner." not in name}
+    model.save_pretrained(folder, state_dict=stock)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    pruner = encoder.pruner
+    settings: dict[str, Any] = {
+        "format": FORMAT,
+        "weights_sha256": sha256(folder / "model.safetensors"),
+        "pruner": None,
+        "about": dict(about or {}),
+    }
+    if pruner is not None:
+        save_file({name: t.detach().contiguous() for name, t in pruner.state_dict().items()}, folder / TENSORS)
+        settings["pruner"] = {
+            "layers": sorted(pruner.layers),
+            "soft_form": pruner.soft_form,
+            "protect_first": pruner.protect_first,
+            "hide_gone": pruner.hide_gone,
+            "scorer": _described(pruner.scorer),
+            "policy": _described(pruner.policy),
+        }
+    # last, so that a folder with settings is a whole one
+    atomic_write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def load(folder: str | Path, execution: Execution = "pack") -> PreTrainedModel:
+    """The pruned model of a checkpoint folder, in evaluation mode; call it as any Hugging Face model.
+
+        model = prunekit.load("runs/.../model")
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+
+    Raises:
+        FileNotFoundError: the folder is no prunekit checkpoint.
+        ValueError: a newer format, or weights that do not belong to the settings beside them.
+    """
+    folder = Path(folder)
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {SETTINGS}, so it is no pruned checkpoint; give the model/ folder of a run, "
+            f"or load a dense model with transformers."
+        )
+    settings = json.loads(path.read_text())
+    if settings["format"] > FORMAT:
+        raise ValueError(f"{path} has format {settings['format']}, this prunekit reads up to {FORMAT}; upgrade prunekit.")
+    found = sha256(folder / "model.safetensors")
+    if found != settings["weights_sha256"]:
+        raise ValueError(
+            f"{folder / 'model.safetensors'} has sha256 {found[:12]}, but {SETTINGS} was written for "
+            f"{settings['weights_sha256'][:12]}; the pruning does not belong to these weights, save the model again."
+        )
+    with _quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    pruner = None
+    if settings["pruner"] is not None:
+        kept = dict(settings["pruner"])
+        scorer = _rebuilt(kept.pop("scorer"), Scorer, folder)
+        policy = _rebuilt(kept.pop("policy"), KeepPolicy, folder)
+        pruner = TokenPruner(scorer, policy, **kept)
+        tensors: dict[str, Tensor] = load_file(folder / TENSORS)
+        pruner.load_state_dict(tensors)
+    return install(model, pruner, execution).eval()

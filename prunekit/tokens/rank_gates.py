@@ -1,0 +1,144 @@
+"""ToP's policy: a learned gate per rank bin times a learned switch per layer.
+
+Source: ToP, arXiv:2306.14393; reference code microsoft/Moonlit, ToP/models/l0_module.py and modeling_bert.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from prunekit.tokens.gates import (
+    LOGA_BOUND,
+    HardConcrete,
+    deterministic_coarse,
+    deterministic_fine,
+    keep_from_gates,
+    open_probability,
+    rank_bins,
+    sample_gates,
+)
+from prunekit.tokens.policies import KeepPolicy, ranks
+from prunekit.tokens.state import TokenState
+
+
+class RankGate(KeepPolicy):
+    """Ranks the alive tokens, sorts them into `bins` by relative rank, keeps the bins whose gate is open.
+
+    `token_loga` [locations, bins] and `pruner_loga` [locations] are the gates' log odds. `shift` is a constant
+    added to the former and taken from the latter before the hard decision: with it the gates meet a budget.
+    Protected tokens are not ranked. One draw per layer and step is shared by the batch.
+    `monotone` closes every bin behind a closed one; `min_tokens` best tokens stay in any case.
+    """
+
+    shift: Tensor
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        bins: int,
+        *,
+        distribution: HardConcrete = HardConcrete(),
+        init_fine: float = LOGA_BOUND,
+        init_coarse: float = -LOGA_BOUND,
+        min_tokens: int = 0,
+        monotone: bool = False,
+        compat: bool = False,
+    ) -> None:
+        super().__init__()
+        self.row = {layer: row for row, layer in enumerate(layers)}
+        self.bins = bins
+        self.distribution = distribution
+        self.min_tokens = min_tokens
+        self.monotone = monotone
+        self.compat = compat
+        self.token_loga = nn.Parameter(torch.full((len(layers), bins), init_fine))
+        self.pruner_loga = nn.Parameter(torch.full((len(layers),), init_coarse))
+        self.register_buffer("shift", torch.zeros(()))
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes the same policy; gates themselves are tensors of the checkpoint."""
+        return {
+            "layers": list(self.row),
+            "bins": self.bins,
+            "min_tokens": self.min_tokens,
+            "monotone": self.monotone,
+            "compat": self.compat,
+        }
+
+    def hard_gates(self, shift: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Binary gates of all bins [locations, bins] and layers [locations], as evaluation uses them."""
+        by = self.shift if shift is None else shift
+        fine = deterministic_fine(self.token_loga.detach() + by)
+        if self.monotone:
+            fine = fine.cummin(-1).values
+        return fine, deterministic_coarse(self.pruner_loga.detach() - by)
+
+    def open_probabilities(self) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
+        """P(gate > 0) of all bins and layers; differentiable."""
+        return open_probability(self.token_loga), open_probability(self.pruner_loga)
+
+    def _eligible(self, state: TokenState) -> Float[Tensor, "batch tokens"]:
+        return state.alive * (state.protected == 0)
+
+    def _bin_values(
+        self, gates: Float[Tensor, "bins"], scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """The gate of the bin that each alive token's rank falls in; 0 for the others."""
+        eligible = self._eligible(state)
+        rank = ranks(scores, eligible)
+        bins = rank_bins(rank, eligible.sum(-1).long(), self.bins, compat=self.compat)
+        values = torch.cat([gates, gates.new_zeros(1)])[bins] * eligible
+        return torch.where((rank < self.min_tokens) & (eligible > 0), 1.0, values)
+
+    def forward(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """1 where the deterministic gate of the token's bin is open, or where the layer's switch is off."""
+        fine, coarse = self.hard_gates()
+        row = self.row[layer]
+        return keep_from_gates(self._bin_values(fine[row], scores, state), coarse[row], self._eligible(state))
+
+    def soft(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """The same with gates drawn from their hard-concrete distribution; one draw for the whole batch."""
+        row = self.row[layer]
+        fine = sample_gates(self.token_loga[row], self.distribution)
+        coarse = sample_gates(self.pruner_loga[row], self.distribution)
+        return keep_from_gates(self._bin_values(fine, scores, state), coarse, self._eligible(state))
+
+    def counts(
+        self, lengths: Int[Tensor, "sentences"], layers: int, shift: float | None = None
+    ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
+        """Tokens entering attention and feed-forward of each of `layers` layers, for sentences of these lengths.
+
+        Exact without running the model: how many ranks survive depends on the length alone. [CLS] is protected.
+        """
+        fine, coarse = self.hard_gates(shift)
+        unique, inverse = lengths.cpu().unique(return_inverse=True)
+        tokens_in, tokens_out = [], []
+        ranked = unique - 1
+        for layer in range(layers):
+            tokens_in.append(ranked + 1)
+            row = self.row.get(layer)
+            if row is not None and coarse[row] > 0:
+                ranked = self._survivors(fine[row].cpu(), ranked)
+            tokens_out.append(ranked + 1)
+        return torch.stack(tokens_in)[:, inverse].float(), torch.stack(tokens_out)[:, inverse].float()
+
+    def _survivors(self, gates: Float[Tensor, "bins"], ranked: Int[Tensor, "sentences"]) -> Int[Tensor, "sentences"]:
+        rank = torch.arange(max(1, int(ranked.max()))).expand(len(ranked), -1)
+        bins = rank_bins(rank, ranked, self.bins, compat=self.compat)
+        kept = torch.cat([gates, gates.new_zeros(1)])[bins].maximum((rank < self.min_tokens).float())
+        return (kept * (rank < ranked[:, None])).sum(-1).long()
+
+    @torch.no_grad()
+    def clamp(self, bound: float = LOGA_BOUND) -> None:
+        """Holds the log odds within +-bound, as the reference does after every step."""
+        self.token_loga.clamp_(-bound, bound)
+        self.pruner_loga.clamp_(-bound, bound)
