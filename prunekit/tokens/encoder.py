@@ -93,40 +93,38 @@ class PrunedEncoder(nn.Module):
         attention_mask: Bool[Tensor, "batch tokens"] | None = None,
         *,
         trace: Trace | None = None,
-        execution: Execution | None = None,
+        execution: str | None = None,
+        prune: bool = True,
         protected: Bool[Tensor, "batch tokens"] | None = None,
         **ignored: object,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Hidden states in the incoming shape; a gone token has the output of the last layer that it passed whole.
 
-        `protected` marks tokens that must stay, beside [CLS]. Padding comes back as zeros under every execution.
+        `protected` marks tokens that must stay, beside [CLS]. `prune=False` decides nothing, whatever the execution:
+        with "pack" that is the dense model without padding. Padding comes back as zeros under every execution.
 
         Raises:
             TypeError: an argument that neither prunekit nor transformers knows.
-            ValueError: an unknown execution, or "soft" outside training.
+            ValueError: an unknown execution.
         """
         unknown = sorted(set(ignored) - _IGNORED)
         if unknown:
             raise TypeError(
                 f"the model was called with {', '.join(unknown)}, which the pruned encoder does not know; "
-                f"it takes trace, execution and protected beside the arguments of transformers."
+                f"it takes trace, execution, prune and protected beside the arguments of transformers."
             )
-        how = execution or self.execution
+        how: str = execution or self.execution
         if how not in get_args(Execution):
             raise ValueError(f"execution={how!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
-        walk = _Walk(hidden_states, attention_mask, self._protected(hidden_states, protected), how)
+        pruner = self.pruner if prune and how != "dense" else None
+        walk = _Walk(hidden_states, attention_mask, _protected(hidden_states, protected, pruner), how)
         for index, layer in enumerate(self.layer):
-            self._step(index, layer, walk, trace)
+            self._step(index, layer, walk, pruner, trace)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=walk.restore())
 
-    def _protected(self, hidden: Tensor, protected: Tensor | None) -> Float[Tensor, "batch tokens"]:
-        kept = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if protected is None else protected.float()
-        if self.pruner is None or not self.pruner.protect_first:
-            return kept
-        return torch.cat([torch.ones_like(kept[:, :1]), kept[:, 1:]], dim=1)
-
-    def _step(self, index: int, layer: nn.Module, walk: _Walk, trace: Trace | None) -> None:
-        pruner = self.pruner if walk.execution != "dense" else None
+    def _step(
+        self, index: int, layer: nn.Module, walk: _Walk, pruner: TokenPruner | None, trace: Trace | None
+    ) -> None:
         decides = pruner is not None and index in pruner.layers
         wanted = trace is not None and index in trace.score_layers
         needs: frozenset[Need] = frozenset({"received"} if wanted else ()) | (
@@ -156,6 +154,16 @@ class PrunedEncoder(nn.Module):
             walk.soften(pruner.soft_form)
 
 
+def _protected(
+    hidden: Float[Tensor, "batch tokens hidden"], marked: Bool[Tensor, "batch tokens"] | None, pruner: TokenPruner | None
+) -> Float[Tensor, "batch tokens"]:
+    """1 where a token stays whatever its score."""
+    stays = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if marked is None else marked.float()
+    if pruner is None or not pruner.protect_first:
+        return stays
+    return torch.cat([torch.ones_like(stays[:, :1]), stays[:, 1:]], dim=1)
+
+
 class _Walk:
     """One batch on its way through the layers: the layout of its tokens under one execution.
 
@@ -167,7 +175,7 @@ class _Walk:
         hidden: Float[Tensor, "batch tokens hidden"],
         mask: Bool[Tensor, "batch tokens"] | None,
         protected: Float[Tensor, "batch tokens"],
-        execution: Execution,
+        execution: str,
     ) -> None:
         self.execution = execution
         batch, tokens, _ = hidden.shape

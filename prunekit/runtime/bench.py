@@ -1,0 +1,99 @@
+"""Measured speed: candidates interleaved in one process, so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from prunekit.evaluation import model_inputs
+
+Batch = Mapping[str, Tensor]
+Candidate = Callable[[Batch], object]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread: on a shared machine a second one mostly measures who else is there."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def interleaved(
+    candidates: Mapping[str, Candidate], batches: Sequence[Batch], rounds: int, *, tick: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of process CPU time that each candidate takes for all batches, one value per round.
+
+    Each round runs every candidate on a batch before the next batch, forwards and then backwards through the
+    candidates (ABBA). A first round warms up and is not counted.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in candidates}
+    names = list(candidates)
+    for number in range(rounds + 1):
+        total = dict.fromkeys(names, 0.0)
+        for position, batch in enumerate(batches):
+            order = names if (number + position) % 2 == 0 else names[::-1]
+            for name in order:
+                start = time.process_time()
+                candidates[name](batch)
+                total[name] += time.process_time() - start
+        if number > 0:
+            for name in names:
+                spent[name].append(total[name])
+        tick()
+    return spent
+
+
+def compare_speed(
+    pruned: PreTrainedModel,
+    stock: PreTrainedModel,
+    batches: Sequence[Batch],
+    rounds: int,
+    *,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, float | int]:
+    """Dense-padded, dense-packed and pruned-packed on the same batches; milliseconds per batch, medians over rounds.
+
+    `pruned` carries the traversal, `stock` is the plain Hugging Face model with the same weights. Speed-ups are
+    medians of per-round ratios; `control` is dense-packed against itself and says how far to trust them.
+    """
+
+    def packed(prune: bool) -> Candidate:
+        return lambda batch: pruned(**model_inputs(batch), execution="pack", prune=prune)
+
+    candidates: dict[str, Candidate] = {
+        "dense_padded": lambda batch: stock(**model_inputs(batch)),
+        "dense_packed": packed(prune=False),
+        "pruned_packed": packed(prune=True),
+        "control": packed(prune=False),
+    }
+    with torch.inference_mode(), one_thread():
+        spent = interleaved(candidates, batches, rounds, tick=tick)
+
+    def ratio(above: str, below: str) -> float:
+        return statistics.median(a / b for a, b in zip(spent[above], spent[below], strict=True))
+
+    milliseconds = {
+        f"{name}_ms": 1000 * statistics.median(values) / len(batches)
+        for name, values in spent.items()
+        if name != "control"
+    }
+    return {
+        "batch_size": len(batches[0]["input_ids"]),
+        "batches": len(batches),
+        "rounds": rounds,
+        "threads": 1,
+        **milliseconds,
+        "speedup_vs_padded": ratio("dense_padded", "pruned_packed"),
+        "speedup_vs_packed": ratio("dense_packed", "pruned_packed"),
+        "control": ratio("dense_packed", "control"),
+    }

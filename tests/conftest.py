@@ -1,0 +1,58 @@
+"""Shared by all tests: one thread, no network, and tiny random models of each family."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+
+
+def tiny_model(family="bert", *, layers=4, hidden=32, classes=3, seed=0, head="SequenceClassification"):
+    """A random model with attention peaky enough that tokens differ."""
+    import transformers
+
+    torch.manual_seed(seed)
+    sizes = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * hidden,
+    }
+    if family == "distilbert":
+        sizes = {"dim": hidden, "n_layers": layers, "n_heads": 4, "hidden_dim": 2 * hidden}
+    if family == "electra":
+        sizes["embedding_size"] = hidden // 2
+    config = transformers.AutoConfig.for_model(
+        family, vocab_size=120, max_position_embeddings=80, num_labels=classes, **sizes
+    )
+    model = getattr(transformers, f"AutoModelFor{head}").from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def sentences(lengths, *, width=None, pad=0, seed=0):
+    """Random token ids of these lengths, padded to `width`."""
+    generator = torch.Generator().manual_seed(seed)
+    width = width or max(lengths)
+    rows = [torch.randint(5, 120, (length,), generator=generator) for length in lengths]
+    ids = torch.full((len(lengths), width), pad)
+    mask = torch.zeros(len(lengths), width, dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
