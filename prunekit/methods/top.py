@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunekit.cost import Shape, encoder_macs, expected_counts, expected_sparsity
+from prunekit.cost import (
+    Convention,
+    Shape,
+    dense_macs,
+    encoder_macs,
+    expected_counts,
+    expected_keep,
+    nominal_counts,
+    sparsity,
+)
 from prunekit.evaluation import Batch
 from prunekit.methods.base import Setting, TokenPruningMethod
 from prunekit.objectives import (
@@ -193,13 +202,13 @@ class ToP(TokenPruningMethod):
     def expected_sparsity(self, lengths: Tensor) -> Tensor:
         """The constraint's left side: expected share of the unpadded FLOPs that is gone; differentiable."""
         fine, coarse = self.policy.open_probabilities()
-        layers = sorted(self.policy.row)
-        if self.options.sparsity_of == "nominal":
-            return expected_sparsity(self.setting.shape, fine, coarse, layers, lengths)
-        tokens_in, tokens_out = expected_counts(fine, coarse, lengths, layers, self.setting.shape.layers)
-        pruned = encoder_macs(self.setting.shape, tokens_in, tokens_out)
-        whole = lengths.to(tokens_in).expand_as(tokens_in)
-        return 1 - (pruned / encoder_macs(self.setting.shape, whole, whole)).mean()
+        shape, at = self.setting.shape, list(self.policy.row)
+        if self.options.sparsity_of == "measured":
+            tokens_in, tokens_out = expected_counts(fine, coarse, lengths, at, shape.layers)
+        else:
+            tokens_in, tokens_out = nominal_counts(expected_keep(fine, coarse), lengths, at, shape.layers)
+        convention: Convention = "top" if self.options.compat else "house"
+        return sparsity(shape, tokens_in, tokens_out, lengths, convention).float()
 
     @property
     def _step(self) -> int:
@@ -245,6 +254,5 @@ def _reduction(policy: RankGate, setting: Setting, shift: float) -> float:
     """FLOPs reduction of the hard gates under a shift, on the validation sentences; exact."""
     lengths = setting.lengths["validation"]
     tokens_in, tokens_out = policy.counts(lengths, setting.shape.layers, shift)
-    whole = lengths.float().expand_as(tokens_in)
-    dense = encoder_macs(setting.shape, whole, whole).sum()
+    dense = dense_macs(setting.shape, lengths).sum()
     return float(dense / encoder_macs(setting.shape, tokens_in, tokens_out).sum())

@@ -1,0 +1,233 @@
+"""What a forward pass costs: multiply-accumulates from the tokens that went through each layer, in this one file.
+
+FLOPs = 2 x MACs. Per layer, with p tokens entering attention and f entering the feed-forward half:
+
+    MACs = 4*d*d*p + 2*d*p*p + 2*d*m*f        d hidden size, m feed-forward size
+
+Counted are the four projections, the two attention products and the two feed-forward products; embeddings, biases,
+norms, softmax, pooler and head are not. LTP (arXiv:2107.00910, trainer.compute_macs) counts the same; ToP
+(arXiv:2306.14393, Moonlit ToP/models/l0_module.py:461-594) adds one MAC per softmax element, `convention="top"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int, Num, Shaped
+from torch import Tensor
+from torchmetrics import Metric
+
+Convention = Literal["house", "top"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of an encoder that its cost depends on."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+
+    @classmethod
+    def from_config(cls, config: Any) -> Shape:
+        """The shape of a Hugging Face model, whatever its family calls the sizes."""
+
+        def first(*names: str) -> int:
+            return int(next(getattr(config, name) for name in names if hasattr(config, name)))
+
+        return cls(
+            layers=first("num_hidden_layers", "n_layers"),
+            hidden=first("hidden_size", "dim"),
+            ffn=first("intermediate_size", "hidden_dim"),
+            heads=first("num_attention_heads", "n_heads"),
+        )
+
+
+BERT_BASE = Shape(layers=12, hidden=768, ffn=3072, heads=12)
+
+
+def layer_macs(
+    shape: Shape,
+    tokens_in: Num[Tensor, "*sentences"],
+    tokens_out: Num[Tensor, "*sentences"],
+    convention: Convention = "house",
+) -> Float[Tensor, "*sentences"]:
+    """MACs of one layer for sentences with these tokens entering attention and feed-forward; float64, differentiable."""
+    p, f = tokens_in.double(), tokens_out.double()
+    d = shape.hidden
+    softmax = shape.heads * p * p if convention == "top" else 0.0
+    return 4 * d * d * p + 2 * d * p * p + 2 * d * shape.ffn * f + softmax
+
+
+def encoder_macs(
+    shape: Shape,
+    tokens_in: Num[Tensor, "layers *sentences"],
+    tokens_out: Num[Tensor, "layers *sentences"],
+    convention: Convention = "house",
+) -> Float[Tensor, "*sentences"]:
+    """MACs of the whole encoder per sentence."""
+    return layer_macs(shape, tokens_in, tokens_out, convention).sum(0)
+
+
+def dense_macs(
+    shape: Shape, lengths: Num[Tensor, "*sentences"], convention: Convention = "house"
+) -> Float[Tensor, "*sentences"]:
+    """MACs of the unpruned encoder for sentences of these lengths, without padding."""
+    return shape.layers * layer_macs(shape, lengths, lengths, convention)
+
+
+def expected_keep(
+    fine: Float[Tensor, "locations bins"], coarse: Float[Tensor, "locations"]
+) -> Float[Tensor, "locations"]:
+    """Expected keep ratio of each location when every bin counts alike: 1 - (1 - mean fine) * coarse."""
+    return 1 - (1 - fine.mean(-1)) * coarse
+
+
+def nominal_counts(
+    keep: Float[Tensor, "locations"],
+    lengths: Shaped[Tensor, "sentences"],
+    decision_layers: Sequence[int],
+    layers: int,
+) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
+    """Fractional tokens entering attention and feed-forward if each location keeps exactly its share; [CLS] stays.
+
+    Source: top.md 2.1, Moonlit l0_module.py:596-663; the length there is (L - 1) * r + 1.
+    """
+    share = keep.new_ones(())
+    row = {layer: index for index, layer in enumerate(decision_layers)}
+    ranked = lengths.to(keep.dtype) - 1
+    tokens_in, tokens_out = [], []
+    for layer in range(layers):
+        tokens_in.append(ranked * share + 1)
+        if layer in row:
+            share = share * keep[row[layer]]
+        tokens_out.append(ranked * share + 1)
+    return torch.stack(tokens_in), torch.stack(tokens_out)
+
+
+def bin_occupancy(count: Float[Tensor, "sentences"], bins: int) -> Float[Tensor, "sentences bins"]:
+    """How many of `count` ranked tokens fall in each bin by the rule (rank * bins) // count.
+
+    Exact for whole numbers; between them it interpolates, because expected counts are fractional.
+    """
+
+    def whole(number: Tensor) -> Tensor:
+        # ranks r with b <= r*bins/n < b+1 are those of [ceil(b*n/bins), ceil((b+1)*n/bins))
+        edges = torch.arange(bins + 1, device=number.device, dtype=number.dtype)
+        bounds = ((edges * number[:, None]) / bins - 1e-9).ceil().clamp(min=0)
+        return bounds[:, 1:] - bounds[:, :-1]
+
+    count = count.double()
+    lower = count.floor()
+    part = (count - lower)[:, None]
+    return (1 - part) * whole(lower) + part * whole(lower + 1)
+
+
+def expected_counts(
+    fine: Float[Tensor, "locations bins"],
+    coarse: Float[Tensor, "locations"],
+    lengths: Shaped[Tensor, "sentences"],
+    decision_layers: Sequence[int],
+    layers: int,
+) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
+    """Expected tokens entering attention and feed-forward when a bin weighs as many tokens as really fall in it.
+
+    A sentence with fewer tokens than bins leaves bins empty: closing those saves nothing, and counts as nothing
+    here. Differentiable in the open probabilities, not in how many tokens a bin holds.
+    """
+    row = {layer: index for index, layer in enumerate(decision_layers)}
+    ranked = lengths.to(fine.dtype) - 1
+    tokens_in, tokens_out = [], []
+    for layer in range(layers):
+        tokens_in.append(ranked + 1)
+        if layer in row:
+            held = bin_occupancy(ranked.detach(), fine.shape[-1]).to(fine.dtype)
+            kept = (held * fine[row[layer]]).sum(-1) / held.sum(-1).clamp(min=1e-9)
+            ranked = ranked * (1 - (1 - kept) * coarse[row[layer]])
+        tokens_out.append(ranked + 1)
+    return torch.stack(tokens_in), torch.stack(tokens_out)
+
+
+def sparsity(
+    shape: Shape,
+    tokens_in: Float[Tensor, "layers sentences"],
+    tokens_out: Float[Tensor, "layers sentences"],
+    lengths: Shaped[Tensor, "sentences"],
+    convention: Convention = "house",
+) -> Float[Tensor, ""]:
+    """1 - mean over sentences of MACs left per MACs of the same sentence, unpadded and unpruned."""
+    left = encoder_macs(shape, tokens_in, tokens_out, convention) / dense_macs(shape, lengths, convention)
+    return (1 - left).mean()
+
+
+def reference_macs_sparsity(ratios: Sequence[float], average_length: int, shape: Shape = BERT_BASE) -> float:
+    """The number that ToP's code prints as `macs_sparsity`: constant length, cumulative ratios cut to two decimals.
+
+    `ratios` are the keep ratios at the input of each layer. Only for comparison with published logs.
+    """
+    share, counts = 1.0, []
+    for ratio in ratios:
+        share = round(share * ratio, 2)
+        counts.append(int((average_length - 1) * share) + 1)
+    tokens_in = torch.tensor(counts)
+    tokens_out = torch.tensor([*counts[1:], counts[-1]])
+    dense = dense_macs(shape, torch.tensor(average_length), "top")
+    return float(1 - encoder_macs(shape, tokens_in, tokens_out, "top") / dense)
+
+
+class CostMeter(Metric):
+    """Mean cost over sentences, from executed token counts, against both baselines.
+
+    `flops_vs_unpadded` compares with the same sentences unpruned and without padding, `flops_vs_padded` with every
+    sentence padded to `padded_to` tokens (ToP's convention; a longer sentence has the same constant baseline there,
+    and so here). Both are ratios of sums. `extra_macs` adds a scorer's own work per sentence.
+    """
+
+    full_state_update = False
+    sentences: Tensor
+    pruned: Tensor
+    unpadded: Tensor
+    ratios: Tensor
+    tokens: Tensor
+
+    def __init__(self, shape: Shape, padded_to: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.padded_to = padded_to
+        for name in ("sentences", "pruned", "unpadded", "ratios"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros(shape.layers, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        tokens_in: Float[Tensor, "layers batch"],
+        tokens_out: Float[Tensor, "layers batch"],
+        lengths: Int[Tensor, "batch"],
+        extra_macs: Float[Tensor, "batch"] | float = 0.0,
+    ) -> None:
+        """Adds a batch; `lengths` are real tokens before pruning."""
+        spent = encoder_macs(self.shape, tokens_in, tokens_out) + extra_macs
+        dense = dense_macs(self.shape, lengths)
+        self.sentences += len(lengths)
+        self.pruned += spent.sum()
+        self.unpadded += dense.sum()
+        self.ratios += (spent / dense).sum()
+        self.tokens += tokens_out.double().sum(-1)
+
+    def compute(self) -> dict[str, Tensor]:
+        """GFLOPs per sentence (dense_unpadded_g, dense_padded_g, pruned_g), reductions, mean tokens per layer."""
+        padded = self.sentences * dense_macs(self.shape, torch.tensor(self.padded_to)).to(self.sentences.device)
+        giga = 2e-9 / self.sentences
+        return {
+            "dense_unpadded_g": self.unpadded * giga,
+            "dense_padded_g": padded * giga,
+            "pruned_g": self.pruned * giga,
+            "flops_vs_unpadded": self.unpadded / self.pruned,
+            "flops_vs_padded": padded / self.pruned,
+            "mean_of_ratios": self.ratios / self.sentences,
+            "tokens_out_mean": self.tokens / self.sentences,
+        }

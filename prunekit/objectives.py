@@ -1,0 +1,97 @@
+"""Terms of training losses: pure functions of logits, labels, scores and a teacher's outputs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+
+def task_loss(
+    logits: Float[Tensor, "batch outputs"],
+    labels: Shaped[Tensor, "batch"],
+    kind: Literal["classification", "regression"],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of classes, or mean squared error of the one output."""
+    if kind == "regression":
+        return F.mse_loss(logits.float().squeeze(-1), labels.float())
+    return F.cross_entropy(logits.float(), labels)
+
+
+def distillation_loss(
+    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
+) -> Float[Tensor, ""]:
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
+
+    Source: Hinton et al., arXiv:1503.02531; ToP uses T = 2 and no other task loss.
+    """
+    wanted = F.log_softmax(teacher.float() / temperature, dim=-1)
+    found = F.log_softmax(student.float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def arp2_loss(
+    scores: Float[Tensor, "batch items"],
+    relevance: Float[Tensor, "batch items"],
+    valid: Shaped[Tensor, "batch items"] | None = None,
+) -> Float[Tensor, "batch"]:
+    """ARP-Loss2 of the LambdaLoss framework: sum over pairs with y_a > y_b of (y_a - y_b) * log2(1 + exp(s_b - s_a)).
+
+    Source: Wang et al., CIKM 2018, "The LambdaLoss Framework for Ranking Metric Optimization". Pairs with an item
+    that is not `valid` do not count.
+    """
+    gain = (relevance[:, :, None] - relevance[:, None, :]).clamp(min=0)
+    if valid is not None:
+        gain = gain * (valid[:, :, None] & valid[:, None, :])
+    margin = scores[:, :, None] - scores[:, None, :]
+    return (gain * F.softplus(-margin) / torch.log(torch.tensor(2.0))).sum((1, 2))
+
+
+def rank_distillation_loss(
+    received: Float[Tensor, "batch tokens"],
+    teacher_rank: Int[Tensor, "batch tokens"],
+    topk: int,
+    *,
+    compat: bool = False,
+) -> Float[Tensor, ""]:
+    """Teaches a student's scores the teacher's order of its `topk` most important tokens; mean over the batch.
+
+    `received` is the canonical score of one student layer, `teacher_rank` is 0 for the teacher's best token and -1
+    for [CLS] and padding. Divided by K^2, K = min(topk, longest sentence without [CLS]), as ToP does.
+    The loss sees received / sentence length, the reference's unit: scores sum to about 1 per sentence.
+    `compat` lets padding take part as items of score and relevance 0, which pushes the real scores of short
+    sentences up; by default such pairs do not count.  Source: ToP, Moonlit ToP/trainer/trainer.py:633-862.
+    """
+    ranked = teacher_rank >= 0
+    count = ranked.sum(-1, keepdim=True)
+    width = min(topk, int(count.max()))
+    unit = received.float() / (count + 1)
+    # the teacher's K best of each sentence; sentences with fewer fill up with padding
+    place = torch.where(ranked, teacher_rank, torch.iinfo(torch.int64).max).argsort(dim=-1, stable=True)[:, :width]
+    valid = ranked.gather(1, place)
+    relevance = torch.where(valid, count - teacher_rank.gather(1, place), 0).float()
+    scores = torch.where(valid, unit.gather(1, place), 0.0)
+    losses = arp2_loss(scores, relevance, None if compat else valid)
+    return losses.mean() / max(1, width) ** 2
+
+
+def lagrangian(
+    sparsity: Float[Tensor, ""], target: float, lambda1: Float[Tensor, ""], lambda2: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """lambda1 * (s - t) + lambda2 * (s - t)^2; the multipliers are trained by ascent."""
+    distance = sparsity - target
+    return (lambda1 * distance + lambda2 * distance**2).squeeze()
+
+
+def linear_warmup(step: int, warmup_steps: int, target: float) -> float:
+    """The constraint's target at a step: rises linearly from 0 to `target`."""
+    return target * (1.0 if warmup_steps <= 0 else min(1.0, step / warmup_steps))
+
+
+def rank_weight(step: int, warmup_steps: int, alpha: float, floor: float = 0.01) -> float:
+    """Weight of rank distillation at a step: falls linearly from `alpha` to `floor` * alpha while the target rises."""
+    passed = 1.0 if warmup_steps <= 0 else min(1.0, step / warmup_steps)
+    return alpha * max(floor, 1 - passed)

@@ -1,0 +1,94 @@
+"""Hard-concrete gates and rank bins: the pieces of ToP's decision, as functions of tensors.
+
+Source: Louizos et al., arXiv:1712.01312 (hard concrete); ToP, arXiv:2306.14393, with microsoft/Moonlit
+ToP/models/l0_module.py:241-429 and modeling_bert.py:331-464 for what the paper leaves open.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+LOGA_BOUND = math.log(100)
+
+
+@dataclass(frozen=True)
+class HardConcrete:
+    """The stretched and clipped concrete distribution: temperature `beta`, stretched to (`gamma`, `zeta`)."""
+
+    beta: float = 2 / 3
+    gamma: float = -0.1
+    zeta: float = 1.1
+    eps: float = 1e-6
+
+
+DEFAULT = HardConcrete()
+
+
+def sample_gates(
+    log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DEFAULT, generator: torch.Generator | None = None
+) -> Float[Tensor, "*gates"]:
+    """One draw per gate, in [0, 1]; differentiable where it lies strictly between."""
+    uniform = torch.empty_like(log_alpha).uniform_(form.eps, 1 - form.eps, generator=generator)
+    concrete = torch.sigmoid((uniform.log() - (1 - uniform).log() + log_alpha) / form.beta)
+    return (concrete * (form.zeta - form.gamma) + form.gamma).clamp(0, 1)
+
+
+def open_probability(
+    log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DEFAULT
+) -> Float[Tensor, "*gates"]:
+    """P(gate > 0); sigmoid(log_alpha + 1.598597) for the default form."""
+    zero_below = form.beta * math.log(-form.gamma / form.zeta)
+    return 1 - torch.sigmoid(zero_below - log_alpha).clamp(form.eps, 1 - form.eps)
+
+
+def deterministic_fine(
+    log_alpha: Float[Tensor, "locations bins"], form: HardConcrete = DEFAULT
+) -> Float[Tensor, "locations bins"]:
+    """Binary gates of each location: the expected number of zeros, rounded half to even, at the smallest log odds.
+
+    Of equal log odds the lower bin stays.
+    """
+    bins = log_alpha.shape[-1]
+    zeros = (bins - open_probability(log_alpha, form).sum(-1)).round()
+    # descending and stable: among equals the lower bin comes first and stays
+    order = log_alpha.sort(dim=-1, descending=True, stable=True).indices
+    place = torch.empty_like(order).scatter(-1, order, torch.arange(bins, device=order.device).expand_as(order))
+    return (place < (bins - zeros)[..., None]).to(log_alpha.dtype)
+
+
+def deterministic_coarse(
+    log_alpha: Float[Tensor, "locations"], form: HardConcrete = DEFAULT
+) -> Float[Tensor, "locations"]:
+    """Binary switches: 1 where P(gate > 0) rounds, half to even, to a layer that prunes."""
+    return 1 - (1 - open_probability(log_alpha, form)).round()
+
+
+def rank_bins(
+    rank: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"], bins: int, *, compat: bool = False
+) -> Int[Tensor, "batch tokens"]:
+    """The bin of each rank among `count` ranked tokens, (rank * bins) // count; `bins` itself for ranks beyond.
+
+    `compat` computes in float32 with 1e-6 in the denominator, as the reference does: below 32 tokens exact
+    multiples of the bin width then fall one bin lower.
+    """
+    total = count[:, None]
+    if compat:
+        relative = (rank.float() / (total.float() + 1e-6)).clamp(0, 1)
+        return (relative * bins).long()
+    return torch.where(rank < total, (rank * bins) // total.clamp(min=1), bins)
+
+
+def keep_from_gates(
+    fine: Float[Tensor, "batch tokens"], coarse: Float[Tensor, ""], alive: Shaped[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch tokens"]:
+    """Keep of each token from its bin's gate and the layer's switch; 0 where the token is not alive.
+
+    The switch acts as on or off and passes its gradient straight through.
+    """
+    switch = (coarse > 0).to(coarse.dtype) + (coarse - coarse.detach())
+    return (1 - (1 - fine) * switch) * (alive > 0)
