@@ -83,7 +83,7 @@ def lagrangian(
 ) -> Float[Tensor, ""]:
     """lambda1 * (s - t) + lambda2 * (s - t)^2; the multipliers are trained by ascent."""
     distance = sparsity - target
-    return (lambda1 * distance + lambda2 * distance**2).squeeze()
+    return lambda1 * distance + lambda2 * distance**2
 
 
 def linear_warmup(step: int, warmup_steps: int, target: float) -> float:

@@ -97,15 +97,18 @@ class TokenPruningMethod(L.LightningModule):
         """Optimiser groups beside the weights; each has a constant learning rate and its own `name`."""
         return []
 
+    @property
+    def asked(self) -> float | None:
+        """The FLOPs reduction that the run is to reach; None when there is none."""
+        return self.setting.budget
+
     def eligible(self, reduction: float) -> bool:
         """Whether an evaluation that measured this FLOPs reduction may become the best checkpoint."""
-        asked = self.setting.budget
-        return asked is None or abs(asked / reduction - 1) <= self.setting.tolerance
+        return self.gap(reduction) <= self.setting.tolerance
 
     def gap(self, reduction: float) -> float:
         """How far a measured FLOPs reduction is from what was asked, as a fraction of FLOPs; 0 = met."""
-        asked = self.setting.budget
-        return 0.0 if asked is None else abs(asked / reduction - 1)
+        return 0.0 if self.asked is None else abs(self.asked / reduction - 1)
 
     # -- the model -------------------------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ class ToP(TokenPruningMethod):
         if self.hard and self.global_step == self.soft_steps:
             found = bisect(
                 lambda shift: _reduction(self.policy, self.setting, -shift),
-                1 / (1 - self.target),
+                self.asked,
                 low=-_ALL,
                 high=_ALL,
                 tolerance=1e-4,
@@ -235,15 +235,16 @@ class ToP(TokenPruningMethod):
         ascent = {"params": [self.lambda1, self.lambda2], "lr": rate, "maximize": True, "name": "multipliers"}
         return [gates, ascent]
 
+    @property
+    def asked(self) -> float:
+        """The FLOPs reduction that the target sparsity means."""
+        return 1 / (1 - self.target)
+
     def eligible(self, reduction: float) -> bool:
         """Within the budget; with the method's own knob, at least the target sparsity less 0.01."""
         if self.setting.budget is not None:
             return super().eligible(reduction)
         return 1 - 1 / reduction >= self.target - 0.01
-
-    def gap(self, reduction: float) -> float:
-        """Distance from the target as a fraction of FLOPs."""
-        return abs((1 - self.target) ** -1 / reduction - 1)
 
 
 # a shift that opens or closes every gate whatever was learned
