@@ -1,0 +1,132 @@
+"""The command line: `prunekit train method=top ...`, which is `python train.py method=top ...`.
+
+Exit codes: 0 done, 3 target missed, 4 bad configuration, 130 interrupted and resumable, 1 a crash, with its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from prunekit import __version__
+from prunekit.config import ConfigError, conf_dir, explain, prepare, resolve, validate
+
+DONE, CRASHED, MISSED, BAD_CONFIG, INTERRUPTED = 0, 1, 3, 4, 130
+FROM_BEST_TO_WORST = (DONE, MISSED, BAD_CONFIG, CRASHED)
+
+# verb -> function(arguments) -> exit code; a module is imported when its verb is typed
+VERBS = {
+    "train": "prunekit.cli:train",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its code; without a verb it is `train`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments == ["--version"]:
+            print(f"prunekit {__version__}")
+            raise SystemExit(DONE)
+        verb = arguments.pop(0) if arguments and arguments[0].isidentifier() else "train"
+        if verb not in VERBS:
+            near = difflib.get_close_matches(verb, VERBS, n=1)
+            advice = f"Did you mean {near[0]}?" if near else "Settings are written as key=value."
+            raise ConfigError(f"{verb} is not a command.\nAllowed: {', '.join(VERBS)}.\n{advice}")
+        module, _, function = VERBS[verb].partition(":")
+        raise SystemExit(getattr(importlib.import_module(module), function)(arguments))
+    except ConfigError as error:
+        _report(error)
+        raise SystemExit(BAD_CONFIG) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Composes the configuration with Hydra and runs it, or one job per value with -m.
+
+    Returns the exit code, that of the worst job. Raises ConfigError before anything has started.
+    """
+    overrides = _overrides(arguments)
+    prepare()
+    sys.argv = [sys.argv[0], *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra raises what it would print; `explain` says it shorter
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else CRASHED
+    except Exception as error:
+        explained = explain(error, overrides)
+        if explained is None:
+            raise
+        raise explained from error
+    return DONE
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return list(get_args_parser().parse_args(arguments).overrides)
+    except SystemExit:
+        problem = complaint.getvalue().strip().rpartition("error: ")[2] or "the arguments cannot be read"
+        raise ConfigError(
+            f"{problem}.\nAllowed: key=value, and the flags of --hydra-help.\nSettings have no dashes: seed=2."
+        ) from None
+
+
+def job(config: DictConfig) -> int:
+    """One run, in the process that Hydra's launcher chose; an error in it does not stop a sweep."""
+    context = HydraConfig.get()
+    code = _attempt(config)
+    if context.mode == RunMode.RUN:
+        raise SystemExit(code)
+    Path(context.runtime.output_dir, "exit_code").write_text(f"{code}\n")
+    return code
+
+
+def _attempt(config: DictConfig) -> int:
+    try:
+        runtime = HydraConfig.get().runtime
+        choices = {str(group): option for group, option in runtime.choices.items() if not group.startswith("hydra/")}
+        folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+        cfg = resolve(config)
+        validate(cfg, choices, folders)
+        from prunekit.run import train as run
+
+        return run(cfg)
+    except ConfigError as error:
+        _report(error)
+        return BAD_CONFIG
+    except Exception:
+        traceback.print_exc()
+        return CRASHED
+
+
+def _report(error: ConfigError) -> None:
+    print("\n".join(str(error).splitlines()[:3]), file=sys.stderr)
+
+
+class SweepExitCode(Callback):
+    """Ends a sweep with the exit code of its worst job, whichever launcher and process ran it."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Reads the exit code that each job left in its folder."""
+        folder = Path(OmegaConf.select(config, "hydra.sweep.dir"))
+        codes = [int(file.read_text()) for file in folder.rglob("exit_code")]
+        raise SystemExit(max(codes, key=FROM_BEST_TO_WORST.index, default=CRASHED))

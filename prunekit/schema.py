@@ -1,0 +1,238 @@
+"""The grammar of conf/: the comment that explains a key is the very text that checks its value.
+
+    bins: 50  # int 1..1000; rank bins per location
+              #   domain      ; prose
+
+A comment is `<domain>[ or null][, machine][, knob][; <prose>]`. `machine` marks what cannot change a result and stays
+out of the hash that names a run; `knob` marks a method's own way to say how much is pruned, given instead of `budget`.
+Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its number), `bool`, `text`, `path`, `budget`,
+`block`, `one of a|b`, `list of <domain>`, and `layers 1..`: rising layer numbers, checked against the backbone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# what is wrong with a value, put so that it follows "key=value"; None when nothing is
+Check = Callable[[Any], str | None]
+
+RANGE = re.compile(r"(int|float|layers) ([(\[]?)([-+.\de]*?)\.\.([-+.\de]*?)([)\]]?)")
+COMMENT = re.compile(r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob))*)(?:; (?P<prose>.*))?")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message says what was given, what is allowed and what to do."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A declared key: its place, its default as written, and what its comment says."""
+
+    path: str
+    default: str
+    domain: str
+    nullable: bool
+    machine: bool
+    knob: bool
+    prose: str
+    file: Path
+
+    @property
+    def allowed(self) -> str:
+        """What the key takes, in the words of its comment."""
+        return f"{self.domain}{' or null' * self.nullable}{'; ' * bool(self.prose)}{self.prose}"
+
+    def complaint(self, value: Any) -> str | None:
+        """What is wrong with a value; None when nothing is."""
+        return None if value is None and self.nullable else check_of(self.domain)(value)
+
+
+def check_of(domain: str) -> Check:
+    """The check that a domain describes.
+
+    Raises ValueError for a text that is not a domain.
+    """
+    if domain in SIMPLE:
+        return SIMPLE[domain]
+    if domain.startswith("one of "):
+        choices = domain.removeprefix("one of ").split("|")
+        return lambda value: None if shown(value) in choices else "is not one of the choices"
+    if domain.startswith("list of "):
+        return _list(check_of(domain.removeprefix("list of ")))
+    if match := RANGE.fullmatch(domain):
+        kind, left, low, high, right = match.groups()
+        inside = _interval(float(low or "-inf"), float(high or "inf"), left == "(", right == ")")
+        return {"int": _whole(inside), "float": _number(inside), "layers": _layers(inside)}[kind]
+    raise ValueError(f"{domain!r} is not a domain; write one of {', '.join(SIMPLE)}, int 1..9, float 0..1, one of a|b.")
+
+
+def parse_budget(value: Any) -> float | None:
+    """FLOPs reduction against the same sentences unpadded, at least 1: "3x" is 3.0, 0.4 of FLOPs kept is 2.5.
+
+    None, the method's own knob, stays None. Raises ConfigError.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+\.?\d*)[xX]", value)) and float(match[1]) >= 1:
+        return float(match[1])
+    if isinstance(value, float) and 0 < value <= 1:
+        return 1 / value
+    example = f"{value}x" if isinstance(value, int | float) and value > 1 else "3x"
+    raise ConfigError(
+        f"budget={shown(value)} is not a budget.\n"
+        "Allowed: 1x and more (times fewer FLOPs than unpadded), a fraction in (0..1] (FLOPs kept, as 0.4), or null.\n"
+        f"Write budget={example}, or null to use the method's own knob."
+    )
+
+
+def shown(value: Any) -> str:
+    """A value as one types it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    return str(value)
+
+
+def read_keys(file: Path, prefix: str = "") -> dict[str, Key]:
+    """The keys that a conf file declares, by dotted path; a key whose comment names no domain declares nothing.
+
+    A comment may go on in the lines below its key, indented further than the key. A file in the package `_global_`
+    (an experiment) only gives values to keys that others declare.
+    """
+    text = file.read_text(encoding="utf-8")
+    if re.search(r"^#\s*@package _global_", text, re.MULTILINE):
+        return {}
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    lines = text.splitlines()
+    found: dict[str, Key] = {}
+
+    def walk(node: yaml.Node | None, prefix: str) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        for name, value in node.value:
+            if name.value in ("defaults", "hydra"):
+                continue
+            default = text[value.start_mark.index : value.end_mark.index]
+            key = _declared(prefix + name.value, _comment(lines, name, value), default, file)
+            if key is not None:
+                found[key.path] = key
+            walk(value, f"{prefix}{name.value}.")
+
+    walk(root, prefix)
+    return found
+
+
+def _declared(path: str, comment: str, default: str, file: Path) -> Key | None:
+    match = COMMENT.fullmatch(comment)
+    if match is None:
+        return None
+    try:
+        check_of(match["domain"])
+    except ValueError:
+        return None
+    return Key(
+        path=path,
+        default=default or "null",
+        domain=match["domain"],
+        nullable=match["null"] is not None,
+        machine="machine" in match["flags"],
+        knob="knob" in match["flags"],
+        prose=match["prose"] or "",
+        file=file,
+    )
+
+
+def _comment(lines: list[str], name: yaml.Node, value: yaml.Node) -> str:
+    row, end = name.start_mark.line, name.end_mark.column
+    if value.end_mark.line == row:
+        end = max(end, value.end_mark.column)  # a "#" inside the value is not a comment
+    match = re.search(r"(?:^|\s)#\s*(.*)$", lines[row][end:])
+    if match is None:
+        return ""
+    words = [match[1]]
+    for line in lines[row + 1 :]:
+        stripped = line.lstrip()
+        if not stripped.startswith("#") or len(line) - len(stripped) <= name.start_mark.column:
+            break
+        words.append(stripped.lstrip("# "))
+    return " ".join(words).strip()
+
+
+def _interval(low: float, high: float, above: bool, below: bool) -> Callable[[float], bool]:
+    def inside(value: float) -> bool:
+        return (low < value if above else low <= value) and (value < high if below else value <= high)
+
+    return inside
+
+
+def _whole(inside: Callable[[float], bool]) -> Check:
+    def check(value: Any) -> str | None:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return "is not a whole number"
+        return None if inside(value) else "is out of range"
+
+    return check
+
+
+def _number(inside: Callable[[float], bool]) -> Check:
+    def check(value: Any) -> str | None:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            return "is not a number"
+        return None if inside(value) else "is out of range"
+
+    return check
+
+
+def _list(element: Check) -> Check:
+    def check(value: Any) -> str | None:
+        if not isinstance(value, list):
+            return "is not a list"
+        found = ((item, element(item)) for item in value)
+        return next((f"holds {shown(item)}, which {wrong}" for item, wrong in found if wrong), None)
+
+    return check
+
+
+def _layers(inside: Callable[[float], bool]) -> Check:
+    each = _list(_whole(inside))
+
+    def check(value: Any) -> str | None:
+        if wrong := each(value):
+            return wrong
+        if not value:
+            return "is empty"
+        twice = [layer for layer in value if value.count(layer) > 1]
+        if twice:
+            return f"names layer {twice[0]} twice"
+        return None if value == sorted(value) else "is not in rising order"
+
+    return check
+
+
+def _of_type(kind: type, phrase: str) -> Check:
+    return lambda value: None if isinstance(value, kind) else phrase
+
+
+def _budget(value: Any) -> str | None:
+    try:
+        parse_budget(value)
+    except ConfigError:
+        return "is not a budget"
+    return None if value is not None else "is not set"
+
+
+SIMPLE: dict[str, Check] = {
+    "bool": _of_type(bool, "is not true or false"),
+    "text": _of_type(str, "is not text"),
+    "path": _of_type(str, "is not a path"),
+    "block": _of_type(dict, "is not a block of keys"),
+    "budget": _budget,
+}
