@@ -150,6 +150,26 @@ def test_a_shift_moves_from_everything_gone_to_nothing_pruned():
     assert totals[-1] == 4 * 21
 
 
+def test_the_shift_that_meets_a_target_is_found_within_one_bin():
+    policy = scattered(bins=50, seed=2)
+    lengths = torch.tensor([128])
+
+    def reduction(shift):
+        return float(4 * 128 / policy.counts(lengths, 4, shift)[1].sum())
+
+    for target in (1.2, 1.7, 2.4):
+        policy.meet(reduction, target)
+        reached = float(4 * 128 / policy.counts(lengths, 4)[1].sum())
+        assert reached == pytest.approx(target, rel=0.02)
+
+
+def test_meeting_a_target_switches_layers_on_when_none_is():
+    policy = scattered(bins=50, on=False)
+    policy.meet(lambda shift: float(4 * 128 / policy.counts(torch.tensor([128]), 4, shift)[1].sum()), 2.0)
+    assert policy.hard_gates()[1].tolist() == [1, 1]
+    assert float(4 * 128 / policy.counts(torch.tensor([128]), 4)[1].sum()) == pytest.approx(2.0, rel=0.02)
+
+
 def test_soft_keep_is_one_draw_for_the_whole_batch():
     policy = RankGate([0], 4, init_fine=0.0, init_coarse=4.60517)
     torch.manual_seed(0)

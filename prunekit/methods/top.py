@@ -34,10 +34,9 @@ from prunekit.objectives import (
     rank_weight,
     task_loss,
 )
-from prunekit.tokens.budget import bisect
 from prunekit.tokens.encoder import TokenPruner
 from prunekit.tokens.gates import LOGA_BOUND, HardConcrete
-from prunekit.tokens.rank_gates import RankGate
+from prunekit.tokens.rank_gates import EVERYTHING, RankGate
 from prunekit.tokens.scorers import AttentionReceived, ReferenceReceived
 from prunekit.tokens.state import Execution, Trace
 
@@ -120,9 +119,9 @@ class ToP(TokenPruningMethod):
     @classmethod
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
         """From nothing pruned to everything but [CLS] gone at the first location."""
-        policy = cls.build_pruner(setting.shape, **options).policy
+        policy = cls.build_pruner(setting.shape, **options | {"init_coarse": LOGA_BOUND}).policy
         assert isinstance(policy, RankGate)
-        return 1.0, _reduction(policy, setting, -_ALL)
+        return 1.0, _reduction(policy, setting, -EVERYTHING)
 
     @property
     def target(self) -> float:
@@ -142,15 +141,7 @@ class ToP(TokenPruningMethod):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Fixes the gates where the hard stage begins."""
         if self.hard and self.global_step == self.soft_steps:
-            found = bisect(
-                lambda shift: _reduction(self.policy, self.setting, -shift),
-                self.asked,
-                low=-_ALL,
-                high=_ALL,
-                tolerance=1e-4,
-            )
-            with torch.no_grad():
-                self.policy.shift.fill_(-found.knob)
+            self.policy.meet(lambda shift: _reduction(self.policy, self.setting, shift), self.asked)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Holds the gates within their bound, as the reference does."""
@@ -245,10 +236,6 @@ class ToP(TokenPruningMethod):
         if self.setting.budget is not None:
             return super().eligible(reduction)
         return 1 - 1 / reduction >= self.target - 0.01
-
-
-# a shift that opens or closes every gate whatever was learned
-_ALL = 20.0
 
 
 def _reduction(policy: RankGate, setting: Setting, shift: float) -> float:

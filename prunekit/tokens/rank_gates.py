@@ -5,13 +5,14 @@ Source: ToP, arXiv:2306.14393; reference code microsoft/Moonlit, ToP/models/l0_m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from prunekit.tokens.budget import bisect
 from prunekit.tokens.gates import (
     LOGA_BOUND,
     HardConcrete,
@@ -26,11 +27,15 @@ from prunekit.tokens.policies import KeepPolicy, ranks
 from prunekit.tokens.state import TokenState
 
 
+# a shift that opens or closes every bin whatever was learned
+EVERYTHING = 20.0
+
+
 class RankGate(KeepPolicy):
     """Ranks the alive tokens, sorts them into `bins` by relative rank, keeps the bins whose gate is open.
 
     `token_loga` [locations, bins] and `pruner_loga` [locations] are the gates' log odds. `shift` is a constant
-    added to the former and taken from the latter before the hard decision: with it the gates meet a budget.
+    added to the former before the hard decision: with it the gates meet a budget.
     Protected tokens are not ranked. One draw per layer and step is shared by the batch.
     `monotone` closes every bin behind a closed one; `min_tokens` best tokens stay in any case.
     """
@@ -76,7 +81,7 @@ class RankGate(KeepPolicy):
         fine = deterministic_fine(self.token_loga.detach() + by)
         if self.monotone:
             fine = fine.cummin(-1).values
-        return fine, deterministic_coarse(self.pruner_loga.detach() - by)
+        return fine, deterministic_coarse(self.pruner_loga.detach())
 
     def open_probabilities(self) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
         """P(gate > 0) of all bins and layers; differentiable."""
@@ -136,6 +141,17 @@ class RankGate(KeepPolicy):
         bins = rank_bins(rank, ranked, self.bins, compat=self.compat)
         kept = torch.cat([gates, gates.new_zeros(1)])[bins].maximum((rank < self.min_tokens).float())
         return (kept * (rank < ranked[:, None])).sum(-1).long()
+
+    @torch.no_grad()
+    def meet(self, measure: Callable[[float], float], target: float) -> None:
+        """Sets `shift` so that `measure`, a FLOPs reduction as a function of the shift, is nearest to `target`.
+
+        If no layer's switch is on, all are switched on first: what the bins learned then decides alone.
+        """
+        if not deterministic_coarse(self.pruner_loga).any():
+            self.pruner_loga.fill_(LOGA_BOUND)
+        found = bisect(lambda knob: measure(-knob), target, low=-EVERYTHING, high=EVERYTHING, tolerance=1e-4)
+        self.shift.fill_(-found.knob)
 
     @torch.no_grad()
     def clamp(self, bound: float = LOGA_BOUND) -> None:
