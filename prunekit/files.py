@@ -1,0 +1,107 @@
+"""Files that are whole or absent: atomic writes, and JSON lines that survive a kill in the middle of a line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def atomic_write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file that a reader sees whole or not at all, also after a kill or a power cut; makes its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # beside the file: a rename is atomic within one file system only
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        replace_durably(beside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            beside.unlink()
+        raise
+
+
+def atomic_write_text(path: str | Path, content: str) -> None:
+    """`atomic_write_bytes` of a text in UTF-8."""
+    atomic_write_bytes(path, content.encode())
+
+
+def replace_durably(source: Path, target: Path) -> None:
+    """Renames over `target`, and puts the folder's new entry on the disk where the system can do that."""
+    os.replace(source, target)
+    with suppress(OSError, AttributeError):  # not on Windows, nor on every network file system
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Appends one row as one line; a torn line that a kill left behind is cut off first. NaN and inf become null."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False) + "\n"
+    with path.open("ab+") as stream:
+        _cut_torn_line(stream)
+        stream.write(line.encode())
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, none where it does not exist; a torn last line is left out.
+
+    Raises:
+        ValueError: a line before the last is no JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    *lines, _torn = path.read_bytes().split(b"\n")  # what follows the last line break was never finished
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, line {number} is {line[:40].decode(errors='replace')!r}, but each line must be one JSON "
+                f"object; remove the line, or delete the file and run again."
+            )
+        rows.append(row)
+    return rows
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces a JSON-lines file atomically."""
+    lines = [json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    atomic_write_text(path, "".join(lines))
+
+
+def _cut_torn_line(stream: Any) -> None:
+    size = stream.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    stream.seek(size - 1)
+    if stream.read(1) != b"\n":
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value

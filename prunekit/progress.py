@@ -1,0 +1,253 @@
+"""Where a run stands: one live line on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any, TypeVar
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+Item = TypeVar("Item")
+
+CONSOLE = Console(highlight=False)
+LIVE_SECONDS = 0.25  # between two refreshes of the live line
+PLAIN_SECONDS = 10.0  # between two lines where nothing can be redrawn, as in a log file
+
+
+def say(text: str) -> None:
+    """Prints a line, above the live line if there is one; never wrapped, so that a log keeps it whole."""
+    CONSOLE.print(Text(text), soft_wrap=True)
+
+
+class StatusLine:
+    """One line that is redrawn on a terminal; elsewhere it is printed anew, at most every `PLAIN_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._next = time.monotonic() + (0.0 if CONSOLE.is_terminal else PLAIN_SECONDS)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another update; asking is cheap."""
+        return time.monotonic() >= self._next
+
+    def update(self, parts: Sequence[str]) -> None:
+        """Shows the parts in this order; a terminal that is too narrow leaves out what does not fit, whole."""
+        if not CONSOLE.is_terminal:
+            self._next = time.monotonic() + PLAIN_SECONDS
+            say(SEPARATOR.join(parts))
+            return
+        self._next = time.monotonic() + LIVE_SECONDS
+        if self._live is None:
+            self._live = Live(console=CONSOLE, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(Text(fitted(parts, CONSOLE.width), no_wrap=True), refresh=True)
+
+    def close(self) -> None:
+        """Removes the live line."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+SEPARATOR = " | "
+
+
+def fitted(parts: Sequence[str], width: int) -> str:
+    """The parts that one line of `width` columns holds, the earlier ones first; always the very first."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + len(SEPARATOR) + len(part) <= width:
+            line += SEPARATOR + part
+    return line
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds as 03:40, from an hour on as 1:03:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+def rate(count: float, seconds: float) -> str:
+    """Iterations per second, or seconds per iteration where those are more than one."""
+    if count <= 0 or seconds <= 0:
+        return "- it/s"
+    return f"{count / seconds:.1f} it/s" if count >= seconds else f"{seconds / count:.1f} s/it"
+
+
+def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """The items of an iterable, with a status line; at its end one line says how long it took.
+
+    `total` is taken from `len(iterable)` where that works; without it there is no ETA.
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    line, start, done = StatusLine(), time.monotonic(), 0
+    try:
+        for item in iterable:
+            if line.due:
+                line.update(_tracked(label, done, total, time.monotonic() - start))
+            yield item
+            done += 1
+    finally:
+        line.close()
+    seconds = time.monotonic() - start
+    say(SEPARATOR.join([f"{label:<18}", str(done), rate(done, seconds), clock(seconds)]))
+
+
+def _tracked(label: str, done: int, total: int | None, seconds: float) -> list[str]:
+    if total is None:
+        return [f"{label:<18}", str(done), rate(done, seconds)]
+    share = f"{done}/{total}"
+    left = [f"ETA {clock(seconds / done * (total - done))}"] if done else []
+    return [f"{label:<18}", share, rate(done, seconds), *left]
+
+
+class Progress(Callback):
+    """Step, losses, budget, tokens and ETA of a fit; `budget` is the FLOPs reduction asked for, or None.
+
+    Shows what the module logs: train/<term>, score, tokens/layer_<i> or keep/layer_<i>, budget/expected (share of
+    the FLOPs that is gone), val/flops_vs_unpadded.
+    """
+
+    def __init__(self, budget: float | None = None) -> None:
+        self.budget = budget
+        self._line: StatusLine | None = None
+        self._began = 0.0
+        self._first = 0  # optimizer steps that were already taken, on a run that goes on
+        self._evaluating = 0.0  # seconds spent in evaluations, and how many there were
+        self._evaluations = 0
+        self._evaluation_began = 0.0
+        self._expected: tuple[float, int] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._line = StatusLine() if trainer.is_global_zero else None
+        self._began, self._first = time.monotonic(), trainer.global_step
+        self._evaluating, self._evaluations, self._expected = 0.0, 0, None
+        if self._first and self._line is not None:
+            say(f"fit        goes on at step {self._first} of {_total_steps(trainer)}")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Redraws when it is time."""
+        if self._line is not None and self._line.due:
+            self._line.update(self._fit_parts(trainer))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes when the evaluation began."""
+        self._evaluation_began = time.monotonic()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Redraws when it is time."""
+        if self._line is not None and self._line.due:
+            total = trainer.num_val_batches[dataloader_idx] if trainer.num_val_batches else 0
+            self._line.update([f"evaluate {_epoch(trainer)}", f"batch {batch_idx + 1}/{total}"])
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prints a line that stays."""
+        self._evaluating += time.monotonic() - self._evaluation_began
+        self._evaluations += 1
+        if self._line is not None and not trainer.sanity_checking:
+            say(SEPARATOR.join(self._evaluation_parts(trainer)))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Removes the live line."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Removes the live line, so that the error stands alone."""
+        self._close()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Removes the live line."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+
+    def _fit_parts(self, trainer: L.Trainer) -> list[str]:
+        steps, total = trainer.global_step, _total_steps(trainer)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        spent = time.monotonic() - self._began
+        training = max(1e-9, spent - self._evaluating)
+        parts = [f"fit {_epoch(trainer)}", f"step {steps}/{total}"]
+        parts += _loss_parts(metrics)[:1]
+        parts += self._budget_parts(metrics, steps)
+        if steps > self._first:
+            left = training / (steps - self._first) * max(0, total - steps)
+            if self._evaluations:
+                to_come = max(0, trainer.max_epochs or 0) - trainer.current_epoch
+                left += self._evaluating / self._evaluations * to_come
+            parts.append(f"ETA {clock(left)}")
+        parts.append(rate(steps - self._first, training))
+        return parts + _loss_parts(metrics)[1:] + _score_parts(metrics) + _token_parts(metrics)
+
+    def _evaluation_parts(self, trainer: L.Trainer) -> list[str]:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        now = metrics.get("val/flops_vs_unpadded")
+        parts = [_epoch(trainer), f"step {trainer.global_step}", *_loss_parts(metrics), *_score_parts(metrics)]
+        if now is not None:
+            parts.append(_budget(now, self.budget))
+        return [*parts, *_token_parts(metrics), clock(time.monotonic() - self._began)]
+
+    def _budget_parts(self, metrics: Mapping[str, float], step: int) -> list[str]:
+        """What training expects to keep as long as it says so anew; then what the last evaluation measured."""
+        expected = metrics.get("budget/expected")
+        if expected is not None and (self._expected is None or self._expected[0] != expected):
+            self._expected = (expected, step)
+        measured = metrics.get("val/flops_vs_unpadded")
+        stale = self._expected is None or step - self._expected[1] > 50
+        if self._expected is not None and not (stale and measured is not None) and self._expected[0] < 1:
+            return [_budget(1 / (1 - self._expected[0]), self.budget)]
+        return [] if measured is None else [_budget(measured, self.budget)]
+
+
+def _total_steps(trainer: L.Trainer) -> int:
+    per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+    return per_epoch * max(1, trainer.max_epochs or 1)
+
+
+def _epoch(trainer: L.Trainer) -> str:
+    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+
+
+def _budget(now: float, asked: float | None) -> str:
+    return f"budget {now:.2f}x" if asked is None else f"budget {now:.2f}x -> {asked:.2f}x"
+
+
+def _loss_parts(metrics: Mapping[str, float]) -> list[str]:
+    terms = {name[len("train/") :]: value for name, value in metrics.items() if name.startswith("train/")}
+    total = terms.pop("loss", None)
+    parts = [] if total is None else [f"loss {total:.3f}"]
+    if len(terms) > 1:  # a single term is the loss
+        parts.append(" ".join(f"{name} {value:.3f}" for name, value in terms.items()))
+    return parts
+
+
+def _score_parts(metrics: Mapping[str, float]) -> list[str]:
+    return [f"score {metrics['score']:.4f}"] if "score" in metrics else []
+
+
+def _token_parts(metrics: Mapping[str, float]) -> list[str]:
+    for prefix, form in (("keep/layer_", "{:.2f}"), ("tokens/layer_", "{:.0f}")):
+        found = sorted(name for name in metrics if name.startswith(prefix))
+        if found:
+            return [prefix.split("/")[0] + " " + " ".join(form.format(metrics[name]) for name in found)]
+    return []
