@@ -21,7 +21,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from prunekit import __version__
 from prunekit.config import ConfigError, conf_dir, explain, prepare, resolve, validate
@@ -90,7 +90,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
         ) from None
 
 
-def job(config: DictConfig) -> int:
+def job(config: Any) -> int:
     """One run, in the process that Hydra's launcher chose; an error in it does not stop a sweep."""
     context = HydraConfig.get()
     code = _attempt(config)
@@ -100,7 +100,7 @@ def job(config: DictConfig) -> int:
     return code
 
 
-def _attempt(config: DictConfig) -> int:
+def _attempt(config: Any) -> int:
     try:
         runtime = HydraConfig.get().runtime
         choices = {str(group): option for group, option in runtime.choices.items() if not group.startswith("hydra/")}
@@ -125,7 +125,7 @@ def _report(error: ConfigError) -> None:
 class SweepExitCode(Callback):
     """Ends a sweep with the exit code of its worst job, whichever launcher and process ran it."""
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Reads the exit code that each job left in its folder."""
         folder = Path(OmegaConf.select(config, "hydra.sweep.dir"))
         codes = [int(file.read_text()) for file in folder.rglob("exit_code")]

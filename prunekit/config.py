@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from prunekit.schema import ConfigError, Key, parse_budget, read_keys, shown
@@ -126,8 +126,8 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
         raise explained from error
 
 
-def resolve(config: DictConfig) -> dict[str, Any]:
-    """A plain dict without Hydra's own part, every interpolation replaced; raises ConfigError for one that fails."""
+def resolve(config: Any) -> dict[str, Any]:
+    """An OmegaConf mapping as a plain dict without Hydra's own part, every interpolation replaced; raises ConfigError for one that fails."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)

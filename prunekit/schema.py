@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Key:
         return None if value is None and self.nullable else check_of(self.domain)(value)
 
 
+@cache
 def check_of(domain: str) -> Check:
     """The check that a domain describes.
 
@@ -65,11 +67,11 @@ def check_of(domain: str) -> Check:
         choices = domain.removeprefix("one of ").split("|")
         return lambda value: None if shown(value) in choices else "is not one of the choices"
     if domain.startswith("list of "):
-        return _list(check_of(domain.removeprefix("list of ")))
+        return partial(_list, check_of(domain.removeprefix("list of ")))
     if match := RANGE.fullmatch(domain):
         kind, left, low, high, right = match.groups()
-        inside = _interval(float(low or "-inf"), float(high or "inf"), left == "(", right == ")")
-        return {"int": _whole(inside), "float": _number(inside), "layers": _layers(inside)}[kind]
+        interval = Interval(float(low or "-inf"), float(high or "inf"), left == "(", right == ")")
+        return partial({"int": _whole, "float": _number, "layers": _layers}[kind], interval)
     raise ValueError(f"{domain!r} is not a domain; write one of {', '.join(SIMPLE)}, int 1..9, float 0..1, one of a|b.")
 
 
@@ -110,24 +112,22 @@ def read_keys(file: Path, prefix: str = "") -> dict[str, Key]:
     text = file.read_text(encoding="utf-8")
     if re.search(r"^#\s*@package _global_", text, re.MULTILINE):
         return {}
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
     lines = text.splitlines()
-    found: dict[str, Key] = {}
-
-    def walk(node: yaml.Node | None, prefix: str) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        for name, value in node.value:
-            if name.value in ("defaults", "hydra"):
-                continue
-            default = text[value.start_mark.index : value.end_mark.index]
-            key = _declared(prefix + name.value, _comment(lines, name, value), default, file)
-            if key is not None:
-                found[key.path] = key
-            walk(value, f"{prefix}{name.value}.")
-
-    walk(root, prefix)
+    found = {}
+    for path, name, value in _entries(yaml.compose(text, Loader=yaml.SafeLoader), prefix):
+        default = text[value.start_mark.index : value.end_mark.index]
+        key = _declared(path, _comment(lines, name, value), default, file)
+        if key is not None:
+            found[path] = key
     return found
+
+
+def _entries(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if name.value not in ("defaults", "hydra"):
+                yield prefix + name.value, name, value
+                yield from _entries(value, f"{prefix}{name.value}.")
 
 
 def _declared(path: str, comment: str, default: str, file: Path) -> Key | None:
@@ -166,59 +166,52 @@ def _comment(lines: list[str], name: yaml.Node, value: yaml.Node) -> str:
     return " ".join(words).strip()
 
 
-def _interval(low: float, high: float, above: bool, below: bool) -> Callable[[float], bool]:
-    def inside(value: float) -> bool:
-        return (low < value if above else low <= value) and (value < high if below else value <= high)
+@dataclass(frozen=True)
+class Interval:
+    """The numbers from low to high; an open end excludes its number."""
 
-    return inside
+    low: float
+    high: float
+    open_low: bool
+    open_high: bool
 
-
-def _whole(inside: Callable[[float], bool]) -> Check:
-    def check(value: Any) -> str | None:
-        if not isinstance(value, int) or isinstance(value, bool):
-            return "is not a whole number"
-        return None if inside(value) else "is out of range"
-
-    return check
+    def __contains__(self, value: int | float) -> bool:
+        above = self.low < value if self.open_low else self.low <= value
+        return above and (value < self.high if self.open_high else value <= self.high)
 
 
-def _number(inside: Callable[[float], bool]) -> Check:
-    def check(value: Any) -> str | None:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            return "is not a number"
-        return None if inside(value) else "is out of range"
-
-    return check
+def _whole(interval: Interval, value: Any) -> str | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return "is not a whole number"
+    return None if value in interval else "is out of range"
 
 
-def _list(element: Check) -> Check:
-    def check(value: Any) -> str | None:
-        if not isinstance(value, list):
-            return "is not a list"
-        found = ((item, element(item)) for item in value)
-        return next((f"holds {shown(item)}, which {wrong}" for item, wrong in found if wrong), None)
-
-    return check
+def _number(interval: Interval, value: Any) -> str | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return "is not a number"
+    return None if value in interval else "is out of range"
 
 
-def _layers(inside: Callable[[float], bool]) -> Check:
-    each = _list(_whole(inside))
-
-    def check(value: Any) -> str | None:
-        if wrong := each(value):
-            return wrong
-        if not value:
-            return "is empty"
-        twice = [layer for layer in value if value.count(layer) > 1]
-        if twice:
-            return f"names layer {twice[0]} twice"
-        return None if value == sorted(value) else "is not in rising order"
-
-    return check
+def _list(element: Check, value: Any) -> str | None:
+    if not isinstance(value, list):
+        return "is not a list"
+    found = ((item, element(item)) for item in value)
+    return next((f"holds {shown(item)}, which {wrong}" for item, wrong in found if wrong), None)
 
 
-def _of_type(kind: type, phrase: str) -> Check:
-    return lambda value: None if isinstance(value, kind) else phrase
+def _layers(interval: Interval, value: Any) -> str | None:
+    if wrong := _list(partial(_whole, interval), value):
+        return wrong
+    if not value:
+        return "is empty"
+    twice = [layer for layer in value if value.count(layer) > 1]
+    if twice:
+        return f"names layer {twice[0]} twice"
+    return None if value == sorted(value) else "is not in rising order"
+
+
+def _type(kind: type, phrase: str, value: Any) -> str | None:
+    return None if isinstance(value, kind) else phrase
 
 
 def _budget(value: Any) -> str | None:
@@ -230,9 +223,9 @@ def _budget(value: Any) -> str | None:
 
 
 SIMPLE: dict[str, Check] = {
-    "bool": _of_type(bool, "is not true or false"),
-    "text": _of_type(str, "is not text"),
-    "path": _of_type(str, "is not a path"),
-    "block": _of_type(dict, "is not a block of keys"),
+    "bool": partial(_type, bool, "is not true or false"),
+    "text": partial(_type, str, "is not text"),
+    "path": partial(_type, str, "is not a path"),
+    "block": partial(_type, dict, "is not a block of keys"),
     "budget": _budget,
 }

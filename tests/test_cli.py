@@ -1,0 +1,235 @@
+"""The command line: what it answers, what it exits with, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from prunekit import __version__, config
+from prunekit.cli import VERBS, main
+
+ROOT = Path(__file__).parents[1]
+
+# the training, replaced by something whose outcome hangs on the seed
+STUB = """
+import sys, types
+from prunekit.schema import ConfigError
+
+def train(cfg):
+    if cfg["seed"] == 3:
+        return 3
+    if cfg["seed"] == 4:
+        raise ConfigError("budget=99x cannot be met.\\nAllowed: 1x..5.2x.\\nAsk for less.")
+    if cfg["seed"] == 9:
+        raise KeyboardInterrupt
+    if cfg["seed"] == 13:
+        raise RuntimeError("the roof is on fire")
+    print("trained", cfg["method"]["name"], cfg["seed"])
+    return 0
+"""
+DRIVER = (
+    STUB + "\nsys.modules['prunekit.run'] = types.SimpleNamespace(train=train)\nfrom prunekit.cli import main\nmain()\n"
+)
+
+
+def shell(*arguments: str, folder: Path, driver: str = DRIVER) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", driver, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Types a command in an empty folder, in this process; returns exit code, stdout and stderr."""
+    module = ModuleType("prunekit.run")
+    exec(STUB, module.__dict__)
+    monkeypatch.setitem(sys.modules, "prunekit.run", module)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["prunekit"])
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+# -- answers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--version"]], ids=" ".join)
+def test_a_question_is_answered_without_torch_and_leaves_nothing_behind(flags: list[str], tmp_path: Path):
+    heavy = "{'torch', 'lightning', 'transformers', 'datasets', 'pandas'} & set(sys.modules)"
+    driver = f"import sys, atexit\natexit.register(lambda: print('heavy:', {heavy}))\n"
+    driver += "from prunekit.cli import main\nmain()\n"
+    answer = shell(*flags, folder=tmp_path, driver=driver)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.endswith("heavy: set()\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=" ".join)
+def test_train_py_answers_in_under_a_second(flags: list[str], tmp_path: Path):
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, ROOT / "train.py", *flags], cwd=tmp_path, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 1.0
+
+
+def test_help_shows_groups_examples_and_exit_codes(typed):
+    code, out, _ = typed("--help")
+    assert code == 0
+    assert "method: dense, top" in out
+    assert "python train.py experiment=top_cola" in out
+    assert "0 done, 3 budget missed, 4 bad configuration, 130 interrupted" in out
+
+
+def test_cfg_job_prints_what_would_run(typed):
+    code, out, _ = typed("--cfg", "job", "method=top", "task=cola", "method.bins=7")
+    assert code == 0
+    assert "bins: 7" in out
+    assert "hydra" not in out
+
+
+def test_version(typed):
+    assert typed("--version") == (0, f"prunekit {__version__}\n", "")
+
+
+# -- verbs -------------------------------------------------------------------------------------------
+
+
+def test_the_verb_train_may_be_left_out(typed):
+    assert typed("train", "method=dense", "seed=2") == typed("method=dense", "seed=2") == (0, "trained dense 2\n", "")
+
+
+def test_an_unknown_verb_is_named(typed):
+    code, _, err = typed("trian", "seed=2")
+    assert code == 4
+    assert err == f"trian is not a command.\nAllowed: {', '.join(VERBS)}.\nDid you mean train?\n"
+
+
+def test_a_verb_is_a_function_that_takes_arguments_and_returns_an_exit_code(typed, monkeypatch: pytest.MonkeyPatch):
+    later = ModuleType("prunekit_later")
+    later.bench = lambda arguments: len(arguments)
+    monkeypatch.setitem(sys.modules, "prunekit_later", later)
+    monkeypatch.setitem(VERBS, "bench", "prunekit_later:bench")
+    assert typed("bench", "a", "b")[0] == 2
+
+
+# -- exit codes of one run ---------------------------------------------------------------------------
+
+
+def test_a_missed_target_is_3(typed):
+    assert typed("seed=3") == (3, "", "")
+
+
+def test_an_interruption_is_130_and_says_how_to_go_on(typed):
+    code, _, err = typed("seed=9")
+    assert code == 130
+    assert err == "interrupted; the same command goes on from the last checkpoint.\n"
+
+
+def test_a_crash_is_1_and_keeps_its_traceback(typed):
+    code, _, err = typed("seed=13")
+    assert code == 1
+    assert err.startswith("Traceback")
+    assert err.endswith("RuntimeError: the roof is on fire\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "given"),
+    [
+        ("seed=4", "budget=99x cannot be met."),  # found by the run itself
+        ("method.bins=0", "method.bins=0 is out of range."),
+        ("method.binz=3", "method.binz=3: there is no key method.binz."),
+        ("method=topp", "method=topp does not exist."),
+        ("task=imdb", "task=imdb does not exist."),
+        ("sweeps=nothing", "sweeps=nothing does not exist."),
+        ("method=[", "method=[ cannot be read."),
+        ("seed=1,2", "Ambiguous value for argument 'seed=1,2'."),
+        ("--seed=2", "unrecognized arguments: --seed=2."),
+        ("--config-name=other", "--config-name=other does not exist."),
+        ("method.bins=???", "method.bins is not given and has no default."),
+    ],
+)
+def test_a_bad_configuration_is_4_in_three_lines_without_traceback(override: str, given: str, typed):
+    code, out, err = typed(override)
+    assert (code, out) == (4, "")
+    assert err.splitlines()[0] == given
+    assert len(err.splitlines()) <= 3
+
+
+def test_a_single_run_leaves_nothing_of_hydra_s_behind(typed, tmp_path: Path):
+    assert typed("seed=2")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- sweeps ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seeds", "code"), [("1,2", 0), ("3,1", 3), ("4,3,1", 4), ("13,4,3,1", 1)]
+)  # fmt: skip
+def test_a_sweep_runs_every_job_and_exits_with_the_worst_code(seeds: str, code: int, tmp_path: Path):
+    answer = shell("-m", f"seed={seeds}", "runs_dir=results", folder=tmp_path)
+    assert answer.returncode == code
+    assert "trained top 1" in answer.stdout  # the last job, whatever became of the others
+    assert ("the roof is on fire" in answer.stderr) == ("13" in seeds)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["_sweeps"]
+
+
+def test_a_sweep_over_an_option_that_does_not_exist_starts_nothing(tmp_path: Path):
+    answer = shell("-m", "method=top,topp", folder=tmp_path)
+    assert answer.returncode == 4
+    assert answer.stderr.splitlines()[0] == "method=topp does not exist."
+    assert len(answer.stderr.splitlines()) == 3
+    assert "trained" not in answer.stdout
+
+
+def test_an_interruption_stops_the_sweep(tmp_path: Path):
+    answer = shell("-m", "seed=9,1", folder=tmp_path)
+    assert answer.returncode == 130
+    assert "trained" not in answer.stdout
+
+
+def test_a_file_of_sweeps_is_a_grid(tmp_path: Path):
+    (tmp_path / "tiny_grid.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n  - override /method: dense\n"
+        "trainer:\n  epochs: 7\n"
+        "hydra:\n  sweeper:\n    params:\n      seed: 1,2\n"
+    )
+    patch = f"import prunekit.config, pathlib\nprunekit.config.sweeps_dir = lambda: pathlib.Path({str(tmp_path)!r})\n"
+    answer = shell("-m", "sweeps=tiny_grid", folder=tmp_path, driver=patch + DRIVER)
+    assert answer.returncode == 0, answer.stderr
+    assert [line for line in answer.stdout.splitlines() if "trained" in line] == ["trained dense 1", "trained dense 2"]
+    missing = shell("-m", "sweeps=tiny_gird", folder=tmp_path, driver=patch + DRIVER)
+    assert missing.stderr.splitlines()[0] == "sweeps=tiny_gird does not exist."
+    assert missing.stderr.splitlines()[2] == "Did you mean sweeps=tiny_grid?"
+
+
+def test_configurations_of_one_s_own_are_checked_like_the_shipped_ones(tmp_path: Path):
+    (tmp_path / "own" / "trainer").mkdir(parents=True)
+    (tmp_path / "own" / "trainer" / "slow.yaml").write_text("defaults: [default]\nepochs: 9\n")
+    assert shell("--config-dir", "own", "trainer=slow", folder=tmp_path).stdout == "trained top 1\n"
+    (tmp_path / "own" / "trainer" / "slow.yaml").write_text("defaults: [default]\nepochs: 0\n")
+    answer = shell("--config-dir", "own", "trainer=slow", folder=tmp_path)
+    assert (answer.returncode, answer.stderr.splitlines()[0]) == (4, "trainer.epochs=0 is out of range.")
+
+
+def test_configurations_are_found_beside_the_package_or_in_it():
+    assert config.conf_dir() == ROOT / "conf"
+    assert config.sweeps_dir() == ROOT / "sweeps"
+    assert os.path.isabs(config.conf_dir())

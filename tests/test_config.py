@@ -1,0 +1,381 @@
+"""Configurations: what is shipped is sound, mistakes are explained, and a configuration's name is stable."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunekit.config import (
+    ConfigError,
+    budget_label,
+    check_layers,
+    compose,
+    conf_dir,
+    config_hash,
+    declared,
+    parse_budget,
+    validate,
+)
+from prunekit.schema import check_of, read_keys
+
+FILES = sorted(file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml"))
+OPTIONS = [file for file in FILES if file.parent != Path()]
+
+
+def checked(*overrides: str) -> dict[str, Any]:
+    cfg, choices = compose(overrides)
+    validate(cfg, choices)
+    return cfg
+
+
+def message(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        checked(*overrides)
+    lines = str(caught.value).splitlines()
+    assert len(lines) <= 3
+    return lines
+
+
+# -- what is shipped ---------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_top_on_bbc_news_with_minilm_at_3x():
+    cfg = checked()
+    names = {group: cfg[group]["name"] for group in ("method", "task", "backbone")}
+    assert names == {"method": "top", "task": "bbc_news", "backbone": "minilm"}
+    assert (cfg["budget"], cfg["budget_tolerance"], cfg["seed"]) == ("3x", 0.02, 1)
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=str)
+def test_every_option_composes_and_passes_its_own_checks(file: Path):
+    checked(f"{file.parent}={file.stem}")
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_every_key_of_every_file_is_declared_by_a_comment(file: Path):
+    text = (conf_dir() / file).read_text()
+    if "@package _global_" in text:
+        return  # it declares nothing; its keys were checked by composing it
+    group = str(file.parent) if file.parent != Path() else None
+    keys = declared({group: file.stem} if group else {})
+    content = {name: value for name, value in yaml.safe_load(text).items() if name not in ("defaults", "hydra")}
+    assert set(paths(content, f"{group}." if group else "")) <= set(keys)
+
+
+def paths(content: dict[str, Any], prefix: str) -> list[str]:
+    found = []
+    for name, value in content.items():
+        found.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            found += paths(value, f"{prefix}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_every_file_says_what_it_is_and_the_command_that_runs_it(file: Path):
+    header = re.match(r"(#.*\n)+", (conf_dir() / file).read_text())
+    assert header is not None
+    assert "python train.py" in header[0] or str(file.parent) in ("task", "backbone")
+
+
+@pytest.mark.parametrize("group", ["method", "task", "backbone"])
+def test_an_option_is_named_like_its_file(group: str):
+    files = sorted((conf_dir() / group).glob("*.yaml"))
+    assert [yaml.safe_load(file.read_text())["name"] for file in files] == [file.stem for file in files]
+
+
+#        bins  topk  warm-up  epochs  sparsity  score  unpadded  published  padded to
+PUBLISHED = {
+    "cola": (20, 10, 50, 100, 0.43, "60.3", "1.75x", "10.39x", 64),
+    "rte": (100, 20, 50, 80, 0.59, "68.3", "2.44x", "7.71x", 256),
+    "qqp": (50, 20, 10, 40, 0.65, "90.9", "2.86x", "12.41x", 128),
+    "mrpc": (50, 20, 150, 200, 0.67, "89.1", "3.03x", "7.71x", 128),
+    "sst2": (25, 20, 10, 40, 0.40, "93.4", "1.67x", "4.66x", 64),
+    "mnli": (50, 20, 10, 40, 0.50, "83.4", "2.00x", "6.68x", 128),
+    "qnli": (50, 20, 10, 40, 0.58, "89.0", "2.38x", "6.16x", 128),
+    "stsb": (30, 20, 50, 150, 0.70, "86.6", "3.33x", "7.20x", 64),
+}
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_the_published_recipes_of_top_hold_the_readme_s_values(task: str):
+    bins, topk, warmup, epochs, sparsity, score, unpadded, published, padded_to = PUBLISHED[task]
+    cfg = checked(f"experiment=top_{task}")
+    method = cfg["method"]
+    assert (method["bins"], method["rank_topk"], method["warmup_epochs"]) == (bins, topk, warmup)
+    assert (cfg["trainer"]["epochs"], method["target_sparsity"], cfg["budget"]) == (epochs, sparsity, None)
+    assert (method["prune_location"], method["hard_epochs"]) == (list(range(2, 12)), 0)
+    assert (cfg["trainer"]["batch_size"], cfg["task"]["max_length"]) == (32, 256)
+    assert (cfg["task"]["name"], cfg["backbone"]["name"]) == (task, "bert_base")
+    assert cfg["task"]["padded_length"] == padded_to
+    header = (conf_dir() / "experiment" / f"top_{task}.yaml").read_text().partition("defaults:")[0]
+    for fact in (
+        "arXiv:2306.14393",
+        f"Expect {score}",
+        f"Expect {unpadded}",
+        published,
+        f"padded to {padded_to} tokens",
+    ):
+        assert fact in header
+
+
+def test_sst2_is_the_one_run_whose_learning_rates_are_published():
+    cfg = checked("experiment=top_sst2")
+    assert (cfg["trainer"]["lr"], cfg["method"]["reg_lr"], cfg["method"]["rank_alpha"]) == (1e-5, 0.02, 0.01)
+
+
+# -- mistakes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "given", "allowed", "advice"),
+    [
+        ("method.bins=0", "method.bins=0 is out of range", "int 1..1000; rank bins", "the default, 50"),
+        ("method.bins=12.5", "method.bins=12.5 is not a whole number", "int 1..1000", "50"),
+        ("method.bins=true", "method.bins=true is not a whole number", "int 1..1000", "50"),
+        ("method.bins=null", "method.bins=null is not a whole number", "int 1..1000", "50"),
+        ("trainer.lr=fast", "trainer.lr=fast is not a number", "float (0..1); peak", "5.0e-5"),
+        ("trainer.lr=0", "trainer.lr=0 is out of range", "float (0..1)", "5.0e-5"),
+        ("trainer.clip=inf", "trainer.clip=inf is not a number", "float 0..", "1.0"),
+        ("bench.enabled=1", "bench.enabled=1 is not true or false", "bool", "true"),
+        ("bench.batch_sizes=32", "bench.batch_sizes=32 is not a list", "list of int 1..4096", "[1, 32]"),
+        ("bench.batch_sizes=[1,0]", "[1, 0] holds 0, which is out of range", "list of int 1..4096", "[1, 32]"),
+        ("runs_dir=7", "runs_dir=7 is not a path", "path", "runs"),
+        ("logger.wandb.project=7", "logger.wandb.project=7 is not text", "text", "prunekit"),
+        ("trainer.precision=bf61", "bf61 is not one of the choices", "one of auto|32|bf16", "trainer.precision=bf16?"),
+        ("data=3", "data=3 is not a block of keys", "block", "data.<key>=<value>"),
+        ("budget=3", "budget=3 is not a budget", "1x and more", "Write budget=3x"),
+        ("budget=0.5x", "budget=0.5x is not a budget", "1x and more", "Write budget=3x"),
+        ("method.prune_location=[3,2]", "[3, 2] is not in rising order", "layers 1.. or null", "null"),
+        ("method.prune_location=[2,3,3]", "[2, 3, 3] names layer 3 twice", "layers 1.. or null", "null"),
+        ("method.prune_location=[0,1]", "[0, 1] holds 0, which is out of range", "layers 1.. or null", "null"),
+        ("method.prune_location=[]", "[] is empty", "layers 1.. or null", "null"),
+        ("method.binz=3", "method.binz=3: there is no key method.binz", "bins", "Did you mean method.bins?"),
+        ("+method.binz=3", "method.binz=3: there is no key method.binz", "bins", "Did you mean method.bins?"),
+        ("+extra.deep=3", "there is no key extra", "budget, budget_tolerance", "--cfg job"),
+        ("bins=3", "bins=3: there is no key bins", "budget", "Did you mean method.bins?"),
+        ("lr=3", "lr=3: there is no key lr", "budget", "teacher.lr or trainer.lr?"),
+        ("metod=top", "metod=top: there is no key metod", "method", "Did you mean method?"),
+        ("method=topp", "method=topp does not exist", "dense, top", "Did you mean method=top?"),
+        ("experiment=best", "experiment=best does not exist", "top_cola", "add experiment/best.yaml"),
+        ("method=null", "method=null: a group without which nothing runs", "sweeps, experiment and debug", "--help"),
+        ("~trainer", "there is no trainer", "conf/trainer/", "trainer=..."),
+        ("~method.bins", "method.bins is missing", "int 1..1000", "method.bins=..., as 50"),
+        ("method=[", "method=[ cannot be read", "key=value", "Quote"),
+        ("seed=1,2", "'seed=1,2'", "one value per key", "Add -m"),
+        ("method.bins=???", "method.bins is not given", "comment", "Add method.bins=..."),
+        ("budget=null", "nothing says how much to prune", "one of budget, method.target_sparsity", "budget=3x"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_was_given_what_is_allowed_and_what_to_do(
+    override: str, given: str, allowed: str, advice: str
+):
+    first, second, third = message(override)
+    assert given in first
+    assert second.startswith("Allowed: ") or override == "method.bins=???"
+    assert allowed in second
+    assert advice in third
+
+
+def test_budget_and_the_method_s_own_knob_exclude_each_other():
+    first, second, third = message("method.target_sparsity=0.5")
+    assert first == "budget=3x and method.target_sparsity=0.5 both say how much to prune."
+    assert second == "Allowed: one of budget, method.target_sparsity."
+    assert third == "Add budget=null to go by method.target_sparsity."
+    assert checked("method.target_sparsity=0.5", "budget=null")["method"]["target_sparsity"] == 0.5
+
+
+def test_an_interpolation_that_leads_nowhere_is_named():
+    assert message("method.bins=${nowhere}") == ["method.bins: Interpolation key 'nowhere' not found"]
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    broken = tmp_path / "conf" / "method" / "broken.yaml"
+    plugin(tmp_path, monkeypatch)
+    broken.write_text("name: broken\nbins: [1, 2\nother: 3\n")
+    first, second, _ = message("method=broken")
+    assert f"{broken}, line 3" in first
+    assert second == "Allowed: YAML."
+
+
+def test_a_layer_that_the_backbone_lacks_is_named():
+    cfg = checked("method.prune_location=[2,5,6]")
+    with pytest.raises(ConfigError) as caught:
+        check_layers(cfg, 6, "minilm")
+    assert str(caught.value).splitlines() == [
+        "method.prune_location=[2, 5, 6] names layer 6, but minilm has layers 0..5.",
+        "Allowed: 1..5.",
+        "Set method.prune_location to a subset, or choose another backbone.",
+    ]
+    check_layers(cfg, 7, "a backbone of seven layers")
+
+
+def test_layers_are_checked_wherever_a_key_is_made_of_them():
+    with pytest.raises(
+        ConfigError, match=re.escape("method.rank_layers=[1, 8] names layer 8, but minilm has layers 0..5")
+    ):
+        check_layers(checked("method.rank_layers=[1,8]"), 6, "minilm")
+
+
+# -- the grammar of comments -------------------------------------------------------------------------
+
+
+def test_a_comment_declares_domain_default_flags_and_prose(tmp_path: Path):
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        "# header\n"
+        "bins: 50  # int 1..1000; rank bins\n"
+        "  # per location\n"
+        "mark: 'a # b'  # text or null, machine\n"
+        "share: null  # float (0..1] or null, knob; of FLOPs\n"
+        "sizes: [1, 2]  # list of int 1..\n"
+        "deep:  # block; below\n"
+        "  on: true  # bool\n"
+        "loose: 1  # whatever one likes\n"
+    )
+    keys = read_keys(file, "x.")
+    assert list(keys) == ["x.bins", "x.mark", "x.share", "x.sizes", "x.deep", "x.deep.on"]
+    assert (keys["x.bins"].default, keys["x.bins"].prose) == ("50", "rank bins per location")
+    assert keys["x.mark"].machine
+    assert keys["x.mark"].nullable
+    assert (keys["x.share"].knob, keys["x.share"].machine) == (True, False)
+    assert keys["x.share"].allowed == "float (0..1] or null; of FLOPs"
+    assert keys["x.sizes"].default == "[1, 2]"
+
+
+@pytest.mark.parametrize(
+    ("domain", "inside", "outside"),
+    [
+        ("int 1..3", [1, 3], [0, 4]),
+        ("int -2..", [-2, 10**9], [-3]),
+        ("float 0..1", [0, 1, 0.5], [-0.1, 1.1]),
+        ("float (0..1]", [1, 1e-9], [0]),
+        ("float [0..1)", [0.0], [1.0]),
+        ("float -1.5..-.5", [-1, -0.5], [0]),
+        ("one of auto|32", ["auto", 32, "32"], ["cpu", None]),
+        ("list of one of a|b", [[], ["a", "b"]], ["a", ["c"]]),
+        ("layers 1..", [[1, 4]], [[4, 1], [1, 1], [0], []]),
+        ("budget", ["3x", 0.4], ["3", None, 2]),
+    ],
+)
+def test_a_domain_admits_its_ends_and_nothing_beyond(domain: str, inside: list[Any], outside: list[Any]):
+    check = check_of(domain)
+    assert [value for value in inside if check(value)] == []
+    assert [value for value in outside if not check(value)] == []
+
+
+def test_a_text_that_is_no_domain_is_refused():
+    with pytest.raises(ValueError, match=r"'number 1..3' is not a domain; write one of bool, text"):
+        check_of("number 1..3")
+
+
+# -- budgets -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "reduction", "label"),
+    [("3x", 3.0, "3x"), ("2.5X", 2.5, "2.5x"), (0.4, 2.5, "2.5x"), (0.3, 1 / 0.3, "3.333x"), ("1x", 1.0, "dense"),
+     (1.0, 1.0, "dense"), (None, None, "own")],
+)  # fmt: skip
+def test_a_budget_is_a_reduction_or_a_fraction_kept(given: Any, reduction: float | None, label: str):
+    assert parse_budget(given) == pytest.approx(reduction)
+    assert budget_label(given) == label
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"), [(3, "3x"), (2.5, "2.5x"), (0, "3x"), ("x3", "3x"), ("0.9x", "3x"), (True, "3x")]
+)
+def test_a_number_that_could_mean_either_is_refused(given: Any, advice: str):
+    with pytest.raises(ConfigError, match=rf"budget={str(given).lower()} is not a budget(.|\n)*Write budget={advice},"):
+        parse_budget(given)
+
+
+# -- names -------------------------------------------------------------------------------------------
+
+
+def test_what_the_machine_decides_leaves_the_hash_alone_and_what_changes_results_does_not():
+    here = config_hash(checked())
+    assert re.fullmatch(r"[0-9a-f]{8}", here)
+    for machine in ("runs_dir=elsewhere", "force=true", "data.workers=2", "trainer.threads=1", "logger.csv=false",
+                    "logger.wandb.mode=offline", "trainer.checkpoint_seconds=5"):  # fmt: skip
+        assert config_hash(checked(machine)) == here, machine
+    for meant in ("seed=2", "budget=2x", "trainer.lr=1e-5", "method.bins=49", "data.train_rows=10", "task=cola"):
+        assert config_hash(checked(meant)) != here, meant
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_hash_does_not_see_the_order_of_keys(random: Any):
+    cfg, _ = COMPOSED
+
+    def shuffled(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        items = list(value.items())
+        random.shuffle(items)
+        return {name: shuffled(item) for name, item in items}
+
+    assert config_hash(shuffled(cfg)) == config_hash(cfg)
+
+
+COMPOSED = compose([])
+
+
+def test_an_experiment_and_the_same_values_typed_by_hand_are_one_run():
+    typed = ["budget=null", "backbone=bert_base", "task=rte", "task.max_length=256", "method.target_sparsity=0.59",
+             "method.bins=100", "method.warmup_epochs=50", "method.hard_epochs=0", "method.reg_lr=0.02",
+             "method.prune_location=[2,3,4,5,6,7,8,9,10,11]", "method.rank_alpha=0.001", "trainer.epochs=80",
+             "trainer.lr=3e-5", "teacher.epochs=10", "teacher.lr=2e-5"]  # fmt: skip
+    assert config_hash(checked(*typed)) == config_hash(checked("experiment=top_rte"))
+
+
+# -- plug-ins ----------------------------------------------------------------------------------------
+
+
+def plugin(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = "raise ImportError('too early')") -> None:
+    """An installed distribution whose module `strange` brings a method."""
+    (folder / "conf" / "method").mkdir(parents=True)
+    (folder / "conf" / "method" / "strange.yaml").write_text(
+        "# strange\nname: strange  # text\n_target_: strange.Method  # text\nodd: 3  # int 1..9; how odd\n"
+    )
+    (folder / "strange.py").write_text(code)
+    info = folder / "strange-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[prunekit.plugins]\nstrange = strange\n")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_a_method_of_another_package_is_composed_and_checked_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plugin(tmp_path, monkeypatch)
+    assert checked("method=strange")["method"] == {"name": "strange", "_target_": "strange.Method", "odd": 3}
+    assert message("method=strange", "method.odd=10") == [
+        "method.odd=10 is out of range.",
+        "Allowed: int 1..9; how odd.",
+        "Leave it out for the default, 3.",
+    ]
+
+
+def test_a_plug_in_may_say_where_its_configuration_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plugin(tmp_path, monkeypatch, code=f"conf_dir = {str(tmp_path / 'elsewhere')!r}\n")
+    (tmp_path / "conf").rename(tmp_path / "elsewhere")
+    monkeypatch.delitem(sys.modules, "strange", raising=False)
+    assert checked("method=strange")["method"]["odd"] == 3
+
+
+def test_a_plug_in_without_configuration_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plugin(tmp_path, monkeypatch, code="")
+    (tmp_path / "conf").rename(tmp_path / "elsewhere")
+    monkeypatch.delitem(sys.modules, "strange", raising=False)
+    first, second, _ = message()
+    assert first == "the plug-in 'strange' (strange) has no configuration."
+    assert "prunekit.plugins" in second

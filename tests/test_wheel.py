@@ -1,0 +1,51 @@
+"""The wheel: configurations travel in it, and the installed command works from any folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which the built wheel was installed, without its dependencies."""
+    built, site = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("site")
+    quiet = {"check": True, "capture_output": True, "cwd": ROOT}
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", built], **quiet)
+    (wheel,) = built.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel]
+    subprocess.run(pip, **quiet)
+    return site
+
+
+def installed(site: Path, folder: Path, *command: str | Path) -> str:
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_configuration_and_sweep_is_in_the_wheel(site: Path):
+    for name in ("conf", "sweeps"):
+        here = {file.relative_to(ROOT / name) for file in (ROOT / name).rglob("*") if file.is_file()}
+        there = {file.relative_to(site / "prunekit" / name) for file in (site / "prunekit" / name).rglob("*.*")}
+        assert there == here
+
+
+def test_the_console_script_answers_from_any_folder(site: Path, tmp_path: Path):
+    script = site / "bin" / "prunekit"
+    assert "name: cola" in installed(site, tmp_path, script, "train", "experiment=top_cola", "--cfg", "job")
+    assert installed(site, tmp_path, script, "--version").startswith("prunekit ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_package_reads_its_own_configurations(site: Path, tmp_path: Path):
+    code = "from prunekit.config import *; c = compose([]); validate(*c); print(conf_dir(), sweeps_dir())"
+    folder = site / "prunekit"
+    assert installed(site, tmp_path, sys.executable, "-c", code) == f"{folder / 'conf'} {folder / 'sweeps'}\n"
