@@ -1,4 +1,4 @@
-"""Files of an installed package, found without importing it: the packages that carry data are third parties' uploads."""
+"""Files of an installed package, found without importing it: packages that carry data are third parties' uploads."""
 
 from __future__ import annotations
 

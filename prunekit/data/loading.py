@@ -1,0 +1,139 @@
+"""Batches whose order is a pure function of (seed, epoch, position), so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from prunekit.data.encoding import EncodedSplit
+
+POOL = 50  # batches whose rows are sorted by length together: larger pads less and mixes less
+
+
+def generator_of(*key: object) -> torch.Generator:
+    """A random generator that is a function of the key; neighbouring keys have nothing in common."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def bucketed_batches(
+    lengths: Int[Tensor, "rows"], batch_size: int, generator: torch.Generator, pool: int | None = POOL
+) -> list[Int[Tensor, "batch"]]:
+    """Every row number once, in batches of similar length, in random order.
+
+    Rows are shuffled, cut into pools of `pool` batches (None = one pool), sorted by length within a pool, and cut into
+    batches; then the batches are shuffled. One batch may be smaller than `batch_size`; there are always
+    ceil(rows / batch_size).
+    """
+    rows = torch.randperm(len(lengths), generator=generator)
+    size = len(rows) if pool is None else pool * batch_size
+    batches: list[Tensor] = []
+    for part in rows.split(max(1, size)):
+        batches += part[lengths[part].argsort(stable=True)].split(batch_size)
+    return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
+
+
+def epoch_batches(
+    lengths: Int[Tensor, "rows"], batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[Int[Tensor, "batch"]]:
+    """The batches of one process in one epoch.
+
+    With `world` processes the list is filled up from its beginning, so that each process has as many; process `rank`
+    takes every `world`-th.
+    """
+    batches = bucketed_batches(lengths, batch_size, generator_of("epoch", seed, epoch))
+    missing = -len(batches) % world
+    filled = batches + [batches[place % len(batches)] for place in range(missing)]
+    return filled[rank::world]
+
+
+class _Batches(Dataset[dict[str, Tensor]]):
+    """Item i is a whole batch, so that a worker process makes one at a time."""
+
+    def __init__(self, split: EncodedSplit, batches: Sequence[Int[Tensor, "batch"]]) -> None:
+        self.split = split
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        return self.split.batch(self.batches[number])
+
+
+def fetch(
+    split: EncodedSplit, batches: Sequence[Int[Tensor, "batch"]], workers: int = 0
+) -> Iterator[dict[str, Tensor]]:
+    """The batches in this order, made here or ahead of time in workers; the global generators are not touched."""
+    if workers == 0 or not batches:
+        yield from (split.batch(rows) for rows in batches)
+        return
+    yield from DataLoader(
+        _Batches(split, batches),
+        batch_size=None,  # an item is a batch already
+        num_workers=min(workers, len(batches)),
+        generator=torch.Generator(),  # else the workers' seed is drawn from the global generator
+    )
+
+
+class StepLoader:
+    """Training batches, one epoch per iteration, resumable anywhere.
+
+    The state is one integer: how many batches the consumer has taken since the beginning of training. A new iteration
+    goes on from there, so after a resume in the middle of an epoch the first one is that epoch's rest. `len` is always
+    that of a whole epoch, as Lightning expects.
+    """
+
+    def __init__(
+        self, split: EncodedSplit, batch_size: int, seed: int, *, workers: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.split = split
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+        self.rank = rank
+        self.world = world
+        self.position = 0
+
+    def __len__(self) -> int:
+        batches = -(-len(self.split) // self.batch_size)
+        return -(-batches // self.world)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # a generator body runs at the first `next`, so an iterator that is made and dropped changes nothing
+        epoch, done = divmod(self.position, len(self))
+        batches = epoch_batches(self.split.lengths, self.batch_size, self.seed, epoch, self.rank, self.world)
+        for batch in fetch(self.split, batches[done:], self.workers):
+            # counted when handed over: what workers prepared ahead is not consumed
+            self.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+        self.position = int(state["position"])
+
+
+class FixedLoader:
+    """Evaluation batches, always in the same order: similar lengths together, so that little is padded."""
+
+    def __init__(self, split: EncodedSplit, batch_size: int, *, workers: int = 0) -> None:
+        self.split = split
+        self.batch_size = batch_size
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        batches = bucketed_batches(self.split.lengths, self.batch_size, generator_of("evaluation"), pool=None)
+        yield from fetch(self.split, batches, self.workers)

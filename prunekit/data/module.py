@@ -1,0 +1,148 @@
+"""The Lightning DataModule of a task: reads, checks, encodes, and hands out batches in an order that can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from prunekit.data.encoding import EncodedSplit, encode, load_tokenizer, tokenizer_fingerprint
+from prunekit.data.loading import FixedLoader, StepLoader, generator_of
+from prunekit.data.reading import Rows, read_task
+from prunekit.data.sources import TaskSource, cache_folder
+from prunekit.data.spec import DataError, TaskSpec
+
+
+class TokenPruningDataModule(L.LightningDataModule):
+    """A task, tokenised for one backbone.
+
+    Splits are "train", "validation", further validation splits by their own names, and "test", which is "validation"
+    where the task has no labelled test. A batch is a dict of `input_ids`, `attention_mask`, `token_type_ids` (where
+    the model has them), `labels` and `index`, the row numbers in the split; it is padded to its longest row.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        source: TaskSource,
+        tokenizer_path: str | Path,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        train_rows: int | None = None,
+        eval_rows: int | None = None,
+        workers: int = 0,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        """`train_rows` takes the first rows of an order drawn from `seed`, `eval_rows` of a fixed one.
+
+        `cache_dir` None means the user's cache folder.
+        """
+        super().__init__()
+        self.spec = spec
+        self.source = source
+        self.tokenizer_path = tokenizer_path
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.train_rows = train_rows
+        self.eval_rows = eval_rows
+        self.workers = workers
+        self.cache_dir = Path(cache_dir) if cache_dir is not None else cache_folder()
+        self.label_names: tuple[str, ...] | None = None
+        self.dropped: dict[str, int] = {}
+        self._splits: dict[str, EncodedSplit] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads and encodes every split; a second call does nothing.
+
+        Raises:
+            DataError: something is wrong with the data; the message names file and row.
+        """
+        if self._splits:
+            return
+        task = read_task(self.spec, self.source)
+        tokenizer = load_tokenizer(self.tokenizer_path)
+        tokenizer_hash = tokenizer_fingerprint(tokenizer)
+        cache = self.cache_dir / "tokens"
+        self.label_names = task.label_names
+        self.dropped = dict(task.dropped)
+        self._splits = {
+            name: encode(self._limited(name, rows), tokenizer, self.spec.max_length, cache, tokenizer_hash)
+            for name, rows in task.splits.items()
+        }
+
+    def _limited(self, name: str, rows: Rows) -> Rows:
+        limit = self.train_rows if name == "train" else self.eval_rows
+        if limit is None or limit >= len(rows):
+            return rows
+        # evaluation rows do not hang on the seed: runs that differ in it are compared on the same rows
+        key = ("train rows", self.seed) if name == "train" else ("evaluation rows",)
+        order = torch.randperm(len(rows), generator=generator_of(*key))
+        return rows.take(sorted(order[:limit].tolist()))
+
+    def split(self, name: str) -> EncodedSplit:
+        """An encoded split. Raises DataError for a name that the task does not have."""
+        self._check_ready()
+        if name == "test" and not self.has_test:
+            name = "validation"
+        if name not in self._splits:
+            raise DataError(f"task {self.spec.name} has no split {name!r}; it has {', '.join(self._splits)}.")
+        return self._splits[name]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether the task has test rows of its own; otherwise "test" is "validation"."""
+        return "test" in self._splits
+
+    @property
+    def validation_splits(self) -> tuple[str, ...]:
+        """The names of the validation splits, in the order of the validation loaders."""
+        return tuple(name for name in self._splits if name not in ("train", "test"))
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the model: classes, or 1 under regression."""
+        return len(self.label_names) if self.label_names is not None else 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the rows in use, their labels, the tokenizer and the length; equal means equal batches."""
+        self._check_ready()
+        parts = "\n".join(f"{name} {split.fingerprint}" for name, split in self._splits.items())
+        return hashlib.sha256(f"{self.label_names}\n{parts}".encode()).hexdigest()
+
+    @property
+    def truncated(self) -> dict[str, dict[str, int]]:
+        """Per split how many of its rows were cut at `max_length` tokens."""
+        self._check_ready()
+        return {
+            name: {"rows": split.truncated, "of": len(split), "max_length": self.spec.max_length}
+            for name, split in self._splits.items()
+        }
+
+    def loader(self, split: str, batch_size: int | None = None) -> FixedLoader:
+        """Batches of a split in an order that never changes; rows are identified by `index`."""
+        return FixedLoader(self.split(split), batch_size or self.eval_batch_size, workers=self.workers)
+
+    def train_dataloader(self) -> StepLoader:
+        """Training batches from the first on; Lightning saves and restores the position."""
+        trainer: Any = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        return StepLoader(self.split("train"), self.batch_size, self.seed, workers=self.workers, rank=rank, world=world)
+
+    def val_dataloader(self) -> list[FixedLoader]:
+        """One loader per validation split; under several processes each reads all rows, which changes no metric."""
+        return [self.loader(name) for name in self.validation_splits]
+
+    def test_dataloader(self) -> FixedLoader:
+        """The test split, or validation where there is none."""
+        return self.loader("test")
+
+    def _check_ready(self) -> None:
+        if not self._splits:
+            raise RuntimeError("the data is not read yet; call setup() first.")

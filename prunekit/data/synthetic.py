@@ -1,0 +1,143 @@
+"""Generated data and random models, so that every path of the code can be tested without a download.
+
+A sentence is filler words and a few marker words; only the markers tell the label. So there is something to learn, and
+something to prune.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import string
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from prunekit.data.reading import Rows, TaskRows
+from prunekit.data.spec import TaskSpec
+
+TINY_VERSION = 1  # of the folder that `build_tiny_backbone` writes: raise it when its content changes
+SYLLABLES = ("ba", "de", "fi", "go", "lu", "ma", "ne", "pi", "ro", "su")
+FILLERS = tuple(first + second for first in SYLLABLES for second in SYLLABLES[:4])
+MARKERS = tuple(first + second + "x" for first in SYLLABLES for second in SYLLABLES[4:8])
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+TINY = {"layers": 4, "hidden": 32, "heads": 4, "ffn": 64}
+POSITIONS = 514
+SCORES = 6  # regression labels are 0.0 .. 5.0, as many as the markers of the first text
+
+
+def synthetic_task(spec: TaskSpec) -> TaskRows:
+    """Rows of the spec's shape: its splits, its classes or scores, one text or two. The same for every seed of a run.
+
+    Training gets `synthetic_rows` rows, every other split half as many. Under classification a sentence holds markers
+    of its class only; with two texts they are in the second. Under regression the label is the number of markers.
+    """
+    rows = spec.synthetic_rows or 256
+    names = spec.labels or (None if spec.kind == "regression" else ("0", "1"))
+    extra = list(spec.validation_splits[1:])
+    splits = ["train", "validation", *extra, *(["test"] if spec.test_split or spec.test_fraction else [])]
+    made = {}
+    for split in splits:
+        count = rows if split == "train" else max(rows // 2, 1)
+        made[split] = _rows(Random(f"{split} {spec.kind} {names}"), count, names, spec.text_pair is not None)
+    return TaskRows(made, names)
+
+
+def _rows(random: Random, count: int, names: tuple[str, ...] | None, pair: bool) -> Rows:
+    texts, pairs, labels = [], [], []
+    for row in range(count):
+        label = row % (len(names) if names else SCORES)
+        own = MARKERS[label * 2 % len(MARKERS) : label * 2 % len(MARKERS) + 2]
+        # the number of markers tells nothing about a class, but is a score
+        markers = [random.choice(own) for _ in range(random.randint(2, 4))]
+        if names is None:
+            markers = [random.choice(MARKERS) for _ in range(label)]
+        texts.append(_sentence(random, [] if pair else markers))
+        pairs.append(_sentence(random, markers))
+        labels.append(label)
+    order = random.sample(range(count), count)
+    numbers: list[Any] = [float(label) if names is None else label for label in labels]
+    return Rows(texts, pairs if pair else None, numbers).take(order)
+
+
+def _sentence(random: Random, markers: list[str]) -> str:
+    words = [random.choice(FILLERS) for _ in range(random.randint(4, 16))] + markers
+    random.shuffle(words)
+    return " ".join(words)
+
+
+def tiny_vocabulary() -> dict[str, int]:
+    """WordPiece entries: specials, the generator's words, and characters, so that real text is spelt out."""
+    characters = string.ascii_lowercase + string.digits
+    pieces = [*characters, *(f"##{c}" for c in characters), *string.punctuation]
+    return {piece: number for number, piece in enumerate([*SPECIALS, *FILLERS, *MARKERS, *pieces])}
+
+
+def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> None:
+    """Writes a random model of 4 layers x 32 and its tokenizer as a Hugging Face folder; whole or not at all.
+
+    `family` is bert, roberta, electra or distilbert. The global generators are not touched.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {
+        "hidden_size": TINY["hidden"],
+        "num_hidden_layers": TINY["layers"],
+        "num_attention_heads": TINY["heads"],
+        "intermediate_size": TINY["ffn"],
+    }
+    if family == "distilbert":
+        sizes = dict(zip(("dim", "n_layers", "n_heads", "hidden_dim"), sizes.values(), strict=True))
+    if family == "electra":
+        sizes["embedding_size"] = TINY["hidden"] // 2
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tiny_vocabulary()),
+        max_position_embeddings=POSITIONS,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.2,  # the usual 0.02 makes all tokens of so small a model alike
+        **sizes,
+    )
+    scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(config, dtype=torch.float32)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(scratch)
+    save_file(model.state_dict(), scratch / "model.safetensors", {"format": "pt"})
+    _tiny_tokenizer(scratch, segments=family in ("bert", "electra"))
+    try:
+        scratch.replace(folder)
+    except OSError:
+        # another process was faster
+        shutil.rmtree(scratch)
+
+
+def _tiny_tokenizer(folder: Path, segments: bool) -> None:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = tiny_vocabulary()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    inputs = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": POSITIONS - 2,
+        "model_input_names": inputs,
+        **{f"{name}_token": token for name, token in names.items()},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

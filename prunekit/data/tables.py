@@ -1,0 +1,205 @@
+"""Files into columns: CSV, JSON lines, Parquet, and folders with one text file per row. Nothing is interpreted yet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunekit.data.spec import DataError
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+# what a file begins with tells what it is, whatever its name says
+SIGNATURES = {
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\x1f\x8b": "a gzip archive",
+    b"%PDF": "a PDF",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"SQLite format 3": "an SQLite database",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length, and where they were read, for messages.
+
+    `rows` names each row when it is a file of its own; otherwise rows are counted from 1, a header not included.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    path: str
+    rows: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def at(self, row: int) -> str:
+        """The place of a row, counted from 0, as a reader finds it."""
+        return f"{self.path}/{self.rows[row]}" if self.rows is not None else f"{self.path}, row {row + 1}"
+
+    def column(self, name: str) -> Sequence[Any]:
+        """A column. Raises DataError when there is none of this name."""
+        if name not in self.columns:
+            raise DataError(
+                f"{self.path} has no column {name!r}; its columns are {', '.join(self.columns)}.\n"
+                f"Name them with task.text=... and task.label=... (task.text_pair=... for a second text)."
+            )
+        return self.columns[name]
+
+
+def read_table(path: Path) -> Table:
+    """The table in a file; its suffix says how it is read: .csv, .tsv, .jsonl (also .json) or .parquet.
+
+    Raises:
+        DataError: the suffix is none of these, or the file is not what its suffix says.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(
+            f"{path} is called {suffix or 'nothing'}, but tables are read from {', '.join(SUFFIXES)}; convert it."
+        )
+    _check_signature(path, suffix)
+    readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".json": _json}
+    return readers[suffix](path)
+
+
+def read_split(folder: Path, split: str) -> Table | None:
+    """The table of a split in a folder laid out as on the hub: <split>-00000-of-00001.parquet, or <split>.<suffix>.
+
+    None when there is no such file; shards are put together in the order of their names.
+    """
+    shards = sorted(folder.glob(f"{split}-*-of-*.parquet"))
+    single = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+    if not shards:
+        return read_table(single[0]) if single else None
+    tables = [read_table(shard) for shard in shards]
+    if len(tables) == 1:
+        return tables[0]
+    for table in tables[1:]:
+        if set(table.columns) != set(tables[0].columns):
+            raise DataError(
+                f"{table.path} has the columns {', '.join(table.columns)}, but {tables[0].path} has "
+                f"{', '.join(tables[0].columns)}; shards of one split must agree."
+            )
+    columns = {name: [value for table in tables for value in table.columns[name]] for name in tables[0].columns}
+    return Table(columns, str(folder / f"{split}-*.parquet"))
+
+
+def read_class_folders(folder: Path, text: str, label: str) -> Table:
+    """One row per file of <folder>/<class>/*.txt, in the order of class and name; empty when there is none.
+
+    A file that is not UTF-8 is read as Windows-1252, and where that has no character, as Latin-1: of BBC News one file
+    has a pound sign of that code. Line ends become newlines and outer white space goes, so that a text is the same
+    on every platform.
+    """
+    files = sorted(folder.glob("*/*.txt"), key=lambda file: (file.parent.name, file.name))
+    names = [f"{file.parent.name}/{file.name}" for file in files]
+    texts = [_decode(file.read_bytes()) for file in files]
+    return Table({text: texts, label: [file.parent.name for file in files]}, str(folder), names)
+
+
+def _decode(raw: bytes) -> str:
+    for encoding in ("utf-8-sig", "cp1252", "latin-1"):
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return "\n".join(text.splitlines()).strip()
+    raise AssertionError("latin-1 decodes every byte")
+
+
+def _check_signature(path: Path, suffix: str) -> None:
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    if not head:
+        raise DataError(f"{path} is empty; give a file with a row per text.")
+    found = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)
+    if found is None and suffix != ".parquet" and b"\0" in head:
+        found = "a binary file, or text in UTF-16"
+    if suffix == ".parquet" and found is None:
+        found = "something else"
+    if found is not None and (suffix, found) != (".parquet", "a Parquet file"):
+        raise DataError(f"{path} is not what its name says: it is {found}. Rename or convert it (text must be UTF-8).")
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, partitioning=None)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet ({_first_line(error)}); download or write it again."
+        ) from error
+    return Table({name: table[name].to_pylist() for name in table.column_names}, str(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        try:
+            yield from stream
+        except UnicodeDecodeError as error:
+            wrong = error.object[error.start : error.start + 1].hex()
+            raise DataError(f"{path} is not UTF-8 (byte 0x{wrong}: {error.reason}); save it as UTF-8.") from error
+
+
+def _csv(path: Path) -> Table:
+    csv.field_size_limit(2**31 - 1)
+    first = next(iter(_lines(path)))
+    separator = max("\t,;" if path.suffix.lower() == ".tsv" else ",;\t", key=first.count)
+    reader = csv.reader(_lines(path), delimiter=separator, strict=True)
+    rows: list[list[str]] = []
+    try:
+        names = next(reader)
+        for row in reader:
+            if not row:
+                continue  # a blank line
+            if len(row) != len(names):
+                raise DataError(
+                    f"{path}, row {len(rows) + 1} (line {reader.line_num}) has {len(row)} fields, but the header has "
+                    f"{len(names)}: {', '.join(names)}. Put quotes around a text that contains {separator!r}."
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(
+            f'{path}, line {reader.line_num} is not CSV ({error}); check the quotes of that row and write " inside a '
+            f'quoted text as "".'
+        ) from error
+    return Table({name: [row[place] for row in rows] for place, name in enumerate(names)}, str(path))
+
+
+def _json(path: Path) -> Table:
+    lines = [(number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
+    if lines and lines[0][1].lstrip().startswith("["):
+        try:
+            records = [
+                (f"row {n}", record) for n, record in enumerate(json.loads("".join(line for _, line in lines)), 1)
+            ]
+        except ValueError as error:
+            raise DataError(
+                f"{path} begins as a JSON list but is none ({error}); write one object per line."
+            ) from error
+    else:
+        records = [(f"line {number}", _parsed(path, number, line)) for number, line in lines]
+    names: dict[str, None] = {}
+    for place, record in records:
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, {place} is {json.dumps(record)[:40]}, not an object; write one object per row.")
+        names.update(dict.fromkeys(record))
+    return Table({name: [record.get(name) for _, record in records] for name in names}, str(path))
+
+
+def _parsed(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path}, line {number} is not JSON ({error}); write one object per line.") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
