@@ -34,10 +34,20 @@ class Shape:
 
     @classmethod
     def from_config(cls, config: Any) -> Shape:
-        """The shape of a Hugging Face model, whatever its family calls the sizes."""
+        """The shape of a Hugging Face model, whatever its family calls the sizes.
+
+        Raises:
+            ValueError: the configuration has none of the names of a size.
+        """
 
         def first(*names: str) -> int:
-            return int(next(getattr(config, name) for name in names if hasattr(config, name)))
+            for name in names:
+                if hasattr(config, name):
+                    return int(getattr(config, name))
+            raise ValueError(
+                f"{type(config).__name__} has neither {' nor '.join(names)}, so its cost cannot be counted; "
+                f"build the shape by hand: Shape(layers, hidden, ffn, heads)."
+            )
 
         return cls(
             layers=first("num_hidden_layers", "n_layers"),
@@ -56,7 +66,7 @@ def layer_macs(
     tokens_out: Num[Tensor, "*sentences"],
     convention: Convention = "house",
 ) -> Float[Tensor, "*sentences"]:
-    """MACs of one layer for sentences with these tokens entering attention and feed-forward; float64, differentiable."""
+    """MACs of one layer for sentences with these tokens entering its two halves; float64, differentiable."""
     p, f = tokens_in.double(), tokens_out.double()
     d = shape.hidden
     softmax = shape.heads * p * p if convention == "top" else 0.0
@@ -162,6 +172,19 @@ def sparsity(
     """1 - mean over sentences of MACs left per MACs of the same sentence, unpadded and unpruned."""
     left = encoder_macs(shape, tokens_in, tokens_out, convention) / dense_macs(shape, lengths, convention)
     return (1 - left).mean()
+
+
+def max_sparsity(
+    shape: Shape, lengths: Shaped[Tensor, "sentences"], first_decision_layer: int, convention: Convention = "house"
+) -> float:
+    """Sparsity when everything but [CLS] goes right after the attention of `first_decision_layer` (0-based).
+
+    No decision from that layer on saves more, so a target above it cannot be met. A prune location of ToP
+    is the layer before which tokens go: location 2 is decision layer 1.
+    """
+    nothing = torch.zeros(1, dtype=torch.float64, device=lengths.device)
+    tokens_in, tokens_out = nominal_counts(nothing, lengths, [first_decision_layer], shape.layers)
+    return float(sparsity(shape, tokens_in, tokens_out, lengths, convention))
 
 
 def reference_macs_sparsity(ratios: Sequence[float], average_length: int, shape: Shape = BERT_BASE) -> float:

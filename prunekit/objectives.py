@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -47,7 +48,7 @@ def arp2_loss(
     if valid is not None:
         gain = gain * (valid[:, :, None] & valid[:, None, :])
     margin = scores[:, :, None] - scores[:, None, :]
-    return (gain * F.softplus(-margin) / torch.log(torch.tensor(2.0))).sum((1, 2))
+    return (gain * F.softplus(-margin) / math.log(2)).sum((1, 2))
 
 
 def rank_distillation_loss(
@@ -61,14 +62,14 @@ def rank_distillation_loss(
 
     `received` is the canonical score of one student layer, `teacher_rank` is 0 for the teacher's best token and -1
     for [CLS] and padding. Divided by K^2, K = min(topk, longest sentence without [CLS]), as ToP does.
-    The loss sees received / sentence length, the reference's unit: scores sum to about 1 per sentence.
-    `compat` lets padding take part as items of score and relevance 0, which pushes the real scores of short
+    The loss sees received / sentence length, so scores of a sentence sum to 1. `compat` divides by the padded length
+    instead, and lets padding take part as items of score and relevance 0, which pushes the real scores of short
     sentences up; by default such pairs do not count.  Source: ToP, Moonlit ToP/trainer/trainer.py:633-862.
     """
     ranked = teacher_rank >= 0
     count = ranked.sum(-1, keepdim=True)
     width = min(topk, int(count.max()))
-    unit = received.float() / (count + 1)
+    unit = received.float() / (received.shape[1] if compat else count + 1)
     # the teacher's K best of each sentence; sentences with fewer fill up with padding
     place = torch.where(ranked, teacher_rank, torch.iinfo(torch.int64).max).argsort(dim=-1, stable=True)[:, :width]
     valid = ranked.gather(1, place)

@@ -34,13 +34,18 @@ def sample_gates(
 ) -> Float[Tensor, "*gates"]:
     """One draw per gate, in [0, 1]; differentiable where it lies strictly between."""
     uniform = torch.empty_like(log_alpha).uniform_(form.eps, 1 - form.eps, generator=generator)
+    return gates_at(uniform, log_alpha, form)
+
+
+def gates_at(
+    uniform: Float[Tensor, "*gates"], log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DEFAULT
+) -> Float[Tensor, "*gates"]:
+    """The draw that belongs to a uniform number in (0, 1); rises with both."""
     concrete = torch.sigmoid((uniform.log() - (1 - uniform).log() + log_alpha) / form.beta)
     return (concrete * (form.zeta - form.gamma) + form.gamma).clamp(0, 1)
 
 
-def open_probability(
-    log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DEFAULT
-) -> Float[Tensor, "*gates"]:
+def open_probability(log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DEFAULT) -> Float[Tensor, "*gates"]:
     """P(gate > 0); sigmoid(log_alpha + 1.598597) for the default form."""
     zero_below = form.beta * math.log(-form.gamma / form.zeta)
     return 1 - torch.sigmoid(zero_below - log_alpha).clamp(form.eps, 1 - form.eps)
