@@ -16,6 +16,7 @@ import hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -113,6 +114,8 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
     """
     prepare()
     folder = str(config_dir or conf_dir())
+    running = GlobalHydra.instance().hydra  # a job of Hydra's own may be asking
+    GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=folder, job_name="train"):
             composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
@@ -124,10 +127,15 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
         if explained is None:
             raise
         raise explained from error
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def resolve(config: Any) -> dict[str, Any]:
-    """An OmegaConf mapping as a plain dict without Hydra's own part, every interpolation replaced; raises ConfigError for one that fails."""
+    """An OmegaConf mapping as a plain dict without Hydra's own part, every interpolation replaced.
+
+    Raises ConfigError for an interpolation that fails and for a value that is still to be given.
+    """
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)

@@ -27,6 +27,9 @@ def train(cfg):
         return 3
     if cfg["seed"] == 4:
         raise ConfigError("budget=99x cannot be met.\\nAllowed: 1x..5.2x.\\nAsk for less.")
+    if cfg["seed"] == 5:
+        from prunekit.config import compose
+        print("the teacher would be", compose(["method=dense"])[0]["method"]["name"])
     if cfg["seed"] == 9:
         raise KeyboardInterrupt
     if cfg["seed"] == 13:
@@ -202,6 +205,12 @@ def test_an_interruption_stops_the_sweep(tmp_path: Path):
     answer = shell("-m", "seed=9,1", folder=tmp_path)
     assert answer.returncode == 130
     assert "trained" not in answer.stdout
+
+
+def test_a_job_may_compose_another_configuration(tmp_path: Path):
+    answer = shell("-m", "seed=5,6", folder=tmp_path)
+    told = [line for line in answer.stdout.splitlines() if "HYDRA" not in line]
+    assert (answer.returncode, told) == (0, ["the teacher would be dense", "trained top 5", "trained top 6"])
 
 
 def test_a_file_of_sweeps_is_a_grid(tmp_path: Path):
