@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -12,13 +14,22 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.loggers import Logger
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from prunekit import pretrained
-from prunekit.checkpoint import FeasibleCheckpoint, LastCheckpoint, RngState, resumable
+from prunekit.checkpoint import (
+    FeasibleCheckpoint,
+    LastCheckpoint,
+    RngState,
+    StopAfter,
+    discard_resume_points,
+    resumable,
+)
 from prunekit.config import ConfigError, compose, config_hash, parse_budget
 from prunekit.cost import Shape
+from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Measured, check_executions_agree, evaluate
@@ -32,22 +43,30 @@ from prunekit.teacher import TeacherOutputs, teacher_outputs
 from prunekit.tokens.budget import InfeasibleBudget, check_feasible
 from prunekit.tokens.encoder import install
 from prunekit.tokens.state import Execution
-from prunekit.tracking import tracking
+from prunekit.tracking import log_result, tracking
 
 
-def precision_of(cfg: dict[str, Any]) -> str:
+def quieten() -> None:
+    """Holds back what libraries say about themselves: a run's output is its own."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*is smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def precision_of(asked: str | int) -> str:
     """Lightning's name for `trainer.precision`; "auto" is bf16 autocast where the hardware multiplies bf16."""
-    asked = cfg["trainer"]["precision"]
-    if asked == "auto":
-        if torch.cuda.is_available():
-            asked = "bf16" if torch.cuda.is_bf16_supported() else "32"
-        else:
-            asked = "bf16" if torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_bf16() else "32"
-    return {"32": "32-true", "bf16": "bf16-mixed"}[asked]
-
-
-def _has_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    choice = str(asked)
+    if choice == "auto":
+        on_gpu = torch.cuda.is_available()
+        choice = "bf16" if (torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()) else "32"
+    return {"32": "32-true", "bf16": "bf16-mixed"}[choice]
 
 
 def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:
@@ -97,7 +116,7 @@ class Pipeline:
 
     def execute(self) -> dict[str, Any]:
         """Runs all stages."""
-        transformers_logging.set_verbosity_error()
+        quieten()
         trainer = self.cfg["trainer"]
         if trainer["threads"]:
             torch.set_num_threads(trainer["threads"])
@@ -107,8 +126,12 @@ class Pipeline:
         self._check_budget(setting)
         teacher = self._teacher(data)
         module = self._method(setting, teacher, data)
-        self._fit(module, data)
-        return self._measure(module, data, teacher)
+        with tracking(self.cfg, self.folder) as loggers:
+            self._fit(module, data, loggers)
+            result = self._measure(module, data, teacher)
+            log_result(loggers, result)
+        discard_resume_points(self.folder.checkpoints)
+        return result
 
     # -- stages ----------------------------------------------------------------------------------------
 
@@ -152,6 +175,7 @@ class Pipeline:
                 warmup_fraction=trainer["warmup_fraction"],
                 clip=trainer["clip"],
                 freeze_embeddings=trainer["freeze_embeddings"],
+                max_steps=trainer["max_steps"],
             ),
             lengths={name: data.split(name).lengths for name in ("train", "validation", "test")},
             budget=parse_budget(self.cfg["budget"]),
@@ -207,35 +231,38 @@ class Pipeline:
         install(model, kind.build_pruner(setting.shape, **options), "pack")
         return kind(model, setting, **options)
 
-    def _fit(self, module: TokenPruningMethod, data: TokenPruningDataModule) -> None:
+    def _fit(self, module: TokenPruningMethod, data: TokenPruningDataModule, loggers: list[Logger]) -> None:
         """Trains, or goes on where a killed run stopped; leaves the chosen checkpoint's weights in the module."""
-        cfg, trainer = self.cfg["trainer"], None
-        checkpoints = self.folder.path / "checkpoints"
+        cfg, checkpoints = self.cfg["trainer"], self.folder.checkpoints
         best = FeasibleCheckpoint(checkpoints)
-        last = LastCheckpoint(checkpoints, seconds=cfg["checkpoint_seconds"])
+        trainer = L.Trainer(
+            max_epochs=cfg["epochs"],
+            accelerator=cfg["accelerator"],
+            devices=cfg["devices"],
+            precision=precision_of(cfg["precision"]),
+            logger=loggers,
+            callbacks=[
+                best,
+                LastCheckpoint(checkpoints, seconds=cfg["checkpoint_seconds"]),
+                RngState(),
+                StopAfter(cfg["max_steps"]),
+                Progress(module.asked),
+            ],
+            val_check_interval=1.0 / cfg["evals_per_epoch"],
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         start = time.time()
-        with tracking(self.cfg, self.folder) as loggers:
-            trainer = L.Trainer(
-                max_epochs=cfg["epochs"],
-                max_steps=cfg["max_steps"] or -1,
-                accelerator=cfg["accelerator"],
-                devices=cfg["devices"],
-                precision=precision_of(self.cfg),
-                logger=loggers,
-                callbacks=[best, last, RngState(), Progress(parse_budget(self.cfg["budget"]))],
-                check_val_every_n_epoch=1,
-                val_check_interval=1.0 / cfg["evals_per_epoch"],
-                num_sanity_val_steps=0,
-                log_every_n_steps=10,
-                use_distributed_sampler=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            trainer.fit(module, datamodule=data, ckpt_path=resumable(checkpoints))
+        module.train()  # transformers loads models in evaluation mode, without dropout
+        trainer.fit(module, datamodule=data, ckpt_path=resumable(checkpoints))
         self.seconds["fit"] = time.time() - start
         chosen = best.best_model_path or best.closest_model_path
-        if chosen:
-            module.load_state_dict(torch.load(chosen, weights_only=True, map_location="cpu")["state_dict"])
+        if not chosen:
+            raise RuntimeError(f"{checkpoints} holds no checkpoint after training: no evaluation took place.")
+        module.load_state_dict(torch.load(chosen, weights_only=True, map_location="cpu")["state_dict"])
 
     # -- what came of it -------------------------------------------------------------------------------
 
@@ -294,7 +321,7 @@ class Pipeline:
             },
             "score": {
                 "metric": self.spec.score,
-                "split": data.test_split,
+                "split": _test_split(data),
                 "rows": test.rows,
                 "dense": dense[self.spec.score],
                 "pruned": test.metrics[self.spec.score],
@@ -302,7 +329,7 @@ class Pipeline:
                 "pruned_all": test.metrics,
                 "validation": validation.metrics[self.spec.score],
             },
-            "flops": {**test.cost, "padded_to": self.spec.padded_length, "split": data.test_split},
+            "flops": {**test.cost, "padded_to": self.spec.padded_length, "split": _test_split(data)},
             "tokens_per_layer": test.tokens_per_layer,
             "mean_length": float(data.split("test").lengths.float().mean()),
             "speed": [],
@@ -314,9 +341,16 @@ class Pipeline:
         """Interleaved medians at each batch size, on test sentences in a seeded order."""
         bench = self.cfg["bench"]
         stock = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        # shuffled, as requests come: sorted by length, padding would cost the padded model nothing
+        test = data.split("test")
+        order = torch.randperm(len(test), generator=generator_of("bench"))
         rows = []
         for size in bench["batch_sizes"]:
-            batches = data.sample("test", batch_size=size, rows=bench["examples"], seed=self.cfg["seed"])
+            batches = [test.batch(some) for some in order[: bench["examples"]].split(size)]
             shown = iter(track(range(bench["rounds"] + 1), f"speed at batch {size}", bench["rounds"] + 1))
             rows.append(compare_speed(model, stock, batches, bench["rounds"], tick=lambda it=shown: next(it, None)))
         return rows
+
+
+def _test_split(data: TokenPruningDataModule) -> str:
+    return "test" if data.has_test else "validation"

@@ -144,7 +144,7 @@ def test_counts_follow_every_option(options):
 def test_a_shift_moves_from_everything_gone_to_nothing_pruned():
     policy = scattered(bins=10)
     lengths = torch.tensor([21])
-    totals = [float(policy.counts(lengths, 4, shift)[1].sum()) for shift in (-20.0, -2.0, 0.0, 2.0, 20.0)]
+    totals = [float(policy.counts(lengths, 4, torch.full((2,), shift))[1].sum()) for shift in (-20.0, -2.0, 0.0, 2.0, 20.0)]
     assert totals == sorted(totals)
     assert totals[0] == 21 + 1 + 1 + 1  # layer 0 is dense, then [CLS] alone
     assert totals[-1] == 4 * 21
@@ -160,7 +160,7 @@ def test_the_shift_that_meets_a_target_is_found_within_one_bin():
     for target in (1.2, 1.7, 2.4):
         policy.meet(reduction, target)
         reached = float(4 * 128 / policy.counts(lengths, 4)[1].sum())
-        assert reached == pytest.approx(target, rel=0.02)
+        assert reached == pytest.approx(target, rel=0.01)
 
 
 def test_meeting_a_target_switches_layers_on_when_none_is():

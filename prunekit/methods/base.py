@@ -35,11 +35,13 @@ class Training:
     warmup_fraction: float = 0.0
     clip: float = 1.0
     freeze_embeddings: bool = True
+    max_steps: int | None = None
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the run."""
-        return self.epochs * self.steps_per_epoch
+        whole = self.epochs * self.steps_per_epoch
+        return whole if self.max_steps is None else min(whole, self.max_steps)
 
     def rate(self, step: int) -> float:
         """Factor of the learning rate: rises linearly during warm-up, then falls linearly to 0."""

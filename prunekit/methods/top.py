@@ -76,7 +76,7 @@ class Options:
 class ToP(TokenPruningMethod):
     """Trains gates, multipliers and weights together ("soft"), then the weights alone under fixed gates ("hard").
 
-    The hard stage is the reference's optional final fine-tuning. Before it the gates are shifted by one constant
+    The hard stage is the reference's optional final fine-tuning. Before it the gates are shifted
     so that their hard decisions meet the target; `hard_epochs=0` leaves it out, as the published recipes do.
     """
 
@@ -121,7 +121,7 @@ class ToP(TokenPruningMethod):
         """From nothing pruned to everything but [CLS] gone at the first location."""
         policy = cls.build_pruner(setting.shape, **options | {"init_coarse": LOGA_BOUND}).policy
         assert isinstance(policy, RankGate)
-        return 1.0, _reduction(policy, setting, -EVERYTHING)
+        return 1.0, _reduction(policy, setting, torch.full_like(policy.shift, -EVERYTHING))
 
     @property
     def target(self) -> float:
@@ -143,8 +143,9 @@ class ToP(TokenPruningMethod):
         if self.hard and self.global_step == self.soft_steps:
             self.policy.meet(lambda shift: _reduction(self.policy, self.setting, shift), self.asked)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Holds the gates within their bound, as the reference does."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Holds the gates within their bound after each step, as the reference does."""
+        super().optimizer_step(*args, **kwargs)
         self.policy.clamp(self.options.loga_clamp)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -238,7 +239,7 @@ class ToP(TokenPruningMethod):
         return 1 - 1 / reduction >= self.target - 0.01
 
 
-def _reduction(policy: RankGate, setting: Setting, shift: float) -> float:
+def _reduction(policy: RankGate, setting: Setting, shift: Tensor) -> float:
     """FLOPs reduction of the hard gates under a shift, on the validation sentences; exact."""
     lengths = setting.lengths["validation"]
     tokens_in, tokens_out = policy.counts(lengths, setting.shape.layers, shift)

@@ -34,8 +34,8 @@ EVERYTHING = 20.0
 class RankGate(KeepPolicy):
     """Ranks the alive tokens, sorts them into `bins` by relative rank, keeps the bins whose gate is open.
 
-    `token_loga` [locations, bins] and `pruner_loga` [locations] are the gates' log odds. `shift` is a constant
-    added to the former before the hard decision: with it the gates meet a budget.
+    `token_loga` [locations, bins] and `pruner_loga` [locations] are the gates' log odds. `shift` [locations] is added
+    to the former before the hard decision: with it the gates meet a budget.
     Protected tokens are not ranked. One draw per layer and step is shared by the batch.
     `monotone` closes every bin behind a closed one; `min_tokens` best tokens stay in any case.
     """
@@ -63,7 +63,7 @@ class RankGate(KeepPolicy):
         self.compat = compat
         self.token_loga = nn.Parameter(torch.full((len(layers), bins), init_fine))
         self.pruner_loga = nn.Parameter(torch.full((len(layers),), init_coarse))
-        self.register_buffer("shift", torch.zeros(()))
+        self.register_buffer("shift", torch.zeros(len(layers)))
 
     def arguments(self) -> dict[str, Any]:
         """What makes the same policy; gates themselves are tensors of the checkpoint."""
@@ -75,10 +75,12 @@ class RankGate(KeepPolicy):
             "compat": self.compat,
         }
 
-    def hard_gates(self, shift: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Binary gates of all bins [locations, bins] and layers [locations], as evaluation uses them."""
+    def hard_gates(
+        self, shift: Float[Tensor, "locations"] | None = None
+    ) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
+        """Binary gates of all bins and layers, as evaluation uses them."""
         by = self.shift if shift is None else shift
-        fine = deterministic_fine(self.token_loga.detach() + by)
+        fine = deterministic_fine(self.token_loga.detach() + by[:, None])
         if self.monotone:
             fine = fine.cummin(-1).values
         return fine, deterministic_coarse(self.pruner_loga.detach())
@@ -118,7 +120,7 @@ class RankGate(KeepPolicy):
         return keep_from_gates(self._bin_values(fine, scores, state), coarse, self._eligible(state))
 
     def counts(
-        self, lengths: Int[Tensor, "sentences"], layers: int, shift: float | None = None
+        self, lengths: Int[Tensor, "sentences"], layers: int, shift: Float[Tensor, "locations"] | None = None
     ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
         """Tokens entering attention and feed-forward of each of `layers` layers, for sentences of these lengths.
 
@@ -143,15 +145,34 @@ class RankGate(KeepPolicy):
         return (kept * (rank < ranked[:, None])).sum(-1).long()
 
     @torch.no_grad()
-    def meet(self, measure: Callable[[float], float], target: float) -> None:
+    def meet(self, measure: Callable[[Float[Tensor, "locations"]], float], target: float) -> None:
         """Sets `shift` so that `measure`, a FLOPs reduction as a function of the shift, is nearest to `target`.
 
-        If no layer's switch is on, all are switched on first: what the bins learned then decides alone.
+        One constant for all locations comes near; then each location in turn moves by at most 1, because a bin of a
+        late layer weighs less than one of an early layer. If no layer's switch is on, all are switched on first.
         """
         if not deterministic_coarse(self.pruner_loga).any():
             self.pruner_loga.fill_(LOGA_BOUND)
-        found = bisect(lambda knob: measure(-knob), target, low=-EVERYTHING, high=EVERYTHING, tolerance=1e-4)
+        found = bisect(
+            lambda knob: measure(torch.full_like(self.shift, -knob)),
+            target,
+            low=-EVERYTHING,
+            high=EVERYTHING,
+            tolerance=0.0,
+        )
         self.shift.fill_(-found.knob)
+        gap = abs(target / found.reached - 1)
+        for row in range(len(self.shift)):
+
+            def moved(knob: float, row: int = row) -> Tensor:
+                shift = self.shift.clone()
+                shift[row] -= knob
+                return shift
+
+            finer = bisect(lambda knob, moved=moved: measure(moved(knob)), target, low=-1.0, high=1.0, tolerance=0.0)
+            if abs(target / finer.reached - 1) < gap:
+                gap = abs(target / finer.reached - 1)
+                self.shift.copy_(moved(finer.knob))
 
     @torch.no_grad()
     def clamp(self, bound: float = LOGA_BOUND) -> None:
