@@ -23,7 +23,7 @@ from prunekit.config import (
     parse_budget,
     validate,
 )
-from prunekit.schema import check_of, read_keys
+from prunekit.schema import check_of, read_keys, shown
 
 FILES = sorted(file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml"))
 OPTIONS = [file for file in FILES if file.parent != Path()]
@@ -141,8 +141,8 @@ def test_sst2_is_the_one_run_whose_learning_rates_are_published():
         ("method.bins=12.5", "method.bins=12.5 is not a whole number", "int 1..1000", "50"),
         ("method.bins=true", "method.bins=true is not a whole number", "int 1..1000", "50"),
         ("method.bins=null", "method.bins=null is not a whole number", "int 1..1000", "50"),
-        ("trainer.lr=fast", "trainer.lr=fast is not a number", "float (0..1); peak", "5.0e-5"),
-        ("trainer.lr=0", "trainer.lr=0 is out of range", "float (0..1)", "5.0e-5"),
+        ("method.beta=hot", "method.beta=hot is not a number", "float (0..10]; temperature", "0.6667"),
+        ("method.beta=0", "method.beta=0 is out of range", "float (0..10]", "0.6667"),
         ("trainer.clip=inf", "trainer.clip=inf is not a number", "float 0..", "1.0"),
         ("bench.enabled=1", "bench.enabled=1 is not true or false", "bool", "true"),
         ("bench.batch_sizes=32", "bench.batch_sizes=32 is not a list", "list of int 1..4096", "[1, 32]"),
@@ -161,7 +161,7 @@ def test_sst2_is_the_one_run_whose_learning_rates_are_published():
         ("+method.binz=3", "method.binz=3: there is no key method.binz", "bins", "Did you mean method.bins?"),
         ("+extra.deep=3", "there is no key extra", "budget, budget_tolerance", "--cfg job"),
         ("bins=3", "bins=3: there is no key bins", "budget", "Did you mean method.bins?"),
-        ("lr=3", "lr=3: there is no key lr", "budget", "teacher.lr or trainer.lr?"),
+        ("epochs=3", "epochs=3: there is no key epochs", "budget", "teacher.epochs or trainer.epochs?"),
         ("metod=top", "metod=top: there is no key metod", "method", "Did you mean method?"),
         ("method=topp", "method=topp does not exist", "dense, top", "Did you mean method=top?"),
         ("experiment=best", "experiment=best does not exist", "top_cola", "add experiment/best.yaml"),
@@ -329,11 +329,19 @@ COMPOSED = compose([])
 
 
 def test_an_experiment_and_the_same_values_typed_by_hand_are_one_run():
-    typed = ["budget=null", "backbone=bert_base", "task=rte", "task.max_length=256", "method.target_sparsity=0.59",
-             "method.bins=100", "method.warmup_epochs=50", "method.hard_epochs=0", "method.reg_lr=0.02",
-             "method.prune_location=[2,3,4,5,6,7,8,9,10,11]", "method.rank_alpha=0.001", "trainer.epochs=80",
-             "trainer.lr=3e-5", "teacher.epochs=10", "teacher.lr=2e-5"]  # fmt: skip
+    content = yaml.safe_load((conf_dir() / "experiment" / "top_rte.yaml").read_text())
+    typed = [item.removeprefix("override /") for entry in content.pop("defaults") for item in assignments(entry)]
+    typed += assignments(content)
+    assert {"method=top", "task=rte", "method.bins=100", "budget=null", "trainer.epochs=80"} < set(typed)
     assert config_hash(checked(*typed)) == config_hash(checked("experiment=top_rte"))
+
+
+def assignments(content: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name, value in content.items():
+        deep = isinstance(value, dict)
+        found += assignments(value, f"{prefix}{name}.") if deep else [f"{prefix}{name}={shown(value)}"]
+    return found
 
 
 # -- plug-ins ----------------------------------------------------------------------------------------
