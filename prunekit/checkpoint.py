@@ -114,7 +114,7 @@ class LastCheckpoint(Checkpoint):
     step's metrics have been written. At the start of a fit the loggers forget the steps that are run again.
     """
 
-    def __init__(self, folder: str | Path, *, seconds: float = 60.0) -> None:
+    def __init__(self, folder: str | Path, *, seconds: float | int = 60.0) -> None:
         self.folder = Path(folder)
         self.seconds = seconds
         self._taken = 0.0
@@ -134,7 +134,7 @@ class LastCheckpoint(Checkpoint):
         if is_overridden("on_train_batch_end", pl_module):
             raise TypeError(
                 f"{type(pl_module).__name__}.on_train_batch_end runs after the step's checkpoint is taken, so a "
-                f"resumed run would miss it; do it in optimizer_step, after super().optimizer_step(...), or at the next step's start."
+                f"resumed run would miss it; do it in optimizer_step, after super().optimizer_step(...)."
             )
         if trainer.max_steps != -1:
             raise ValueError(
@@ -179,7 +179,7 @@ class LastCheckpoint(Checkpoint):
         self._take(trainer)
 
     def _take(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self._staged)
+        trainer.save_checkpoint(self._staged, weights_only=False)
         self._taken = time.monotonic()
 
     def _commit(self, trainer: L.Trainer) -> None:

@@ -67,14 +67,14 @@ def fitted(parts: Sequence[str], width: int) -> str:
     return line
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: float | int) -> str:
     """Minutes and seconds as 03:40, from an hour on as 1:03:40."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
-def rate(count: float, seconds: float) -> str:
+def rate(count: float | int, seconds: float | int) -> str:
     """Iterations per second, or seconds per iteration where those are more than one."""
     if count <= 0 or seconds <= 0:
         return "- it/s"
@@ -116,7 +116,7 @@ class Progress(Callback):
     the FLOPs that is gone), val/flops_vs_unpadded.
     """
 
-    def __init__(self, budget: float | None = None) -> None:
+    def __init__(self, budget: float | int | None = None) -> None:
         self.budget = budget
         self._line: StatusLine | None = None
         self._began = 0.0
@@ -228,7 +228,7 @@ def _epoch(trainer: L.Trainer) -> str:
     return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
 
 
-def _budget(now: float, asked: float | None) -> str:
+def _budget(now: float, asked: float | int | None) -> str:
     return f"budget {now:.2f}x" if asked is None else f"budget {now:.2f}x -> {asked:.2f}x"
 
 

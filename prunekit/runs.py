@@ -161,7 +161,7 @@ class RunFolder:
     # -- one process at a time -------------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, timeout: float | None = None) -> Iterator[None]:
+    def lock(self, timeout: float | int | None = None) -> Iterator[None]:
         """Holds the run for this process; another one waits, at most `timeout` seconds (None: as long as it takes).
 
         Raises:

@@ -1,0 +1,264 @@
+"""A result as one table and a few one-line verdicts, for the terminal and for a README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Result = Mapping[str, Any]
+
+NOISE = 0.02  # a measured ratio this near to 1 says nothing, even on a quiet machine
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table, already worded; `tone` is good, bad or plain."""
+
+    what: str
+    dense: str
+    pruned: str
+    gain: str
+    tone: str = "plain"
+
+
+# -- numbers into words ------------------------------------------------------------------------------
+
+
+def shown_score(value: float | int) -> str:
+    """Scores as the literature writes them: in hundredths, two decimals."""
+    return f"{100 * value:.2f}"
+
+
+def points(change: float | int) -> str:
+    """A change of a score in points (hundredths) with its sign."""
+    shown = f"{100 * change:+.2f}"
+    return "0.00 points" if float(shown) == 0 else f"{shown} points"
+
+
+def significant(value: float | int, digits: int = 3) -> str:
+    """At least `digits` significant digits, and never fewer than the whole part has: 1234, 12.3, 0.0123."""
+    if value == 0:
+        return "0"
+    decimals = 0
+    while abs(value) * 10**decimals < 10 ** (digits - 1) and decimals < 8:
+        decimals += 1
+    return f"{value:.{decimals}f}"
+
+
+def noise(row: Mapping[str, Any]) -> float:
+    """How far a ratio of this measurement may be from 1 without meaning anything: by its A/A control, at least 2 %."""
+    control = float(row.get("control", 1.0))
+    return max(NOISE, abs(control - 1), abs(1 / control - 1))
+
+
+def speed_verdict(ratio: float | int, margin: float | int) -> tuple[str, str]:
+    """The words and the tone for a measured ratio dense / pruned."""
+    if ratio >= 1 + margin:
+        return f"{ratio:.2f}x faster", "good"
+    if ratio <= 1 / (1 + margin):
+        return f"{ratio:.2f}x: dense is faster here", "bad"
+    return f"{ratio:.2f}x: no difference", "plain"
+
+
+# -- the table ---------------------------------------------------------------------------------------
+
+
+def is_dense(result: Result) -> bool:
+    """Whether nothing was pruned, so that there is nothing to compare."""
+    return str(result["method"]) == "dense"
+
+
+def title(result: Result) -> str:
+    """What was run."""
+    return f"{result['method']} on {result['task']}, {result['backbone']}, seed {result['seed']}"
+
+
+def rows(result: Result) -> list[list[Row]]:
+    """The lines of the table in sections: quality, cost, speed."""
+    return [section for section in (_quality(result), _cost(result), _speed(result)) if section]
+
+
+def _quality(result: Result) -> list[Row]:
+    score = result["score"]
+    every = {score["metric"]: (score["dense"], score["pruned"])}
+    for name, value in score.get("pruned_all", {}).items():
+        every.setdefault(name, (score.get("dense_all", {}).get(name), value))
+    found = []
+    for name, (dense, pruned) in every.items():
+        known = dense is not None
+        change = pruned - dense if known else 0.0
+        tone = "plain" if not known or abs(change) < 0.01 else "good" if change > 0 else "bad"
+        found.append(
+            Row(
+                f"{name.replace('_', ' ')}, {score['rows']} {score['split']} texts",
+                shown_score(dense) if known else "-",
+                shown_score(pruned),
+                points(change) if known else "-",
+                tone,
+            )
+        )
+    return found
+
+
+def _cost(result: Result) -> list[Row]:
+    flops = result["flops"]
+    pruned = significant(flops["pruned_g"])
+    unpadded = Row(
+        "GFLOPs per text, unpadded",
+        significant(flops["dense_unpadded_g"]),
+        pruned,
+        f"{flops['flops_vs_unpadded']:.2f}x fewer",
+        "good" if flops["flops_vs_unpadded"] > 1.005 else "plain",
+    )
+    padded = Row(
+        f"GFLOPs per text, padded to {flops['padded_to']}",
+        significant(flops["dense_padded_g"]),
+        pruned,
+        f"{flops['flops_vs_padded']:.2f}x fewer",
+    )
+    layers = result["tokens_per_layer"]
+    tokens = Row(
+        "tokens per text, mean of layers",
+        significant(result["mean_length"]),
+        significant(sum(layers) / len(layers)),
+        " ".join(f"{count:.0f}" for count in layers) + " by layer",
+    )
+    return [unpadded, padded, tokens]
+
+
+def _speed(result: Result) -> list[Row]:
+    found = []
+    for row in result["speed"]:
+        for layout in ("packed", "padded"):
+            words, tone = speed_verdict(row[f"speedup_vs_{layout}"], noise(row))
+            found.append(
+                Row(
+                    f"ms per batch of {row['batch_size']}, {layout}",
+                    significant(row[f"dense_{layout}_ms"]),
+                    significant(row["pruned_packed_ms"]),
+                    words,
+                    tone,
+                )
+            )
+    return found
+
+
+# -- the verdicts ------------------------------------------------------------------------------------
+
+
+def verdicts(result: Result) -> list[tuple[str, str, str]]:
+    """Label, sentence and tone of each line below the table."""
+    lines = [_budget_verdict(result)]
+    if not is_dense(result):
+        lines += [_speed_line(row, result["flops"]) for row in result["speed"]]
+    if cut := _truncated(result.get("truncated", {})):
+        lines.append(("cut texts", cut, "plain"))
+    return [line for line in lines if line[1]]
+
+
+def _budget_verdict(result: Result) -> tuple[str, str, str]:
+    budget = result["budget"]
+    asked, reached = budget["asked"], budget.get("reached")
+    if is_dense(result) or reached is None:
+        return "budget", "", "plain"
+    if asked is None:
+        return "budget", f"{reached:.2f}x fewer FLOPs on {budget['split']}; none was asked for", "plain"
+    found = f"{asked:.2f}x asked, {reached:.2f}x on {budget['split']}"
+    tolerance = f"{100 * budget['tolerance']:g} %"
+    if budget["met"]:
+        return "budget", f"{found}: met within {tolerance}", "good"
+    return "budget", f"{found}: MISSED, {100 * (asked / reached - 1):+.1f} % FLOPs, {tolerance} allowed", "bad"
+
+
+def _speed_line(row: Mapping[str, Any], flops: Mapping[str, Any]) -> tuple[str, str, str]:
+    """How much of the nominal reduction the clock shows, packed against packed."""
+    measured, nominal, margin = row["speedup_vs_packed"], flops["flops_vs_unpadded"], noise(row)
+    sentence = f"{measured:.2f}x where the FLOPs say {nominal:.2f}x: "
+    tone = speed_verdict(measured, margin)[1]
+    sentence += "dense is faster here" if tone == "bad" else f"{100 * measured / nominal:.0f} % of it is realised"
+    if margin > 0.05:
+        sentence += f" (noise ±{100 * margin:.0f} %)"
+    return f"batch {row['batch_size']}", sentence, "bad" if tone == "bad" else "plain"
+
+
+def _truncated(truncated: Mapping[str, Any]) -> str:
+    """How many texts of each split were longer than the model may see."""
+    found = []
+    for split, entry in truncated.items():
+        cut = entry.get("rows", 0) if isinstance(entry, Mapping) else entry
+        if cut:
+            found.append(f"{split} {cut}")
+    return ", ".join(found)
+
+
+# -- output ------------------------------------------------------------------------------------------
+
+_STYLES = {"good": "green", "bad": "bold red", "plain": ""}
+
+
+def table(result: Result) -> Table:
+    """The table; no cell is cut, whatever the width."""
+    found = Table(box=HORIZONTALS, pad_edge=False, header_style="bold")
+    found.add_column("", no_wrap=True)
+    found.add_column("dense", justify="right", no_wrap=True)
+    if not is_dense(result):
+        found.add_column(str(result["method"]), justify="right", no_wrap=True)
+        found.add_column(f"{result['method']} against dense", overflow="fold")
+    sections = rows(result)
+    for section in sections:
+        for row in section:
+            cells = [Text(row.what), Text(row.dense)]
+            if not is_dense(result):
+                cells += [Text(row.pruned), Text(row.gain, style=_STYLES[row.tone])]
+            found.add_row(*cells)
+        if section is not sections[-1]:
+            found.add_section()
+    return found
+
+
+def print_result(
+    result: Result, path: Path | str | None = None, *, stored: bool = False, console: Console | None = None
+) -> None:
+    """Prints title, table and verdicts; `stored` says that nothing was run, `path` is the run's folder."""
+    console = console or Console(highlight=False)
+    console.print()
+    console.print(Text(f" {title(result)}", style="bold"))
+    console.print(table(result))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, sentence, tone in verdicts(result):
+        grid.add_row(f" {label}", Text(sentence, style=_STYLES[tone]))
+    console.print(grid)
+    if path is not None:
+        state = "stored result, nothing was run (force=true runs it again)" if stored else _seconds(result)
+        console.print(Text(f"\n {state}\n {path}", style="dim"), soft_wrap=True)
+
+
+def _seconds(result: Result) -> str:
+    spent = [
+        f"{name} {seconds:.0f} s" for name, seconds in result.get("seconds", {}).items() if isinstance(seconds, int | float)
+    ]
+    return ", ".join(spent) or "done"
+
+
+def markdown(result: Result) -> str:
+    """The same table and verdicts in Markdown, ending in a line break."""
+    method = result["method"]
+    if is_dense(result):
+        lines = ["| | dense |", "|---|---:|"]
+        lines += [f"| {row.what} | {row.dense} |" for section in rows(result) for row in section]
+    else:
+        lines = [f"| | dense | {method} | {method} against dense |", "|---|---:|---:|---|"]
+        lines += [
+            f"| {row.what} | {row.dense} | {row.pruned} | {row.gain} |" for section in rows(result) for row in section
+        ]
+    lines += ["", *(f"- {label}: {sentence}" for label, sentence, _ in verdicts(result))]
+    return f"**{title(result)}**\n\n" + "\n".join(lines) + "\n"
