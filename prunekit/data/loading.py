@@ -24,7 +24,7 @@ def generator_of(*key: object) -> torch.Generator:
 
 def bucketed_batches(
     lengths: Int[Tensor, "rows"], batch_size: int, generator: torch.Generator, pool: int | None = POOL
-) -> list[Int[Tensor, "batch"]]:
+) -> list[Int[Tensor, "_"]]:
     """Every row number once, in batches of similar length, in random order.
 
     Rows are shuffled, cut into pools of `pool` batches (None = one pool), sorted by length within a pool, and cut into
@@ -41,7 +41,7 @@ def bucketed_batches(
 
 def epoch_batches(
     lengths: Int[Tensor, "rows"], batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
-) -> list[Int[Tensor, "batch"]]:
+) -> list[Int[Tensor, "_"]]:
     """The batches of one process in one epoch.
 
     With `world` processes the list is filled up from its beginning, so that each process has as many; process `rank`
@@ -56,7 +56,7 @@ def epoch_batches(
 class _Batches(Dataset[dict[str, Tensor]]):
     """Item i is a whole batch, so that a worker process makes one at a time."""
 
-    def __init__(self, split: EncodedSplit, batches: Sequence[Int[Tensor, "batch"]]) -> None:
+    def __init__(self, split: EncodedSplit, batches: Sequence[Int[Tensor, "_"]]) -> None:
         self.split = split
         self.batches = batches
 
@@ -67,9 +67,7 @@ class _Batches(Dataset[dict[str, Tensor]]):
         return self.split.batch(self.batches[number])
 
 
-def fetch(
-    split: EncodedSplit, batches: Sequence[Int[Tensor, "batch"]], workers: int = 0
-) -> Iterator[dict[str, Tensor]]:
+def fetch(split: EncodedSplit, batches: Sequence[Int[Tensor, "_"]], workers: int = 0) -> Iterator[dict[str, Tensor]]:
     """The batches in this order, made here or ahead of time in workers; the global generators are not touched."""
     if workers == 0 or not batches:
         yield from (split.batch(rows) for rows in batches)

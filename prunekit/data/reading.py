@@ -13,6 +13,13 @@ from prunekit.data.spec import DataError, TaskSpec
 from prunekit.data.splitting import hash_split
 from prunekit.data.tables import Table, read_class_folders, read_split, read_table
 
+# what to do about a split that is asked for and has no file
+WITHOUT = {
+    "train": "Set task.train_split=<name of the file>",
+    "validation": "Set task.validation_splits=[] to take it from the training rows",
+    "test": "Set task.test_split=null to do without it, or to take it from the training rows",
+}
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -54,6 +61,9 @@ def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
 
         return synthetic_task(spec)
     tables = _tables(spec, source)
+    for table in tables.values():
+        for column in spec.columns:
+            table.column(column)
     names = label_names(spec, tables["train"])
     dropped: dict[str, int] = {}
     splits: dict[str, Rows] = {}
@@ -125,7 +135,7 @@ def _tables(spec: TaskSpec, source: TaskSource) -> dict[str, Table]:
             raise DataError(
                 f"{folder} has no split {asked[split]!r}; it holds {_contents(folder)}.\n"
                 f"A split is {asked[split]}-00000-of-00001.parquet, or {asked[split]}.parquet, .csv, .tsv, .jsonl.\n"
-                f"Set task.{split}_split{'s=[]' if split == 'validation' else '=null'} to do without it."
+                f"{WITHOUT[split]}."
             )
         found[split] = table
     return found
@@ -140,7 +150,6 @@ def _checked(spec: TaskSpec, table: Table, names: tuple[str, ...] | None) -> tup
     """The rows of a table, and how many were left out for want of text."""
     texts = table.column(spec.text)
     pairs = table.column(spec.text_pair) if spec.text_pair else None
-    raw = table.column(spec.label)
     kept: list[int] = []
     for row in range(len(table)):
         full = [_has_text(table, row, spec.text, texts[row])]
@@ -158,7 +167,6 @@ def _checked(spec: TaskSpec, table: Table, names: tuple[str, ...] | None) -> tup
         raise DataError(f"{table.path} has no rows left: {len(table)} read, {len(table)} without text. Give texts.")
     numbers = _class_numbers(spec, table, names, kept) if names is not None else _scores(spec, table, kept)
     second = None if pairs is None else [pairs[row] or "" for row in kept]
-    assert len(numbers) == len(kept) <= len(raw)
     return Rows([texts[row] or "" for row in kept], second, numbers), len(table) - len(kept)
 
 

@@ -204,7 +204,7 @@ def _unreachable(repo: str, kind: str, env: Mapping[str, str]) -> str:
     if env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return f"hub {repo} (HF_HUB_OFFLINE is set, and it is not in the local cache)"
     endpoint = env.get("HF_ENDPOINT") or "https://huggingface.co"
-    answer = [f"no answer in {PROBE_SECONDS:.0f} s"]
+    answer = [f"no answer in {PROBE_SECONDS:g} s"]
 
     def ask() -> None:
         try:
