@@ -170,7 +170,7 @@ class Pipeline:
             training=Training(
                 epochs=trainer["epochs"],
                 steps_per_epoch=len(data.train_dataloader()),
-                lr=trainer["lr"],
+                lr=trainer["lr"] or self.cfg["backbone"]["lr"],
                 weight_decay=trainer["weight_decay"],
                 warmup_fraction=trainer["warmup_fraction"],
                 clip=trainer["clip"],

@@ -12,8 +12,10 @@ from prunekit.tokens.scorers import AttentionReceived
 
 def test_every_candidate_sees_every_batch_once_per_round_in_abba_order():
     calls = []
-    candidates = {"a": lambda batch: calls.append(("a", batch)), "b": lambda batch: calls.append(("b", batch))}
-    spent = interleaved(candidates, [1, 2], rounds=1)
+    candidates = {
+        name: lambda batch, name=name: calls.append((name, int(batch["number"]))) for name in ("a", "b")
+    }
+    spent = interleaved(candidates, [{"number": torch.tensor(1)}, {"number": torch.tensor(2)}], rounds=1)
     warm_up, counted = calls[:4], calls[4:]
     assert warm_up == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
     assert counted == [("b", 1), ("a", 1), ("a", 2), ("b", 2)]

@@ -236,7 +236,15 @@ class ToP(TokenPruningMethod):
         """Within the budget; with the method's own knob, at least the target sparsity less 0.01."""
         if self.setting.budget is not None:
             return super().eligible(reduction)
-        return 1 - 1 / reduction >= self.target - 0.01
+        reached = 1 - 1 / reduction if self.options.sparsity_of == "measured" else self.nominal_sparsity()
+        return reached >= self.target - 0.01
+
+    def nominal_sparsity(self) -> float:
+        """The paper's sparsity of the hard gates on the validation sentences: every bin counts alike."""
+        fine, coarse = self.policy.hard_gates()
+        shape, lengths = self.setting.shape, self.setting.lengths["validation"].to(fine.device)
+        counts = nominal_counts(expected_keep(fine, coarse), lengths, list(self.policy.row), shape.layers)
+        return float(sparsity(shape, *counts, lengths, "top" if self.options.compat else "house"))
 
 
 def _reduction(policy: RankGate, setting: Setting, shift: Tensor) -> float:

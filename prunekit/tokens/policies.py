@@ -49,7 +49,7 @@ class KeepRatio(KeepPolicy):
     `ratios` maps a layer to its share in [0, 1]; K = max(1, floor(share * length + 1/2)).
     """
 
-    def __init__(self, ratios: Mapping[int, float]) -> None:
+    def __init__(self, ratios: Mapping[Any, float]) -> None:
         super().__init__()
         self.ratios = {int(layer): float(share) for layer, share in ratios.items()}
 
@@ -72,7 +72,7 @@ class Threshold(KeepPolicy):
     Ties stay. Source: LTP, arXiv:2107.00910, hard mode.
     """
 
-    def __init__(self, thresholds: Mapping[int, float]) -> None:
+    def __init__(self, thresholds: Mapping[Any, float]) -> None:
         super().__init__()
         self.thresholds = {int(layer): float(threshold) for layer, threshold in thresholds.items()}
 
