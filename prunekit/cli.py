@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from prunekit import __version__
-from prunekit.config import ConfigError, conf_dir, explain, prepare, resolve, validate
+from prunekit.config import ConfigError, conf_dir, explain, prepare, resolve, typed, validate
 
 DONE, CRASHED, MISSED, BAD_CONFIG, INTERRUPTED = 0, 1, 3, 4, 130
 FROM_BEST_TO_WORST = (DONE, MISSED, BAD_CONFIG, CRASHED)
@@ -109,7 +109,7 @@ def _attempt(config: Any) -> int:
         validate(cfg, choices, folders)
         from prunekit.run import train as run
 
-        return run(cfg)
+        return run(typed(cfg, choices, folders))
     except ConfigError as error:
         _report(error)
         return BAD_CONFIG

@@ -37,6 +37,7 @@ __all__ = [
     "prepare",
     "resolve",
     "sweeps_dir",
+    "typed",
     "validate",
 ]
 
@@ -119,9 +120,10 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=folder, job_name="train"):
             composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
-        choices = OmegaConf.to_container(composed.hydra.runtime.choices)
-        assert isinstance(choices, dict)
-        return resolve(composed), {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/")}
+        chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
+        assert isinstance(chosen, dict)
+        choices = {str(k): v for k, v in chosen.items() if not str(k).startswith("hydra/")}
+        return typed(resolve(composed), choices, [Path(folder), *plugin_dirs()]), choices
     except Exception as error:
         explained = explain(error, overrides)
         if explained is None:
@@ -217,6 +219,19 @@ def _unknown_key(path: str, given: str, keys: Mapping[str, Key]) -> ConfigError:
     allowed = f"{', '.join(beside)}{f' in {parent}' * bool(parent)}" if beside else f"{parent} is not a block"
     advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
     return ConfigError(f"{given}: there is no key {path}.\nAllowed: {allowed}.\n{advice}")
+
+
+def typed(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, Any]:
+    """The configuration with whole numbers as floats where their key takes a float: 1 and 1.0 name one run."""
+    keys = declared(choices, folders)
+
+    def convert(value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {name: convert(entry, f"{path}.{name}" if path else str(name)) for name, entry in value.items()}
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if whole and path in keys and keys[path].domain.startswith("float") else value
+
+    return convert(dict(cfg), "")
 
 
 # -- checking ----------------------------------------------------------------------------------------

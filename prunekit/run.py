@@ -6,6 +6,8 @@ import shlex
 import sys
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from prunekit.config import check_layers
 from prunekit.data.sources import backbone_shape, find_backbone, find_task
 from prunekit.data.spec import TaskSpec
@@ -26,6 +28,7 @@ def train(cfg: dict[str, Any]) -> int:
 
 def run(cfg: dict[str, Any]) -> dict[str, Any]:
     """Like `train`, and returns the result: what result.json holds."""
+    cfg = canonical(cfg)
     spec = TaskSpec.from_config(cfg["task"])
     folder = RunFolder.of(cfg)
     if (stored := _stored(folder, cfg)) is not None:
@@ -47,8 +50,15 @@ def run(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line, as it can be typed again."""
+    """The command line, as it can be typed again; of this job alone, when it is one of a sweep."""
+    if HydraConfig.initialized():
+        return shlex.join(["python", "train.py", *HydraConfig.get().overrides.task])
     return shlex.join(["python", *sys.argv])
+
+
+def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what its method does not use: a dense run has no budget, whatever was asked."""
+    return cfg | {"budget": None} if cfg["method"]["name"] == "dense" else cfg
 
 
 def _stored(folder: RunFolder, cfg: dict[str, Any]) -> dict[str, Any] | None:

@@ -142,7 +142,7 @@ def test_sst2_is_the_one_run_whose_learning_rates_are_published():
         ("method.bins=true", "method.bins=true is not a whole number", "int 1..1000", "50"),
         ("method.bins=null", "method.bins=null is not a whole number", "int 1..1000", "50"),
         ("method.beta=hot", "method.beta=hot is not a number", "float (0..10]; temperature", "0.6667"),
-        ("method.beta=0", "method.beta=0 is out of range", "float (0..10]", "0.6667"),
+        ("method.beta=0", "method.beta=0.0 is out of range", "float (0..10]", "0.6667"),
         ("trainer.clip=inf", "trainer.clip=inf is not a number", "float 0..", "1.0"),
         ("bench.enabled=1", "bench.enabled=1 is not true or false", "bool", "true"),
         ("bench.batch_sizes=32", "bench.batch_sizes=32 is not a list", "list of int 1..4096", "[1, 32]"),
@@ -387,3 +387,11 @@ def test_a_plug_in_without_configuration_is_named(tmp_path: Path, monkeypatch: p
     first, second, _ = message()
     assert first == "the plug-in 'strange' (strange) has no configuration."
     assert "prunekit.plugins" in second
+
+
+def test_one_and_one_point_zero_name_the_same_run():
+    whole, _ = compose(["method.rank_alpha=0", "trainer.clip=1", "method.bins=50"])
+    fraction, _ = compose(["method.rank_alpha=0.0", "trainer.clip=1.0", "method.bins=50"])
+    assert type(whole["method"]["rank_alpha"]) is float
+    assert type(whole["method"]["bins"]) is int
+    assert config_hash(whole) == config_hash(fraction)

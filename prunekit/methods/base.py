@@ -154,7 +154,14 @@ class TokenPruningMethod(L.LightningModule):
         ]
         extra = [{"weight_decay": 0.0, **group} for group in self.parameter_groups()]
         optimizer = torch.optim.AdamW(groups + extra, lr=training.lr, fused=True)
-        rates = [training.rate, training.rate, *[lambda step: 1.0] * len(extra)]
+
+        def weights_rate(step: int) -> float:  # a plain function: the schedule's state must not hold a method
+            return training.rate(step)
+
+        def constant(step: int) -> float:
+            return 1.0
+
+        rates = [weights_rate, weights_rate, *[constant] * len(extra)]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,0 +1,247 @@
+"""Whole runs on a tiny model and generated sentences: what a run leaves, that it repeats, and that kills cost nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import prunekit
+from prunekit.config import ConfigError, compose
+from prunekit.run import run, train
+from prunekit.runs import read_jsonl
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "task=synthetic",
+    "backbone=tiny",
+    "trainer=debug",
+    "task.synthetic_rows=96",
+    "method.bins=8",
+    "logger.wandb.enabled=false",
+    "bench.examples=4",
+    "bench.rounds=1",
+    "budget=1.5x",
+]
+
+
+def config(folder, *overrides):
+    places = [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
+    return compose([*SMALL, *places, *overrides])[0]
+
+
+def run_folder(folder, method="top"):
+    (found,) = (folder / "runs").glob(f"synthetic/{method}/tiny/*/*")
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(config(folder))
+
+
+def test_a_run_leaves_everything_that_is_promised(finished):
+    folder, result = finished
+    left = run_folder(folder)
+    for name in ("config.yaml", "manifest.json", "metrics.jsonl", "metrics.csv", "result.json"):
+        assert (left / name).is_file(), name
+    for name in ("config.json", "model.safetensors", "prunekit.json", "prunekit.safetensors", "tokenizer.json"):
+        assert (left / "model" / name).is_file(), name
+    assert json.loads((left / "result.json").read_text()) == result
+    manifest = json.loads((left / "manifest.json").read_text())
+    assert manifest["hash"] == result["hash"] == left.name.split("-")[1]
+    assert len(manifest["data_fingerprint"]) == 64
+
+
+def test_the_result_says_what_was_reached_against_both_baselines(finished):
+    _, result = finished
+    assert result["exit_code"] == (0 if result["budget"]["met"] else 3)
+    assert result["budget"]["asked"] == 1.5
+    flops = result["flops"]
+    assert flops["flops_vs_unpadded"] == pytest.approx(flops["dense_unpadded_g"] / flops["pruned_g"])
+    assert flops["flops_vs_padded"] == pytest.approx(flops["dense_padded_g"] / flops["pruned_g"])
+    assert [row["batch_size"] for row in result["speed"]] == [1, 32] or len(result["speed"]) == 2
+    assert result["execution"] == {"validation": "mask", "test": "pack"}
+
+
+def test_the_budget_is_met_on_validation_within_two_percent(finished):
+    _, result = finished
+    assert result["budget"]["met"]
+    assert abs(1.5 / result["budget"]["reached"] - 1) <= 0.02
+
+
+def test_the_saved_model_reproduces_the_result(finished):
+    folder, result = finished
+    from prunekit.data.module import TokenPruningDataModule
+    from prunekit.data.sources import find_task
+    from prunekit.data.spec import TaskSpec
+    from prunekit.evaluation import evaluate
+
+    cfg = config(folder)
+    spec = TaskSpec.from_config(cfg["task"])
+    model = prunekit.load(run_folder(folder) / "model")
+    data = TokenPruningDataModule(
+        spec,
+        find_task(spec),
+        run_folder(folder) / "model",
+        batch_size=4,
+        eval_batch_size=8,
+        seed=1,
+        cache_dir=folder / "cache",
+    )
+    data.setup()
+    from prunekit.cost import Shape
+
+    found = evaluate(
+        model, data.loader("test"), spec, Shape.from_config(model.config), data.num_labels, "pack"
+    )
+    assert found.metrics[spec.score] == pytest.approx(result["score"]["pruned"])
+    assert found.cost["pruned_g"] == pytest.approx(result["flops"]["pruned_g"])
+
+
+def test_the_same_command_again_returns_the_stored_result(finished, capsys, monkeypatch):
+    folder, result = finished
+    monkeypatch.setattr("prunekit.pipeline.Pipeline.execute", lambda self: pytest.fail("it ran again"))
+    assert run(config(folder)) == result
+    assert "synthetic" in capsys.readouterr().out
+
+
+def test_metrics_are_logged_layer_by_layer(finished):
+    folder, _ = finished
+    rows = read_jsonl(run_folder(folder) / "metrics.jsonl")
+    names = {name for row in rows for name in row}
+    assert {"tokens/layer_00", "tokens/layer_03", "val/flops_vs_unpadded", "budget/expected", "train/kd"} <= names
+
+
+def test_same_seed_same_numbers_another_seed_other_numbers(finished, tmp_path):
+    folder, result = finished
+    again = run(config(tmp_path))
+    assert again["score"] == result["score"]
+    assert again["flops"] == result["flops"]
+    weights = [load_file(run_folder(place) / "model" / "model.safetensors") for place in (folder, tmp_path)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_pruning_runs_share_one_teacher(finished):
+    folder, _ = finished
+    before = (run_folder(folder, "dense") / "result.json").stat().st_mtime_ns
+    run(config(folder, "method.rank_alpha=0", "trainer.max_steps=3", "bench.enabled=false"))
+    assert (run_folder(folder, "dense") / "result.json").stat().st_mtime_ns == before
+
+
+def test_an_infeasible_budget_is_refused_with_the_feasible_range_before_anything_is_trained(tmp_path):
+    with pytest.raises(ConfigError, match=r"budget=50x cannot be met by method=top on tiny.*1\.00x to \d+\.\d\dx"):
+        train(config(tmp_path, "budget=50x"))
+    assert not list((tmp_path / "runs").glob("**/*.ckpt"))
+
+
+def test_a_layer_that_the_backbone_lacks_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"method\.prune_location=\[2,9\] names layer 9, but tiny has layers 0\.\.3"):
+        train(config(tmp_path, "method.prune_location=[2,9]"))
+
+
+def test_a_missed_budget_exits_with_3_and_keeps_the_closest_checkpoint(tmp_path):
+    """Without a hard stage and with gates that hardly move, nothing is pruned."""
+    cfg = config(tmp_path, "method.hard_epochs=0", "method.reg_lr=1e-6", "bench.enabled=false", "trainer.epochs=1")
+    assert train(cfg) == 3
+    result = json.loads((run_folder(tmp_path) / "result.json").read_text())
+    assert result["status"] == "budget_missed"
+    assert result["budget"]["reached"] == pytest.approx(1.0)
+    assert (run_folder(tmp_path) / "model" / "model.safetensors").is_file()
+
+
+def test_a_fine_tuned_folder_can_be_the_teacher(finished, tmp_path):
+    folder, _ = finished
+    teacher = run_folder(folder, "dense") / "model"
+    result = run(config(tmp_path, f"teacher.path={teacher}", "trainer.max_steps=3", "bench.enabled=false"))
+    assert result["score"]["dense"] == finished[1]["score"]["dense"]
+    assert not (tmp_path / "runs" / "synthetic" / "dense").exists()
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
+def test_every_family_runs_end_to_end(tmp_path, family):
+    result = run(
+        config(tmp_path, f"backbone.family={family}", "trainer.epochs=2", "teacher.epochs=1", "bench.enabled=false")
+    )
+    assert result["budget"]["met"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("top_*.yaml")), ids=lambda path: path.stem)
+def test_every_published_recipe_runs_on_generated_sentences(tmp_path, path):
+    cfg, _ = compose(
+        [
+            f"experiment={path.stem}",
+            "backbone=tiny",
+            "trainer=debug",
+            "task.synthetic_rows=48",
+            "method.prune_location=[2,3]",
+            "method.warmup_epochs=1",
+            "method.reg_lr=0.5",
+            "trainer.epochs=1",
+            "trainer.batch_size=16",
+            "trainer.evals_per_epoch=1",
+            "teacher.epochs=1",
+            "logger.wandb.enabled=false",
+            "bench.enabled=false",
+            f"runs_dir={tmp_path / 'runs'}",
+            f"data.cache_dir={tmp_path / 'cache'}",
+        ]
+    )
+    assert train(cfg) in (0, 3)
+
+
+# -- kill -9 -------------------------------------------------------------------------------------------
+
+
+def command(folder, *overrides):
+    places = [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}", "trainer.checkpoint_seconds=1"]
+    return [sys.executable, str(ROOT / "train.py"), *SMALL, "bench.enabled=false", *places, *overrides]
+
+
+def start(folder, *overrides):
+    return subprocess.Popen(
+        command(folder, *overrides), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+    )
+
+
+def kill_when(process, ready):
+    deadline = time.monotonic() + 240
+    while process.poll() is None and not ready():
+        assert time.monotonic() < deadline, "the run never came to the point where it is to be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(finished, tmp_path, workers):
+    """Killed in the teacher, in the soft stage, after an epoch's end and in the hard stage."""
+    folder, _ = finished
+
+    def steps(method):
+        found = list((tmp_path / "runs").glob(f"synthetic/{method}/tiny/*/*/metrics.jsonl"))
+        rows = read_jsonl(found[0]) if found else []
+        return max((row["step"] or 0 for row in rows), default=0)
+
+    def checkpointed(method, after):
+        return bool(list((tmp_path / "runs").glob(f"synthetic/{method}/**/last.ckpt"))) and steps(method) >= after
+
+    for method, after in (("dense", 1), ("top", 1), ("top", 18), ("top", 25)):
+        process = start(tmp_path, f"data.workers={workers}")
+        kill_when(process, lambda method=method, after=after: checkpointed(method, after))
+    last = start(tmp_path, f"data.workers={workers}")
+    assert last.wait(timeout=300) == 0
+    manifest = json.loads((run_folder(tmp_path) / "manifest.json").read_text())
+    assert len(manifest["resumed"]) >= 2
+    for name in ("model.safetensors", "prunekit.safetensors"):
+        uninterrupted = load_file(run_folder(folder) / "model" / name)
+        resumed = load_file(run_folder(tmp_path) / "model" / name)
+        assert all(torch.equal(uninterrupted[key], resumed[key]) for key in uninterrupted)
