@@ -10,7 +10,15 @@ import threading
 import pytest
 
 from prunekit.data.packages import package_folder
-from prunekit.data.sources import PROBE_SECONDS, TaskSource, backbone_shape, cache_folder, find_backbone, find_task
+from prunekit.data.sources import (
+    PROBE_SECONDS,
+    TaskSource,
+    backbone_shape,
+    cache_folder,
+    find_backbone,
+    find_task,
+    own_files_digest,
+)
 from prunekit.data.spec import TaskSpec
 from prunekit.schema import ConfigError
 
@@ -205,6 +213,26 @@ def test_a_file_that_does_not_exist_is_named(tmp_path, key):
 def test_a_backbone_path_without_a_model_is_named(tmp_path):
     with pytest.raises(ConfigError, match=rf"backbone.path={tmp_path} is no model: it has no config.json"):
         find_backbone({**BERT, "path": str(tmp_path)}, {})
+
+
+# -- contents --------------------------------------------------------------------------------------------
+
+
+def test_an_edited_file_of_ones_own_has_another_digest(tmp_path):
+    files = {"file": str(tmp_path / "t.csv"), "test_file": str(tmp_path / "u.csv")}
+    (tmp_path / "t.csv").write_text("a")
+    (tmp_path / "u.csv").write_text("b")
+    before = own_files_digest(task(**files))
+    assert own_files_digest(task(**files)) == before
+    whole = own_files_digest(task(file=str(tmp_path)))
+    (tmp_path / "u.csv").write_text("c")
+    assert own_files_digest(task(**files)) != before
+    assert own_files_digest(task(file=str(tmp_path))) != whole
+
+
+def test_what_is_not_ones_own_has_no_digest():
+    assert own_files_digest(task()) is None
+    assert own_files_digest(task(file="generated instead", synthetic_rows=16)) is None
 
 
 # -- shapes ------------------------------------------------------------------------------------------

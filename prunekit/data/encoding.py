@@ -22,6 +22,7 @@ from prunekit.data.spec import DataError
 # part of every fingerprint: raise it when the code below changes what it computes
 VERSION = "1"
 CHUNK = 4096  # texts per call of the tokenizer
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # one of which a tokenizer is made from
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,17 @@ def load_tokenizer(source: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    folder = Path(source)
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in VOCABULARIES):
+        # transformers would make one that knows no word, without a warning
+        raise DataError(
+            f"{folder} has no tokenizer: none of {', '.join(VOCABULARIES)}; copy tokenizer.json and "
+            f"tokenizer_config.json there, or write it with tokenizer.save_pretrained."
+        )
     try:
         return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except Exception as error:  # transformers lets any error of a broken file through
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise DataError(
             f"{source} has no tokenizer that can be loaded ({reason}); "
             f"copy tokenizer.json and tokenizer_config.json there."
@@ -196,6 +204,9 @@ def _save(split: EncodedSplit, path: Path) -> None:
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    try:
         save_file(tensors, scratch, {"fingerprint": split.fingerprint, "truncated": str(split.truncated)})
         scratch.replace(path)
     except (OSError, SafetensorError):

@@ -14,16 +14,30 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     BinaryF1Score,
-    BinaryMatthewsCorrCoef,
     MulticlassAccuracy,
+    MulticlassConfusionMatrix,
     MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
 )
 from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from prunekit.data.spec import TaskSpec
 from prunekit.schema import ConfigError
+
+
+class Matthews(MulticlassConfusionMatrix):
+    """Matthews' correlation of any number of classes.
+
+    torchmetrics' own gives an integer where all is right, and 0.41 instead of 0 for predictions 1, 1, 1 of 0, 1, 1.
+    Source: Gorodkin, Computational Biology and Chemistry 28, 2004.
+    """
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The correlation; nan where predictions or labels are all the same."""
+        counts = super().compute().double()
+        rows, true, predicted = counts.sum(), counts.sum(1), counts.sum(0)
+        spread = (rows**2 - (predicted**2).sum()) * (rows**2 - (true**2).sum())
+        return ((counts.trace() * rows - (predicted * true).sum()) / spread.sqrt()).float()
 
 
 class OfLogits(WrapperMetric):
@@ -34,11 +48,14 @@ class OfLogits(WrapperMetric):
         self.metrics = torch.nn.ModuleList(metrics)
         self.regression = regression
 
+    def _parts(self) -> list[Metric]:
+        return [part for part in self.metrics if isinstance(part, Metric)]
+
     def update(self, logits: Float[Tensor, "batch outputs"], labels: Shaped[Tensor, "batch"]) -> None:
         """Adds a batch."""
         found = logits.detach().float().squeeze(-1) if self.regression else logits.argmax(-1)
         wanted = labels.float() if self.regression else labels
-        for metric in self.metrics:
+        for metric in self._parts():
             metric.update(found, wanted)
 
     def compute(self) -> Float[Tensor, ""]:
@@ -46,27 +63,30 @@ class OfLogits(WrapperMetric):
         with warnings.catch_warnings():
             # what the warnings say, that a variance is 0, is handled on the next line
             warnings.simplefilter("ignore", UserWarning)
-            values = [metric.compute().float() for metric in self.metrics]
-        # Matthews' is an integer in the perfect case, correlations are nan for constants
+            values = [metric.compute().float() for metric in self._parts()]
+        # correlations are nan for constants
         return torch.stack([torch.nan_to_num(value, nan=0.0) for value in values]).mean()
 
     def reset(self) -> None:
         """Forgets all batches."""
-        for metric in self.metrics:
+        for metric in self._parts():
             metric.reset()
 
 
-def _matthews(classes: int) -> Metric:
-    return BinaryMatthewsCorrCoef() if classes == 2 else MulticlassMatthewsCorrCoef(classes)
+def _spearman(classes: int) -> Metric:
+    with warnings.catch_warnings():
+        # ranks need all predictions at once; of a validation split that is little
+        warnings.simplefilter("ignore", UserWarning)
+        return SpearmanCorrCoef()
 
 
 PARTS: dict[str, list[Callable[[int], Metric]]] = {
     "accuracy": [lambda classes: MulticlassAccuracy(classes, average="micro")],
     "f1": [lambda classes: BinaryF1Score()],
     "macro_f1": [lambda classes: MulticlassF1Score(classes, average="macro")],
-    "matthews": [_matthews],
+    "matthews": [lambda classes: Matthews(classes)],
     "pearson": [lambda classes: PearsonCorrCoef()],
-    "spearman": [lambda classes: SpearmanCorrCoef()],
+    "spearman": [_spearman],
 }
 PARTS["mean_of_accuracy_f1"] = PARTS["accuracy"] + PARTS["f1"]
 PARTS["mean_of_pearson_spearman"] = PARTS["pearson"] + PARTS["spearman"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ def label_names(spec: TaskSpec, train: Table) -> tuple[str, ...] | None:
     if spec.labels is not None:
         return spec.labels
     found = {_name(value) for value in train.column(spec.label) if value is not None and _name(value)}
-    numbers = all(name.lstrip("-").isdigit() for name in found)
+    numbers = all(re.fullmatch("-?[0-9]+", name) for name in found)
     names = tuple(sorted(found, key=int) if numbers else sorted(found))
     if len(names) < 2:
         raise DataError(
@@ -119,17 +120,17 @@ def _tables(spec: TaskSpec, source: TaskSource) -> dict[str, Table]:
         return {split: read_table(Path(path)) for split, path in paths.items() if path is not None}
     folder = hub_folder(spec) if source.kind == "hub" else Path(source.where)
     train = read_split(folder, spec.train_split)
-    if train is None and (table := read_class_folders(folder, spec.text, spec.label)):
-        return {"train": table}
-    tables = {"train": train}
+    if train is None and len(by_class := read_class_folders(folder, spec.text, spec.label)):
+        return {"train": by_class}
+    tables: dict[str, Table | None] = {"train": train}
     for number, name in enumerate(spec.validation_splits):
-        table = read_split(folder, name)
-        if table is not None or number == 0:
-            tables["validation" if number == 0 else name] = table
+        found = read_split(folder, name)
+        if found is not None or number == 0:
+            tables["validation" if number == 0 else name] = found
     if spec.test_split is not None:
         tables["test"] = read_split(folder, spec.test_split)
     asked = {"train": spec.train_split, "validation": "".join(spec.validation_splits[:1]), "test": spec.test_split}
-    found: dict[str, Table] = {}
+    present: dict[str, Table] = {}
     for split, table in tables.items():
         if table is None:
             raise DataError(
@@ -137,8 +138,8 @@ def _tables(spec: TaskSpec, source: TaskSource) -> dict[str, Table]:
                 f"A split is {asked[split]}-00000-of-00001.parquet, or {asked[split]}.parquet, .csv, .tsv, .jsonl.\n"
                 f"{WITHOUT[split]}."
             )
-        found[split] = table
-    return found
+        present[split] = table
+    return present
 
 
 def _contents(folder: Path) -> str:

@@ -75,7 +75,11 @@ class TaskSpec:
                 close = get_close_matches(key, known, 1)
                 hint = f"; did you mean task.{close[0]}?" if close else f"; known: {', '.join(sorted(known))}."
                 raise ConfigError(f"task.{key} is no key of a task{hint}")
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if v is not None}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in config.items()
+            if value is not None
+        }
         if "name" not in values:
             raise ConfigError("a task needs task.name; it names the folder of its runs.")
         kind = values.get("kind", "classification")
