@@ -143,7 +143,7 @@ def test_an_infeasible_budget_is_refused_with_the_feasible_range_before_anything
 
 
 def test_a_layer_that_the_backbone_lacks_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"method\.prune_location=\[2,9\] names layer 9, but tiny has layers 0\.\.3"):
+    with pytest.raises(ConfigError, match=r"method\.prune_location=\[2, 9\] names layer 9, but tiny has layers 0\.\.3"):
         train(config(tmp_path, "method.prune_location=[2,9]"))
 
 
