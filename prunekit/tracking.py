@@ -266,7 +266,7 @@ def start_wandb(cfg: Mapping[str, Any], folder: RunFolder) -> WandbLogger | None
                 settings=wandb.Settings(init_timeout=30, silent=True, console="off"),
             )
         except Exception as error:
-            fallback = "recorded offline" if attempt == "online" else "run goes on without it"
+            fallback = "the run is recorded offline" if attempt == "online" else "the run goes on without it"
             say(f"W&B: {attempt} did not start ({_first_line(error)}); {fallback}.")
             continue
         return WandbLogger(run)

@@ -26,8 +26,10 @@ from prunekit.checkpoint import FeasibleCheckpoint, LastCheckpoint, PlainCheckpo
 from prunekit.progress import Progress
 from prunekit.tracking import JsonlLogger
 
+assert "wandb" not in sys.modules  # imported only where it is asked for
+
 torch.set_num_threads(1)
-STEPS, EPOCHS, ROWS = 10, 3, 80
+EPOCHS, ROWS = 3, 80
 
 
 class StepLoader:

@@ -22,9 +22,8 @@ from prunekit.checkpoint import (
     discard_resume_points,
     plain,
     resumable,
-    restore_rng_states,
-    rng_states,
 )
+from prunekit.rng import restore_rng_states, rng_states
 from prunekit.runs import read_jsonl
 
 # lightning still uses what torch's pytree renamed
@@ -39,6 +38,7 @@ KILLS = {
     "after a step, before its checkpoint": ["after step 8"],
     "between an epoch's last step and its evaluation": ["after step 10"],
     "within the evaluation at an epoch's end": ["evaluation 10.1"],
+    "right after an evaluation in the middle of an epoch": ["step 15"],
     "within an evaluation in the middle of an epoch": ["evaluation 15.2"],
     "after an epoch's evaluation, before its checkpoint": ["epoch end 0"],
     "at the first step of the second epoch": ["step 10"],
@@ -230,7 +230,9 @@ def test_restoring_states_twice_gives_the_same_numbers_twice():
 
 
 def test_states_of_two_processes_are_not_given_to_one():
-    with pytest.raises(ValueError, match="written by 2 processes and this run has 1; resume with the same trainer.devices"):
+    with pytest.raises(
+        ValueError, match=r"written by 2 processes and this run has 1; resume with the same trainer\.devices"
+    ):
         RngState().load_state_dict({"processes": [rng_states(), rng_states()]})
 
 
@@ -361,7 +363,7 @@ def test_a_best_that_an_earlier_attempt_left_is_overwritten_in_place(tmp_path):
 
 
 def test_a_module_that_does_not_say_whether_it_met_the_budget_is_refused(tmp_path):
-    message = "the evaluation logged score, but FeasibleCheckpoint needs score, feasible, budget_gap: log feasible, budget_gap"
+    message = "logged score, but FeasibleCheckpoint needs score, feasible, budget_gap: log feasible, budget_gap"
     with pytest.raises(ValueError, match=message):
         fit(Scripted([(0.5, 1, 0.0)], names=("score",)), [FeasibleCheckpoint(tmp_path)], epochs=1)
 
@@ -402,5 +404,3 @@ def test_a_trainer_that_counts_steps_is_refused(tmp_path):
 def test_stop_after_none_never_stops(tmp_path):
     assert fit(Scripted([(0.5, 1, 0.0)] * 3), [StopAfter(None)], epochs=3, enable_checkpointing=False).global_step == 3
     assert fit(Scripted([(0.5, 1, 0.0)] * 3), [StopAfter(2)], epochs=3, enable_checkpointing=False).global_step == 2
-
-

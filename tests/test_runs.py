@@ -54,7 +54,8 @@ def test_another_seed_is_another_folder_and_another_place_is_the_same_run(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("budget", "method", "label"), [("3x", "top", "3x"), (0.4, "top", "2.5x"), (None, "top", "own"), (None, "dense", "dense")]
+    ("budget", "method", "label"),
+    [("3x", "top", "3x"), (0.4, "top", "2.5x"), (None, "top", "own"), (None, "dense", "dense")],
 )
 def test_the_budget_is_a_part_of_the_path(tmp_path, budget, method, label):
     path = RunFolder.of(config(tmp_path, budget=budget, method={"name": method})).path
@@ -122,7 +123,9 @@ def test_a_file_that_is_one_torn_line_starts_afresh(tmp_path):
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n[1, 2]\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is '\[1, 2\]', but each line must be one JSON object"):
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl, line 2 is '\[1, 2\]', but each line must be one JSON object"
+    ):
         read_jsonl(path)
 
 
@@ -183,7 +186,9 @@ def test_force_forgets_the_result_and_the_checkpoints(tmp_path):
 def test_git_state_is_the_commit_and_whether_tracked_files_changed(tmp_path):
     def git(*arguments):
         identity = ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "commit.gpgsign=false"]
-        done = subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True
+        )
         return done.stdout.strip()
 
     git("init", "-q")
@@ -291,7 +296,9 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path, holder, capsys):
     process = holder(60)
     host = os.uname().nodename
     with (
-        pytest.raises(TimeoutError, match=rf"is still held by process {process.pid} on {host} \(since .*\) after 0\.2 s"),
+        pytest.raises(
+            TimeoutError, match=rf"is still held by process {process.pid} on {host} \(since .*\) after 0\.2 s"
+        ),
         RunFolder(tmp_path, "00000000").lock(timeout=0.2),
     ):
         pass

@@ -57,8 +57,8 @@ def _summary(result: Mapping[str, Any]) -> str:
         return f"`{result['backbone']}` fine-tuned on {result['task']}; no token is pruned."
     return (
         f"`{result['backbone']}` fine-tuned on {result['task']}, with tokens removed inside the encoder by the method "
-        f"`{result['method']}`: {flops['flops_vs_unpadded']:.2f}x fewer FLOPs than the same texts take without padding, "
-        f"{flops['flops_vs_padded']:.2f}x fewer than padded to {flops['padded_to']} tokens."
+        f"`{result['method']}`: {flops['flops_vs_unpadded']:.2f}x fewer FLOPs than the same texts take without "
+        f"padding, {flops['flops_vs_padded']:.2f}x fewer than padded to {flops['padded_to']} tokens."
     )
 
 

@@ -244,7 +244,9 @@ def print_result(
 
 def _seconds(result: Result) -> str:
     spent = [
-        f"{name} {seconds:.0f} s" for name, seconds in result.get("seconds", {}).items() if isinstance(seconds, int | float)
+        f"{name} {seconds:.0f} s"
+        for name, seconds in result.get("seconds", {}).items()
+        if isinstance(seconds, int | float)
     ]
     return ", ".join(spent) or "done"
 

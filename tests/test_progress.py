@@ -1,0 +1,203 @@
+import io
+import re
+
+import lightning.pytorch as L
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from prunekit import progress
+from prunekit.progress import Progress, StatusLine, clock, fitted, rate, say, track
+
+# lightning still uses what torch's pytree renamed
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What a log file gets: no terminal."""
+    stream = io.StringIO()
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=stream, width=80, highlight=False, force_terminal=False))
+    return stream
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=80, highlight=False, force_terminal=True, color_system=None, legacy_windows=False
+    )
+    monkeypatch.setattr(progress, "CONSOLE", console)
+    monkeypatch.setattr(progress, "LIVE_SECONDS", 0.0)
+    return stream
+
+
+def without_controls(text):
+    plain = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", text)
+    lines = [line.strip() for line in re.split(r"\r|\n", plain) if line.strip()]
+    return [line for number, line in enumerate(lines) if number == 0 or line != lines[number - 1]]
+
+
+# -- words -------------------------------------------------------------------------------------------
+
+
+def test_times_and_rates():
+    assert [clock(0), clock(59.6), clock(220), clock(3661)] == ["00:00", "01:00", "03:40", "1:01:01"]
+    assert [rate(61, 10), rate(10, 10), rate(4, 10), rate(0, 1)] == ["6.1 it/s", "1.0 it/s", "2.5 s/it", "- it/s"]
+
+
+def test_a_narrow_line_leaves_out_whole_parts_the_later_ones_first():
+    parts = ["step 1/9", "loss 0.5", "a very long part", "ETA 01:00"]
+    assert fitted(parts, 80) == "step 1/9 | loss 0.5 | a very long part | ETA 01:00"
+    assert fitted(parts, 31) == "step 1/9 | loss 0.5 | ETA 01:00"
+    assert fitted(parts, 3) == "step 1/9"
+
+
+def test_what_is_said_is_never_wrapped_nor_read_as_markup(log):
+    say("[bold] " + "word " * 40)
+    assert log.getvalue() == "[bold] " + "word " * 40 + "\n"
+
+
+# -- track -------------------------------------------------------------------------------------------
+
+
+def test_track_yields_everything_and_ends_with_one_line(log):
+    assert list(track([1, 2, 3], "teacher outputs")) == [1, 2, 3]
+    assert re.fullmatch(r"teacher outputs    \| 3 \| [\d.]+ it/s \| 00:00\n", log.getvalue())
+
+
+def test_a_log_file_gets_a_line_now_and_then_with_an_eta(log, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def slow():
+        for item in range(100):
+            now[0] += 1.0
+            yield item
+
+    for _ in track(slow(), "speed", 100):
+        pass
+    lines = log.getvalue().splitlines()
+    assert lines[0] == "speed              | 9/100 | 1.1 s/it | ETA 01:41"
+    assert len(lines) == 11  # every ten seconds, and the end
+    assert lines[-1] == "speed              | 100 | 1.0 it/s | 01:40"
+
+
+def test_without_a_total_there_is_no_eta(log, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    list(track(iter("ab"), "reading"))
+    assert "ETA" not in log.getvalue()
+    assert log.getvalue().startswith("reading            | 0 | - it/s\n")
+
+
+def test_on_a_terminal_there_is_one_live_line_and_the_last_one_stays(terminal):
+    list(track("abc", "teacher outputs"))
+    lines = without_controls(terminal.getvalue())
+    assert [line.split("|")[1].strip() for line in lines] == ["0/3", "1/3", "2/3", "3"]
+    assert terminal.getvalue().endswith("00:00\n")
+
+
+def test_a_loop_that_is_left_early_takes_its_live_line_with_it(terminal):
+    for _ in track("abc", "speed"):
+        break
+    list(track("ab", "after"))  # another live line can start
+    assert without_controls(terminal.getvalue())[-1].startswith("after")
+
+
+def test_a_message_appears_above_the_live_line(terminal):
+    line = StatusLine()
+    line.update(["step 1"])
+    say("a warning")
+    line.close()
+    assert "a warning" in without_controls(terminal.getvalue())
+
+
+# -- a fit -------------------------------------------------------------------------------------------
+
+
+class Toy(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def training_step(self, batch, batch_idx):
+        self.log_dict({"train/kd": 0.25, "train/rank": 0.5, "train/loss": 0.75})
+        if self.current_epoch == 0:
+            self.log("budget/expected", 0.5)
+        return self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def on_validation_epoch_end(self):
+        self.log_dict({"score": 0.96, "val/flops_vs_unpadded": 2.9, "tokens/layer_00": 126.3, "tokens/layer_01": 54.6})
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(callback, epochs=2):
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[callback],
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Toy(), range(60), range(2))
+
+
+def test_a_log_file_gets_one_line_per_evaluation_of_a_short_fit(log):
+    fit(Progress(3.0))
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 2
+    losses, rest = "loss 0.750 | kd 0.250 rank 0.500", "score 0.9600 | budget 2.90x -> 3.00x | tokens 126 55"
+    assert lines[0].startswith(f"epoch 1/2 | step 60 | {losses} | {rest} | 00:0")
+
+
+def test_the_live_line_shows_step_loss_budget_and_eta_first(terminal):
+    fit(Progress(3.0))
+    lines = without_controls(terminal.getvalue())
+    assert max(map(len, (line for line in lines if line.startswith("fit")))) <= 80
+    first = next(line for line in lines if line.startswith("fit epoch 1/2 | step 30/120"))
+    assert re.match(r"fit epoch 1/2 \| step 30/120 \| loss 0\.750 \| budget 2\.00x -> 3\.00x \| ETA 00:0\d", first)
+    assert any(line.startswith("evaluate epoch 1/2 | batch 1/2") for line in lines)
+
+
+def test_when_training_expects_nothing_any_more_the_budget_is_the_measured_one(terminal):
+    fit(Progress(3.0))
+    lines = without_controls(terminal.getvalue())
+    late = next(line for line in lines if line.startswith("fit epoch 2/2 | step 119/120"))
+    assert "budget 2.90x -> 3.00x" in late
+
+
+def test_a_run_without_a_budget_shows_what_it_has_reached(log):
+    fit(Progress(None), epochs=1)
+    assert "| budget 2.90x |" in log.getvalue()
+
+
+def test_an_error_leaves_no_live_line_behind(terminal):
+    class Broken(Toy):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 3:
+                raise RuntimeError("broken")
+            return super().training_step(batch, batch_idx)
+
+    callback = Progress(3.0)
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[callback],
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    with pytest.raises(RuntimeError, match="broken"):
+        trainer.fit(Broken(), range(9), range(1))
+    list(track("ab", "after"))
+    assert without_controls(terminal.getvalue())[-1].startswith("after")
