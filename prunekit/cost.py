@@ -128,7 +128,7 @@ def bin_occupancy(count: Float[Tensor, "sentences"], bins: int) -> Float[Tensor,
     def whole(number: Tensor) -> Tensor:
         # ranks r with b <= r*bins/n < b+1 are those of [ceil(b*n/bins), ceil((b+1)*n/bins))
         edges = torch.arange(bins + 1, device=number.device, dtype=number.dtype)
-        bounds = ((edges * number[:, None]) / bins - 1e-9).ceil().clamp(min=0)
+        bounds = (edges * number[:, None] / bins).ceil()
         return bounds[:, 1:] - bounds[:, :-1]
 
     count = count.double()

@@ -254,6 +254,13 @@ def test_the_number_that_the_reference_prints(average, expected):
     assert reference_macs_sparsity([1.0, 1.0] + [0.9] * 10, average) == pytest.approx(expected, abs=5e-5)
 
 
+def test_the_number_that_the_reference_prints_rounds_the_share_before_the_length():
+    # shares .9, .81, .729 -> .73: lengths 91, 82, 74
+    shape = Shape(layers=3, hidden=8, ffn=16, heads=2)
+    left = layer_macs(shape, row(91, 82, 74), row(82, 74, 74), "top").sum() / dense_macs(shape, row(101), "top")
+    assert reference_macs_sparsity([0.9, 0.9, 0.9], 101, shape) == pytest.approx(1 - float(left))
+
+
 # -- measured: bins as full as they are --------------------------------------------------------------------
 
 
@@ -404,6 +411,7 @@ def test_the_reduction_is_a_ratio_of_sums_and_the_mean_of_ratios_stands_beside_i
     assert float(found["mean_of_ratios"]) == pytest.approx(float((left / dense).mean()))
     assert float(found["flops_vs_unpadded"]) > 20
     assert float(found["mean_of_ratios"]) > 0.5
+    assert found["tokens_out_mean"].tolist() == [1] * 12
 
 
 def test_a_sentence_longer_than_the_padded_length_keeps_the_constant_baseline():

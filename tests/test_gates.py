@@ -124,6 +124,9 @@ def test_half_a_zero_rounds_to_even():
 
 def test_a_layer_prunes_where_its_switch_is_more_likely_open():
     assert deterministic_coarse(torch.tensor([-1.61, -1.59, 4.6, -4.6])).tolist() == [0, 1, 1, 0]
+    even_odds = torch.tensor([2 / 3 * math.log(0.1 / 1.1)], dtype=torch.float64)
+    assert open_probability(even_odds).tolist() == [0.5]
+    assert deterministic_coarse(even_odds).tolist() == [1]
 
 
 @steady

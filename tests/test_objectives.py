@@ -107,6 +107,7 @@ def test_compat_pairs_a_short_sentence_with_its_padding():
     """top.md T16: .847199 for five tokens of score .2 and K = 10."""
     ranks, ranked = short_beside_long()
     received = 0.2 * ranked * 11  # the reference divides by the padded length
+    received[:, 0] = 5.0  # what [CLS] and padding receive counts as 0
     loss = rank_distillation_loss(received, ranks, 10, compat=True)
     assert float(loss) == pytest.approx((0.847199 + 1.65) / 2, abs=1e-6)
 
