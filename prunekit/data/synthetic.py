@@ -24,14 +24,14 @@ MARKERS = tuple(first + second + "x" for first in SYLLABLES for second in SYLLAB
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TINY = {"layers": 4, "hidden": 32, "heads": 4, "ffn": 64}
 POSITIONS = 514
-SCORES = 6  # regression labels are 0.0 .. 5.0, as many as the markers of the first text
+SCORES = 6  # regression labels are 0.0 .. 5.0
 
 
 def synthetic_task(spec: TaskSpec) -> TaskRows:
     """Rows of the spec's shape: its splits, its classes or scores, one text or two. The same for every seed of a run.
 
-    Training gets `synthetic_rows` rows, every other split half as many. Under classification a sentence holds markers
-    of its class only; with two texts they are in the second. Under regression the label is the number of markers.
+    Training gets `synthetic_rows` rows, every other split half as many. A sentence holds two to four markers, all of
+    its class or score; with two texts they are in the second.
     """
     rows = spec.synthetic_rows or 256
     names = spec.labels or (None if spec.kind == "regression" else ("0", "1"))
@@ -49,10 +49,7 @@ def _rows(random: Random, count: int, names: tuple[str, ...] | None, pair: bool)
     for row in range(count):
         label = row % (len(names) if names else SCORES)
         own = MARKERS[label * 2 % len(MARKERS) : label * 2 % len(MARKERS) + 2]
-        # the number of markers tells nothing about a class, but is a score
         markers = [random.choice(own) for _ in range(random.randint(2, 4))]
-        if names is None:
-            markers = [random.choice(MARKERS) for _ in range(label)]
         texts.append(_sentence(random, [] if pair else markers))
         pairs.append(_sentence(random, markers))
         labels.append(label)
