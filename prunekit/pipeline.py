@@ -24,7 +24,6 @@ from prunekit.checkpoint import (
     LastCheckpoint,
     RngState,
     StopAfter,
-    discard_resume_points,
     resumable,
 )
 from prunekit.config import ConfigError, compose, config_hash, parse_budget
@@ -130,7 +129,6 @@ class Pipeline:
             self._fit(module, data, loggers)
             result = self._measure(module, data, teacher)
             log_result(loggers, result)
-        discard_resume_points(self.folder.checkpoints)
         return result
 
     # -- stages ----------------------------------------------------------------------------------------
@@ -288,7 +286,13 @@ class Pipeline:
         if self.cfg["bench"]["enabled"]:
             result["speed"] = self._speed(model, folder, data)
         result["seconds"] = {**self.seconds, "total": time.time() - self.started}
-        atomic_write_text(folder / "README.md", model_card(result))
+        card = model_card(
+            result,
+            base_model=self.cfg["backbone"].get("hub"),
+            labels=list(data.label_names) if data.label_names else None,
+            hardware=self.folder.manifest().get("cpu"),
+        )
+        atomic_write_text(folder / "README.md", card)
         self.folder.update_manifest({"weights_sha256": pretrained.sha256(folder / "model.safetensors")})
         return result
 

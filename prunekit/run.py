@@ -41,10 +41,13 @@ def run(cfg: dict[str, Any]) -> dict[str, Any]:
         if (stored := _stored(folder, cfg)) is not None:
             return stored
         folder.prepare(cfg, command())
+        from prunekit.checkpoint import discard_resume_points
         from prunekit.pipeline import Pipeline
 
         result = Pipeline(cfg, folder, spec, source, backbone).execute()
         folder.write_result(result)
+        # only now: a kill before the result is written must not cost the training
+        discard_resume_points(folder.checkpoints)
     _show(result, folder, stored=False)
     return result
 
