@@ -143,11 +143,13 @@ def expected_counts(
     lengths: Shaped[Tensor, "sentences"],
     decision_layers: Sequence[int],
     layers: int,
+    min_tokens: int = 0,
 ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
     """Expected tokens entering attention and feed-forward when a bin weighs as many tokens as really fall in it.
 
     A sentence with fewer tokens than bins leaves bins empty: closing those saves nothing, and counts as nothing
-    here. Differentiable in the open probabilities, not in how many tokens a bin holds.
+    here. `min_tokens` stay beside [CLS] whatever the gates say. Differentiable in the open probabilities, not in how
+    many tokens a bin holds.
     """
     row = {layer: index for index, layer in enumerate(decision_layers)}
     ranked = lengths.to(fine.dtype) - 1
@@ -157,7 +159,8 @@ def expected_counts(
         if layer in row:
             held = bin_occupancy(ranked.detach(), fine.shape[-1]).to(fine.dtype)
             kept = (held * fine[row[layer]]).sum(-1) / held.sum(-1).clamp(min=1e-9)
-            ranked = ranked * (1 - (1 - kept) * coarse[row[layer]])
+            fewest = ranked.clamp(max=float(min_tokens))
+            ranked = torch.maximum(ranked * (1 - (1 - kept) * coarse[row[layer]]), fewest)
         tokens_out.append(ranked + 1)
     return torch.stack(tokens_in), torch.stack(tokens_out)
 

@@ -60,10 +60,8 @@ class Evaluation:
         return Measured(quality, {name: float(value) for name, value in spent.items()}, tokens, self.rows)
 
 
-def predict(
-    model: PreTrainedModel, batch: Batch, execution: Execution
-) -> tuple[Float[Tensor, "batch classes"], Trace]:
-    """Logits in float32, and the trace. Scores decide in float32, so autocast is off here: a result must not hang on it."""
+def predict(model: PreTrainedModel, batch: Batch, execution: Execution) -> tuple[Float[Tensor, "batch classes"], Trace]:
+    """Logits in float32, and the trace; autocast is off, because a decision must not hang on it."""
     trace = Trace()
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
         logits = model(**model_inputs(batch), execution=execution, trace=trace).logits
@@ -90,7 +88,7 @@ def evaluate(
     return found.compute()
 
 
-class ExecutionsDiffer(RuntimeError):
+class ExecutionsDifferError(RuntimeError):
     """Two executions of one model gave different predictions: the numbers of the run would mean nothing."""
 
 
@@ -100,17 +98,15 @@ def check_executions_agree(
     """Largest difference of the logits of two executions on a batch.
 
     Raises:
-        ExecutionsDiffer: the logits differ by more than 1e-3, or a predicted label differs.
+        ExecutionsDifferError: the logits differ by more than 1e-3, or a predicted label differs.
     """
     one, _ = predict(model, batch, first)
     other, _ = predict(model, batch, second)
     worst = float((one - other).abs().max())
     labels = one.argmax(-1) != other.argmax(-1)
     if worst > 1e-3 or (one.shape[-1] > 1 and bool(labels.any())):
-        raise ExecutionsDiffer(
-            f"{first!r} and {second!r} differ by {worst:.2g} in the logits and in {int(labels.sum())} of {len(one)} labels; "
-            f"at most 1e-3 and 0 are allowed. The run stops, because its test would not measure what was trained."
+        raise ExecutionsDifferError(
+            f"{first!r} and {second!r} differ by {worst:.2g} in the logits and in {int(labels.sum())} of {len(one)} "
+            f"labels; at most 1e-3 and 0 are allowed. The run stops: its test would not measure what was trained."
         )
     return worst
-
-

@@ -6,7 +6,6 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -64,7 +63,9 @@ def precision_of(asked: str | int) -> str:
     choice = str(asked)
     if choice == "auto":
         on_gpu = torch.cuda.is_available()
-        choice = "bf16" if (torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()) else "32"
+        choice = (
+            "bf16" if (torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()) else "32"
+        )
     return {"32": "32-true", "bf16": "bf16-mixed"}[choice]
 
 
@@ -183,12 +184,14 @@ class Pipeline:
 
     def _check_budget(self, setting: Setting) -> None:
         """Refuses a budget that the method cannot reach on these sentences, before anything is trained."""
-        if setting.budget is None:
+        method, options = method_class(self.cfg), method_options(self.cfg)
+        asked = method.asks(setting, **options)
+        if asked is None:
             return
-        low, high = method_class(self.cfg).feasible(setting, **method_options(self.cfg))
+        low, high = method.feasible(setting, **options)
         what = f"method={self.cfg['method']['name']} on {self.cfg['backbone']['name']} and {self.spec.name}"
         try:
-            check_feasible(setting.budget, low, high, what)
+            check_feasible(asked, low, high, what)
         except InfeasibleBudget as error:
             raise ConfigError(str(error)) from error
 
@@ -351,8 +354,8 @@ class Pipeline:
         rows = []
         for size in bench["batch_sizes"]:
             batches = [test.batch(some) for some in order[: bench["examples"]].split(size)]
-            shown = iter(track(range(bench["rounds"] + 1), f"speed at batch {size}", bench["rounds"] + 1))
-            rows.append(compare_speed(model, stock, batches, bench["rounds"], tick=lambda it=shown: next(it, None)))
+            rounds = track(range(bench["rounds"] + 1), f"speed at batch {size}", bench["rounds"] + 1)
+            rows.append(compare_speed(model, stock, batches, rounds))
         return rows
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -47,7 +47,7 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
             f"choose a model fine-tuned on this task, or a backbone without a head."
         )
     names = {i: str(name) for i, name in enumerate(labels)} if labels else {0: "score"}
-    with _quiet():
+    with _Quiet():
         return AutoModelForSequenceClassification.from_pretrained(
             source,
             num_labels=count,
@@ -58,7 +58,7 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
         )
 
 
-class _quiet:
+class _Quiet:
     """Holds back transformers' report about a head that is new, which fine-tuning expects."""
 
     def __enter__(self) -> None:
@@ -73,7 +73,7 @@ class _quiet:
             transformers_logging.enable_progress_bar()
 
 
-def _described(part: nn.Module) -> dict[str, Any]:
+def _described(part: Scorer | KeepPolicy) -> dict[str, Any]:
     """Class and arguments of a scorer or a policy, from which `_rebuilt` makes it again."""
     return {"class": f"{type(part).__module__}.{type(part).__qualname__}", "arguments": part.arguments()}
 
@@ -153,14 +153,16 @@ def load(folder: str | Path, execution: Execution = "pack") -> PreTrainedModel:
         )
     settings = json.loads(path.read_text())
     if settings["format"] > FORMAT:
-        raise ValueError(f"{path} has format {settings['format']}, this prunekit reads up to {FORMAT}; upgrade prunekit.")
+        raise ValueError(
+            f"{path} has format {settings['format']}, this prunekit reads up to {FORMAT}; upgrade prunekit."
+        )
     found = sha256(folder / "model.safetensors")
     if found != settings["weights_sha256"]:
         raise ValueError(
             f"{folder / 'model.safetensors'} has sha256 {found[:12]}, but {SETTINGS} was written for "
             f"{settings['weights_sha256'][:12]}; the pruning does not belong to these weights, save the model again."
         )
-    with _quiet():
+    with _Quiet():
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     pruner = None
     if settings["pruner"] is not None:

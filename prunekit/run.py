@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from prunekit.config import check_layers
-from prunekit.data.sources import backbone_shape, find_backbone, find_task
+from prunekit.data.sources import backbone_shape, find_backbone, find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
 from prunekit.runs import RunFolder
 
@@ -60,8 +60,11 @@ def command() -> str:
 
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what its method does not use: a dense run has no budget, whatever was asked."""
-    return cfg | {"budget": None} if cfg["method"]["name"] == "dense" else cfg
+    """The configuration that names the run: a dense run has no budget, and an own file counts with its content."""
+    if cfg["method"]["name"] == "dense":
+        cfg = cfg | {"budget": None}
+    digest = own_files_digest(TaskSpec.from_config(cfg["task"]))
+    return cfg if digest is None else cfg | {"own_files": digest}
 
 
 def _stored(folder: RunFolder, cfg: dict[str, Any]) -> dict[str, Any] | None:

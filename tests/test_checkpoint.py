@@ -27,7 +27,6 @@ from prunekit.rng import restore_rng_states, rng_states
 from prunekit.runs import read_jsonl
 
 # lightning still uses what torch's pytree renamed
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 # -- killed and resumed ------------------------------------------------------------------------------
 # three epochs of ten steps, evaluated after every fifth step, a checkpoint after every step (tests/killed_fit.py)

@@ -244,7 +244,6 @@ def fit(tmp_path, workers, *, cut=None, resume=False):
     return net, trainer
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's use of torch
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("cut", [1, 7, 10, 13, 20, 29])  # epochs end after 10, 20 and 30 steps
 def test_lightning_resumes_to_the_same_weights_bit_for_bit(tmp_path, workers, cut):

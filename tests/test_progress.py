@@ -11,7 +11,6 @@ from prunekit import progress
 from prunekit.progress import Progress, StatusLine, clock, fitted, rate, say, track
 
 # lightning still uses what torch's pytree renamed
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 
 @pytest.fixture

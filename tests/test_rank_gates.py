@@ -144,7 +144,8 @@ def test_counts_follow_every_option(options):
 def test_a_shift_moves_from_everything_gone_to_nothing_pruned():
     policy = scattered(bins=10)
     lengths = torch.tensor([21])
-    totals = [float(policy.counts(lengths, 4, torch.full((2,), shift))[1].sum()) for shift in (-20.0, -2.0, 0.0, 2.0, 20.0)]
+    shifts = [torch.full((2,), shift) for shift in (-20.0, -2.0, 0.0, 2.0, 20.0)]
+    totals = [float(policy.counts(lengths, 4, shift)[1].sum()) for shift in shifts]
     assert totals == sorted(totals)
     assert totals[0] == 21 + 1 + 1 + 1  # layer 0 is dense, then [CLS] alone
     assert totals[-1] == 4 * 21

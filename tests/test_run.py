@@ -1,4 +1,4 @@
-"""Whole runs on a tiny model and generated sentences: what a run leaves, that it repeats, and that kills cost nothing."""
+"""Whole runs on a tiny model and generated sentences: what they leave, that they repeat, that kills cost nothing."""
 
 import json
 import os
@@ -99,9 +99,7 @@ def test_the_saved_model_reproduces_the_result(finished):
     data.setup()
     from prunekit.cost import Shape
 
-    found = evaluate(
-        model, data.loader("test"), spec, Shape.from_config(model.config), data.num_labels, "pack"
-    )
+    found = evaluate(model, data.loader("test"), spec, Shape.from_config(model.config), data.num_labels, "pack")
     assert found.metrics[spec.score] == pytest.approx(result["score"]["pruned"])
     assert found.cost["pruned_g"] == pytest.approx(result["flops"]["pruned_g"])
 

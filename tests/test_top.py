@@ -139,7 +139,8 @@ def test_gates_are_left_alone_at_every_other_step():
 
 def test_a_budget_is_reached_within_the_tolerance_on_either_side():
     found = module(budget=3.0)
-    assert [found.eligible(reduction) for reduction in (2.90, 2.95, 3.0, 3.06, 3.10)] == [False, True, True, True, False]
+    reached = [reduction for reduction in (2.90, 2.95, 3.0, 3.06, 3.10) if found.eligible(reduction)]
+    assert reached == [2.95, 3.0, 3.06]
 
 
 def test_the_papers_own_knob_counts_every_bin_alike():
@@ -178,7 +179,8 @@ def test_feasible_ends_with_cls_alone_behind_the_first_location():
     whole, alone = LENGTHS.float(), torch.ones(4)
     tokens_in = torch.stack([whole, whole, alone, alone])
     tokens_out = torch.stack([whole, alone, alone, alone])
-    assert high == pytest.approx(float(dense_macs(shape, LENGTHS).sum() / encoder_macs(shape, tokens_in, tokens_out).sum()))
+    left = encoder_macs(shape, tokens_in, tokens_out).sum()
+    assert high == pytest.approx(float(dense_macs(shape, LENGTHS).sum() / left))
 
 
 def test_prune_locations_are_decisions_of_the_layer_before():

@@ -24,6 +24,7 @@ from prunekit.teacher import TeacherOutputs
 from prunekit.tokens.encoder import TokenPruner, encoder_of
 from prunekit.tokens.state import Execution, Trace
 
+
 @dataclass(frozen=True)
 class Training:
     """The optimiser's settings; epochs and steps are those of the whole run."""
@@ -76,6 +77,7 @@ class TokenPruningMethod(L.LightningModule):
         self.setting = setting
         if setting.training.freeze_embeddings:
             model.base_model.embeddings.requires_grad_(False)
+        self.asked: float | None = self.asks(setting)
         self._found: dict[int, Evaluation] = {}
 
     # -- what a method says about itself ---------------------------------------------------------------
@@ -90,6 +92,11 @@ class TokenPruningMethod(L.LightningModule):
         """Smallest and largest FLOPs reduction that the method can reach on the validation sentences."""
         return 1.0, 1.0
 
+    @classmethod
+    def asks(cls, setting: Setting, **options: Any) -> float | None:
+        """The FLOPs reduction that the run is to reach, by the budget or by a knob of the method; None = none."""
+        return setting.budget
+
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; they are logged one by one and summed."""
         logits = self(batch)
@@ -98,11 +105,6 @@ class TokenPruningMethod(L.LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups beside the weights; each has a constant learning rate and its own `name`."""
         return []
-
-    @property
-    def asked(self) -> float | None:
-        """The FLOPs reduction that the run is to reach; None when there is none."""
-        return self.setting.budget
 
     def eligible(self, reduction: float) -> bool:
         """Whether an evaluation that measured this FLOPs reduction may become the best checkpoint."""
@@ -119,9 +121,7 @@ class TokenPruningMethod(L.LightningModule):
         """The pruner that the traversal carries."""
         return encoder_of(self.model).pruner
 
-    def forward(
-        self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None) -> Tensor:
         """Logits of a batch; its labels are not shown to the model."""
         return self.model(**model_inputs(batch), execution=execution, trace=trace).logits
 
@@ -161,7 +161,7 @@ class TokenPruningMethod(L.LightningModule):
         def constant(step: int) -> float:
             return 1.0
 
-        rates = [weights_rate, weights_rate, *[constant] * len(extra)]
+        rates: list[Any] = [weights_rate, weights_rate, *[constant] * len(extra)]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -85,6 +85,7 @@ class ToP(TokenPruningMethod):
     def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
         super().__init__(model, setting)
         self.options = Options(**options)
+        self.asked: float = self.asks(setting, **options)
         self.lambda1 = nn.Parameter(torch.zeros(()))
         self.lambda2 = nn.Parameter(torch.zeros(()))
         assert self.pruner is not None
@@ -123,13 +124,17 @@ class ToP(TokenPruningMethod):
         assert isinstance(policy, RankGate)
         return 1.0, _reduction(policy, setting, torch.full_like(policy.shift, -EVERYTHING))
 
+    @classmethod
+    def asks(cls, setting: Setting, **options: Any) -> float:
+        """The budget, or what the target sparsity means as a FLOPs reduction."""
+        if setting.budget is not None:
+            return setting.budget
+        return 1 / (1 - options["target_sparsity"])
+
     @property
     def target(self) -> float:
         """The sparsity asked for: the share of the unpadded FLOPs that is to go."""
-        if self.setting.budget is not None:
-            return 1 - 1 / self.setting.budget
-        assert self.options.target_sparsity is not None  # the configuration was checked
-        return self.options.target_sparsity
+        return 1 - 1 / self.asked
 
     @property
     def hard(self) -> bool:
@@ -151,7 +156,8 @@ class ToP(TokenPruningMethod):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Task or distillation loss, rank distillation, and in the soft stage the Lagrangian."""
         options, step = self.options, self._step
-        trace = Trace.scoring(self.rank_layers if options.rank_alpha > 0 else [])
+        assert self.pruner is not None
+        trace = Trace.scoring(self.rank_layers if options.rank_alpha > 0 else [], self.pruner.scorer)
         execution: Execution = ("mask" if options.compat else "drop") if self.hard else "soft"
         logits = self(batch, execution, trace)
         assert self.setting.teacher is not None
@@ -180,10 +186,10 @@ class ToP(TokenPruningMethod):
         losses = []
         for layer in self.rank_layers:
             entry = trace.layers[layer]
-            assert entry.received is not None
+            assert entry.scores is not None
             losses.append(
                 rank_distillation_loss(
-                    entry.received,
+                    entry.scores,
                     teacher_ranks.gather(1, entry.position),
                     self.options.rank_topk,
                     compat=self.options.compat,
@@ -196,7 +202,7 @@ class ToP(TokenPruningMethod):
         fine, coarse = self.policy.open_probabilities()
         shape, at = self.setting.shape, list(self.policy.row)
         if self.options.sparsity_of == "measured":
-            tokens_in, tokens_out = expected_counts(fine, coarse, lengths, at, shape.layers)
+            tokens_in, tokens_out = expected_counts(fine, coarse, lengths, at, shape.layers, self.options.min_tokens)
         else:
             tokens_in, tokens_out = nominal_counts(expected_keep(fine, coarse), lengths, at, shape.layers)
         convention: Convention = "top" if self.options.compat else "house"
@@ -226,11 +232,6 @@ class ToP(TokenPruningMethod):
         gates = {"params": [self.policy.token_loga, self.policy.pruner_loga], "lr": rate, "name": "gates"}
         ascent = {"params": [self.lambda1, self.lambda2], "lr": rate, "maximize": True, "name": "multipliers"}
         return [gates, ascent]
-
-    @property
-    def asked(self) -> float:
-        """The FLOPs reduction that the target sparsity means."""
-        return 1 / (1 - self.target)
 
     def eligible(self, reduction: float) -> bool:
         """Within the budget; with the method's own knob, at least the target sparsity less 0.01."""

@@ -1,0 +1,1 @@
+"""Running pruned models fast, and measuring how fast."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -29,16 +29,16 @@ def one_thread() -> Iterator[None]:
 
 
 def interleaved(
-    candidates: Mapping[str, Candidate], batches: Sequence[Batch], rounds: int, *, tick: Callable[[], None] = lambda: None
+    candidates: Mapping[str, Candidate], batches: Sequence[Batch], rounds: Iterable[int]
 ) -> dict[str, list[float]]:
     """Seconds of process CPU time that each candidate takes for all batches, one value per round.
 
-    Each round runs every candidate on a batch before the next batch, forwards and then backwards through the
-    candidates (ABBA). A first round warms up and is not counted.
+    `rounds` counts from 0; the first one warms up and is not counted. Each round runs every candidate on a batch
+    before the next batch, forwards and then backwards through the candidates (ABBA).
     """
     spent: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
-    for number in range(rounds + 1):
+    for number in rounds:
         total = dict.fromkeys(names, 0.0)
         for position, batch in enumerate(batches):
             order = names if (number + position) % 2 == 0 else names[::-1]
@@ -49,7 +49,6 @@ def interleaved(
         if number > 0:
             for name in names:
                 spent[name].append(total[name])
-        tick()
     return spent
 
 
@@ -57,9 +56,7 @@ def compare_speed(
     pruned: PreTrainedModel,
     stock: PreTrainedModel,
     batches: Sequence[Batch],
-    rounds: int,
-    *,
-    tick: Callable[[], None] = lambda: None,
+    rounds: Iterable[int],
 ) -> dict[str, float | int]:
     """Dense-padded, dense-packed and pruned-packed on the same batches; milliseconds per batch, medians over rounds.
 
@@ -77,7 +74,7 @@ def compare_speed(
         "control": packed(prune=False),
     }
     with torch.inference_mode(), one_thread():
-        spent = interleaved(candidates, batches, rounds, tick=tick)
+        spent = interleaved(candidates, batches, rounds)
 
     def ratio(above: str, below: str) -> float:
         return statistics.median(a / b for a, b in zip(spent[above], spent[below], strict=True))
@@ -90,7 +87,7 @@ def compare_speed(
     return {
         "batch_size": len(batches[0]["input_ids"]),
         "batches": len(batches),
-        "rounds": rounds,
+        "rounds": len(spent["control"]),
         "threads": 1,
         **milliseconds,
         "speedup_vs_padded": ratio("dense_padded", "pruned_packed"),

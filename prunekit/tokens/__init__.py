@@ -1,0 +1,1 @@
+"""Token pruning: tensors and Hugging Face layers, nothing else."""

@@ -126,7 +126,8 @@ def attend_packed(
             shape = (batch, width) if part.dim() == 2 else (batch, heads, width, width)
             whole = shown.setdefault(name, part.new_zeros(shape))
             shown[name] = whole.index_put(
-                (group.sentences,), F.pad(part, (0, width - part.shape[-1]) + (0, width - part.shape[-1]) * (part.dim() // 4))
+                (group.sentences,),
+                F.pad(part, (0, width - part.shape[-1]) + (0, width - part.shape[-1]) * (part.dim() // 4)),
             )
     return output[None], Signals(**shown)
 
@@ -157,8 +158,8 @@ def pruning_attention(
         return attend_padded(query, key, value, call, dropout, scale)
     # equal lengths: the packed rows are the padded tokens, so no gather is needed
     batch = len(call.packing.lengths)
-    parts = (part[0].unflatten(1, (batch, -1)).transpose(0, 1) for part in (query, key, value))
-    mixed, signals = attend_padded(*parts, AttentionCall(needs=call.needs), dropout, scale)
+    q, k, v = (part[0].unflatten(1, (batch, -1)).transpose(0, 1) for part in (query, key, value))
+    mixed, signals = attend_padded(q, k, v, AttentionCall(needs=call.needs), dropout, scale)
     return mixed.flatten(0, 1)[None], signals
 
 

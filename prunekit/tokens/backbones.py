@@ -7,40 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.tokens.attention import AttentionCall
 from prunekit.tokens.state import Signals
 
-Attend = Callable[[nn.Module, Tensor, AttentionCall], tuple[Tensor, Signals]]
-FeedForward = Callable[[nn.Module, Tensor], Tensor]
+# a layer of Hugging Face: a module whose parts torch does not type
+Attend = Callable[[Any, Tensor, AttentionCall], tuple[Tensor, Signals]]
+FeedForward = Callable[[Any, Tensor], Tensor]
 
 
 def _attend_bert(
-    layer: nn.Module, hidden: Float[Tensor, "batch tokens hidden"], call: AttentionCall
+    layer: Any, hidden: Float[Tensor, "batch tokens hidden"], call: AttentionCall
 ) -> tuple[Float[Tensor, "batch tokens hidden"], Signals]:
     attended, signals = layer.attention(hidden, None, pruning_call=call)
     return attended, signals
 
 
 def _feed_forward_bert(
-    layer: nn.Module, attended: Float[Tensor, "batch tokens hidden"]
+    layer: Any, attended: Float[Tensor, "batch tokens hidden"]
 ) -> Float[Tensor, "batch tokens hidden"]:
     return layer.feed_forward_chunk(attended)
 
 
 def _attend_distilbert(
-    layer: nn.Module, hidden: Float[Tensor, "batch tokens hidden"], call: AttentionCall
+    layer: Any, hidden: Float[Tensor, "batch tokens hidden"], call: AttentionCall
 ) -> tuple[Float[Tensor, "batch tokens hidden"], Signals]:
     mixed, signals = layer.attention(hidden, attention_mask=None, pruning_call=call)
     return layer.sa_layer_norm(mixed + hidden), signals
 
 
 def _feed_forward_distilbert(
-    layer: nn.Module, attended: Float[Tensor, "batch tokens hidden"]
+    layer: Any, attended: Float[Tensor, "batch tokens hidden"]
 ) -> Float[Tensor, "batch tokens hidden"]:
     return layer.output_layer_norm(layer.ffn(attended) + attended)
 
@@ -79,6 +81,7 @@ def family_of(model: PreTrainedModel) -> Family:
         )
     if getattr(model.config, "is_decoder", False):
         raise ValueError(
-            f"{type(model).__name__} has is_decoder=True; tokens can be removed from encoders only; set is_decoder=False."
+            f"{type(model).__name__} has is_decoder=True, but tokens can be removed from encoders only; "
+            f"set is_decoder=False."
         )
     return FAMILIES[kind]

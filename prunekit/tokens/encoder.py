@@ -1,12 +1,12 @@
 """The one traversal: a loop over Hugging Face's own layers that decides, after attention, which tokens go on.
 
-    for each layer:   attend -> score -> keep -> trace -> feed forward
+for each layer:   attend -> score -> keep -> trace -> feed forward
 
-    dense   nothing is decided
-    soft    hidden = feed_forward(attended) * keep, or log(keep) joins the attention logits of later layers
-    mask    gone tokens are hidden from attention, and still computed
-    drop    survivors are gathered and re-padded
-    pack    survivors of the whole batch lie end to end, without padding
+dense   nothing is decided
+soft    hidden = feed_forward(attended) * keep, or log(keep) joins the attention logits of later layers
+mask    gone tokens are hidden from attention, and still computed
+drop    survivors are gathered and re-padded
+pack    survivors of the whole batch lie end to end, without padding
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -31,8 +31,18 @@ SoftForm = Literal["scale", "bias"]
 
 # what the models pass down beside hidden states and mask; an encoder has no use for any of it
 _IGNORED = frozenset(
-    "encoder_hidden_states encoder_attention_mask past_key_values use_cache position_ids cache_position "
-    "head_mask output_attentions output_hidden_states return_dict".split()
+    {
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "past_key_values",
+        "use_cache",
+        "position_ids",
+        "cache_position",
+        "head_mask",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+    }
 )
 
 
@@ -122,15 +132,15 @@ class PrunedEncoder(nn.Module):
             self._step(index, layer, walk, pruner, trace)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=walk.restore())
 
-    def _step(
-        self, index: int, layer: nn.Module, walk: _Walk, pruner: TokenPruner | None, trace: Trace | None
-    ) -> None:
+    def _step(self, index: int, layer: nn.Module, walk: _Walk, pruner: TokenPruner | None, trace: Trace | None) -> None:
         decides = pruner is not None and index in pruner.layers
-        wanted = trace is not None and index in trace.score_layers
-        needs: frozenset[Need] = frozenset({"received"} if wanted else ()) | (
-            pruner.scorer.needs if pruner is not None and decides else frozenset()
-        )
-        attended, signals = self.family.attend(layer, walk.hidden, walk.call(needs, pruner))
+        asked = trace.scorer if trace is not None and index in trace.score_layers else None
+        needs: set[Need] = set()
+        if trace is not None and index in trace.score_layers:
+            needs |= getattr(asked, "needs", {"received"})
+        if pruner is not None and decides:
+            needs |= pruner.scorer.needs
+        attended, signals = self.family.attend(layer, walk.hidden, walk.call(frozenset(needs), pruner))
         state = walk.state(with_hidden="hidden" in needs)
         keep = state.keep
         if pruner is not None and decides:
@@ -145,6 +155,7 @@ class PrunedEncoder(nn.Module):
                     keep=keep,
                     position=state.position,
                     received=signals.received,
+                    scores=None if asked is None else asked(signals, state),
                 )
             )
         if decides:
@@ -155,7 +166,9 @@ class PrunedEncoder(nn.Module):
 
 
 def _protected(
-    hidden: Float[Tensor, "batch tokens hidden"], marked: Bool[Tensor, "batch tokens"] | None, pruner: TokenPruner | None
+    hidden: Float[Tensor, "batch tokens hidden"],
+    marked: Bool[Tensor, "batch tokens"] | None,
+    pruner: TokenPruner | None,
 ) -> Float[Tensor, "batch tokens"]:
     """1 where a token stays whatever its score."""
     stays = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if marked is None else marked.float()
@@ -302,5 +315,7 @@ def encoder_of(model: PreTrainedModel) -> PrunedEncoder:
     """
     encoder = getattr(model.base_model, family_of(model).encoder)
     if not isinstance(encoder, PrunedEncoder):
-        raise TypeError(f"{type(model).__name__} has a stock encoder; call prunekit.tokens.encoder.install(model, pruner) first.")
+        raise TypeError(
+            f"{type(model).__name__} has a stock encoder; call prunekit.tokens.encoder.install(model, pruner) first."
+        )
     return encoder

@@ -27,7 +27,9 @@ class KeepPolicy(nn.Module):
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
     ) -> Float[Tensor, "batch tokens"]:
         """The hard decision at `layer` (0-based)."""
-        raise NotImplementedError(f"{type(self).__name__} is a policy without forward(layer, scores, state); define it.")
+        raise NotImplementedError(
+            f"{type(self).__name__} is a policy without forward(layer, scores, state); define it."
+        )
 
     def soft(
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
@@ -36,8 +38,10 @@ class KeepPolicy(nn.Module):
         return self(layer, scores, state)
 
 
-def ranks(scores: Float[Tensor, "batch tokens"], eligible: Float[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
-    """Rank of each eligible token by descending score, 0 = best; the others rank behind. Ties keep the earlier token."""
+def ranks(
+    scores: Float[Tensor, "batch tokens"], eligible: Float[Tensor, "batch tokens"]
+) -> Int[Tensor, "batch tokens"]:
+    """Rank of each eligible token by descending score, 0 = best, the earlier first of equals; the others behind."""
     order = scores.float().masked_fill(eligible == 0, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
     places = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter(-1, order, places)
@@ -67,7 +71,7 @@ class KeepRatio(KeepPolicy):
 
 
 class Threshold(KeepPolicy):
-    """Keeps tokens whose score reaches the layer's threshold; in the unit of the canonical score, 1 = uniform attention.
+    """Keeps tokens whose score reaches the layer's threshold, in the score's unit: 1 = uniform attention.
 
     Ties stay. Source: LTP, arXiv:2107.00910, hard mode.
     """

@@ -5,7 +5,9 @@ Source: ToP, arXiv:2306.14393; reference code microsoft/Moonlit, ToP/models/l0_m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.gates import (
+    DEFAULT,
     LOGA_BOUND,
     HardConcrete,
     deterministic_coarse,
@@ -25,7 +28,6 @@ from prunekit.tokens.gates import (
 )
 from prunekit.tokens.policies import KeepPolicy, ranks
 from prunekit.tokens.state import TokenState
-
 
 # a shift that opens or closes every bin whatever was learned
 EVERYTHING = 20.0
@@ -47,7 +49,7 @@ class RankGate(KeepPolicy):
         layers: Sequence[int],
         bins: int,
         *,
-        distribution: HardConcrete = HardConcrete(),
+        distribution: HardConcrete | Mapping[str, float] = DEFAULT,
         init_fine: float = LOGA_BOUND,
         init_coarse: float = -LOGA_BOUND,
         min_tokens: int = 0,
@@ -57,7 +59,7 @@ class RankGate(KeepPolicy):
         super().__init__()
         self.row = {layer: row for row, layer in enumerate(layers)}
         self.bins = bins
-        self.distribution = distribution
+        self.distribution = distribution if isinstance(distribution, HardConcrete) else HardConcrete(**distribution)
         self.min_tokens = min_tokens
         self.monotone = monotone
         self.compat = compat
@@ -73,6 +75,7 @@ class RankGate(KeepPolicy):
             "min_tokens": self.min_tokens,
             "monotone": self.monotone,
             "compat": self.compat,
+            "distribution": asdict(self.distribution),
         }
 
     def hard_gates(
@@ -80,14 +83,16 @@ class RankGate(KeepPolicy):
     ) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
         """Binary gates of all bins and layers, as evaluation uses them."""
         by = self.shift if shift is None else shift
-        fine = deterministic_fine(self.token_loga.detach() + by[:, None])
-        if self.monotone:
-            fine = fine.cummin(-1).values
-        return fine, deterministic_coarse(self.pruner_loga.detach())
+        fine = deterministic_fine(self.token_loga.detach() + by[:, None], self.distribution)
+        return self._shaped(fine), deterministic_coarse(self.pruner_loga.detach(), self.distribution)
 
     def open_probabilities(self) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
         """P(gate > 0) of all bins and layers; differentiable."""
-        return open_probability(self.token_loga), open_probability(self.pruner_loga)
+        fine = open_probability(self.token_loga, self.distribution)
+        return self._shaped(fine), open_probability(self.pruner_loga, self.distribution)
+
+    def _shaped(self, fine: Float[Tensor, "*locations bins"]) -> Float[Tensor, "*locations bins"]:
+        return fine.cummin(-1).values if self.monotone else fine
 
     def _eligible(self, state: TokenState) -> Float[Tensor, "batch tokens"]:
         return state.alive * (state.protected == 0)
@@ -115,7 +120,7 @@ class RankGate(KeepPolicy):
     ) -> Float[Tensor, "batch tokens"]:
         """The same with gates drawn from their hard-concrete distribution; one draw for the whole batch."""
         row = self.row[layer]
-        fine = sample_gates(self.token_loga[row], self.distribution)
+        fine = self._shaped(sample_gates(self.token_loga[row], self.distribution))
         coarse = sample_gates(self.pruner_loga[row], self.distribution)
         return keep_from_gates(self._bin_values(fine, scores, state), coarse, self._eligible(state))
 
@@ -151,7 +156,7 @@ class RankGate(KeepPolicy):
         One constant for all locations comes near; then each location in turn moves by at most 1, because a bin of a
         late layer weighs less than one of an early layer. If no layer's switch is on, all are switched on first.
         """
-        if not deterministic_coarse(self.pruner_loga).any():
+        if not deterministic_coarse(self.pruner_loga, self.distribution).any():
             self.pruner_loga.fill_(LOGA_BOUND)
         found = bisect(
             lambda knob: measure(torch.full_like(self.shift, -knob)),
@@ -162,20 +167,20 @@ class RankGate(KeepPolicy):
         )
         self.shift.fill_(-found.knob)
         gap = abs(target / found.reached - 1)
-        for row in range(len(self.shift)):
-
-            def moved(knob: float, row: int = row) -> Tensor:
-                shift = self.shift.clone()
-                shift[row] -= knob
-                return shift
-
-            finer = bisect(lambda knob, moved=moved: measure(moved(knob)), target, low=-1.0, high=1.0, tolerance=0.0)
+        for direction in torch.eye(len(self.shift), device=self.shift.device):
+            finer = bisect(
+                partial(_along, measure, self.shift.clone(), -direction), target, low=-1.0, high=1.0, tolerance=0.0
+            )
             if abs(target / finer.reached - 1) < gap:
                 gap = abs(target / finer.reached - 1)
-                self.shift.copy_(moved(finer.knob))
+                self.shift.sub_(finer.knob * direction)
 
     @torch.no_grad()
     def clamp(self, bound: float = LOGA_BOUND) -> None:
         """Holds the log odds within +-bound, as the reference does after every step."""
         self.token_loga.clamp_(-bound, bound)
         self.pruner_loga.clamp_(-bound, bound)
+
+
+def _along(measure: Callable[[Tensor], float], start: Tensor, direction: Tensor, knob: float) -> float:
+    return measure(start + knob * direction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -59,8 +59,9 @@ class Signals:
 class LayerTrace:
     """What happened at one layer. Counts are per sentence and include [CLS] and [SEP], never padding.
 
-    `keep` and `received` are aligned with `position`; both are padded with 0. Where nothing was decided
-    `keep` only repeats who was alive, and `received` is None unless a scorer or the caller asked for it.
+    `keep`, `received` and `scores` are aligned with `position`, and padded with 0. Where nothing was decided `keep`
+    only repeats who was alive. `received` is the canonical score, None unless a scorer or the caller asked for it;
+    `scores` are those of the trace's own scorer.
     """
 
     layer: int
@@ -70,23 +71,24 @@ class LayerTrace:
     keep: Float[Tensor, "batch tokens"]
     position: Int[Tensor, "batch tokens"]
     received: Float[Tensor, "batch tokens"] | None = None
-    signals: Signals | None = None
+    scores: Float[Tensor, "batch tokens"] | None = None
 
 
 @dataclass
 class Trace:
     """Handed in by the caller of a model, filled layer by layer; one `LayerTrace` per layer.
 
-    `score_layers` asks for the canonical score of layers that do not decide anything.
+    `score_layers` asks for scores of layers that need not decide anything: those of `scorer`, or the canonical ones.
     """
 
     score_layers: frozenset[int] = frozenset()
+    scorer: Callable[[Signals, TokenState], Tensor] | None = None
     layers: list[LayerTrace] = field(default_factory=list)
 
     @classmethod
-    def scoring(cls, layers: Iterable[int]) -> Trace:
-        """A trace that also records the canonical score of `layers` (0-based)."""
-        return cls(score_layers=frozenset(layers))
+    def scoring(cls, layers: Iterable[int], scorer: Callable[[Signals, TokenState], Tensor] | None = None) -> Trace:
+        """A trace that also records the scores of `layers` (0-based)."""
+        return cls(score_layers=frozenset(layers), scorer=scorer)
 
     @property
     def tokens_in(self) -> Float[Tensor, "layers batch"]:
