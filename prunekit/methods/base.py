@@ -71,13 +71,13 @@ class TokenPruningMethod(L.LightningModule):
 
     uses_teacher: ClassVar[bool] = False
 
-    def __init__(self, model: PreTrainedModel, setting: Setting) -> None:
+    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
         super().__init__()
         self.model = model
         self.setting = setting
         if setting.training.freeze_embeddings:
             model.base_model.embeddings.requires_grad_(False)
-        self.asked: float | None = self.asks(setting)
+        self.asked: float | None = self.asks(setting, **options)
         self._found: dict[int, Evaluation] = {}
 
     # -- what a method says about itself ---------------------------------------------------------------

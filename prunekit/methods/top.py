@@ -83,9 +83,8 @@ class ToP(TokenPruningMethod):
     uses_teacher: ClassVar[bool] = True
 
     def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
-        super().__init__(model, setting)
+        super().__init__(model, setting, **options)
         self.options = Options(**options)
-        self.asked: float = self.asks(setting, **options)
         self.lambda1 = nn.Parameter(torch.zeros(()))
         self.lambda2 = nn.Parameter(torch.zeros(()))
         assert self.pruner is not None
@@ -134,6 +133,7 @@ class ToP(TokenPruningMethod):
     @property
     def target(self) -> float:
         """The sparsity asked for: the share of the unpadded FLOPs that is to go."""
+        assert self.asked is not None
         return 1 - 1 / self.asked
 
     @property
@@ -146,6 +146,7 @@ class ToP(TokenPruningMethod):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Fixes the gates where the hard stage begins."""
         if self.hard and self.global_step == self.soft_steps:
+            assert self.asked is not None
             self.policy.meet(lambda shift: _reduction(self.policy, self.setting, shift), self.asked)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
