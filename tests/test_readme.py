@@ -1,0 +1,93 @@
+"""The README is true: its commands run (shortened), its Python works, its table is that of the committed result."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunekit import cli
+from prunekit.config import conf_dir
+from prunekit.report.console import markdown
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line.split("  #")[0].strip() for line in LINES if "train.py" in line]
+SHORT = [
+    "backbone=tiny",
+    "trainer=debug",
+    "trainer.epochs=1",
+    "teacher.epochs=1",
+    "logger.wandb.enabled=false",
+    "bench.examples=2",
+    "bench.rounds=1",
+    "budget_tolerance=0.5",
+]
+
+
+def tickets(folder):
+    rows = [f"the {('printer', 'invoice')[n % 2]} number {n} is broken,{('it', 'billing')[n % 2]}" for n in range(64)]
+    (folder / "tickets.csv").write_text("body,queue\n" + "\n".join(rows) + "\n")
+
+
+def shortened(command, folder):
+    """The arguments of a command of the README, on a tiny model and generated sentences."""
+    words = shlex.split(command)
+    words = words[1:] if words[0] == "./run" else words
+    assert words[:2] == ["python", "train.py"]
+    given = words[2:]
+    extra = [*SHORT, f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
+    if "task=csv" not in given:
+        extra.append("task.synthetic_rows=48")
+    if any(word.startswith("experiment=") for word in given):
+        extra += ["method.prune_location=[1,2,3]", "method.warmup_epochs=1", "trainer.evals_per_epoch=1"]
+    elif "method=dense" not in given:
+        extra.append("method.bins=8")
+    chosen = {word.split("=")[0] for word in given}
+    return [*given, *(word for word in extra if word.split("=")[0] not in chosen - {"backbone"})]
+
+
+def run(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    return cli.train(arguments)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tickets(tmp_path)
+    missed_is_fine = (0, 3)  # so short a run need not meet a budget
+    assert run(shortened(command, tmp_path), monkeypatch) in missed_is_fine
+
+
+def test_there_are_commands_to_run():
+    assert len(COMMANDS) >= 8
+
+
+def test_the_three_lines_of_python_run(tmp_path, monkeypatch, capsys):
+    run(shortened("python train.py", tmp_path), monkeypatch)
+    (folder,) = (tmp_path / "runs").glob("bbc_news/top/*/*/*/model")
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    namespace = {}
+    exec(re.sub(r'"runs/[^"]*"', repr(str(folder)), block), namespace)
+    assert namespace["logits"].shape == (1, 5)
+
+
+def test_the_table_is_that_of_the_committed_result():
+    result = json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text())
+    assert markdown(result) in README
+    assert result["method"] == "top"
+    assert result["task"] == "bbc_news"
+
+
+def test_every_method_has_a_row():
+    for file in (conf_dir() / "method").glob("*.yaml"):
+        assert f"| `{file.stem}` |" in README or f"| [`{file.stem}`](" in README
+
+
+def test_every_link_to_a_file_leads_to_one():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
