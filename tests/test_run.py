@@ -219,7 +219,7 @@ def kill_when(process, ready):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(finished, tmp_path, workers):
     """Killed in the teacher, in the soft stage, after an epoch's end and in the hard stage."""
     folder, _ = finished
