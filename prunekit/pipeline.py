@@ -34,6 +34,7 @@ from prunekit.evaluation import Measured, check_executions_agree, evaluate
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
 from prunekit.report.card import model_card
+from prunekit.report.plots import write_plots
 from prunekit.run import command, run
 from prunekit.runs import RunFolder, atomic_write_text
 from prunekit.runtime.bench import compare_speed
@@ -280,10 +281,12 @@ class Pipeline:
             return evaluate(model, shown, self.spec, setting.shape, setting.classes, execution)
 
         validation, test = on("validation", "mask"), on("test", "pack")
-        dense = test.metrics
+        dense = test
         if teacher is not None:
-            dense = on("test", "dense", install(self._classifier(teacher.folder, data), None, "dense")).metrics
-        result = self._result(module, validation, test, dense, data)
+            dense = on("test", "dense", install(self._classifier(teacher.folder, data), None, "dense"))
+        result = self._result(module, validation, test, dense.metrics, data)
+        name = f"{self.cfg['method']['name']} on {self.spec.name}, {_test_split(data)}"
+        write_plots(self.folder.path / "plots", name, dense.per_row, test.per_row, self.folder.metrics, module.asked)
         folder = self.folder.path / "model"
         pretrained.save(model, AutoTokenizer.from_pretrained(self.backbone), folder, about=result)
         if self.cfg["bench"]["enabled"]:

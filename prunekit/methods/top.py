@@ -52,6 +52,7 @@ class Options:
     hard_epochs: float
     reg_lr: float | None
     init_fine: float
+    init_slope: float
     init_coarse: float
     beta: float
     gamma: float
@@ -108,6 +109,7 @@ class ToP(TokenPruningMethod):
             chosen.bins,
             distribution=HardConcrete(beta=chosen.beta, gamma=chosen.gamma, zeta=chosen.zeta),
             init_fine=chosen.init_fine,
+            init_slope=chosen.init_slope,
             init_coarse=chosen.init_coarse,
             min_tokens=chosen.min_tokens,
             monotone=chosen.monotone,
