@@ -110,7 +110,9 @@ def draw_budget(numbers: Mapping[str, Any], title: str) -> Figure:
     for name, colour, style in (("target", TARGET, "--"), ("expected", PRUNED, "-"), ("measured", "black", "o")):
         if numbers[name]:
             steps, values = zip(*numbers[name], strict=True)
-            axes.plot(steps, values, style, color=colour, label=name if name != "measured" else "measured on validation")
+            axes.plot(
+                steps, values, style, color=colour, label=name if name != "measured" else "measured on validation"
+            )
     if numbers["asked"] is not None:
         axes.axhline(numbers["asked"], color=DENSE, linewidth=0.8, label=f"asked: {numbers['asked']:.2f}x")
     if axes.lines:
@@ -155,4 +157,3 @@ def _save(figure: Figure, path: Path) -> Path:
     figure.savefig(image, format="png", dpi=130)
     atomic_write_bytes(path, image.getvalue())
     return path
-

@@ -85,13 +85,13 @@ class RankGate(KeepPolicy):
     ) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
         """Binary gates of all bins and layers, as evaluation uses them."""
         by = self.shift if shift is None else shift
-        fine = deterministic_fine(self.token_loga.detach() + by[:, None], self.distribution)
-        return self._shaped(fine), deterministic_coarse(self.pruner_loga.detach(), self.distribution)
+        fine = deterministic_fine(self._shaped(self.token_loga.detach() + by[:, None]), self.distribution)
+        return fine, deterministic_coarse(self.pruner_loga.detach(), self.distribution)
 
     def open_probabilities(self) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
         """P(gate > 0) of all bins and layers; differentiable."""
-        fine = open_probability(self.token_loga, self.distribution)
-        return self._shaped(fine), open_probability(self.pruner_loga, self.distribution)
+        fine = open_probability(self._shaped(self.token_loga), self.distribution)
+        return fine, open_probability(self.pruner_loga, self.distribution)
 
     def _shaped(self, fine: Float[Tensor, "*locations bins"]) -> Float[Tensor, "*locations bins"]:
         return fine.cummin(-1).values if self.monotone else fine
