@@ -165,6 +165,10 @@ class Pipeline:
             log_result(loggers, result)
         return result
 
+    @property
+    def _is_dense(self) -> bool:
+        return str(self.cfg["method"]["name"]) == "dense"
+
     # -- stages ----------------------------------------------------------------------------------------
 
     def _check_models(self) -> None:
@@ -222,7 +226,7 @@ class Pipeline:
             training=Training(
                 epochs=trainer["epochs"],
                 steps_per_epoch=len(data.train_dataloader()),
-                lr=trainer["lr"] or self.cfg["backbone"]["lr"],
+                lr=trainer["lr"] or self.cfg["backbone"]["lr" if self._is_dense else "pruning_lr"],
                 weight_decay=trainer["weight_decay"],
                 warmup_fraction=trainer["warmup_fraction"],
                 clip=trainer["clip"],
@@ -245,9 +249,10 @@ class Pipeline:
         if setting.budget is None and not low <= asked <= high:
             turned = ", ".join(f"method.{name}={value}" for name, value in knobs(self.cfg).items())
             raise ConfigError(
-                f"{turned} asks for {asked:.3g}x fewer FLOPs.\nFeasible for {self.cfg['method']['name']} on {self.cfg['backbone']['name']} and "
-                f"{self.spec.name}: {low:.2f}x to {high:.2f}x, which is a sparsity of {1 - 1 / low:.2f} to "
-                f"{1 - 1 / high:.2f}.\nAsk for less, or let the method decide at earlier layers."
+                f"{turned} asks for {asked:.3g}x fewer FLOPs.\n"
+                f"Feasible on {self.cfg['backbone']['name']} and {self.spec.name}: {low:.2f}x to {high:.2f}x, "
+                f"which is a sparsity of {1 - 1 / low:.2f} to {1 - 1 / high:.2f}.\n"
+                "Ask for less, or let the method decide at earlier layers."
             )
         what = f"method={self.cfg['method']['name']} on {self.cfg['backbone']['name']} and {self.spec.name}"
         try:
@@ -257,7 +262,7 @@ class Pipeline:
 
     def _teacher(self, data: TokenPruningDataModule) -> Teacher | None:
         """The dense model that every pruning run of this task and backbone starts from; trained once, then reused."""
-        if self.cfg["method"]["name"] == "dense":
+        if self._is_dense:
             return None
         if self.cfg["teacher"]["path"]:
             return Teacher(Path(self.cfg["teacher"]["path"]), None)

@@ -69,7 +69,7 @@ def command() -> str:
 
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that names the run: a dense run has no budget, own files and models count with their content."""
+    """The configuration that names the run: a dense run has no budget, own files and models count by content."""
     if cfg["method"]["name"] == "dense":
         cfg = cfg | {"budget": None}
     models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg[key].get("path")}

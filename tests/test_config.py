@@ -111,7 +111,7 @@ def test_the_published_recipes_of_top_hold_the_readme_s_values(task: str):
     method = cfg["method"]
     assert (method["bins"], method["rank_topk"], method["warmup_epochs"]) == (bins, topk, warmup)
     assert (cfg["trainer"]["epochs"], method["target_sparsity"], cfg["budget"]) == (epochs, sparsity, None)
-    assert (method["prune_location"], method["hard_epochs"]) == (list(range(2, 12)), 0)
+    assert (method["prune_location"], method["hard_fraction"]) == (list(range(2, 12)), 0)
     assert (cfg["trainer"]["batch_size"], cfg["task"]["max_length"]) == (32, 256)
     assert (cfg["task"]["name"], cfg["backbone"]["name"]) == (task, "bert_base")
     assert cfg["task"]["padded_length"] == padded_to

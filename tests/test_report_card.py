@@ -33,7 +33,7 @@ def test_it_gives_both_flops_baselines_and_the_measured_speed_with_its_place(car
     assert (
         "2.98x fewer FLOPs than the same texts take without padding, 3.85x fewer than padded to 128 tokens" in card.text
     )
-    assert "| ms per batch of 32, packed | 369 | 172 | 2.15x faster |" in card.text
+    assert "| CPU ms per batch of 32, packed | 369 | 172 | 2.15x faster |" in card.text
     assert "medians of interleaved rounds on a laptop" in card.text
 
 
@@ -47,7 +47,7 @@ def test_it_tells_its_limits(card):
 
 def test_a_missed_budget_is_a_limit():
     text = model_card(changed(budget__met=False, budget__reached=2.5))
-    assert "- The budget was missed: 3.00x asked, 2.50x reached." in text
+    assert "- The budget was not met: 3.00x asked, 2.50x on validation: MISSED" in text
 
 
 def test_it_names_the_command_and_the_run(card):

@@ -57,7 +57,7 @@ def test_the_soft_stage_has_distillation_ranks_and_the_lagrangian():
 
 
 def test_the_hard_stage_has_no_constraint():
-    assert set(module(step=35, hard_epochs=1.0).terms(batch())) == {"kd", "rank"}
+    assert set(module(step=35, hard_fraction=0.25).terms(batch())) == {"kd", "rank"}
 
 
 def test_labels_are_used_only_when_asked_for():
@@ -73,7 +73,7 @@ def test_regression_learns_from_labels_and_not_from_the_teacher():
 def test_the_target_rises_over_the_warm_up():
     shown = {}
     for step in (0, 10, 20, 30):
-        found = module(step=step, warmup_epochs=2.0, budget=2.0, hard_epochs=0.0)
+        found = module(step=step, warmup_epochs=2.0, budget=2.0, hard_fraction=0.0)
         found.log_dict = lambda values, step=step: shown.update({step: values["budget/target"]})
         found.terms(batch())
     assert shown == {0: 0.0, 10: 0.25, 20: 0.5, 30: 0.5}
@@ -82,7 +82,7 @@ def test_the_target_rises_over_the_warm_up():
 def test_the_reference_trains_two_steps_before_it_prunes():
     shown = []
     for compat in (False, True):
-        found = module(step=12, warmup_epochs=2.0, hard_epochs=0.0, compat=compat)
+        found = module(step=12, warmup_epochs=2.0, hard_fraction=0.0, compat=compat)
         found.log_dict = lambda values: shown.append(values["budget/target"])
         found.terms(batch())
     assert shown == pytest.approx([0.30, 0.25])
@@ -90,7 +90,7 @@ def test_the_reference_trains_two_steps_before_it_prunes():
 
 def test_multipliers_rise_against_the_constraint_and_gates_fall():
     """With s below t the multiplier turns negative, so that the loss pushes the sparsity up."""
-    found = module(step=20, warmup_epochs=1.0, reg_lr=0.02)
+    found = module(step=15, warmup_epochs=1.0, reg_lr=0.02)
     optimizer = found.configure_optimizers()["optimizer"]
     names = {group["name"]: group for group in optimizer.param_groups}
     assert names["gates"]["lr"] == names["multipliers"]["lr"] == 0.02
@@ -113,12 +113,12 @@ def test_gates_are_no_weights():
 
 @pytest.mark.parametrize(("epochs", "rate"), [(3, 2 * 4.60517 / 10), (10_000, 0.02)])
 def test_in_short_runs_gates_move_fast_enough_to_close(epochs, rate):
-    groups = module(epochs=epochs, hard_epochs=1.0, reg_lr=None).parameter_groups()
+    groups = module(epochs=epochs, hard_fraction=1 / epochs, reg_lr=None).parameter_groups()
     assert groups[0]["lr"] == pytest.approx(rate, rel=1e-3)
 
 
 def test_the_gates_are_fixed_within_the_budget_where_the_hard_stage_begins():
-    found = module(step=30, hard_epochs=1.0, budget=1.6, bins=50)
+    found = module(step=30, hard_fraction=0.25, budget=1.6, bins=50)
     assert not found.policy.shift.any()
     found.on_train_batch_start(batch(), 0)
     assert found.policy.shift.any()
@@ -132,7 +132,7 @@ def test_the_gates_are_fixed_within_the_budget_where_the_hard_stage_begins():
 
 def test_gates_are_left_alone_at_every_other_step():
     for step in (29, 31):
-        found = module(step=step, hard_epochs=1.0)
+        found = module(step=step, hard_fraction=0.25)
         found.on_train_batch_start(batch(), 0)
         assert not found.policy.shift.any()
 

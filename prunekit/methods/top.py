@@ -49,7 +49,7 @@ class Options:
     bins: int
     target_sparsity: float | None
     warmup_epochs: float
-    hard_epochs: float
+    hard_fraction: float
     reg_lr: float | None
     init_fine: float
     init_slope: float
@@ -78,7 +78,7 @@ class ToP(TokenPruningMethod):
     """Trains gates, multipliers and weights together ("soft"), then the weights alone under fixed gates ("hard").
 
     The hard stage is the reference's optional final fine-tuning. Before it the gates are shifted
-    so that their hard decisions meet the target; `hard_epochs=0` leaves it out, as the published recipes do.
+    so that their hard decisions meet the target; `hard_fraction=0` leaves it out, as the published recipes do.
     """
 
     uses_teacher: ClassVar[bool] = True
@@ -95,7 +95,7 @@ class ToP(TokenPruningMethod):
         chosen = self.options.rank_layers
         self.rank_layers = list(range(1, layers // 3)) if chosen is None else chosen
         training = setting.training
-        self.hard_steps = round(self.options.hard_epochs * training.steps_per_epoch)
+        self.hard_steps = round(self.options.hard_fraction * training.steps)
         self.soft_steps = max(0, training.steps - self.hard_steps)
         self.warmup_steps = round(self.options.warmup_epochs * training.steps_per_epoch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prunekit.report.console import is_dense, markdown, title
+from prunekit.report.console import is_dense, markdown, title, verdicts
 
 
 def model_card(
@@ -107,8 +107,7 @@ def _limits(result: Mapping[str, Any], labels: list[str] | None) -> str:
             sizes = ", ".join(map(str, slower))
             lines.append(f"- At batch size {sizes} the dense model was faster where this was measured; use it there.")
         if not result["budget"].get("met", True):
-            asked, reached = result["budget"]["asked"], result["budget"]["reached"]
-            lines.append(f"- The budget was missed: {asked:.2f}x asked, {reached:.2f}x reached.")
+            lines += [f"- The {label} was not met: {sentence}." for label, sentence, tone in verdicts(result)[:1]]
     cut = {split: entry for split, entry in result.get("truncated", {}).items() if _rows(entry)}
     if cut:
         counts = ", ".join(f"{_rows(entry)} {split}" for split, entry in cut.items())

@@ -1,4 +1,4 @@
-"""Plots of one run, each a PNG with its numbers beside it as JSON: what left where, what it cost in quality, the budget.
+"""Plots of one run, each a PNG with its numbers beside it as JSON: what left where, at what cost, the budget.
 
 A plot is a function of plain numbers; the same numbers serve a report.
 """
