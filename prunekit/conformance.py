@@ -15,7 +15,7 @@ from __future__ import annotations
 import atexit
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -173,10 +173,13 @@ class MethodConformance:
     def test_mask_drop_and_pack_are_one_function(self) -> None:
         """Hiding tokens, removing them, and removing padding too: same tokens kept, same logits, in every family."""
         method = self._pruning()
+        cfg = _composed(self._given())
+        labels = TaskSpec.from_config(cfg["task"]).labels
         for family in self.families:
             model = method.model
             if family != model.config.model_type:
-                model = install(_random_classifier(self._given(), family), copy.deepcopy(_pruner(method)))
+                other = _random_classifier(cfg["backbone"] | {"family": family}, labels)
+                model = install(other, copy.deepcopy(_pruner(method)))
             batch = _sentences(LENGTHS, model)
             mask = _see(model, batch, "mask")
             for execution in ("drop", "pack"):
@@ -358,35 +361,33 @@ def _composed(given: tuple[str, ...]) -> dict[str, Any]:
     return cfg
 
 
-@cache
-def _teacher(given: tuple[str, ...]) -> Path:
-    """The folder of a random classifier with its tokenizer, which stands for a fine-tuned model."""
-    folder = Path(tempfile.mkdtemp(dir=_workplace()))
-    _random_classifier(given, "bert").save_pretrained(folder)
-    AutoTokenizer.from_pretrained(find_backbone(_composed(given)["backbone"])).save_pretrained(folder)
-    return folder
-
-
-def _random_classifier(given: tuple[str, ...], family: str) -> PreTrainedModel:
-    """A random model of a family whose attention is peaky enough for tokens to differ."""
-    cfg = _composed(given)
+def _random_classifier(backbone: Mapping[str, Any], labels: Sequence[str] | None) -> PreTrainedModel:
+    """A random model whose attention is peaky enough for tokens to differ."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        backbone = find_backbone(cfg["backbone"] | {"family": family})
-        model = pretrained.load_classifier(backbone, labels=TaskSpec.from_config(cfg["task"]).labels)
+        model = pretrained.load_classifier(find_backbone(backbone), labels=labels)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return model.eval()
 
 
-def _pipeline(given: tuple[str, ...]) -> Pipeline:
+@cache
+def _teacher(backbone: tuple[tuple[str, Any], ...], labels: tuple[str, ...] | None) -> Path:
+    """The folder of a random classifier with its tokenizer, which stands for a fine-tuned model."""
+    folder = Path(tempfile.mkdtemp(dir=_workplace()))
+    _random_classifier(dict(backbone), labels).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(find_backbone(dict(backbone))).save_pretrained(folder)
+    return folder
+
+
+def _pipeline(given: tuple[str, ...], checkpoint_seconds: int = 3600) -> Pipeline:
     """The run of a configuration in a folder of its own, from a teacher that is ready."""
     cfg = copy.deepcopy(_composed(given))
-    cfg["runs_dir"] = tempfile.mkdtemp(dir=_workplace())
-    cfg["teacher"]["path"] = str(_teacher(given))
-    cfg["trainer"]["checkpoint_seconds"] = 0  # a checkpoint after each step
     spec = TaskSpec.from_config(cfg["task"])
+    cfg["runs_dir"] = tempfile.mkdtemp(dir=_workplace())
+    cfg["teacher"]["path"] = str(_teacher(tuple(cfg["backbone"].items()), spec.labels))
+    cfg["trainer"]["checkpoint_seconds"] = checkpoint_seconds
     return Pipeline(cfg, RunFolder.of(cfg), spec, find_task(spec), find_backbone(cfg["backbone"]))
 
 
@@ -399,7 +400,8 @@ def _build(given: tuple[str, ...]) -> _Built:
 @cache
 def _fit(given: tuple[str, ...], interruptions: tuple[int, ...] = ()) -> _Fitted:
     """A short fit, interrupted before these steps and resumed each time by a method that is built anew."""
-    pipeline = _pipeline(given)
+    # 0 = a checkpoint after each step
+    pipeline = _pipeline(given, checkpoint_seconds=0 if interruptions else 3600)
     trainable, held, reached = set[str](), set[str](), set[str]()
     for stop in (*interruptions, None):
         method, data, _ = pipeline.build()
