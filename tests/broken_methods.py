@@ -159,6 +159,24 @@ class Dense(Sound):
         return None
 
 
+class PrunesOnceTrained(LearnedThreshold):
+    def __init__(self, layers, start=0.8):
+        super().__init__(layers, start)
+        self.register_buffer("trained", torch.zeros(()))
+
+    def forward(self, layer, scores, state):
+        return torch.where(self.trained > 0, super().forward(layer, scores, state), 1.0)
+
+
+class Late(Sound):
+    """Not broken: it only prunes from its training on, whatever its parameters are."""
+
+    policy_class = PrunesOnceTrained
+
+    def on_train_start(self):
+        self.policy.trained.fill_(1.0)
+
+
 # -- training ------------------------------------------------------------------------------------------
 
 

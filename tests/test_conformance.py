@@ -44,13 +44,16 @@ class TestSound(MethodConformance):
     overrides = ("method=broken",)
 
 
+def suite_of(method):
+    """The suite on a class of broken_methods.py."""
+    overrides = ("method=broken", f"method._target_=broken_methods.{method}")
+    return type(method, (MethodConformance,), {"overrides": overrides})
+
+
 def failure(method, check, **fixtures):
     """What the check says about a broken method."""
-    suite = type(
-        method, (MethodConformance,), {"overrides": ("method=broken", f"method._target_=broken_methods.{method}")}
-    )
     with pytest.raises(pytest.fail.Exception) as caught:
-        getattr(suite(), check)(**fixtures)
+        getattr(suite_of(method)(), check)(**fixtures)
     return str(caught.value)
 
 
@@ -102,3 +105,16 @@ def test_every_check_has_a_method_that_fails_it():
 def test_a_class_that_names_no_method_is_told():
     with pytest.raises(pytest.fail.Exception, match=r"Nameless names no method"):
         type("Nameless", (MethodConformance,), {})().test_padding_changes_nothing()
+
+
+def test_a_method_that_prunes_only_once_trained_is_checked_after_a_short_fit():
+    suite_of("Late")().test_padding_changes_nothing()
+
+
+def test_a_class_may_bring_its_method_into_a_pruning_state_itself(monkeypatch):
+    class Prepared(suite_of("Late")):
+        def prepare(self, method):
+            method.policy.trained.fill_(1.0)
+
+    monkeypatch.setattr("prunekit.conformance._fit", lambda *given: pytest.fail("it was trained"))
+    Prepared().test_padding_changes_nothing()
