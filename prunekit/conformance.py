@@ -270,13 +270,16 @@ class MethodConformance:
         with pytest.raises(ConfigError, match=r"there is no key method\.no_such_key"):
             compose([*self._given(), "method.no_such_key=1"])
         cfg = _composed(self._given())
-        kind, shape = method_class(cfg), self._built().method.setting.shape
+        kind, built = method_class(cfg), self._built().method
+        options = method_options(cfg) | {"no_such_key": 1}
         try:
-            kind.build_pruner(shape, **method_options(cfg), no_such_key=1)
+            kind.build_pruner(built.setting.shape, **options)
+            kind(copy.deepcopy(built.model), built.setting, **options)
         except TypeError:
             return
         _fail(
-            f"{kind.__name__}.build_pruner(shape, ..., no_such_key=1) takes a key that its YAML file does not have",
+            f"{kind.__name__} takes no_such_key=1, in build_pruner(shape, ...) and when it is made: a key of its YAML "
+            "file that nobody reads would go unnoticed",
             "**options swallows what nobody reads. Name the keys as keyword arguments, or make a dataclass of them: "
             "Options(**options).",
         )
