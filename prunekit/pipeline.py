@@ -147,6 +147,15 @@ class Pipeline:
 
     def execute(self) -> dict[str, Any]:
         """Runs all stages."""
+        module, data, teacher = self.build()
+        with tracking(self.cfg, self.folder) as loggers:
+            self.fit(module, data, loggers)
+            result = self._measure(module, data, teacher)
+            log_result(loggers, result)
+        return result
+
+    def build(self) -> tuple[TokenPruningMethod, TokenPruningDataModule, Teacher | None]:
+        """Everything before training: the data, the teacher, and the method on its model."""
         quieten()
         self._check_models()
         trainer = self.cfg["trainer"]
@@ -158,12 +167,7 @@ class Pipeline:
         setting = self._setting(data)
         self._check_budget(setting)
         teacher = self._teacher(data)
-        module = self._method(setting, teacher, data)
-        with tracking(self.cfg, self.folder) as loggers:
-            self._fit(module, data, loggers)
-            result = self._measure(module, data, teacher)
-            log_result(loggers, result)
-        return result
+        return self._method(setting, teacher, data), data, teacher
 
     @property
     def _is_dense(self) -> bool:
@@ -302,7 +306,7 @@ class Pipeline:
         install(model, kind.build_pruner(setting.shape, **options), "pack")
         return kind(model, setting, **options)
 
-    def _fit(self, module: TokenPruningMethod, data: TokenPruningDataModule, loggers: list[Logger]) -> None:
+    def fit(self, module: TokenPruningMethod, data: TokenPruningDataModule, loggers: list[Logger]) -> None:
         """Trains, or goes on where a killed run stopped; leaves the chosen checkpoint's weights in the module."""
         cfg, checkpoints = self.cfg["trainer"], self.folder.checkpoints
         best = FeasibleCheckpoint(checkpoints)

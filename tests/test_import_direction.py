@@ -29,6 +29,9 @@ FORBIDDEN = {
 # what every method shares; the one module of methods/ that others may import
 SHARED_METHODS = ("prunekit.methods.base",)
 
+# what method authors test with: it may import everything and pytest, and nothing that runs may import it
+FOR_TESTS_ONLY = ("prunekit.conformance",)
+
 # answer in a fraction of a second, so nothing heavy at import, neither here nor in what they import
 LIGHT = (
     "prunekit", "prunekit.config", "prunekit.cli", "prunekit.run", "prunekit.runs",
@@ -92,6 +95,8 @@ def wrong_imports(source, module, *, is_package=False):
                 found.append(f"{module}:{line} imports {name}, which {part} never does")
         if within(name, ["prunekit.methods"]) and name != "prunekit.methods" and not within(name, SHARED_METHODS):
             found.append(f"{module}:{line} imports {name}; only configuration names a method")
+        if within(name, ("pytest", *FOR_TESTS_ONLY)) and module not in FOR_TESTS_ONLY:
+            found.append(f"{module}:{line} imports {name}, which only tests and {' '.join(FOR_TESTS_ONLY)} do")
     return found
 
 
@@ -179,6 +184,9 @@ def test_light_modules_load_nothing_heavy(module):
         ("prunekit.methods.ltp", "from prunekit.methods.top import ToP", "prunekit.methods.top"),
         ("prunekit.methods.ltp", "from .top import ToP", "prunekit.methods.top"),
         ("prunekit.cost", "from prunekit.tokens.state import Trace", "prunekit.tokens.state"),
+        ("prunekit.cli", "def f():\n    import pytest", "pytest"),
+        ("prunekit.pipeline", "from prunekit.conformance import MethodConformance", "prunekit.conformance"),
+        ("prunekit.conformance", "from prunekit.methods.top import ToP", "prunekit.methods.top"),
     ],
 )
 def test_a_wrong_import_is_found(module, source, name):
@@ -192,6 +200,7 @@ def test_a_wrong_import_is_found(module, source, name):
         ("prunekit.tokens.encoder", "import torch\nfrom prunekit.tokens.state import Trace"),
         ("prunekit.tokens.encoder", "from .state import Trace"),
         ("prunekit.database", "import hydra"),
+        ("prunekit.conformance", "import pytest\nfrom prunekit.pipeline import Pipeline"),
     ],
 )
 def test_a_right_import_is_let_through(module, source):
