@@ -144,7 +144,8 @@ class PrunedEncoder(nn.Module):
         state = walk.state(with_hidden="hidden" in needs)
         keep = state.keep
         if pruner is not None and decides:
-            _, keep = pruner.decide(index, signals, state, soft=walk.execution == "soft")
+            scores, keep = pruner.decide(index, signals, state, soft=walk.execution == "soft")
+            walk.scores = scores if "previous" in pruner.scorer.needs else None
         if trace is not None:
             trace.layers.append(
                 LayerTrace(
@@ -200,6 +201,7 @@ class _Walk:
         self.position = torch.arange(tokens, device=hidden.device).expand(batch, tokens)
         self.hidden = hidden
         self.bias: Tensor | None = None
+        self.scores: Tensor | None = None  # of the last decision, where a scorer looks back
         self.packing: Packing | None = None
         self.output = torch.zeros_like(hidden)
         if execution == "pack":
@@ -226,7 +228,7 @@ class _Walk:
         hidden = None
         if with_hidden:
             hidden = self.hidden if self.packing is None else self.packing.padded(self.hidden[0])
-        return TokenState(self.keep, self.position, self.protected, self.length, hidden)
+        return TokenState(self.keep, self.position, self.protected, self.length, hidden, self.scores)
 
     def leave(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
         """Takes the decision: remembers who leaves, and returns the attended rows of who goes on."""
@@ -244,9 +246,11 @@ class _Walk:
         gone = leaving[self.packing.real]
         self._remember(self.hidden[0, gone], leaving)
         rows = attended[0, ~gone]
-        position, protected = self.position[staying], self.protected[staying]
-        self.packing = Packing.of(staying.sum(-1).tolist(), keep.device)
-        self.position, self.protected = self.packing.padded(position), self.packing.padded(protected)
+        packing = Packing.of(staying.sum(-1).tolist(), keep.device)
+        self.position = packing.padded(self.position[staying])
+        self.protected = packing.padded(self.protected[staying])
+        self.scores = None if self.scores is None else packing.padded(self.scores[staying])
+        self.packing = packing
         self.keep = self.packing.real.float()
         return rows[None]
 
@@ -257,6 +261,7 @@ class _Walk:
         self.keep = staying.float().gather(1, order)
         self.position = self.position.gather(1, order)
         self.protected = self.protected.gather(1, order)
+        self.scores = None if self.scores is None else self.scores.gather(1, order)
         self.everyone = False
         return attended.gather(1, order[..., None].expand(-1, -1, attended.shape[-1]))
 

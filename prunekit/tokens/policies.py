@@ -6,6 +6,7 @@ Protection, and that a gone token stays gone, are the traversal's business (enco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prunekit.tokens.state import TokenState
+
+LEAST_SHARE = 0.01  # where the published schedule ends, whatever its rate
 
 
 class KeepPolicy(nn.Module):
@@ -47,6 +50,23 @@ def ranks(
     return torch.empty_like(order).scatter(-1, order, places)
 
 
+def published_dense_layers(layers: int) -> int:
+    """How many first layers SpAtten, and LTP's top-k baseline after it, leave whole: 3 of 12, 4 of 24."""
+    return max(3, math.ceil(0.15 * layers))
+
+
+def linear_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
+    """Shares of the sentence that `layers` layers keep: 1 in the first `dense`, then linear down to `rate`.
+
+    A `rate` below 0 lets the line reach its floor of 1 % before the last layer.
+    Source: the top-k baseline of LTP, arXiv:2107.00910, in its reference code.
+    """
+    shares = dict.fromkeys(range(min(dense, layers)), 1.0)
+    for layer in range(dense, layers):
+        shares[layer] = max(LEAST_SHARE, 1 + (rate - 1) * (layer - dense + 1) / (layers - dense))
+    return shares
+
+
 class KeepRatio(KeepPolicy):
     """Keeps the best share of the *unpruned* sentence at each layer, protected tokens included in the count.
 
@@ -65,9 +85,27 @@ class KeepRatio(KeepPolicy):
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
     ) -> Float[Tensor, "batch tokens"]:
         """The K best of the alive tokens; protected ones come first whatever their score."""
-        count = (self.ratios[layer] * state.length + 0.5).floor().clamp(min=1)
         first = scores.float().masked_fill(state.protected > 0, torch.inf)
-        return (ranks(first, state.alive) < count[:, None]).float()
+        return (ranks(first, state.alive) < self._count(layer, state.length)[:, None]).float()
+
+    def _count(self, layer: int, lengths: Float[Tensor, "sentences"]) -> Float[Tensor, "sentences"]:
+        return (self.ratios[layer] * lengths + 0.5).floor().clamp(min=1)
+
+    def counts(
+        self, lengths: Int[Tensor, "sentences"], layers: int
+    ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
+        """Tokens entering attention and feed-forward of each of `layers` layers, for sentences of these lengths.
+
+        Exact without running the model, as long as only [CLS] is protected.
+        """
+        whole = lengths.float()
+        left, tokens_in, tokens_out = whole, [], []
+        for layer in range(layers):
+            tokens_in.append(left)
+            if layer in self.ratios:
+                left = left.minimum(self._count(layer, whole))
+            tokens_out.append(left)
+        return torch.stack(tokens_in), torch.stack(tokens_out)
 
 
 class Threshold(KeepPolicy):
