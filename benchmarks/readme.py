@@ -1,8 +1,8 @@
 """Writes the README's table from the committed result of the main job.
 
-    ./run python train.py force=true
-    ./run python benchmarks/readme.py runs/bbc_news/top/minilm/3x/s1-<hash>   # takes over a new result, then writes
-    ./run python benchmarks/readme.py                                         # writes from the committed one
+./run python train.py force=true
+./run python benchmarks/readme.py runs/bbc_news/top/minilm/3x/s1-<hash>   # takes over a new result, then writes
+./run python benchmarks/readme.py                                         # writes from the committed one
 """
 
 from __future__ import annotations

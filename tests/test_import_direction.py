@@ -26,8 +26,8 @@ FORBIDDEN = {
     ),
 }  # fmt: skip
 
-# what every method shares; the one module of methods/ that others may import
-SHARED_METHODS = ("prunekit.methods.base",)
+# what methods share; the modules of methods/ that others may import
+SHARED_METHODS = ("prunekit.methods.base", "prunekit.methods.static")
 
 # answer in a fraction of a second, so nothing heavy at import, neither here nor in what they import
 LIGHT = (

@@ -163,6 +163,45 @@ def test_a_fine_tuned_folder_can_be_the_teacher(finished, tmp_path):
     assert not (tmp_path / "runs" / "synthetic" / "dense").exists()
 
 
+def plain(folder, *overrides):
+    """The configuration of a run of another method than ToP."""
+    short = [word for word in SMALL if not word.startswith("method.")]
+    places = [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
+    return compose([*short, *places, "bench.enabled=false", "teacher.epochs=1", "trainer.epochs=1", *overrides])[0]
+
+
+ONE_KNOB = [
+    ["method=topk"],
+    ["method=topk", "method.accumulate=true"],
+    ["method=random"],
+    ["method=first"],
+]
+
+
+@pytest.mark.parametrize("train", ["true", "false"])
+@pytest.mark.parametrize("overrides", ONE_KNOB, ids=" ".join)
+def test_methods_with_one_knob_meet_the_budget_with_and_without_training(tmp_path, overrides, train):
+    result = run(plain(tmp_path, *overrides, f"method.train={train}"))
+    assert result["budget"]["met"]
+    assert abs(1.5 / result["budget"]["reached"] - 1) <= 0.02
+    assert ("fit" in result["seconds"]) == (train == "true")
+    assert (run_folder(tmp_path, result["method"]) / "model" / "prunekit.json").is_file()
+
+
+def test_without_training_the_weights_are_the_teachers(tmp_path):
+    run(plain(tmp_path, "method=topk", "method.train=false"))
+    pruned, dense = (
+        load_file(run_folder(tmp_path, method) / "model" / "model.safetensors") for method in ("topk", "dense")
+    )
+    assert all(torch.equal(pruned[name], dense[name]) for name in dense)
+
+
+def test_a_schedule_that_cannot_meet_the_budget_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ConfigError, match=r"budget=3x cannot be met by method=topk on tiny.*1\.00x to 1\.\d\dx"):
+        train(plain(tmp_path, "method=topk", "method.dense_layers=null", "budget=3x"))
+    assert not list((tmp_path / "runs").glob("**/*.ckpt"))
+
+
 @pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
 def test_every_family_runs_end_to_end(tmp_path, family):
     result = run(

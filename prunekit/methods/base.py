@@ -6,17 +6,17 @@ loss has (`terms`). Everything else has a default.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunekit.cost import Shape
+from prunekit.cost import Shape, dense_macs, encoder_macs
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Batch, Evaluation, model_inputs, predict
 from prunekit.objectives import task_loss
@@ -44,17 +44,24 @@ class Training:
         whole = self.epochs * self.steps_per_epoch
         return whole if self.max_steps is None else min(whole, self.max_steps)
 
-    def rate(self, step: int) -> float:
-        """Factor of the learning rate: rises linearly during warm-up, then falls linearly to 0."""
-        warmup = round(self.warmup_fraction * self.steps)
+    def rate(self, step: int, steps: int | None = None) -> float:
+        """Factor of the learning rate: rises linearly during warm-up, then falls linearly to 0.
+
+        `steps` is the length of the schedule; None = the whole run.
+        """
+        length = self.steps if steps is None else steps
+        warmup = round(self.warmup_fraction * length)
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        return max(0.0, (self.steps - step) / max(1, self.steps - warmup))
+        return max(0.0, (length - step) / max(1, length - warmup))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run knows before its method is built; lengths are token counts of real sentences, unpadded."""
+    """What a run knows before its method is built; lengths are token counts of real sentences, unpadded.
+
+    `validation` hands out the validation batches, for a knob that can be set only by running the model.
+    """
 
     spec: TaskSpec
     shape: Shape
@@ -64,6 +71,12 @@ class Setting:
     budget: float | None = None  # FLOPs reduction against unpadded; None = the method's own knob
     tolerance: float = 0.02
     teacher: TeacherOutputs | None = field(default=None, repr=False)
+    validation: Callable[[], Iterable[Batch]] = field(default=tuple, repr=False)
+
+    def reduction(self, tokens_in: Float[Tensor, "layers rows"], tokens_out: Float[Tensor, "layers rows"]) -> float:
+        """The FLOPs reduction on the validation sentences if so many tokens enter the two halves of each layer."""
+        dense = dense_macs(self.shape, self.lengths["validation"]).sum()
+        return float(dense / encoder_macs(self.shape, tokens_in, tokens_out).sum())
 
 
 class TokenPruningMethod(L.LightningModule):
@@ -78,6 +91,9 @@ class TokenPruningMethod(L.LightningModule):
         if setting.training.freeze_embeddings:
             model.base_model.embeddings.requires_grad_(False)
         self.asked: float | None = self.asks(setting, **options)
+        self.trains: bool = options.get("train", True)
+        self.hard_steps = round(options.get("hard_epochs", 0) * setting.training.steps_per_epoch)
+        self.soft_steps = max(0, setting.training.steps - self.hard_steps)
         self._found: dict[int, Evaluation] = {}
 
     # -- what a method says about itself ---------------------------------------------------------------
@@ -102,6 +118,12 @@ class TokenPruningMethod(L.LightningModule):
         logits = self(batch)
         return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
 
+    def calibrate(self) -> None:
+        """Turns the method's knob until the model, with its weights as they are, meets the budget on validation.
+
+        Called instead of a fit where the method does not train. Nothing by default.
+        """
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups beside the weights; each has a constant learning rate and its own `name`."""
         return []
@@ -113,6 +135,11 @@ class TokenPruningMethod(L.LightningModule):
     def gap(self, reduction: float) -> float:
         """How far a measured FLOPs reduction is from what was asked, as a fraction of FLOPs; 0 = met."""
         return 0.0 if self.asked is None else abs(self.asked / reduction - 1)
+
+    @property
+    def hard(self) -> bool:
+        """Whether training is in its last `hard_epochs`: what is pruned is fixed, and only the weights learn."""
+        return self.hard_steps > 0 and self.global_step >= self.soft_steps
 
     # -- the model -------------------------------------------------------------------------------------
 
@@ -143,8 +170,12 @@ class TokenPruningMethod(L.LightningModule):
             if parameter.requires_grad and id(parameter) not in own:
                 yield name, parameter
 
+    def weights_rate(self, step: int) -> float:
+        """Factor of the weights' learning rate at a step."""
+        return self.setting.training.rate(step)
+
     def configure_optimizers(self) -> dict[str, Any]:
-        """One AdamW: weights with linear decay, the method's own groups at a constant rate."""
+        """One AdamW: weights by `weights_rate`, the method's own groups at a constant rate."""
         training = self.setting.training
         decayed = [p for _, p in self.weights() if p.dim() > 1]
         plain = [p for _, p in self.weights() if p.dim() <= 1]
@@ -156,7 +187,7 @@ class TokenPruningMethod(L.LightningModule):
         optimizer = torch.optim.AdamW(groups + extra, lr=training.lr, fused=True)
 
         def weights_rate(step: int) -> float:  # a plain function: the schedule's state must not hold a method
-            return training.rate(step)
+            return self.weights_rate(step)
 
         def constant(step: int) -> float:
             return 1.0

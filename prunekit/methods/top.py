@@ -17,8 +17,6 @@ from transformers import PreTrainedModel
 from prunekit.cost import (
     Convention,
     Shape,
-    dense_macs,
-    encoder_macs,
     expected_counts,
     expected_keep,
     nominal_counts,
@@ -94,8 +92,6 @@ class ToP(TokenPruningMethod):
         chosen = self.options.rank_layers
         self.rank_layers = list(range(1, layers // 3)) if chosen is None else chosen
         training = setting.training
-        self.hard_steps = round(self.options.hard_epochs * training.steps_per_epoch)
-        self.soft_steps = max(0, training.steps - self.hard_steps)
         self.warmup_steps = round(self.options.warmup_epochs * training.steps_per_epoch)
 
     @classmethod
@@ -135,11 +131,6 @@ class ToP(TokenPruningMethod):
         """The sparsity asked for: the share of the unpadded FLOPs that is to go."""
         assert self.asked is not None
         return 1 - 1 / self.asked
-
-    @property
-    def hard(self) -> bool:
-        """Whether the gates are fixed from here on."""
-        return self.hard_steps > 0 and self.global_step >= self.soft_steps
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -251,7 +242,4 @@ class ToP(TokenPruningMethod):
 
 def _reduction(policy: RankGate, setting: Setting, shift: Tensor) -> float:
     """FLOPs reduction of the hard gates under a shift, on the validation sentences; exact."""
-    lengths = setting.lengths["validation"]
-    tokens_in, tokens_out = policy.counts(lengths, setting.shape.layers, shift)
-    dense = dense_macs(setting.shape, lengths).sum()
-    return float(dense / encoder_macs(setting.shape, tokens_in, tokens_out).sum())
+    return setting.reduction(*policy.counts(setting.lengths["validation"], setting.shape.layers, shift))
