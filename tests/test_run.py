@@ -175,6 +175,7 @@ ONE_KNOB = [
     ["method=topk", "method.accumulate=true"],
     ["method=random"],
     ["method=first"],
+    ["method=threshold"],
 ]
 
 

@@ -90,6 +90,7 @@ class TokenPruningMethod(L.LightningModule):
         self.setting = setting
         if setting.training.freeze_embeddings:
             model.base_model.embeddings.requires_grad_(False)
+        self.given = options  # the keys of the method's file
         self.asked: float | None = self.asks(setting, **options)
         self.trains: bool = options.get("train", True)
         self.hard_steps = round(options.get("hard_epochs", 0) * setting.training.steps_per_epoch)

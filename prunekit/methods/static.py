@@ -5,7 +5,8 @@ No method of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape
-from prunekit.evaluation import Batch
+from prunekit.evaluation import Batch, evaluate
 from prunekit.methods.base import Setting, TokenPruningMethod
 from prunekit.objectives import task_loss
+from prunekit.progress import PLAIN_SECONDS, clock, say
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.encoder import TokenPruner
-from prunekit.tokens.policies import KeepRatio, linear_ratios, published_dense_layers
+from prunekit.tokens.policies import KeepRatio, Threshold, linear_ratios, published_dense_layers
 from prunekit.tokens.scorers import Scorer
 
 
@@ -29,6 +31,75 @@ class StaticMethod(TokenPruningMethod):
         """The task loss under "drop", which is "mask" at less cost."""
         logits = self(batch, "drop")
         return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
+
+
+class ThresholdMethod(StaticMethod):
+    """Keeps tokens by thresholds; with a budget their scale is found by running the model on the validation texts.
+
+    How many tokens reach a threshold hangs on the weights, so the scale is set where training starts and again
+    before each evaluation: what an evaluation measures, and the checkpoint of it holds, meets the budget.
+    """
+
+    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
+        super().__init__(model, setting, **options)
+        assert self.pruner is not None
+        assert isinstance(self.pruner.policy, Threshold)
+        self.policy = self.pruner.policy
+
+    @classmethod
+    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+        """From nothing pruned to everything but [CLS] gone at the first layer that prunes."""
+        pruner = cls.build_pruner(setting.shape, **options)
+        assert pruner is not None
+        only_cls = KeepRatio({min(pruner.layers): 0.0})
+        return 1.0, setting.reduction(*only_cls.counts(setting.lengths["validation"], setting.shape.layers))
+
+    def calibrate(self) -> None:
+        """Scales the thresholds; says what came of it."""
+        if self.asked is None:
+            return
+        passes, start = 0, time.monotonic()
+
+        def measure() -> float:
+            nonlocal passes
+            passes += 1
+            setting = self.setting
+            batches = aloud(setting.validation(), f"calibrate  pass {passes}")
+            return evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack").reduction
+
+        _, most = self.feasible(self.setting, **self.given)
+        # closer than the run is checked, because the budget is measured anew under "mask"
+        found = self.policy.meet(measure, self.asked, most=most, tolerance=self.setting.tolerance / 4)
+        say(
+            f"calibrate  thresholds x {float(self.policy.scale):.4g}: {found.reached:.2f}x fewer FLOPs, "
+            f"{self.asked:.2f}x asked; {passes} passes over validation, {clock(time.monotonic() - start)}"
+        )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Scales the thresholds before the first step."""
+        if self.global_step == 0:
+            self.calibrate()
+
+    def on_validation_epoch_start(self) -> None:
+        """Scales the thresholds to the weights that are evaluated."""
+        super().on_validation_epoch_start()
+        self.calibrate()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the thresholds too, 1 = uniform attention."""
+        super().on_validation_epoch_end()
+        found = {f"threshold/layer_{n:02d}": float(self.policy.threshold(n)) for n in sorted(self.policy.thresholds)}
+        self.log_dict(found)
+
+
+def aloud(batches: Iterable[Batch], label: str) -> Iterator[Batch]:
+    """The batches, with a line now and then; no live line, because a fit may have one already."""
+    due = time.monotonic() + PLAIN_SECONDS
+    for number, batch in enumerate(batches):
+        if time.monotonic() >= due:
+            say(f"{label}, batch {number + 1}")
+            due = time.monotonic() + PLAIN_SECONDS
+        yield batch
 
 
 class KeepRatioMethod(StaticMethod):
