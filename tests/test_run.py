@@ -165,7 +165,8 @@ def test_a_fine_tuned_folder_can_be_the_teacher(finished, tmp_path):
 
 def plain(folder, *overrides):
     """The configuration of a run of another method than ToP."""
-    short = [word for word in SMALL if not word.startswith("method.")]
+    taken = {word.split("=")[0] for word in overrides} | ({"task"} if "experiment=" in "".join(overrides) else set())
+    short = [word for word in SMALL if not word.startswith("method.") and word.split("=")[0] not in taken]
     places = [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
     return compose([*short, *places, "bench.enabled=false", "teacher.epochs=1", "trainer.epochs=1", *overrides])[0]
 
@@ -233,6 +234,25 @@ def test_every_published_recipe_runs_on_generated_sentences(tmp_path, path):
         ]
     )
     assert train(cfg) in (0, 3)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("ltp_*.yaml")), ids=lambda path: path.stem)
+def test_every_published_recipe_of_ltp_runs_on_generated_sentences(tmp_path, path):
+    short = ["trainer.epochs=2", "trainer.evals_per_epoch=1", "method.hard_epochs=1", "trainer.lr=1e-3"]
+    cfg = plain(tmp_path, f"experiment={path.stem}", "budget=null", "task.synthetic_rows=48", *short)
+    assert run(cfg)["method"] == "ltp"
+
+
+@pytest.mark.parametrize("profile", ["house", "reference"])
+def test_ltp_learns_thresholds_and_meets_the_budget(tmp_path, profile):
+    result = run(plain(tmp_path, "method=ltp", f"method.profile={profile}", "trainer.epochs=2"))
+    assert result["budget"]["met"]
+    left = run_folder(tmp_path, "ltp")
+    stored = load_file(left / "model" / "prunekit.safetensors")
+    line = torch.tensor([0.32, 0.64, 0.96])
+    assert (stored["policy.values"] - line).abs().max() > 0.01  # they moved
+    names = {name for row in read_jsonl(left / "metrics.jsonl") for name in row}
+    assert {"threshold/layer_01", "train/budget", "budget/expected"} <= names
 
 
 # -- kill -9 -------------------------------------------------------------------------------------------

@@ -140,6 +140,9 @@ class PrunedEncoder(nn.Module):
             needs |= getattr(asked, "needs", {"received"})
         if pruner is not None and decides:
             needs |= pruner.scorer.needs
+        if walk.hidden.shape[1] == 0:
+            walk.pass_by(index, trace)
+            return
         attended, signals = self.family.attend(layer, walk.hidden, walk.call(frozenset(needs), pruner))
         state = walk.state(with_hidden="hidden" in needs)
         keep = state.keep
@@ -276,6 +279,14 @@ class _Walk:
             return
         alive = self.keep > 0
         self.bias = torch.where(alive, self.keep, 1.0).log()
+
+    def pass_by(self, index: int, trace: Trace | None) -> None:
+        """A layer that no token of the batch enters; only where [CLS] is not protected."""
+        if trace is not None:
+            none = self.keep.sum(-1)
+            trace.layers.append(
+                LayerTrace(index, False, none, none, self.keep, self.position, received=self.keep, scores=self.keep)
+            )
 
     def restore(self) -> Float[Tensor, "batch tokens hidden"]:
         """All tokens in the incoming shape: survivors from the last layer, the others from where they left."""
