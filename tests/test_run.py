@@ -303,3 +303,42 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(finishe
         uninterrupted = load_file(run_folder(folder) / "model" / name)
         resumed = load_file(run_folder(tmp_path) / "model" / name)
         assert all(torch.equal(uninterrupted[key], resumed[key]) for key in uninterrupted)
+
+
+@pytest.mark.slow
+def test_calibrated_thresholds_survive_kills_too(tmp_path):
+    """LTP killed in the soft stage and, with thresholds scaled and a fresh optimiser, in the hard one."""
+    overrides = ["method=ltp", "trainer.epochs=4", "method.hard_epochs=2", "trainer.checkpoint_seconds=1"]
+    run(plain(tmp_path / "whole", *overrides))
+    given = [word for word in SMALL if not word.startswith("method.")]
+    places = [f"runs_dir={tmp_path / 'killed' / 'runs'}", f"data.cache_dir={tmp_path / 'killed' / 'cache'}"]
+    words = [*given, *places, "bench.enabled=false", "teacher.epochs=1", *overrides]
+
+    def steps():
+        rows = [
+            row
+            for path in (tmp_path / "killed").glob("runs/synthetic/ltp/**/metrics.jsonl")
+            for row in read_jsonl(path)
+        ]
+        kept = list((tmp_path / "killed").glob("runs/synthetic/ltp/**/last.ckpt"))
+        return max((row["step"] or 0 for row in rows), default=0) if kept else 0
+
+    def begin():
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *words],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ,
+        )
+
+    for after in (20, 60):
+        kill_when(begin(), lambda after=after: steps() >= after)
+    assert begin().wait(timeout=300) == 0
+    manifest = json.loads((run_folder(tmp_path / "killed", "ltp") / "manifest.json").read_text())
+    assert len(manifest["resumed"]) == 2
+    for name in ("model.safetensors", "prunekit.safetensors"):
+        whole, killed = (
+            load_file(run_folder(tmp_path / place, "ltp") / "model" / name) for place in ("whole", "killed")
+        )
+        assert all(torch.equal(whole[key], killed[key]) for key in whole)
