@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -24,13 +24,29 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
+class PerRow:
+    """What happened to each sentence, in the order of its row number.
+
+    `tokens` entered the feed-forward half of each layer; `right` is None for regression.
+    """
+
+    lengths: Int[Tensor, "rows"]
+    tokens: Int[Tensor, "rows layers"]
+    right: Bool[Tensor, "rows"] | None
+
+
+@dataclass(frozen=True)
 class Measured:
-    """Metrics by name, cost by name (`CostMeter.compute`), mean tokens entering each layer's feed-forward half."""
+    """Metrics by name, cost by name (`CostMeter.compute`), mean tokens entering each layer's feed-forward half.
+
+    `per_row` holds the rows that this process saw.
+    """
 
     metrics: dict[str, float]
     cost: dict[str, float]
     tokens_per_layer: list[float]
     rows: int
+    per_row: PerRow
 
     @property
     def reduction(self) -> float:
@@ -44,20 +60,28 @@ class Evaluation:
     def __init__(self, spec: TaskSpec, shape: Shape, classes: int, device: torch.device | str = "cpu") -> None:
         self.metrics = build_metrics(spec, classes).to(device)
         self.cost = CostMeter(shape, spec.padded_length).to(device)
-        self.rows = 0
+        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._classes = spec.kind == "classification"
 
     def update(self, logits: Float[Tensor, "batch classes"], batch: Batch, trace: Trace) -> None:
         """Adds one batch."""
         self.metrics.update(logits.float(), batch["labels"])
-        self.cost.update(trace.tokens_in, trace.tokens_out, batch["attention_mask"].sum(-1))
-        self.rows += len(logits)
+        lengths = batch["attention_mask"].sum(-1)
+        self.cost.update(trace.tokens_in, trace.tokens_out, lengths)
+        right = logits.argmax(-1) == batch["labels"]
+        seen = (batch["index"], lengths, trace.tokens_out.T.round().long(), right)
+        self._seen.append((seen[0].cpu(), seen[1].cpu(), seen[2].cpu(), seen[3].cpu()))
 
     def compute(self) -> Measured:
         """What was measured over all batches, synchronised over processes."""
         spent = self.cost.compute()
         tokens = [float(count) for count in spent.pop("tokens_out_mean")]
         quality = {name: float(value) for name, value in self.metrics.compute().items()}
-        return Measured(quality, {name: float(value) for name, value in spent.items()}, tokens, self.rows)
+        costs = {name: float(value) for name, value in spent.items()}
+        index, lengths, counts, right = (torch.cat(column) for column in zip(*self._seen, strict=True))
+        order = index.argsort()
+        per_row = PerRow(lengths[order], counts[order], right[order] if self._classes else None)
+        return Measured(quality, costs, tokens, len(index), per_row)
 
 
 def predict(model: PreTrainedModel, batch: Batch, execution: Execution) -> tuple[Float[Tensor, "batch classes"], Trace]:
@@ -98,13 +122,13 @@ def check_executions_agree(
     """Largest difference of the logits of two executions on a batch.
 
     Raises:
-        ExecutionsDifferError: the logits differ by more than 1e-3, or a predicted label differs.
+        ExecutionsDifferError: the logits differ by more than 1e-3 or are not numbers, or a predicted label differs.
     """
     one, _ = predict(model, batch, first)
     other, _ = predict(model, batch, second)
     worst = float((one - other).abs().max())
     labels = one.argmax(-1) != other.argmax(-1)
-    if worst > 1e-3 or (one.shape[-1] > 1 and bool(labels.any())):
+    if not worst <= 1e-3 or (one.shape[-1] > 1 and bool(labels.any())):
         raise ExecutionsDifferError(
             f"{first!r} and {second!r} differ by {worst:.2g} in the logits and in {int(labels.sum())} of {len(one)} "
             f"labels; at most 1e-3 and 0 are allowed. The run stops: its test would not measure what was trained."

@@ -26,7 +26,7 @@ from prunekit.checkpoint import (
     StopAfter,
     resumable,
 )
-from prunekit.config import ConfigError, compose, config_hash, parse_budget
+from prunekit.config import ConfigError, compose, config_hash, declared, parse_budget
 from prunekit.cost import Shape
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
@@ -35,12 +35,14 @@ from prunekit.evaluation import Measured, check_executions_agree, evaluate
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
 from prunekit.report.card import model_card
+from prunekit.report.plots import write_plots
 from prunekit.run import command, run
 from prunekit.runs import RunFolder, atomic_write_text
 from prunekit.runtime.bench import compare_speed
 from prunekit.teacher import TeacherOutputs, teacher_outputs
+from prunekit.tokens.backbones import FAMILIES
 from prunekit.tokens.budget import InfeasibleBudget, check_feasible
-from prunekit.tokens.encoder import install
+from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.state import Execution
 from prunekit.tracking import log_result, tracking
 
@@ -59,6 +61,21 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def accelerator_of(asked: str) -> str:
+    """Lightning's name for `trainer.accelerator`; "auto" is a CUDA GPU, else the CPU.
+
+    Raises:
+        ConfigError: a GPU was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if asked == "gpu" and not available:
+        raise ConfigError(
+            "trainer.accelerator=gpu, but torch sees no CUDA GPU here.\n"
+            "Allowed: auto, cpu.\nLeave it out, or install a torch that was built for this GPU."
+        )
+    return "gpu" if available and asked != "cpu" else "cpu"
+
+
 def precision_of(asked: str | int) -> str:
     """Lightning's name for `trainer.precision`; "auto" is bf16 autocast where the hardware multiplies bf16."""
     choice = str(asked)
@@ -72,8 +89,22 @@ def precision_of(asked: str | int) -> str:
 
 def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:
     """The class that `method._target_` names."""
-    module, _, name = cfg["method"]["_target_"].rpartition(".")
-    return getattr(import_module(module), name)
+    target = cfg["method"]["_target_"]
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"method._target_={target} cannot be imported ({error}).\n"
+            "Allowed: the dotted path of a TokenPruningMethod.\nCorrect it, or install the package it is in."
+        ) from error
+
+
+def knobs(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The method's own ways to say how much to prune, as far as they are set."""
+    keys = declared({"method": cfg["method"]["name"]})
+    own = [key.path.partition(".")[2] for key in keys.values() if key.knob]
+    return {name: cfg["method"][name] for name in own if cfg["method"].get(name) is not None}
 
 
 def method_options(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +149,9 @@ class Pipeline:
     def execute(self) -> dict[str, Any]:
         """Runs all stages."""
         quieten()
+        self._check_models()
         trainer = self.cfg["trainer"]
+        accelerator_of(trainer["accelerator"])
         if trainer["threads"]:
             torch.set_num_threads(trainer["threads"])
         L.seed_everything(self.cfg["seed"], verbose=False)
@@ -137,6 +170,25 @@ class Pipeline:
         return result
 
     # -- stages ----------------------------------------------------------------------------------------
+
+    def _check_models(self) -> None:
+        """Refuses a family that cannot be pruned, and a teacher that is no model, before data is read."""
+        for key, source in (("backbone", self.backbone), ("teacher.path", self.cfg["teacher"]["path"])):
+            if source is None:
+                continue
+            try:
+                kind = AutoConfig.from_pretrained(source).model_type
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"{key}={source} is no model ({str(error).splitlines()[0][:80]}).\n"
+                    "Allowed: a folder with config.json, model.safetensors and tokenizer, as transformers saves it.\n"
+                    "Give the model/ folder of a dense run, or leave it out."
+                ) from error
+            if kind not in FAMILIES:
+                raise ConfigError(
+                    f"{key}={source} is of the family {kind!r}, which prunekit cannot prune.\n"
+                    f"Allowed: {', '.join(sorted(FAMILIES))}.\nChoose another backbone."
+                )
 
     def _data(self) -> TokenPruningDataModule:
         """Reads and tokenises the task; says what was read, and how many texts were cut."""
@@ -160,7 +212,8 @@ class Pipeline:
         mean = data.split("train").lengths.float().mean()
         say(
             f"data       {self.spec.name}: {rows} rows, mean {mean:.1f} tokens; "
-            f"{cut} texts cut at {self.spec.max_length} tokens"
+            f"{cut} texts cut at {self.spec.max_length} tokens, "
+            f"{sum(data.dropped.values())} empty or double rows left out"
         )
         return data
 
@@ -194,6 +247,13 @@ class Pipeline:
         if asked is None:
             return
         low, high = method.feasible(setting, **options)
+        if setting.budget is None and not low <= asked <= high:
+            turned = ", ".join(f"method.{name}={value}" for name, value in knobs(self.cfg).items())
+            raise ConfigError(
+                f"{turned} asks for {asked:.3g}x fewer FLOPs.\nFeasible for {self.cfg['method']['name']} on {self.cfg['backbone']['name']} and "
+                f"{self.spec.name}: {low:.2f}x to {high:.2f}x, which is a sparsity of {1 - 1 / low:.2f} to "
+                f"{1 - 1 / high:.2f}.\nAsk for less, or let the method decide at earlier layers."
+            )
         what = f"method={self.cfg['method']['name']} on {self.cfg['backbone']['name']} and {self.spec.name}"
         try:
             check_feasible(asked, low, high, what)
@@ -217,17 +277,22 @@ class Pipeline:
 
     def _outputs(self, teacher: Teacher, data: TokenPruningDataModule) -> TeacherOutputs:
         """The teacher's word on each training row: read from beside the teacher, or computed now."""
-        path = teacher.folder / f"outputs-{data.fingerprint[:12]}-{len(data.split('train'))}.safetensors"
-        if path.is_file():
-            return TeacherOutputs.load(path)
+        weights = pretrained.sha256(teacher.folder / "model.safetensors")
+        path = data.cache_dir / "teachers" / f"{weights[:16]}-{data.fingerprint[:16]}.safetensors"
+        if (stored := TeacherOutputs.load_if_whole(path)) is not None:
+            return stored
         model = install(self._classifier(teacher.folder, data), None, "dense")
         batches = data.loader("train")
         outputs = teacher_outputs(model, track(batches, "teacher outputs", len(batches)), data.split("train").lengths)
+        path.parent.mkdir(parents=True, exist_ok=True)
         outputs.save(path)
         return outputs
 
     def _classifier(self, source: Path | str, data: TokenPruningDataModule) -> PreTrainedModel:
-        return pretrained.load_classifier(source, labels=data.label_names)
+        try:
+            return pretrained.load_classifier(source, labels=data.label_names)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def _method(self, setting: Setting, teacher: Teacher | None, data: TokenPruningDataModule) -> TokenPruningMethod:
         kind, options = method_class(self.cfg), method_options(self.cfg)
@@ -243,8 +308,8 @@ class Pipeline:
         best = FeasibleCheckpoint(checkpoints)
         trainer = L.Trainer(
             max_epochs=cfg["epochs"],
-            accelerator=cfg["accelerator"],
-            devices=cfg["devices"],
+            accelerator=accelerator_of(cfg["accelerator"]),
+            devices=1,  # several processes are not supported yet
             precision=precision_of(cfg["precision"]),
             logger=loggers,
             callbacks=[
@@ -263,7 +328,13 @@ class Pipeline:
         )
         start = time.time()
         module.train()  # transformers loads models in evaluation mode, without dropout
-        trainer.fit(module, datamodule=data, ckpt_path=resumable(checkpoints))
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resumable(checkpoints))
+        except SystemExit as ended:
+            # lightning ends the process itself when it is interrupted; who called decides what that means
+            if isinstance(ended.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from ended
+            raise
         self.seconds["fit"] = time.time() - start
         chosen = best.best_model_path or best.closest_model_path
         if not chosen:
@@ -283,23 +354,31 @@ class Pipeline:
     ) -> dict[str, Any]:
         """Tests under "pack" after a check that it equals "mask", measures speed, saves the model."""
         setting, model = module.setting, module.model.eval().cpu()
-        check_executions_agree(model, next(iter(data.loader("test"))))
+        if module.test_execution != "mask":
+            check_executions_agree(model, next(iter(data.loader("test"))), "mask", module.test_execution)
 
         def on(split: str, execution: Execution, model: PreTrainedModel = model) -> Measured:
             batches = data.loader(split)
             shown = track(batches, f"{split} ({execution})", len(batches))
             return evaluate(model, shown, self.spec, setting.shape, setting.classes, execution)
 
-        validation, test = on("validation", "mask"), on("test", "pack")
-        dense = test.metrics
+        validation, test = on("validation", "mask"), on("test", module.test_execution)
+        dense = test
         if teacher is not None:
-            dense = on("test", "dense", install(self._classifier(teacher.folder, data), None, "dense")).metrics
-        result = self._result(module, validation, test, dense, data)
+            dense = on("test", "dense", install(self._classifier(teacher.folder, data), None, "dense"))
+        result = self._result(module, validation, test, dense.metrics, data)
+        name = f"{self.cfg['method']['name']} on {self.spec.name}, {_test_split(data)}"
+        write_plots(self.folder.path / "plots", name, dense.per_row, test.per_row, self.folder.metrics, module.asked)
         folder = self.folder.path / "model"
-        pretrained.save(model, AutoTokenizer.from_pretrained(self.backbone), folder, about=result)
-        if self.cfg["bench"]["enabled"]:
+        others = [split for split in data.validation_splits if split != "validation"]
+        result["score"]["other_splits"] = {split: on(split, module.test_execution).metrics for split in others}
+        tokenizer = AutoTokenizer.from_pretrained(self.backbone)
+        encoder_of(model).execution = module.test_execution
+        pretrained.save(model, tokenizer, folder)
+        if self.cfg["bench"]["enabled"] and module.test_execution == "pack":
             result["speed"] = self._speed(model, folder, data)
         result["seconds"] = {**self.seconds, "total": time.time() - self.started}
+        pretrained.describe(folder, result)
         card = model_card(
             result,
             base_model=self.cfg["backbone"].get("hub"),
@@ -319,7 +398,9 @@ class Pipeline:
         data: TokenPruningDataModule,
     ) -> dict[str, Any]:
         cfg, setting = self.cfg, module.setting
-        met = module.eligible(validation.reduction)
+        budget = module.budget_report(validation.reduction)
+        met = budget["met"]
+        low, high = module.feasible(setting, **method_options(cfg))
         return {
             "schema": 1,
             "status": "done" if met else "budget_missed",
@@ -331,10 +412,9 @@ class Pipeline:
             "hash": config_hash(cfg),
             "command": command(),
             "budget": {
-                "asked": module.asked,
+                **budget,
                 "tolerance": setting.tolerance,
-                "reached": validation.reduction,
-                "met": met,
+                "feasible": [low, high],
                 "split": "validation",
             },
             "score": {
@@ -352,7 +432,9 @@ class Pipeline:
             "mean_length": float(data.split("test").lengths.float().mean()),
             "speed": [],
             "truncated": data.truncated,
-            "execution": {"validation": "mask", "test": "pack"},
+            "dropped": data.dropped,
+            "precision": precision_of(cfg["trainer"]["precision"]),
+            "execution": {"validation": "mask", "test": module.test_execution},
         }
 
     def _speed(self, model: PreTrainedModel, folder: Path, data: TokenPruningDataModule) -> list[dict[str, Any]]:

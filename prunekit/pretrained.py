@@ -102,10 +102,11 @@ def save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     folder: str | Path,
-    *,
-    about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model that `install` prepared as a Hugging Face folder; `about` is kept in prunekit.json as it is."""
+    """Writes a model that `install` prepared as a Hugging Face folder.
+
+    `save_pretrained` of the model itself would leave the pruning out.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     encoder = encoder_of(model)
@@ -118,10 +119,11 @@ def save(
         "format": FORMAT,
         "weights_sha256": sha256(folder / "model.safetensors"),
         "pruner": None,
-        "about": dict(about or {}),
+        "execution": encoder.execution,
     }
     if pruner is not None:
         save_file({name: t.detach().contiguous() for name, t in pruner.state_dict().items()}, folder / TENSORS)
+        settings["tensors_sha256"] = sha256(folder / TENSORS)
         settings["pruner"] = {
             "layers": sorted(pruner.layers),
             "soft_form": pruner.soft_form,
@@ -134,8 +136,16 @@ def save(
     atomic_write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
 
-def load(folder: str | Path, execution: Execution = "pack") -> PreTrainedModel:
+def describe(folder: str | Path, about: Mapping[str, Any]) -> None:
+    """Adds what is known about a saved model, such as its run's result, to its prunekit.json."""
+    path = Path(folder) / SETTINGS
+    atomic_write_text(path, json.dumps(json.loads(path.read_text()) | {"about": dict(about)}, indent=2) + "\n")
+
+
+def load(folder: str | Path, execution: Execution | None = None) -> PreTrainedModel:
     """The pruned model of a checkpoint folder, in evaluation mode; call it as any Hugging Face model.
+
+    `execution` None means the one that it was tested with, which is "pack" for nearly every method.
 
         model = prunekit.load("runs/.../model")
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
@@ -151,17 +161,17 @@ def load(folder: str | Path, execution: Execution = "pack") -> PreTrainedModel:
             f"{folder} has no {SETTINGS}, so it is no pruned checkpoint; give the model/ folder of a run, "
             f"or load a dense model with transformers."
         )
-    settings = json.loads(path.read_text())
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as JSON ({error}); save the model again.") from error
     if settings["format"] > FORMAT:
         raise ValueError(
             f"{path} has format {settings['format']}, this prunekit reads up to {FORMAT}; upgrade prunekit."
         )
-    found = sha256(folder / "model.safetensors")
-    if found != settings["weights_sha256"]:
-        raise ValueError(
-            f"{folder / 'model.safetensors'} has sha256 {found[:12]}, but {SETTINGS} was written for "
-            f"{settings['weights_sha256'][:12]}; the pruning does not belong to these weights, save the model again."
-        )
+    _check_hash(folder / "model.safetensors", settings["weights_sha256"])
+    if settings["pruner"] is not None:
+        _check_hash(folder / TENSORS, settings["tensors_sha256"])
     with _Quiet():
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     pruner = None
@@ -172,4 +182,13 @@ def load(folder: str | Path, execution: Execution = "pack") -> PreTrainedModel:
         pruner = TokenPruner(scorer, policy, **kept)
         tensors: dict[str, Tensor] = load_file(folder / TENSORS)
         pruner.load_state_dict(tensors)
-    return install(model, pruner, execution).eval()
+    return install(model, pruner, execution or settings["execution"]).eval()
+
+
+def _check_hash(path: Path, written: str) -> None:
+    found = sha256(path)
+    if found != written:
+        raise ValueError(
+            f"{path} has sha256 {found[:12]}, but {SETTINGS} was written for {written[:12]}; "
+            f"the pruning does not belong to these weights, save the model again."
+        )

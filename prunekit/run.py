@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from prunekit.config import check_layers
+from prunekit.config import ConfigError, check_layers
 from prunekit.data.sources import backbone_shape, find_backbone, find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
 from prunekit.runs import RunFolder
@@ -36,6 +38,13 @@ def run(cfg: dict[str, Any]) -> dict[str, Any]:
     backbone = find_backbone(cfg["backbone"])
     source = find_task(spec)
     check_layers(cfg, backbone_shape(backbone)["num_hidden_layers"], cfg["backbone"]["name"])
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"runs_dir={cfg['runs_dir']}: {folder.path} cannot be made ({error.strerror}).\n"
+            "Allowed: a folder that can be written.\nGive another runs_dir=..."
+        ) from error
     with folder.lock():
         # another process may have finished it while this one waited
         if (stored := _stored(folder, cfg)) is not None:
@@ -60,17 +69,34 @@ def command() -> str:
 
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that names the run: a dense run has no budget, and an own file counts with its content."""
+    """The configuration that names the run: a dense run has no budget, own files and models count with their content."""
     if cfg["method"]["name"] == "dense":
         cfg = cfg | {"budget": None}
-    digest = own_files_digest(TaskSpec.from_config(cfg["task"]))
-    return cfg if digest is None else cfg | {"own_files": digest}
+    models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg[key].get("path")}
+    digests = {"files": own_files_digest(TaskSpec.from_config(cfg["task"])), **models}
+    given = {key: digest for key, digest in digests.items() if digest is not None}
+    return cfg | {"own": given} if given else cfg
+
+
+def model_digest(folder: str) -> str | None:
+    """Hex digest of the weights and configuration in a folder; None where there is neither."""
+    digest = hashlib.sha256()
+    files = [path for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".bin", ".json")]
+    for path in files:
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest() if files else None
 
 
 def _stored(folder: RunFolder, cfg: dict[str, Any]) -> dict[str, Any] | None:
     if cfg["force"]:
         return None
-    result = folder.result()
+    try:
+        result = folder.result()
+    except ValueError as error:  # a newer prunekit wrote it
+        raise ConfigError(str(error)) from error
+    if result is not None and not (folder.path / "model" / "config.json").is_file():
+        return None  # somebody removed the model: the run is not done
     if result is not None:
         _show(result, folder, stored=True)
     return result

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -50,6 +51,14 @@ class TeacherOutputs:
     def load(cls, path: Path) -> TeacherOutputs:
         """Reads what `save` wrote."""
         return cls(**load_file(path))
+
+    @classmethod
+    def load_if_whole(cls, path: Path) -> TeacherOutputs | None:
+        """Reads what `save` wrote; None where there is nothing, or nothing that can be read."""
+        try:
+            return cls.load(path) if path.is_file() else None
+        except (SafetensorError, OSError, TypeError):
+            return None
 
 
 @torch.no_grad()

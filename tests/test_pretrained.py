@@ -43,7 +43,7 @@ POLICIES = {"ratio": lambda: KeepRatio({1: 0.5}), "threshold": scaled, "learned 
 @pytest.fixture
 def saved(tmp_path):
     model = install(tiny_model(), TokenPruner(AttentionReceived(), gates(), [1, 2]))
-    save(model, None, tmp_path / "model", about={"method": "top"})
+    save(model, None, tmp_path / "model")
     return model, tmp_path / "model"
 
 
@@ -99,6 +99,28 @@ def test_weights_that_do_not_belong_to_the_settings_are_refused(saved):
     written = json.loads((folder / "prunekit.json").read_text())["weights_sha256"][:12]
     with pytest.raises(ValueError, match=rf"was written for {written}.*does not belong to these weights"):
         prunekit.load(folder)
+
+
+def test_gates_of_another_model_are_refused(saved, tmp_path):
+    _, folder = saved
+    other = install(tiny_model(), TokenPruner(AttentionReceived(), RankGate([1, 2], 5), [1, 2]))
+    save(other, None, tmp_path / "other")
+    (folder / "prunekit.safetensors").write_bytes((tmp_path / "other" / "prunekit.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"prunekit\.safetensors has sha256 .* does not belong to these weights"):
+        prunekit.load(folder)
+
+
+def test_settings_that_are_torn_are_refused(saved):
+    _, folder = saved
+    (folder / "prunekit.json").write_text('{"format": 1,')
+    with pytest.raises(ValueError, match=r"prunekit\.json is not readable as JSON"):
+        prunekit.load(folder)
+
+
+def test_a_model_runs_as_it_was_tested(tmp_path):
+    save(install(tiny_model(), TokenPruner(AttentionReceived(), gates(), [1, 2]), "mask"), None, tmp_path)
+    assert encoder_of(prunekit.load(tmp_path)).execution == "mask"
+    assert encoder_of(prunekit.load(tmp_path, "drop")).execution == "drop"
 
 
 def test_a_folder_without_settings_is_no_pruned_checkpoint(tmp_path):
@@ -161,5 +183,5 @@ def test_a_head_is_made_for_the_task_and_knows_its_labels(tmp_path):
 
 
 def test_the_package_offers_load_without_importing_torch():
-    with pytest.raises(AttributeError, match="no attribute 'lead'; it offers __version__, load"):
+    with pytest.raises(AttributeError, match="no attribute 'lead'; it offers __version__, load, save"):
         _ = prunekit.lead

@@ -211,3 +211,9 @@ def test_clamp_holds_the_log_odds_within_ln_100():
     policy.clamp()
     assert policy.token_loga[0].tolist() == pytest.approx([4.605170, 4.605170])
     assert policy.pruner_loga.tolist() == pytest.approx([-4.605170])
+
+
+def test_a_slope_starts_the_last_bin_lower():
+    policy = RankGate([0, 1], 5, init_fine=4.0, init_slope=2.0)
+    assert policy.token_loga[0].tolist() == [4.0, 3.5, 3.0, 2.5, 2.0]
+    assert torch.equal(policy.token_loga[0], policy.token_loga[1])

@@ -25,6 +25,7 @@ SHORT = [
     "bench.examples=2",
     "bench.rounds=1",
     "budget_tolerance=0.5",
+    "budget=1.5x",
 ]
 
 
@@ -44,6 +45,7 @@ def shortened(command, folder):
         extra.append("task.synthetic_rows=48")
     if any(word.startswith("experiment=") for word in given):
         extra += ["method.prune_location=[1,2,3]", "method.warmup_epochs=1", "trainer.evals_per_epoch=1"]
+        extra.remove("budget=1.5x")
     elif not any(word.startswith("method=") for word in given) or "method=top" in given:
         extra.append("method.bins=8")
     chosen = {word.split("=")[0] for word in given}

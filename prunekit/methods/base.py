@@ -133,6 +133,15 @@ class TokenPruningMethod(L.LightningModule):
         """Whether an evaluation that measured this FLOPs reduction may become the best checkpoint."""
         return self.gap(reduction) <= self.setting.tolerance
 
+    @property
+    def test_execution(self) -> Execution:
+        """How the trained model is tested, and runs from then on; "pack" wherever that equals "mask"."""
+        return "pack"
+
+    def budget_report(self, reduction: float) -> dict[str, Any]:
+        """What was asked and what a measured reduction on validation means for it, for the result."""
+        return {"asked": self.asked, "reached": reduction, "met": self.eligible(reduction)}
+
     def gap(self, reduction: float) -> float:
         """How far a measured FLOPs reduction is from what was asked, as a fraction of FLOPs; 0 = met."""
         return 0.0 if self.asked is None else abs(self.asked / reduction - 1)
@@ -159,6 +168,12 @@ class TokenPruningMethod(L.LightningModule):
         """The sum of the method's terms."""
         terms = self.terms(batch)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
+        if not torch.isfinite(loss):
+            parts = ", ".join(f"{name} {float(term.detach()):.3g}" for name, term in terms.items())
+            raise FloatingPointError(
+                f"the loss is {float(loss.detach())} at step {self.global_step} ({parts}); "
+                f"lower trainer.lr={self.setting.training.lr:g}, or look for what is wrong in that batch."
+            )
         size = len(batch["labels"])
         self.log_dict({f"train/{name}": term.detach().float() for name, term in terms.items()}, batch_size=size)
         self.log("train/loss", loss.detach(), batch_size=size)

@@ -50,6 +50,7 @@ class Options:
     hard_epochs: float
     reg_lr: float | None
     init_fine: float
+    init_slope: float
     init_coarse: float
     beta: float
     gamma: float
@@ -104,6 +105,7 @@ class ToP(TokenPruningMethod):
             chosen.bins,
             distribution=HardConcrete(beta=chosen.beta, gamma=chosen.gamma, zeta=chosen.zeta),
             init_fine=chosen.init_fine,
+            init_slope=0.0 if chosen.compat else chosen.init_slope,
             init_coarse=chosen.init_coarse,
             min_tokens=chosen.min_tokens,
             monotone=chosen.monotone,
@@ -229,8 +231,34 @@ class ToP(TokenPruningMethod):
         """Within the budget; with the method's own knob, at least the target sparsity less 0.01."""
         if self.setting.budget is not None:
             return super().eligible(reduction)
-        reached = 1 - 1 / reduction if self.options.sparsity_of == "measured" else self.nominal_sparsity()
-        return reached >= self.target - 0.01
+        return self.sparsity_reached(reduction) >= self.target - 0.01
+
+    def gap(self, reduction: float) -> float:
+        """Distance from what was asked, in the quantity that was asked for."""
+        if self.setting.budget is not None:
+            return super().gap(reduction)
+        return abs(self.target - self.sparsity_reached(reduction))
+
+    def budget_report(self, reduction: float) -> dict[str, Any]:
+        """The budget; or the knob, what it came to in its own terms, and the reduction that was measured."""
+        report = super().budget_report(reduction)
+        if self.setting.budget is not None:
+            return report
+        knob = {
+            "name": f"{self.options.sparsity_of} sparsity",
+            "asked": self.target,
+            "reached": self.sparsity_reached(reduction),
+        }
+        return report | {"asked": None, "knob": knob}
+
+    def sparsity_reached(self, reduction: float) -> float:
+        """Share of the unpadded FLOPs that is gone: as measured, or as the paper counts it."""
+        return 1 - 1 / reduction if self.options.sparsity_of == "measured" else self.nominal_sparsity()
+
+    @property
+    def test_execution(self) -> Execution:
+        """The reference's scores depend on padding and dead tokens, so only "mask" is its function."""
+        return "mask" if self.options.compat else super().test_execution
 
     def nominal_sparsity(self) -> float:
         """The paper's sparsity of the hard gates on the validation sentences: every bin counts alike."""

@@ -140,7 +140,7 @@ def _speed(result: Result) -> list[Row]:
             words, tone = speed_verdict(row[f"speedup_vs_{layout}"], noise(row))
             found.append(
                 Row(
-                    f"ms per batch of {row['batch_size']}, {layout}",
+                    f"CPU ms per batch of {row['batch_size']}, {layout}",
                     significant(row[f"dense_{layout}_ms"]),
                     significant(row["pruned_packed_ms"]),
                     words,
@@ -158,6 +158,8 @@ def verdicts(result: Result) -> list[tuple[str, str, str]]:
     lines = [_budget_verdict(result)]
     if not is_dense(result):
         lines += [_speed_line(row, result["flops"]) for row in result["speed"]]
+        if result["speed"]:
+            lines.append(("clock", _clock(result["speed"][0]), "plain"))
     if cut := _truncated(result.get("truncated", {})):
         lines.append(("cut texts", cut, "plain"))
     return [line for line in lines if line[1]]
@@ -168,13 +170,22 @@ def _budget_verdict(result: Result) -> tuple[str, str, str]:
     asked, reached = budget["asked"], budget.get("reached")
     if is_dense(result) or reached is None:
         return "budget", "", "plain"
+    if knob := budget.get("knob"):
+        sentence = (
+            f"{knob['name']} {knob['asked']:.3f} asked, {knob['reached']:.3f} reached; "
+            f"measured on {budget['split']}: {reached:.2f}x fewer FLOPs"
+        )
+        return "knob", sentence + ("" if budget["met"] else ": MISSED"), "good" if budget["met"] else "bad"
     if asked is None:
         return "budget", f"{reached:.2f}x fewer FLOPs on {budget['split']}; none was asked for", "plain"
     found = f"{asked:.2f}x asked, {reached:.2f}x on {budget['split']}"
     tolerance = f"{100 * budget['tolerance']:g} %"
     if budget["met"]:
         return "budget", f"{found}: met within {tolerance}", "good"
-    return "budget", f"{found}: MISSED, {100 * (asked / reached - 1):+.1f} % FLOPs, {tolerance} allowed", "bad"
+    sentence = f"{found}: MISSED, {100 * (asked / reached - 1):+.1f} % FLOPs, {tolerance} allowed"
+    if feasible := budget.get("feasible"):
+        sentence += f"; feasible here: {feasible[0]:.2f}x to {feasible[1]:.2f}x"
+    return "budget", sentence, "bad"
 
 
 def _speed_line(row: Mapping[str, Any], flops: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -186,6 +197,15 @@ def _speed_line(row: Mapping[str, Any], flops: Mapping[str, Any]) -> tuple[str, 
     if margin > 0.05:
         sentence += f" (noise ±{100 * margin:.0f} %)"
     return f"batch {row['batch_size']}", sentence, "bad" if tone == "bad" else "plain"
+
+
+def _clock(row: Mapping[str, Any]) -> str:
+    """What the milliseconds are."""
+    texts = row.get("batches", 0) * row["batch_size"]
+    return (
+        f"CPU time on {row.get('threads', '?')} thread, medians of {row.get('rounds', '?')} interleaved rounds over "
+        f"{texts} texts in random order; padded = to the longest text of its batch"
+    )
 
 
 def _truncated(truncated: Mapping[str, Any]) -> str:

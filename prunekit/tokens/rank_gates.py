@@ -38,6 +38,7 @@ class RankGate(KeepPolicy):
 
     `token_loga` [locations, bins] and `pruner_loga` [locations] are the gates' log odds. `shift` [locations] is added
     to the former before the hard decision: with it the gates meet a budget.
+    The bins' log odds start at `init_fine` and fall by `init_slope` from the first bin to the last.
     Protected tokens are not ranked. One draw per layer and step is shared by the batch.
     `monotone` closes every bin behind a closed one; `min_tokens` best tokens stay in any case.
     """
@@ -51,6 +52,7 @@ class RankGate(KeepPolicy):
         *,
         distribution: HardConcrete | Mapping[str, float] = DEFAULT,
         init_fine: float = LOGA_BOUND,
+        init_slope: float = 0.0,
         init_coarse: float = -LOGA_BOUND,
         min_tokens: int = 0,
         monotone: bool = False,
@@ -63,7 +65,7 @@ class RankGate(KeepPolicy):
         self.min_tokens = min_tokens
         self.monotone = monotone
         self.compat = compat
-        self.token_loga = nn.Parameter(torch.full((len(layers), bins), init_fine))
+        self.token_loga = nn.Parameter((init_fine - init_slope * torch.linspace(0, 1, bins)).repeat(len(layers), 1))
         self.pruner_loga = nn.Parameter(torch.full((len(layers),), init_coarse))
         self.register_buffer("shift", torch.zeros(len(layers)))
 
@@ -83,13 +85,13 @@ class RankGate(KeepPolicy):
     ) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
         """Binary gates of all bins and layers, as evaluation uses them."""
         by = self.shift if shift is None else shift
-        fine = deterministic_fine(self.token_loga.detach() + by[:, None], self.distribution)
-        return self._shaped(fine), deterministic_coarse(self.pruner_loga.detach(), self.distribution)
+        fine = deterministic_fine(self._shaped(self.token_loga.detach() + by[:, None]), self.distribution)
+        return fine, deterministic_coarse(self.pruner_loga.detach(), self.distribution)
 
     def open_probabilities(self) -> tuple[Float[Tensor, "locations bins"], Float[Tensor, "locations"]]:
         """P(gate > 0) of all bins and layers; differentiable."""
-        fine = open_probability(self.token_loga, self.distribution)
-        return self._shaped(fine), open_probability(self.pruner_loga, self.distribution)
+        fine = open_probability(self._shaped(self.token_loga), self.distribution)
+        return fine, open_probability(self.pruner_loga, self.distribution)
 
     def _shaped(self, fine: Float[Tensor, "*locations bins"]) -> Float[Tensor, "*locations bins"]:
         return fine.cummin(-1).values if self.monotone else fine
