@@ -90,7 +90,10 @@ def test_the_seed_of_the_run_draws_the_random_order():
 
 # -- thresholds: the model has to run ------------------------------------------------------------------
 
-VALIDATION = [sentences([24, 17, 9, 30, 12, 21, 28, 15], seed=n) | {"labels": torch.zeros(8).long()} for n in range(4)]
+VALIDATION = [
+    sentences([24, 17, 9, 30, 12, 21, 28, 15], seed=n) | {"labels": torch.zeros(8).long(), "index": torch.arange(8)}
+    for n in range(4)
+]
 ROWS = [24, 17, 9, 30, 12, 21, 28, 15] * 4
 
 
