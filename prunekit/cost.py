@@ -165,6 +165,28 @@ def expected_counts(
     return torch.stack(tokens_in), torch.stack(tokens_out)
 
 
+def straight_through_counts(
+    keep: Float[Tensor, "decisions batch tokens"],
+    lengths: Shaped[Tensor, "batch"],
+    decision_layers: Sequence[int],
+    layers: int,
+) -> tuple[Float[Tensor, "layers batch"], Float[Tensor, "layers batch"]]:
+    """Tokens entering attention and feed-forward if soft masks were cut at 1/2, with the gradient of the soft ones.
+
+    A token that one layer drops is gone for all later ones. `keep` is 0 at padding.
+    """
+    cut = (keep >= 0.5).to(keep.dtype) + keep - keep.detach()
+    left = cut.cumprod(0).sum(-1)
+    row = {layer: index for index, layer in enumerate(decision_layers)}
+    now, tokens_in, tokens_out = lengths.to(keep.dtype), [], []
+    for layer in range(layers):
+        tokens_in.append(now)
+        if layer in row:
+            now = left[row[layer]]
+        tokens_out.append(now)
+    return torch.stack(tokens_in), torch.stack(tokens_out)
+
+
 def sparsity(
     shape: Shape,
     tokens_in: Float[Tensor, "layers sentences"],

@@ -79,6 +79,30 @@ def rank_distillation_loss(
     return losses.mean() / max(1, width) ** 2
 
 
+def mask_regulariser(
+    keep: Float[Tensor, "decisions batch tokens"],
+    alive: Float[Tensor, "batch tokens"],
+    padding: Float[Tensor, "decisions"] | None = None,
+    padded_length: int = 128,
+) -> Float[Tensor, ""]:
+    """LTP's L1 term: how much of the tokens the soft masks keep.
+
+    By default the mean over real tokens and over the layers that decide, so 1 = everything is kept. With `padding`,
+    the mask that a padded position has at each layer, it is the reference's number: the mean over `padded_length`
+    positions of each sentence, summed over layers.  Source: LTP, arXiv:2107.00910; ltp.md 1.5.
+    """
+    kept = (keep * alive).sum((1, 2))
+    if padding is None:
+        return (kept / alive.sum()).mean()
+    rows = len(alive)
+    return ((kept + (rows * padded_length - alive.sum()) * padding) / (rows * padded_length)).sum()
+
+
+def cost_gap(share: Float[Tensor, ""], wanted: float) -> Float[Tensor, ""]:
+    """Squared relative distance of the share of FLOPs that is left from the one that is wanted."""
+    return (share / wanted - 1) ** 2
+
+
 def lagrangian(
     sparsity: Float[Tensor, ""], target: float, lambda1: Float[Tensor, ""], lambda2: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:

@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,10 @@ class Pipeline:
         """Runs all stages."""
         module, data, teacher = self.build()
         with tracking(self.cfg, self.folder) as loggers:
-            self.fit(module, data, loggers)
+            if module.trains:
+                self.fit(module, data, loggers)
+            else:
+                self._calibrate(module)
             result = self._measure(module, data, teacher)
             log_result(loggers, result)
         return result
@@ -241,6 +245,7 @@ class Pipeline:
             budget=parse_budget(self.cfg["budget"]),
             tolerance=self.cfg["budget_tolerance"],
             teacher=teacher,
+            validation=partial(data.loader, "validation"),
         )
 
     def _check_budget(self, setting: Setting) -> None:
@@ -344,6 +349,12 @@ class Pipeline:
         if not chosen:
             raise RuntimeError(f"{checkpoints} holds no checkpoint after training: no evaluation took place.")
         module.load_state_dict(torch.load(chosen, weights_only=True, map_location="cpu")["state_dict"])
+
+    def _calibrate(self, module: TokenPruningMethod) -> None:
+        """Prunes the fine-tuned model as it is, within the budget; nothing is trained."""
+        start = time.time()
+        module.calibrate()
+        self.seconds["calibrate"] = time.time() - start
 
     # -- what came of it -------------------------------------------------------------------------------
 

@@ -56,3 +56,36 @@ def sentences(lengths, *, width=None, pad=0, seed=0):
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
+
+
+def method_under_test(name, *, lengths=(12, 7, 9, 5), epochs=4, budget=2.0, step=0, validation=(), **options):
+    """A method's module on a tiny random model, as it is at an optimiser step; its log is `module.logged`."""
+    from prunekit.config import compose
+    from prunekit.cost import Shape
+    from prunekit.data.spec import TaskSpec
+    from prunekit.methods.base import Setting, Training
+    from prunekit.pipeline import method_class, method_options
+    from prunekit.tokens.encoder import install
+
+    cfg, _ = compose([f"method={name}", "task=synthetic", "backbone=tiny"])
+    options = method_options(cfg) | options
+    model = tiny_model()
+    shape = Shape.from_config(model.config)
+    counts = torch.tensor(lengths)
+    setting = Setting(
+        TaskSpec.from_config(cfg["task"]),
+        shape,
+        3,
+        Training(epochs=epochs, steps_per_epoch=10, lr=1e-3),
+        dict.fromkeys(("train", "validation", "test"), counts),
+        budget,
+        0.02,
+        validation=lambda: validation,
+    )
+    kind = method_class(cfg)
+    install(model, kind.build_pruner(shape, **options))
+    found = type("AtStep", (kind,), {"global_step": step})(model, setting, **options)
+    found.logged = {}
+    found.log_dict = lambda values, **kwargs: found.logged.update(values)
+    found.log = lambda key, value, **kwargs: found.logged.update({key: value})
+    return found

@@ -131,6 +131,36 @@ def test_sst2_is_the_one_run_whose_learning_rates_are_published():
     assert (cfg["trainer"]["lr"], cfg["method"]["reg_lr"], cfg["method"]["rank_alpha"]) == (1e-5, 0.02, 0.01)
 
 
+#       stage 1  score  dense  GFLOPs, from, reduction, metric
+LTP = {
+    "mnli": (1, "86.53", "87.53", "3.64", "6.83", "1.88x", "accuracy"),
+    "qqp": (1, "89.69", "90.39", "2.53", "5.31", "2.10x", "mean_of_accuracy_f1"),
+    "qnli": (1, "91.98", "92.86", "4.77", "8.94", "1.87x", "accuracy"),
+    "sst2": (1, "93.46", "94.27", "2.13", "4.45", "2.09x", "accuracy"),
+    "stsb": (10, "90.03", "90.89", "2.84", "5.53", "1.95x", "mean_of_pearson_spearman"),
+    "mrpc": (10, "91.59", "92.14", "4.44", "9.33", "2.10x", "mean_of_accuracy_f1"),
+    "rte": (10, "77.98", "77.98", "6.30", "11.38", "1.81x", "accuracy"),
+}
+
+
+@pytest.mark.parametrize("task", LTP)
+def test_the_published_recipes_of_ltp_hold_the_paper_s_values(task: str):
+    soft, score, dense, gflops, whole, reduction, metric = LTP[task]
+    cfg = checked(f"experiment=ltp_{task}")
+    method, trainer = cfg["method"], cfg["trainer"]
+    assert (method["final_threshold"], method["reference_length"], method["temperature"]) == (0.01, 128, 1e-3)
+    assert (method["reg_lambda"], method["reg_norm"], cfg["budget"]) == (0.1, "reference", None)
+    assert (trainer["epochs"] - method["hard_epochs"], method["hard_epochs"]) == (soft, 5)
+    assert (trainer["batch_size"], trainer["lr"], method["lr_threshold"]) == (64, 2e-5, 2e-5)
+    assert (cfg["task"]["name"], cfg["backbone"]["name"], cfg["task"]["max_length"]) == (task, "roberta_base", 128)
+    assert cfg["task"]["score"] == metric
+    assert float(whole) / float(gflops) == pytest.approx(float(reduction[:-1]), abs=0.015)
+    header = (conf_dir() / "experiment" / f"ltp_{task}.yaml").read_text().partition("defaults:")[0]
+    for fact in ("arXiv:2107.00910", f"Expect {score}", f"dense {dense}", f"{gflops} instead of {whole}", reduction):
+        assert fact in header
+    checked(f"experiment=ltp_{task}", f"budget={reduction}", "method.reg_lambda=null")  # as the header says
+
+
 # -- mistakes ----------------------------------------------------------------------------------------
 
 
@@ -163,7 +193,7 @@ def test_sst2_is_the_one_run_whose_learning_rates_are_published():
         ("bins=3", "bins=3: there is no key bins", "budget", "Did you mean method.bins?"),
         ("epochs=3", "epochs=3: there is no key epochs", "budget", "teacher.epochs or trainer.epochs?"),
         ("metod=top", "metod=top: there is no key metod", "method", "Did you mean method?"),
-        ("method=topp", "method=topp does not exist", "dense, top", "Did you mean method=top?"),
+        ("method=topp", "method=topp does not exist", "dense, first, ", "Did you mean method=top?"),
         ("experiment=best", "experiment=best does not exist", "top_cola", "add experiment/best.yaml"),
         ("method=null", "method=null: a group without which nothing runs", "sweeps, experiment and debug", "--help"),
         ("~trainer", "there is no trainer", "conf/trainer/", "trainer=..."),

@@ -26,8 +26,8 @@ FORBIDDEN = {
     ),
 }  # fmt: skip
 
-# what every method shares; the one module of methods/ that others may import
-SHARED_METHODS = ("prunekit.methods.base",)
+# what methods share; the modules of methods/ that others may import
+SHARED_METHODS = ("prunekit.methods.base", "prunekit.methods.static")
 
 # what method authors test with: it may import everything and pytest, and nothing that runs may import it
 FOR_TESTS_ONLY = ("prunekit.conformance",)

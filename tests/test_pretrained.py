@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 import prunekit
 from prunekit.pretrained import load_classifier, save
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
-from prunekit.tokens.policies import KeepRatio, Threshold
+from prunekit.tokens.policies import KeepRatio, LearnedThreshold, Threshold
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AttentionReceived, ReferenceReceived
 from prunekit.tokens.state import Trace
@@ -24,7 +24,20 @@ def gates():
     return policy
 
 
-POLICIES = {"ratio": lambda: KeepRatio({1: 0.5}), "threshold": lambda: Threshold({1: 0.9}), "gates": gates}
+def scaled():
+    policy = Threshold({1: 0.45})
+    policy.scale.fill_(2.0)
+    return policy
+
+
+def learned():
+    policy = LearnedThreshold({1: 0.2}, 0.1, 0.01)
+    with torch.no_grad():
+        policy.values.fill_(0.9)
+    return policy
+
+
+POLICIES = {"ratio": lambda: KeepRatio({1: 0.5}), "threshold": scaled, "learned threshold": learned, "gates": gates}
 
 
 @pytest.fixture

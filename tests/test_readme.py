@@ -46,7 +46,7 @@ def shortened(command, folder):
     if any(word.startswith("experiment=") for word in given):
         extra += ["method.prune_location=[1,2,3]", "method.warmup_epochs=1", "trainer.evals_per_epoch=1"]
         extra.remove("budget=1.5x")
-    elif "method=dense" not in given:
+    elif not any(word.startswith("method=") for word in given) or "method=top" in given:
         extra.append("method.bins=8")
     chosen = {word.split("=")[0] for word in given}
     return [*given, *(word for word in extra if word.split("=")[0] not in chosen - {"backbone"})]

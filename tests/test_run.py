@@ -248,6 +248,47 @@ def test_a_fine_tuned_folder_can_be_the_teacher(finished, tmp_path):
     assert not (tmp_path / "runs" / "synthetic" / "dense").exists()
 
 
+def plain(folder, *overrides):
+    """The configuration of a run of another method than ToP."""
+    taken = {word.split("=")[0] for word in overrides} | ({"task"} if "experiment=" in "".join(overrides) else set())
+    short = [word for word in SMALL if not word.startswith("method.") and word.split("=")[0] not in taken]
+    places = [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
+    return compose([*short, *places, "bench.enabled=false", "teacher.epochs=1", "trainer.epochs=1", *overrides])[0]
+
+
+ONE_KNOB = [
+    ["method=topk"],
+    ["method=topk", "method.accumulate=true"],
+    ["method=random"],
+    ["method=first"],
+    ["method=threshold"],
+]
+
+
+@pytest.mark.parametrize("train", ["true", "false"])
+@pytest.mark.parametrize("overrides", ONE_KNOB, ids=" ".join)
+def test_methods_with_one_knob_meet_the_budget_with_and_without_training(tmp_path, overrides, train):
+    result = run(plain(tmp_path, *overrides, f"method.train={train}"))
+    assert result["budget"]["met"]
+    assert abs(1.5 / result["budget"]["reached"] - 1) <= 0.02
+    assert ("fit" in result["seconds"]) == (train == "true")
+    assert (run_folder(tmp_path, result["method"]) / "model" / "prunekit.json").is_file()
+
+
+def test_without_training_the_weights_are_the_teachers(tmp_path):
+    run(plain(tmp_path, "method=topk", "method.train=false"))
+    pruned, dense = (
+        load_file(run_folder(tmp_path, method) / "model" / "model.safetensors") for method in ("topk", "dense")
+    )
+    assert all(torch.equal(pruned[name], dense[name]) for name in dense)
+
+
+def test_a_schedule_that_cannot_meet_the_budget_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ConfigError, match=r"budget=3x cannot be met by method=topk on tiny.*1\.00x to 1\.\d\dx"):
+        train(plain(tmp_path, "method=topk", "method.dense_layers=null", "budget=3x"))
+    assert not list((tmp_path / "runs").glob("**/*.ckpt"))
+
+
 @pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
 def test_every_family_runs_end_to_end(tmp_path, family):
     result = run(
@@ -278,6 +319,25 @@ def test_every_published_recipe_runs_on_generated_sentences(tmp_path, path):
         ]
     )
     assert train(cfg) in (0, 3)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("ltp_*.yaml")), ids=lambda path: path.stem)
+def test_every_published_recipe_of_ltp_runs_on_generated_sentences(tmp_path, path):
+    short = ["trainer.epochs=2", "trainer.evals_per_epoch=1", "method.hard_epochs=1", "trainer.lr=1e-3"]
+    cfg = plain(tmp_path, f"experiment={path.stem}", "budget=null", "task.synthetic_rows=48", *short)
+    assert run(cfg)["method"] == "ltp"
+
+
+@pytest.mark.parametrize("profile", ["house", "reference"])
+def test_ltp_learns_thresholds_and_meets_the_budget(tmp_path, profile):
+    result = run(plain(tmp_path, "method=ltp", f"method.profile={profile}", "trainer.epochs=2"))
+    assert result["budget"]["met"]
+    left = run_folder(tmp_path, "ltp")
+    stored = load_file(left / "model" / "prunekit.safetensors")
+    line = torch.tensor([0.32, 0.64, 0.96])
+    assert (stored["policy.values"] - line).abs().max() > 0.01  # they moved
+    names = {name for row in read_jsonl(left / "metrics.jsonl") for name in row}
+    assert {"threshold/layer_01", "train/budget", "budget/expected"} <= names
 
 
 # -- kill -9 -------------------------------------------------------------------------------------------
@@ -328,3 +388,42 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(finishe
         uninterrupted = load_file(run_folder(folder) / "model" / name)
         resumed = load_file(run_folder(tmp_path) / "model" / name)
         assert all(torch.equal(uninterrupted[key], resumed[key]) for key in uninterrupted)
+
+
+@pytest.mark.slow
+def test_calibrated_thresholds_survive_kills_too(tmp_path):
+    """LTP killed in the soft stage and, with thresholds scaled and a fresh optimiser, in the hard one."""
+    overrides = ["method=ltp", "trainer.epochs=4", "method.hard_epochs=2", "trainer.checkpoint_seconds=1"]
+    run(plain(tmp_path / "whole", *overrides))
+    given = [word for word in SMALL if not word.startswith("method.")]
+    places = [f"runs_dir={tmp_path / 'killed' / 'runs'}", f"data.cache_dir={tmp_path / 'killed' / 'cache'}"]
+    words = [*given, *places, "bench.enabled=false", "teacher.epochs=1", *overrides]
+
+    def steps():
+        rows = [
+            row
+            for path in (tmp_path / "killed").glob("runs/synthetic/ltp/**/metrics.jsonl")
+            for row in read_jsonl(path)
+        ]
+        kept = list((tmp_path / "killed").glob("runs/synthetic/ltp/**/last.ckpt"))
+        return max((row["step"] or 0 for row in rows), default=0) if kept else 0
+
+    def begin():
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *words],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ,
+        )
+
+    for after in (20, 60):
+        kill_when(begin(), lambda after=after: steps() >= after)
+    assert begin().wait(timeout=300) == 0
+    manifest = json.loads((run_folder(tmp_path / "killed", "ltp") / "manifest.json").read_text())
+    assert len(manifest["resumed"]) == 2
+    for name in ("model.safetensors", "prunekit.safetensors"):
+        whole, killed = (
+            load_file(run_folder(tmp_path / place, "ltp") / "model" / name) for place in ("whole", "killed")
+        )
+        assert all(torch.equal(whole[key], killed[key]) for key in whole)

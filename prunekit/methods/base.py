@@ -6,17 +6,17 @@ loss has (`terms`). Everything else has a default.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunekit.cost import Shape
+from prunekit.cost import Shape, dense_macs, encoder_macs
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Batch, Evaluation, model_inputs, predict
 from prunekit.objectives import task_loss
@@ -44,17 +44,24 @@ class Training:
         whole = self.epochs * self.steps_per_epoch
         return whole if self.max_steps is None else min(whole, self.max_steps)
 
-    def rate(self, step: int) -> float:
-        """Factor of the learning rate: rises linearly during warm-up, then falls linearly to 0."""
-        warmup = round(self.warmup_fraction * self.steps)
+    def rate(self, step: int, steps: int | None = None) -> float:
+        """Factor of the learning rate: rises linearly during warm-up, then falls linearly to 0.
+
+        `steps` is the length of the schedule; None = the whole run.
+        """
+        length = self.steps if steps is None else steps
+        warmup = round(self.warmup_fraction * length)
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        return max(0.0, (self.steps - step) / max(1, self.steps - warmup))
+        return max(0.0, (length - step) / max(1, length - warmup))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run knows before its method is built; lengths are token counts of real sentences, unpadded."""
+    """What a run knows before its method is built; lengths are token counts of real sentences, unpadded.
+
+    `validation` hands out the validation batches, for a knob that can be set only by running the model.
+    """
 
     spec: TaskSpec
     shape: Shape
@@ -64,20 +71,36 @@ class Setting:
     budget: float | None = None  # FLOPs reduction against unpadded; None = the method's own knob
     tolerance: float = 0.02
     teacher: TeacherOutputs | None = field(default=None, repr=False)
+    validation: Callable[[], Iterable[Batch]] = field(default=tuple, repr=False)
+
+    def reduction(self, tokens_in: Float[Tensor, "layers rows"], tokens_out: Float[Tensor, "layers rows"]) -> float:
+        """The FLOPs reduction on the validation sentences if so many tokens enter the two halves of each layer."""
+        dense = dense_macs(self.shape, self.lengths["validation"]).sum()
+        return float(dense / encoder_macs(self.shape, tokens_in, tokens_out).sum())
 
 
 class TokenPruningMethod(L.LightningModule):
     """One method on one model. Validation runs under "mask", the test under "pack"; both are deterministic."""
 
     uses_teacher: ClassVar[bool] = False
+    keys: ClassVar[frozenset[str] | None] = None  # of the method's file; None where an Options class knows them
 
     def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
         super().__init__()
+        unknown = sorted(set(options) - self.keys) if self.keys is not None else []
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} does not know {', '.join(unknown)}; it takes {', '.join(sorted(self.keys or ()))}."
+            )
         self.model = model
         self.setting = setting
         if setting.training.freeze_embeddings:
             model.base_model.embeddings.requires_grad_(False)
+        self.given = options  # the keys of the method's file
         self.asked: float | None = self.asks(setting, **options)
+        self.trains: bool = options.get("train", True)
+        self.hard_steps = self.count_hard_steps(setting.training, **options)
+        self.soft_steps = max(0, setting.training.steps - self.hard_steps)
         self._found: dict[int, Evaluation] = {}
 
     # -- what a method says about itself ---------------------------------------------------------------
@@ -97,10 +120,21 @@ class TokenPruningMethod(L.LightningModule):
         """The FLOPs reduction that the run is to reach, by the budget or by a knob of the method; None = none."""
         return setting.budget
 
+    @classmethod
+    def count_hard_steps(cls, training: Training, **options: Any) -> int:
+        """How many steps at the end train the weights alone, with what is pruned fixed; 0 = none."""
+        return 0
+
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; they are logged one by one and summed."""
         logits = self(batch)
         return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
+
+    def calibrate(self) -> None:
+        """Turns the method's knob until the model, with its weights as they are, meets the budget on validation.
+
+        Called instead of a fit where the method does not train. Nothing by default.
+        """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups beside the weights; each has a constant learning rate and its own `name`."""
@@ -122,6 +156,11 @@ class TokenPruningMethod(L.LightningModule):
     def gap(self, reduction: float) -> float:
         """How far a measured FLOPs reduction is from what was asked, as a fraction of FLOPs; 0 = met."""
         return 0.0 if self.asked is None else abs(self.asked / reduction - 1)
+
+    @property
+    def hard(self) -> bool:
+        """Whether training is in its hard stage: what is pruned is fixed, and only the weights learn."""
+        return self.hard_steps > 0 and self.global_step >= self.soft_steps
 
     # -- the model -------------------------------------------------------------------------------------
 
@@ -158,8 +197,12 @@ class TokenPruningMethod(L.LightningModule):
             if parameter.requires_grad and id(parameter) not in own:
                 yield name, parameter
 
+    def weights_rate(self, step: int) -> float:
+        """Factor of the weights' learning rate at a step."""
+        return self.setting.training.rate(step)
+
     def configure_optimizers(self) -> dict[str, Any]:
-        """One AdamW: weights with linear decay, the method's own groups at a constant rate."""
+        """One AdamW: weights by `weights_rate`, the method's own groups at a constant rate."""
         training = self.setting.training
         decayed = [p for _, p in self.weights() if p.dim() > 1]
         plain = [p for _, p in self.weights() if p.dim() <= 1]
@@ -171,7 +214,7 @@ class TokenPruningMethod(L.LightningModule):
         optimizer = torch.optim.AdamW(groups + extra, lr=training.lr, fused=True)
 
         def weights_rate(step: int) -> float:  # a plain function: the schedule's state must not hold a method
-            return training.rate(step)
+            return self.weights_rate(step)
 
         def constant(step: int) -> float:
             return 1.0

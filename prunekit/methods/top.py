@@ -17,15 +17,13 @@ from transformers import PreTrainedModel
 from prunekit.cost import (
     Convention,
     Shape,
-    dense_macs,
-    encoder_macs,
     expected_counts,
     expected_keep,
     nominal_counts,
     sparsity,
 )
 from prunekit.evaluation import Batch
-from prunekit.methods.base import Setting, TokenPruningMethod
+from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.objectives import (
     distillation_loss,
     lagrangian,
@@ -95,8 +93,6 @@ class ToP(TokenPruningMethod):
         chosen = self.options.rank_layers
         self.rank_layers = list(range(1, layers // 3)) if chosen is None else chosen
         training = setting.training
-        self.hard_steps = round(self.options.hard_fraction * training.steps)
-        self.soft_steps = max(0, training.steps - self.hard_steps)
         self.warmup_steps = round(self.options.warmup_epochs * training.steps_per_epoch)
 
     @classmethod
@@ -119,6 +115,11 @@ class ToP(TokenPruningMethod):
         return TokenPruner(scorer, policy, layers, hide_gone=not chosen.compat)
 
     @classmethod
+    def count_hard_steps(cls, training: Training, **options: Any) -> int:
+        """The last `hard_fraction` of the training."""
+        return round(options["hard_fraction"] * training.steps)
+
+    @classmethod
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
         """From nothing pruned to everything but [CLS] gone at the first location."""
         policy = cls.build_pruner(setting.shape, **options | {"init_coarse": LOGA_BOUND}).policy
@@ -137,11 +138,6 @@ class ToP(TokenPruningMethod):
         """The sparsity asked for: the share of the unpadded FLOPs that is to go."""
         assert self.asked is not None
         return 1 - 1 / self.asked
-
-    @property
-    def hard(self) -> bool:
-        """Whether the gates are fixed from here on."""
-        return self.hard_steps > 0 and self.global_step >= self.soft_steps
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -279,7 +275,4 @@ class ToP(TokenPruningMethod):
 
 def _reduction(policy: RankGate, setting: Setting, shift: Tensor) -> float:
     """FLOPs reduction of the hard gates under a shift, on the validation sentences; exact."""
-    lengths = setting.lengths["validation"]
-    tokens_in, tokens_out = policy.counts(lengths, setting.shape.layers, shift)
-    dense = dense_macs(setting.shape, lengths).sum()
-    return float(dense / encoder_macs(setting.shape, tokens_in, tokens_out).sum())
+    return setting.reduction(*policy.counts(setting.lengths["validation"], setting.shape.layers, shift))

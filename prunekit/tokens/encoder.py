@@ -140,11 +140,15 @@ class PrunedEncoder(nn.Module):
             needs |= getattr(asked, "needs", {"received"})
         if pruner is not None and decides:
             needs |= pruner.scorer.needs
+        if walk.hidden.shape[1] == 0:
+            walk.pass_by(index, trace)
+            return
         attended, signals = self.family.attend(layer, walk.hidden, walk.call(frozenset(needs), pruner))
         state = walk.state(with_hidden="hidden" in needs)
         keep = state.keep
         if pruner is not None and decides:
-            _, keep = pruner.decide(index, signals, state, soft=walk.execution == "soft")
+            scores, keep = pruner.decide(index, signals, state, soft=walk.execution == "soft")
+            walk.scores = scores if "previous" in pruner.scorer.needs else None
         if trace is not None:
             trace.layers.append(
                 LayerTrace(
@@ -200,6 +204,7 @@ class _Walk:
         self.position = torch.arange(tokens, device=hidden.device).expand(batch, tokens)
         self.hidden = hidden
         self.bias: Tensor | None = None
+        self.scores: Tensor | None = None  # of the last decision, where a scorer looks back
         self.packing: Packing | None = None
         self.output = torch.zeros_like(hidden)
         if execution == "pack":
@@ -226,7 +231,7 @@ class _Walk:
         hidden = None
         if with_hidden:
             hidden = self.hidden if self.packing is None else self.packing.padded(self.hidden[0])
-        return TokenState(self.keep, self.position, self.protected, self.length, hidden)
+        return TokenState(self.keep, self.position, self.protected, self.length, hidden, self.scores)
 
     def leave(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
         """Takes the decision: remembers who leaves, and returns the attended rows of who goes on."""
@@ -244,9 +249,11 @@ class _Walk:
         gone = leaving[self.packing.real]
         self._remember(self.hidden[0, gone], leaving)
         rows = attended[0, ~gone]
-        position, protected = self.position[staying], self.protected[staying]
-        self.packing = Packing.of(staying.sum(-1).tolist(), keep.device)
-        self.position, self.protected = self.packing.padded(position), self.packing.padded(protected)
+        packing = Packing.of(staying.sum(-1).tolist(), keep.device)
+        self.position = packing.padded(self.position[staying])
+        self.protected = packing.padded(self.protected[staying])
+        self.scores = None if self.scores is None else packing.padded(self.scores[staying])
+        self.packing = packing
         self.keep = self.packing.real.float()
         return rows[None]
 
@@ -257,6 +264,7 @@ class _Walk:
         self.keep = staying.float().gather(1, order)
         self.position = self.position.gather(1, order)
         self.protected = self.protected.gather(1, order)
+        self.scores = None if self.scores is None else self.scores.gather(1, order)
         self.everyone = False
         return attended.gather(1, order[..., None].expand(-1, -1, attended.shape[-1]))
 
@@ -271,6 +279,14 @@ class _Walk:
             return
         alive = self.keep > 0
         self.bias = torch.where(alive, self.keep, 1.0).log()
+
+    def pass_by(self, index: int, trace: Trace | None) -> None:
+        """A layer that no token of the batch enters; only where [CLS] is not protected."""
+        if trace is not None:
+            none = self.keep.sum(-1)
+            trace.layers.append(
+                LayerTrace(index, False, none, none, self.keep, self.position, received=self.keep, scores=self.keep)
+            )
 
     def restore(self) -> Float[Tensor, "batch tokens hidden"]:
         """All tokens in the incoming shape: survivors from the last layer, the others from where they left."""

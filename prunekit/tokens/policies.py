@@ -6,14 +6,18 @@ Protection, and that a gone token stays gone, are the traversal's business (enco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from prunekit.tokens.budget import Bisected, bisect
 from prunekit.tokens.state import TokenState
+
+LEAST_SHARE = 0.01  # where the published schedule ends, whatever its rate
 
 
 class KeepPolicy(nn.Module):
@@ -47,6 +51,23 @@ def ranks(
     return torch.empty_like(order).scatter(-1, order, places)
 
 
+def published_dense_layers(layers: int) -> int:
+    """How many first layers SpAtten, and LTP's top-k baseline after it, leave whole: 3 of 12, 4 of 24."""
+    return max(3, math.ceil(0.15 * layers))
+
+
+def linear_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
+    """Shares of the sentence that `layers` layers keep: 1 in the first `dense`, then linear down to `rate`.
+
+    A `rate` below 0 lets the line reach its floor of 1 % before the last layer.
+    Source: the top-k baseline of LTP, arXiv:2107.00910, in its reference code.
+    """
+    shares = dict.fromkeys(range(min(dense, layers)), 1.0)
+    for layer in range(dense, layers):
+        shares[layer] = max(LEAST_SHARE, 1 + (rate - 1) * (layer - dense + 1) / (layers - dense))
+    return shares
+
+
 class KeepRatio(KeepPolicy):
     """Keeps the best share of the *unpruned* sentence at each layer, protected tokens included in the count.
 
@@ -65,19 +86,40 @@ class KeepRatio(KeepPolicy):
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
     ) -> Float[Tensor, "batch tokens"]:
         """The K best of the alive tokens; protected ones come first whatever their score."""
-        count = (self.ratios[layer] * state.length + 0.5).floor().clamp(min=1)
         first = scores.float().masked_fill(state.protected > 0, torch.inf)
-        return (ranks(first, state.alive) < count[:, None]).float()
+        return (ranks(first, state.alive) < self._count(layer, state.length)[:, None]).float()
+
+    def _count(self, layer: int, lengths: Float[Tensor, "sentences"]) -> Float[Tensor, "sentences"]:
+        return (self.ratios[layer] * lengths + 0.5).floor().clamp(min=1)
+
+    def counts(
+        self, lengths: Int[Tensor, "sentences"], layers: int
+    ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
+        """Tokens entering attention and feed-forward of each of `layers` layers, for sentences of these lengths.
+
+        Exact without running the model, as long as only [CLS] is protected.
+        """
+        whole = lengths.float()
+        left, tokens_in, tokens_out = whole, [], []
+        for layer in range(layers):
+            tokens_in.append(left)
+            if layer in self.ratios:
+                left = left.minimum(self._count(layer, whole))
+            tokens_out.append(left)
+        return torch.stack(tokens_in), torch.stack(tokens_out)
 
 
 class Threshold(KeepPolicy):
     """Keeps tokens whose score reaches the layer's threshold, in the score's unit: 1 = uniform attention.
 
-    Ties stay. Source: LTP, arXiv:2107.00910, hard mode.
+    Ties stay. `scale` multiplies every threshold; with it they meet a budget. Source: LTP, arXiv:2107.00910, hard mode.
     """
+
+    scale: Tensor
 
     def __init__(self, thresholds: Mapping[Any, float]) -> None:
         super().__init__()
+        self.register_buffer("scale", torch.ones(()))
         self.thresholds = {int(layer): float(threshold) for layer, threshold in thresholds.items()}
 
     def arguments(self) -> dict[str, Any]:
@@ -88,4 +130,66 @@ class Threshold(KeepPolicy):
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
     ) -> Float[Tensor, "batch tokens"]:
         """1 where the score is at least the threshold."""
-        return (scores.float() >= self.thresholds[layer]).float()
+        return (scores.float() >= self.threshold(layer)).float()
+
+    def threshold(self, layer: int) -> Float[Tensor, ""]:
+        """The threshold of a layer, as the hard decision uses it."""
+        return self.scale * self.thresholds[layer]
+
+    @torch.no_grad()
+    def meet(self, measure: Callable[[], float], target: float, *, most: float, tolerance: float) -> Bisected:
+        """Sets `scale` so that `measure()`, the FLOPs reduction under it, is within `tolerance` of `target`.
+
+        `most` is the reduction when every threshold is out of reach. The scale that is set is tried first; then a
+        bisection over s / (1 + s), which takes all scales into the unit interval.
+        """
+
+        def at(knob: float) -> float:
+            if knob in (0.0, 1.0):  # known without measuring: every token stays, or none that may go
+                return most if knob else 1.0
+            self.scale.fill_(knob / (1 - knob))
+            return measure()
+
+        now = measure()
+        if abs(target / now - 1) <= tolerance:
+            return Bisected(float(self.scale / (1 + self.scale)), now, True, 1.0, most)
+        found = bisect(at, target, low=0.0, high=1.0, tolerance=tolerance, iterations=20)
+        self.scale.fill_(math.inf if found.knob == 1 else found.knob / (1 - found.knob))
+        return found
+
+
+class LearnedThreshold(Threshold):
+    """A threshold per layer that is trained: softly a token counts sigmoid((score - threshold) / temperature).
+
+    `thresholds` are where training starts. It may push one below 0; the hard decision takes at least `floor`.
+    Source: LTP, arXiv:2107.00910; ltp.md 1.4 and 1.6.
+    """
+
+    def __init__(self, thresholds: Mapping[Any, float], temperature: float, floor: float = 0.0) -> None:
+        super().__init__(thresholds)
+        self.temperature = temperature
+        self.floor = floor
+        self.row = {layer: row for row, layer in enumerate(self.thresholds)}
+        self.values = nn.Parameter(torch.tensor(list(self.thresholds.values())))
+
+    def arguments(self) -> dict[str, Any]:
+        """Start, temperature and floor; what was learned is a tensor of the checkpoint."""
+        return {"thresholds": self.thresholds, "temperature": self.temperature, "floor": self.floor}
+
+    def threshold(self, layer: int) -> Float[Tensor, ""]:
+        """What was learned, not below the floor, scaled."""
+        return self.scale * self.values[self.row[layer]].clamp(min=self.floor)
+
+    def soft(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """Between 0 and 1, 1/2 at the threshold; differentiable in scores and threshold."""
+        return torch.sigmoid((scores - self.values[self.row[layer]]) / self.temperature)
+
+
+def linear_thresholds(layers: int, final: float, first: int = 1) -> dict[int, float]:
+    """Thresholds final * l / layers of the layers l = first .. layers-1; layer 0 would have 0, and never prune.
+
+    Source: LTP's reference code (its README says (l + 1) / layers); ltp.md 1.3.
+    """
+    return {layer: final * layer / layers for layer in range(first, layers)}

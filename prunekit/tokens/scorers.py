@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prunekit.tokens.attention import received
@@ -35,6 +36,75 @@ class AttentionReceived(Scorer):
         """The column sums that the attention call already made."""
         assert signals.received is not None
         return signals.received
+
+
+class AccumulatedReceived(Scorer):
+    """SpAtten's cumulative importance: the canonical scores of a token, summed over the layers that decided so far.
+
+    Source: SpAtten, arXiv:2012.09852, cascade token pruning; votes of tokens that are gone stay counted.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"received", "previous"})
+
+    def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
+        """This layer's score on top of those before."""
+        assert signals.received is not None
+        return signals.received if state.previous is None else state.previous + signals.received
+
+
+class ReceivedAfterDropout(Scorer):
+    """The canonical score, but of the probabilities that attention dropout left; differs in training alone.
+
+    Source: LTP's reference code, which scores what the dropout returns (ltp.md, quirk 17).
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"dropped"})
+
+    def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
+        """Column sums over alive queries."""
+        assert signals.dropped is not None
+        return received(signals.dropped, state.alive)
+
+
+class RandomOrder(Scorer):
+    """A control: an order of the tokens that knows nothing of them.
+
+    A hash of seed, position and sentence length, so that batch mates, padding and execution change nothing. One order
+    serves all layers: its first K tokens are as random a subset at each layer as a new draw among those left.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def arguments(self) -> dict[str, Any]:
+        """The seed."""
+        return {"seed": self.seed}
+
+    def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
+        """Uniform in [0, 1)."""
+        length = state.length.long()[:, None].expand_as(state.position)
+        mixed = _mix(_mix(_mix(torch.full_like(state.position, self.seed)) ^ length) ^ state.position)
+        return (mixed >> 8).float() / 2**24  # as many bits as float32 holds
+
+
+def _mix(number: Int[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
+    """A 32-bit hash that is a permutation; every product fits in 63 bits."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x45D9F3B), (16, 1)):
+        number = ((number ^ (number >> shift)) * factor + 0x9E3779B9) & 0xFFFFFFFF
+    return number
+
+
+class EarlierFirst(Scorer):
+    """A control: the earlier a token stands, the more it matters, which cuts the end off a text."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
+        """The position in the unpruned sentence, negative."""
+        return -state.position.float()
 
 
 class ReferenceReceived(Scorer):

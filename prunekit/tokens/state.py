@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Execution = Literal["dense", "soft", "mask", "drop", "pack"]
-Need = Literal["received", "probs", "dropped", "hidden"]
+Need = Literal["received", "probs", "dropped", "hidden", "previous"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class TokenState:
     occur only under execution "soft". `position` is the index in the unpruned sequence, `protected` is 1 for
     tokens that stay whatever their score ([CLS]), `length` the number of tokens before any pruning.
     `hidden` is None under execution "pack" unless a scorer asks for it, because padding it would cost a copy.
+    `previous` is what the scorer returned at the last layer that decided; it travels with the tokens. None before the
+    first such layer, and unless the scorer needs it.
     """
 
     keep: Float[Tensor, "batch tokens"]
@@ -29,6 +31,7 @@ class TokenState:
     protected: Float[Tensor, "batch tokens"]
     length: Float[Tensor, "batch"]
     hidden: Float[Tensor, "batch tokens hidden"] | None = None
+    previous: Float[Tensor, "batch tokens"] | None = None
 
     @property
     def alive(self) -> Float[Tensor, "batch tokens"]:

@@ -1,0 +1,152 @@
+"""LTP: a learned threshold per layer on the attention that a token receives.
+
+Paper: "Learned Token Pruning for Transformers", arXiv:2107.00910. Reference: kssteven418/LTP. The reference masks
+tokens and never removes them; docs/methods/ltp.md lists where prunekit differs, and `profile` brings it back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
+from prunekit.evaluation import Batch
+from prunekit.methods.base import Setting, Training
+from prunekit.methods.static import ThresholdMethod
+from prunekit.objectives import cost_gap, mask_regulariser, task_loss
+from prunekit.tokens.encoder import TokenPruner
+from prunekit.tokens.policies import LearnedThreshold, linear_thresholds
+from prunekit.tokens.scorers import AttentionReceived, ReceivedAfterDropout
+from prunekit.tokens.state import Execution, Trace
+
+# the reference compares with at least this, in its unit: padding has score 0 and must stay gone
+FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keys of conf/method/ltp.yaml, explained there. Rates and thresholds are in the paper's unit."""
+
+    final_threshold: float
+    reference_length: int
+    temperature: float
+    reg_lambda: float | None
+    reg_norm: Literal["live", "reference"]
+    budget_weight: float
+    lr_threshold: float | None
+    threshold_clip: float
+    hard_epochs: float
+    hard_lr: float | None
+    profile: Literal["house", "reference"]
+
+    @property
+    def reference(self) -> bool:
+        """Whether the behaviour of the reference code is asked for."""
+        return self.profile == "reference"
+
+
+class LTP(ThresholdMethod):
+    """Trains thresholds and weights under soft masks ("soft"), then the weights alone under fixed ones ("hard")."""
+
+    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
+        super().__init__(model, setting, **options)
+        self.options = Options(**options)
+        assert isinstance(self.policy, LearnedThreshold)
+        self.learned = self.policy
+
+    @classmethod
+    def count_hard_steps(cls, training: Training, **options: Any) -> int:
+        """Stage 2."""
+        return round(options["hard_epochs"] * training.steps_per_epoch)
+
+    @classmethod
+    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
+        """Thresholds on a line, in units of uniform attention; layer 0 never prunes."""
+        chosen = Options(**options)
+        unit = chosen.reference_length
+        thresholds = linear_thresholds(shape.layers, chosen.final_threshold * unit)
+        policy = LearnedThreshold(thresholds, chosen.temperature * unit, FLOOR * unit)
+        scorer = ReceivedAfterDropout() if chosen.reference else AttentionReceived()
+        return TokenPruner(
+            scorer, policy, thresholds, protect_first=not chosen.reference, hide_gone=not chosen.reference
+        )
+
+    # -- training --------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Where the hard stage begins: thresholds that meet the budget, and an optimiser that knows nothing yet."""
+        if self.hard and self.global_step == self.soft_steps:
+            self.calibrate()
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
+
+    def calibrate(self) -> None:
+        """Scales the thresholds once they are learned; before, an evaluation shows them as they are."""
+        if self.hard or self.hard_steps == 0:
+            super().calibrate()
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The task loss; in the soft stage also the regulariser, or with a budget the distance from it."""
+        labels, kind = batch["labels"], self.setting.spec.kind
+        if self.hard:
+            execution: Execution = "mask" if self.options.reference else "drop"
+            return {"task": task_loss(self(batch, execution), labels, kind)}
+        trace = Trace()
+        logits = self(batch, "soft", trace)
+        keep = torch.stack([trace.layers[layer].keep for layer in self.learned.row])
+        terms = {"task": task_loss(logits, labels, kind)}
+        if self.asked is not None:
+            terms["budget"] = self.options.budget_weight * self._distance(keep, batch, 1 / self.asked)
+        elif self.options.reg_lambda is not None:
+            terms["regulariser"] = self.options.reg_lambda * self._kept(keep, batch)
+        return terms
+
+    def _kept(self, keep: Tensor, batch: Batch) -> Tensor:
+        padding = None
+        if self.options.reg_norm == "reference" or self.options.reference:
+            padding = torch.sigmoid(-self.learned.values / self.learned.temperature)
+        return mask_regulariser(keep, batch["attention_mask"].float(), padding, self.options.reference_length)
+
+    def _distance(self, keep: Tensor, batch: Batch, wanted: float) -> Tensor:
+        shape, lengths = self.setting.shape, batch["attention_mask"].sum(-1)
+        counts = straight_through_counts(keep, lengths, list(self.learned.row), shape.layers)
+        share = (encoder_macs(shape, *counts).sum() / dense_macs(shape, lengths).sum()).float()
+        self.log_dict({"budget/expected": 1 - share.detach()})
+        return cost_gap(share, wanted)
+
+    def weights_rate(self, step: int) -> float:
+        """A schedule of its own for each stage."""
+        training = self.setting.training
+        if step < self.soft_steps or self.hard_steps == 0:
+            return training.rate(step, self.soft_steps)
+        peak = (self.options.hard_lr or training.lr) / training.lr
+        return peak * training.rate(step - self.soft_steps, training.steps - self.soft_steps)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The thresholds, at their own rate."""
+        options = self.options
+        rate = options.lr_threshold
+        if rate is None:
+            # Adam moves by the rate at most: half of the soft stage must suffice to cross the line's height
+            rate = max(2e-5, 2 * options.final_threshold / max(1, self.soft_steps))
+        return [{"params": [self.learned.values], "lr": rate * options.reference_length, "name": "thresholds"}]
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clips weights and thresholds apart; the reference clips them together, which shrinks the weights' steps."""
+        clip, values = self.setting.training.clip, self.learned.values
+        if self.options.reference and clip > 0:
+            nn.utils.clip_grad_norm_([*(p for _, p in self.weights()), values], clip)
+            return
+        super().configure_gradient_clipping(*args, **kwargs)
+        if self.options.threshold_clip > 0:
+            nn.utils.clip_grad_norm_([values], self.options.threshold_clip)
+
+    # -- evaluation ------------------------------------------------------------------------------------
+
+    def eligible(self, reduction: float) -> bool:
+        """Within the budget, and in the hard stage if there is one: only it has a best checkpoint."""
+        return (self.hard or self.hard_steps == 0) and super().eligible(reduction)

@@ -1,0 +1,162 @@
+"""What methods without a learned decision share: one knob, set by bisection to meet the budget, and plain training.
+
+No method of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from prunekit.cost import Shape
+from prunekit.evaluation import Batch, evaluate
+from prunekit.methods.base import Setting, TokenPruningMethod
+from prunekit.objectives import task_loss
+from prunekit.progress import PLAIN_SECONDS, clock, say
+from prunekit.tokens.budget import bisect
+from prunekit.tokens.encoder import TokenPruner
+from prunekit.tokens.policies import KeepRatio, Threshold, linear_ratios, published_dense_layers
+from prunekit.tokens.scorers import Scorer
+
+
+class StaticMethod(TokenPruningMethod):
+    """Trains the weights on the task alone, with the tokens removed that evaluation removes."""
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The task loss under "drop", which is "mask" at less cost."""
+        logits = self(batch, "drop")
+        return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
+
+
+class ThresholdMethod(StaticMethod):
+    """Keeps tokens by thresholds; with a budget their scale is found by running the model on the validation texts.
+
+    How many tokens reach a threshold hangs on the weights, so the scale is set where training starts and again
+    before each evaluation: what an evaluation measures, and the checkpoint of it holds, meets the budget.
+    """
+
+    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
+        super().__init__(model, setting, **options)
+        assert self.pruner is not None
+        assert isinstance(self.pruner.policy, Threshold)
+        self.policy = self.pruner.policy
+
+    @classmethod
+    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+        """From nothing pruned to everything but [CLS] gone at the first layer that prunes."""
+        pruner = cls.build_pruner(setting.shape, **options)
+        assert pruner is not None
+        only_cls = KeepRatio({min(pruner.layers): 0.0})
+        return 1.0, setting.reduction(*only_cls.counts(setting.lengths["validation"], setting.shape.layers))
+
+    def calibrate(self) -> None:
+        """Scales the thresholds; says what came of it."""
+        if self.asked is None:
+            return
+        passes, start = 0, time.monotonic()
+
+        def measure() -> float:
+            nonlocal passes
+            passes += 1
+            setting = self.setting
+            batches = aloud(setting.validation(), f"calibrate  pass {passes}")
+            return evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack").reduction
+
+        _, most = self.feasible(self.setting, **self.given)
+        # closer than the run is checked, because the budget is measured anew under "mask"
+        found = self.policy.meet(measure, self.asked, most=most, tolerance=self.setting.tolerance / 4)
+        say(
+            f"calibrate  thresholds x {float(self.policy.scale):.4g}: {found.reached:.2f}x fewer FLOPs, "
+            f"{self.asked:.2f}x asked; {passes} passes over validation, {clock(time.monotonic() - start)}"
+        )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Scales the thresholds before the first step."""
+        if self.global_step == 0:
+            self.calibrate()
+
+    def on_validation_epoch_start(self) -> None:
+        """Scales the thresholds to the weights that are evaluated."""
+        super().on_validation_epoch_start()
+        self.calibrate()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the thresholds too, 1 = uniform attention."""
+        super().on_validation_epoch_end()
+        found = {f"threshold/layer_{n:02d}": float(self.policy.threshold(n)) for n in sorted(self.policy.thresholds)}
+        self.log_dict(found)
+
+
+def aloud(batches: Iterable[Batch], label: str) -> Iterator[Batch]:
+    """The batches, with a line now and then; no live line, because a fit may have one already."""
+    due = time.monotonic() + PLAIN_SECONDS
+    for number, batch in enumerate(batches):
+        if time.monotonic() >= due:
+            say(f"{label}, batch {number + 1}")
+            due = time.monotonic() + PLAIN_SECONDS
+        yield batch
+
+
+class KeepRatioMethod(StaticMethod):
+    """Keeps the best share of each sentence: whole in the first layers, then linear down to `rate`.
+
+    Subclasses name the scorer. With a budget the rate is found from the lengths of the validation sentences; no
+    weight plays a part in it, so it holds whatever training does.
+    """
+
+    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers"})
+
+    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
+        super().__init__(model, setting, **options)
+        assert self.pruner is not None
+        assert isinstance(self.pruner.policy, KeepRatio)
+        if self.asked is not None:
+            shares = _shares(setting.shape, options, _rate(setting, options, self.asked))
+            self.pruner.policy.ratios = {layer: shares[layer] for layer in sorted(self.pruner.layers)}
+
+    @classmethod
+    def scorer(cls, **options: Any) -> Scorer:
+        """Who says which tokens are best."""
+        raise NotImplementedError(f"{cls.__name__} names no scorer; define scorer(**options).")
+
+    @classmethod
+    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
+        """The scorer, and shares of the layers that prune; of all layers where the scorer looks back."""
+        scorer = cls.scorer(**options)
+        shares = _shares(shape, options, 1.0 if options["rate"] is None else options["rate"])
+        layers = range(0 if "previous" in scorer.needs else _dense(shape, options), shape.layers)
+        return TokenPruner(scorer, KeepRatio({layer: shares[layer] for layer in layers}), layers)
+
+    @classmethod
+    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+        """From nothing pruned to the floor of the schedule at every layer that may prune."""
+        return 1.0, _reduction(setting, options, _lowest_rate(setting.shape, options))
+
+
+def _dense(shape: Shape, options: Mapping[str, Any]) -> int:
+    given = options["dense_layers"]
+    return min(shape.layers, published_dense_layers(shape.layers) if given is None else given)
+
+
+def _shares(shape: Shape, options: Mapping[str, Any], rate: float) -> dict[int, float]:
+    return linear_ratios(shape.layers, _dense(shape, options), rate)
+
+
+def _lowest_rate(shape: Shape, options: Mapping[str, Any]) -> float:
+    """The rate at which the first layer that prunes is at the floor, and so are all behind it."""
+    return 1.0 - (shape.layers - _dense(shape, options))
+
+
+def _reduction(setting: Setting, options: Mapping[str, Any], rate: float) -> float:
+    policy = KeepRatio(_shares(setting.shape, options, rate))
+    return setting.reduction(*policy.counts(setting.lengths["validation"], setting.shape.layers))
+
+
+def _rate(setting: Setting, options: Mapping[str, Any], asked: float) -> float:
+    low = _lowest_rate(setting.shape, options)
+    return bisect(partial(_reduction, setting, options), asked, low=low, high=1.0, tolerance=0.0).knob
