@@ -138,14 +138,21 @@ def test_gates_are_left_alone_at_every_other_step():
 
 
 def test_a_budget_is_reached_within_the_tolerance_on_either_side():
-    found = module(budget=3.0)
+    found = module(budget=3.0, step=30)
     reached = [reduction for reduction in (2.90, 2.95, 3.0, 3.06, 3.10) if found.eligible(reduction)]
     assert reached == [2.95, 3.0, 3.06]
 
 
+def test_a_checkpoint_counts_only_once_the_gates_are_fixed():
+    """One from the soft stage would be tested with gates that its weights have never been trained under."""
+    assert not module(budget=3.0, step=10, hard_fraction=0.5).eligible(3.0)
+    assert module(budget=3.0, step=20, hard_fraction=0.5).eligible(3.0)
+    assert module(budget=3.0, step=10, hard_fraction=0.0).eligible(3.0)
+
+
 def test_the_papers_own_knob_counts_every_bin_alike():
     """top.md quirk 18: eligible from the target less 0.01 on, at that evaluation."""
-    found = module(budget=None, target_sparsity=0.3, sparsity_of="nominal")
+    found = module(budget=None, target_sparsity=0.3, sparsity_of="nominal", hard_fraction=0.0)
     assert found.asked == pytest.approx(1 / 0.7)
     assert not found.eligible(10.0)  # nothing is closed, whatever was measured
     with torch.no_grad():

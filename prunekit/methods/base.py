@@ -90,7 +90,8 @@ class TokenPruningMethod(L.LightningModule):
         unknown = sorted(set(options) - self.keys) if self.keys is not None else []
         if unknown:
             raise TypeError(
-                f"{type(self).__name__} does not know {', '.join(unknown)}; it takes {', '.join(sorted(self.keys or ()))}."
+                f"{type(self).__name__} does not know {', '.join(unknown)}; "
+                f"it takes {', '.join(sorted(self.keys or ()))}."
             )
         self.model = model
         self.setting = setting

@@ -233,7 +233,9 @@ class ToP(TokenPruningMethod):
         return [gates, ascent]
 
     def eligible(self, reduction: float) -> bool:
-        """Within the budget; with the method's own knob, at least the target sparsity less 0.01."""
+        """In the hard stage, if there is one: within the budget; by the own knob, the target sparsity less 0.01."""
+        if self.hard_steps > 0 and not self.hard:
+            return False
         if self.setting.budget is not None:
             return super().eligible(reduction)
         return self.sparsity_reached(reduction) >= self.target - 0.01
