@@ -146,7 +146,8 @@ def test_a_budget_is_reached_within_the_tolerance_on_either_side():
 def test_a_checkpoint_counts_only_once_the_gates_are_fixed():
     """One from the soft stage would be tested with gates that its weights have never been trained under."""
     assert not module(budget=3.0, step=10, hard_fraction=0.5).eligible(3.0)
-    assert module(budget=3.0, step=20, hard_fraction=0.5).eligible(3.0)
+    assert not module(budget=3.0, step=20, hard_fraction=0.5).eligible(3.0)
+    assert module(budget=3.0, step=21, hard_fraction=0.5).eligible(3.0)
     assert module(budget=3.0, step=10, hard_fraction=0.0).eligible(3.0)
 
 

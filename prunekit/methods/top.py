@@ -234,8 +234,8 @@ class ToP(TokenPruningMethod):
 
     def eligible(self, reduction: float) -> bool:
         """In the hard stage, if there is one: within the budget; by the own knob, the target sparsity less 0.01."""
-        if self.hard_steps > 0 and not self.hard:
-            return False
+        if 0 < self.hard_steps and self.global_step <= self.soft_steps:
+            return False  # the last evaluation of the soft stage is before the gates are fixed
         if self.setting.budget is not None:
             return super().eligible(reduction)
         return self.sparsity_reached(reduction) >= self.target - 0.01
