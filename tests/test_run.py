@@ -220,8 +220,9 @@ def test_another_model_in_the_same_folder_is_another_run(finished, tmp_path):
 def test_a_run_whose_model_was_removed_is_not_done(finished, tmp_path):
     import shutil
 
-    folder, _ = finished
-    left = run_folder(folder).relative_to(folder)
+    folder, result = finished
+    (found,) = (folder / "runs").glob(f"synthetic/top/tiny/*/*-{result['hash']}")
+    left = found.relative_to(folder)
     for done in (left, run_folder(folder, "dense").relative_to(folder)):
         shutil.copytree(folder / done, tmp_path / done)
     shutil.rmtree(tmp_path / left / "model")
