@@ -234,7 +234,7 @@ class ToP(TokenPruningMethod):
 
     def eligible(self, reduction: float) -> bool:
         """In the hard stage, if there is one: within the budget; by the own knob, the target sparsity less 0.01."""
-        if 0 < self.hard_steps and self.global_step <= self.soft_steps:
+        if self.hard_steps > 0 and self.global_step <= self.soft_steps:
             return False  # the last evaluation of the soft stage is before the gates are fixed
         if self.setting.budget is not None:
             return super().eligible(reduction)
