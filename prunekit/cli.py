@@ -32,6 +32,7 @@ FROM_BEST_TO_WORST = (DONE, MISSED, BAD_CONFIG, CRASHED)
 # verb -> function(arguments) -> exit code; a module is imported when its verb is typed
 VERBS = {
     "train": "prunekit.cli:train",
+    "table": "prunekit.report.table:main",
 }
 
 

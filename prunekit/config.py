@@ -33,6 +33,7 @@ __all__ = [
     "conf_dir",
     "config_hash",
     "explain",
+    "machine_keys",
     "parse_budget",
     "prepare",
     "resolve",
@@ -353,10 +354,15 @@ def budget_label(value: Any) -> str:
 
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
-    machine = {key.path for key in _everywhere().values() if key.machine}
+    machine = machine_keys()
     flat = {path: value for path, value in _walk(cfg) if path not in machine and not isinstance(value, dict)}
     text = json.dumps(flat, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def machine_keys() -> set[str]:
+    """Dotted paths of the keys that cannot change a result."""
+    return {key.path for key in _everywhere().values() if key.machine}
 
 
 def _everywhere() -> dict[str, Key]:

@@ -35,7 +35,7 @@ FOR_TESTS_ONLY = ("prunekit.conformance",)
 # answer in a fraction of a second, so nothing heavy at import, neither here nor in what they import
 LIGHT = (
     "prunekit", "prunekit.config", "prunekit.cli", "prunekit.run", "prunekit.runs",
-    "prunekit.data.spec", "prunekit.data.sources", "prunekit.data.packages", "train",
+    "prunekit.data.spec", "prunekit.data.sources", "prunekit.data.packages", "train", "prunekit.report.table",
 )  # fmt: skip
 HEAVY = (
     "torch", "lightning", "transformers", "datasets", "pandas", "torchmetrics", "pyarrow", "matplotlib", "safetensors",

@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from stored_runs import result, store
 
 from prunekit import cli
 from prunekit.config import conf_dir
 from prunekit.report.console import markdown
+from prunekit.report.results import collect, save
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMPARISONS = [line.split("  #")[0].split(" # ")[0] for line in LINES if line.startswith("prunekit ")]
 COMMANDS = [line.split("  #")[0].strip() for line in LINES if "train.py" in line]
 SHORT = [
     "backbone=tiny",
@@ -63,6 +66,19 @@ def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
     tickets(tmp_path)
     missed_is_fine = (0, 3)  # so short a run need not meet a budget
     assert run(shortened(command, tmp_path), monkeypatch) in missed_is_fine
+
+
+@pytest.mark.parametrize("command", COMPARISONS)
+def test_every_command_that_compares_runs_runs(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for task in ("cola", "sst2"):
+        for method, budget in (("dense", "dense"), ("top", "2x"), ("topk", "2x")):
+            store(tmp_path / "runs", result(method, budget, 1, 0.5, task=task))
+    save(collect(["runs"]).rows, Path("results.json"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(shlex.split(command)[1:])
+    assert ended.value.code == 0
+    assert "top" in capsys.readouterr().out
 
 
 def test_there_are_commands_to_run():
