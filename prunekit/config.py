@@ -296,6 +296,7 @@ def validate(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequen
         if group not in given:
             raise ConfigError(f"there is no {group}.\nAllowed: an option of conf/{group}/.\nGive {group}=...")
     _check_knobs(given, keys)
+    _check_bands(given)
 
 
 def _walk(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -326,6 +327,21 @@ def _check_knobs(given: Mapping[str, Any], keys: Mapping[str, Key]) -> None:
             + f"Allowed: one of budget, {', '.join(knobs)}.\n"
             + (f"Add budget=null to go by {turned[-1]}." if turned else f"Give budget=3x, or {knobs[0]}=...")
         )
+
+
+def _check_bands(given: Mapping[str, Any]) -> None:
+    longest = given.get("task.max_length")
+    for path in ("data.train_band", "data.eval_bands"):
+        tokens = [end for end in given.get(path) or [] if isinstance(end, int)]
+        if longest is None or not tokens:
+            continue
+        beyond = max(tokens) > longest + 1 or given[path][0] == longest + 1
+        if beyond:
+            raise ConfigError(
+                f"{path}={shown(given[path])} reaches {max(tokens)} tokens, but task.max_length={longest} cuts there.\n"
+                f"Allowed: from 0..{longest} to below 1..{longest + 1}, which is max.\n"
+                "Move the band, or raise task.max_length."
+            )
 
 
 def check_layers(cfg: Mapping[str, Any], n_layers: int, name: str) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers import logging as transformers_logging
 
 from prunekit import pretrained
+from prunekit.agreement import check_executions_agree
 from prunekit.checkpoint import (
     FeasibleCheckpoint,
     LastCheckpoint,
@@ -31,11 +32,11 @@ from prunekit.cost import Shape
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
-from prunekit.evaluation import Measured, check_executions_agree, evaluate
+from prunekit.evaluation import Measured, evaluate
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
 from prunekit.report.card import model_card
-from prunekit.report.plots import write_plots
+from prunekit.report.plots import write_bands, write_plots
 from prunekit.run import command, run
 from prunekit.runs import RunFolder, atomic_write_text
 from prunekit.runtime.bench import compare_speed
@@ -120,6 +121,8 @@ def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
     dense["trainer"] |= {"epochs": cfg["teacher"]["epochs"], "lr": cfg["teacher"]["lr"], "max_steps": None}
     for block in ("teacher", "bench"):
         dense[block] = default[block] | {"enabled": False} if block == "bench" else default[block]
+    # who the test is reported by is no matter of the teacher's; what it is trained on is
+    dense["data"] = dense["data"] | {"eval_bands": None}
     dense |= {"budget": None, "budget_tolerance": default["budget_tolerance"], "force": False}
     return dense
 
@@ -210,6 +213,8 @@ class Pipeline:
             seed=cfg["seed"],
             train_rows=cfg["data"]["train_rows"],
             eval_rows=cfg["data"]["eval_rows"],
+            train_band=cfg["data"]["train_band"],
+            eval_bands=cfg["data"]["eval_bands"],
             workers=cfg["data"]["workers"],
             cache_dir=cfg["data"]["cache_dir"],
         )
@@ -223,6 +228,9 @@ class Pipeline:
             f"{cut} texts cut at {self.spec.max_length} tokens, "
             f"{sum(data.dropped.values())} empty or double rows left out"
         )
+        if data.train_band is not None:
+            some = data.split("train").lengths
+            say(f"data       trained and validated on texts of {int(some.min())} to {int(some.max())} tokens")
         return data
 
     def _setting(self, data: TokenPruningDataModule, teacher: TeacherOutputs | None = None) -> Setting:
@@ -364,7 +372,12 @@ class Pipeline:
         """Tests under "pack" after a check that it equals "mask", measures speed, saves the model."""
         setting, model = module.setting, module.model.eval().cpu()
         if module.test_execution != "mask":
-            check_executions_agree(model, next(iter(data.loader("test"))), "mask", module.test_execution)
+            agreed = check_executions_agree(model, next(iter(data.loader("test"))), "mask", module.test_execution)
+            if agreed.near_ties:
+                say(
+                    f"check      {agreed.near_ties} texts of the first test batch keep other tokens under "
+                    f"{module.test_execution!r} than under 'mask': scores that tie up to rounding"
+                )
 
         def on(split: str, execution: Execution, model: PreTrainedModel = model) -> Measured:
             batches = data.loader(split)
@@ -372,12 +385,17 @@ class Pipeline:
             return evaluate(model, shown, self.spec, setting.shape, setting.classes, execution)
 
         validation, test = on("validation", "mask"), on("test", module.test_execution)
-        dense = test
+        dense, dense_model = test, model
         if teacher is not None:
-            dense = on("test", "dense", install(self._classifier(teacher.folder, data), None, "dense"))
+            dense_model = install(self._classifier(teacher.folder, data), None, "dense")
+            dense = on("test", "dense", dense_model)
         result = self._result(module, validation, test, dense.metrics, data)
+        result["bands"] = self._bands(module, model, dense_model, data)
         name = f"{self.cfg['method']['name']} on {self.spec.name}, {_test_split(data)}"
-        write_plots(self.folder.path / "plots", name, dense.per_row, test.per_row, self.folder.metrics, module.asked)
+        plots = self.folder.path / "plots"
+        write_plots(plots, name, dense.per_row, test.per_row, self.folder.metrics, module.asked)
+        if result["bands"]:
+            write_bands(plots, name, self.spec.score, result["bands"])
         folder = self.folder.path / "model"
         others = [split for split in data.validation_splits if split != "validation"]
         result["score"]["other_splits"] = {split: on(split, module.test_execution).metrics for split in others}
@@ -445,6 +463,35 @@ class Pipeline:
             "precision": precision_of(cfg["trainer"]["precision"]),
             "execution": {"validation": "mask", "test": module.test_execution},
         }
+
+    def _bands(
+        self,
+        module: TokenPruningMethod,
+        model: PreTrainedModel,
+        dense: PreTrainedModel,
+        data: TokenPruningDataModule,
+    ) -> list[dict[str, Any]]:
+        """One row per band of lengths that was asked for: quality of the dense and of the pruned model, and cost."""
+        setting, rows = module.setting, []
+        for number, (band, _) in enumerate(data.bands):
+            batches = data.band_loader(number)
+            whole = evaluate(dense, batches, self.spec, setting.shape, setting.classes, "dense")
+            pruned = evaluate(model, batches, self.spec, setting.shape, setting.classes, module.test_execution)
+            rows.append(
+                {
+                    "from": band.low,
+                    "below": band.high,
+                    "rows": pruned.rows,
+                    "dense": whole.metrics[self.spec.score],
+                    "pruned": pruned.metrics[self.spec.score],
+                    "dense_all": whole.metrics,
+                    "pruned_all": pruned.metrics,
+                    "flops_vs_unpadded": pruned.reduction,
+                    "mean_length": float(pruned.per_row.lengths.float().mean()),
+                    "tokens_per_layer": pruned.tokens_per_layer,
+                }
+            )
+        return rows
 
     def _speed(self, model: PreTrainedModel, folder: Path, data: TokenPruningDataModule) -> list[dict[str, Any]]:
         """Interleaved medians at each batch size, on test sentences in a seeded order."""

@@ -6,7 +6,8 @@
 A comment is `<domain>[ or null][, machine][, knob][; <prose>]`. `machine` marks what cannot change a result and stays
 out of the hash that names a run; `knob` marks a method's own way to say how much is pruned, given instead of `budget`.
 Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its number), `bool`, `text`, `path`, `budget`,
-`block`, `one of a|b`, `list of <domain>`, and `layers 1..`: rising layer numbers, checked against the backbone.
+`block`, `one of a|b`, `list of <domain>`, `layers 1..`: rising layer numbers, checked against the backbone, and `band`
+and `bands`: two or more rising lengths of texts, each a number of tokens, `q25` (a quantile), `median` or `max`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,13 @@ def parse_budget(value: Any) -> float | None:
         "Allowed: 1x and more (times fewer FLOPs than unpadded), a fraction in (0..1] (FLOPs kept, as 0.4), or null.\n"
         f"Write budget={example}, or null to use the method's own knob."
     )
+
+
+def length_quantile(end: int | str) -> float | None:
+    """The share of texts that lie below an end of a band: 0.25 for q25, 1 for max; None for a number of tokens."""
+    if isinstance(end, int):
+        return None
+    return {"median": 0.5, "max": 1.0}.get(end) or int(end[1:]) / 100
 
 
 def shown(value: Any) -> str:
@@ -210,6 +219,21 @@ def _layers(interval: Interval, value: Any) -> str | None:
     return None if value == sorted(value) else "is not in rising order"
 
 
+def _bands(one: bool, value: Any) -> str | None:
+    if not isinstance(value, list) or len(value) < 2 or (one and len(value) > 2):
+        return f"is not a list of two lengths{'' if one else ' or more'}"
+    for end in value:
+        whole = isinstance(end, int) and not isinstance(end, bool) and end >= 0
+        if not whole and not (isinstance(end, str) and re.fullmatch(r"median|max|q[1-9]\d?", end)):
+            return f"holds {shown(end)}, which is no length"
+    tokens = [end for end in value if isinstance(end, int)]
+    shares = [share for share in map(length_quantile, value) if share is not None]
+    rising = all(one < other for some in (tokens, shares) for one, other in pairwise(some))
+    # what lies where is known from the data, except that nothing is shorter than 0 or longer than max
+    misplaced = 0 in value[1:] or "max" in value[:-1]
+    return None if rising and not misplaced else "does not rise: a band goes from its first length up to below the next"
+
+
 def _type(kind: type, phrase: str, value: Any) -> str | None:
     return None if isinstance(value, kind) else phrase
 
@@ -228,4 +252,6 @@ SIMPLE: dict[str, Check] = {
     "path": partial(_type, str, "is not a path"),
     "block": partial(_type, dict, "is not a block of keys"),
     "budget": _budget,
+    "band": partial(_bands, True),
+    "bands": partial(_bands, False),
 }

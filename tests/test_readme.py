@@ -46,10 +46,10 @@ def shortened(command, folder):
     extra = [*SHORT, f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
     if "task=csv" not in given:
         extra.append("task.synthetic_rows=48")
-    if any(word.startswith("experiment=") for word in given):
+    if any(word.startswith("experiment=top") for word in given):
         extra += ["method.prune_location=[1,2,3]", "method.warmup_epochs=1", "trainer.evals_per_epoch=1"]
         extra.remove("budget=1.5x")
-    elif not any(word.startswith("method=") for word in given) or "method=top" in given:
+    elif not any(word.startswith(("method=", "experiment=")) for word in given) or "method=top" in given:
         extra.append("method.bins=8")
     chosen = {word.split("=")[0] for word in given}
     return [*given, *(word for word in extra if word.split("=")[0] not in chosen - {"backbone"})]

@@ -341,6 +341,23 @@ def test_ltp_learns_thresholds_and_meets_the_budget(tmp_path, profile):
     assert {"threshold/layer_01", "train/budget", "budget/expected"} <= names
 
 
+def test_a_run_trained_on_short_texts_is_reported_by_band_of_length(tmp_path, capsys):
+    short = ["trainer.lr=1e-3", "method.hard_epochs=1", "trainer.epochs=2"]
+    cfg = plain(tmp_path, "experiment=length_robustness", "task.synthetic_rows=96", *short)
+    result = run(cfg)
+    bands = result["bands"]
+    assert len(bands) == 4
+    assert [band["below"] for band in bands[:-1]] == [band["from"] for band in bands[1:]]
+    assert sum(band["rows"] for band in bands) == result["score"]["rows"]
+    share = sum(band["pruned"] * band["rows"] for band in bands) / result["score"]["rows"]
+    assert share == pytest.approx(result["score"]["pruned"])
+    left = next((tmp_path / "runs").glob("qnli/ltp/tiny/*/s1-*"))
+    drawn = json.loads((left / "plots" / "bands.json").read_text())
+    assert drawn == {"score": "accuracy", "bands": bands}
+    assert (left / "plots" / "bands.png").read_bytes().startswith(b"\x89PNG")
+    assert f"accuracy, {bands[-1]['rows']} of {bands[-1]['from']} to" in capsys.readouterr().out
+
+
 # -- kill -9 -------------------------------------------------------------------------------------------
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 
+from prunekit.data.bands import Band, resolve, rows_between
 from prunekit.data.encoding import EncodedSplit, encode, load_tokenizer, tokenizer_fingerprint
 from prunekit.data.loading import FixedLoader, StepLoader, generator_of
 from prunekit.data.reading import Rows, read_task
@@ -35,12 +37,16 @@ class TokenPruningDataModule(L.LightningDataModule):
         seed: int,
         train_rows: int | None = None,
         eval_rows: int | None = None,
+        train_band: Sequence[int | str] | None = None,
+        eval_bands: Sequence[int | str] | None = None,
         workers: int = 0,
         cache_dir: str | Path | None = None,
     ) -> None:
         """`train_rows` takes the first rows of an order drawn from `seed`, `eval_rows` of a fixed one.
 
-        `cache_dir` None means the user's cache folder.
+        `train_band` restricts training and validation to texts of these lengths, `eval_bands` the test; ends are
+        tokens, or quantiles of the lengths of all training texts (`bands.resolve`). `cache_dir` None means the user's
+        cache folder.
         """
         super().__init__()
         self.spec = spec
@@ -51,10 +57,14 @@ class TokenPruningDataModule(L.LightningDataModule):
         self.seed = seed
         self.train_rows = train_rows
         self.eval_rows = eval_rows
+        self.train_band = train_band
+        self.eval_bands = eval_bands
         self.workers = workers
         self.cache_dir = Path(cache_dir) if cache_dir is not None else cache_folder()
         self.label_names: tuple[str, ...] | None = None
         self.dropped: dict[str, int] = {}
+        self.bands: list[tuple[Band, EncodedSplit]] = []  # the parts of the test that `eval_bands` asks for
+        self._own_test = False
         self._splits: dict[str, EncodedSplit] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -68,13 +78,47 @@ class TokenPruningDataModule(L.LightningDataModule):
         task = read_task(self.spec, self.source)
         tokenizer = load_tokenizer(self.tokenizer_path)
         tokenizer_hash = tokenizer_fingerprint(tokenizer)
-        cache = self.cache_dir / "tokens"
         self.label_names = task.label_names
         self.dropped = dict(task.dropped)
-        self._splits = {
-            name: encode(self._limited(name, rows), tokenizer, self.spec.max_length, cache, tokenizer_hash)
-            for name, rows in task.splits.items()
-        }
+        self._own_test = "test" in task.splits
+
+        def encoded(rows: Rows) -> EncodedSplit:
+            return encode(rows, tokenizer, self.spec.max_length, self.cache_dir / "tokens", tokenizer_hash)
+
+        chosen, bands = self._banded(task.splits, encoded)
+        limited = {name: self._limited(name, rows) for name, rows in chosen.items()}
+        self._splits = {name: encoded(rows) for name, rows in limited.items()}
+        if bands:
+            lengths = self._splits["test"].lengths
+            parts = [rows_between("data.eval_bands", "test", lengths, [band]) for band in bands]
+            self.bands = [(band, encoded(limited["test"].take(part))) for band, part in zip(bands, parts, strict=True)]
+
+    def _banded(
+        self, splits: Mapping[str, Rows], encoded: Callable[[Rows], EncodedSplit]
+    ) -> tuple[dict[str, Rows], list[Band]]:
+        """The rows of the lengths that are asked for, and the bands of the test.
+
+        Where the task has no test of its own and bands tell them apart, "test" is added: validation rows of all, or of
+        the test's, lengths.
+        """
+        chosen = dict(splits)
+        if self.train_band is None and self.eval_bands is None:
+            return chosen, []
+        longest = self.spec.max_length
+        lengths = {name: encoded(rows).lengths for name, rows in splits.items()}
+        tested = "test" if self._own_test else "validation"
+        chosen["test"] = splits[tested]
+        if self.train_band is not None:
+            key = "data.train_band"
+            trained = resolve(key, self.train_band, lengths["train"], longest)
+            for name in ("train", "validation"):
+                chosen[name] = splits[name].take(rows_between(key, name, lengths[name], trained))
+        if self.eval_bands is None:
+            return chosen, []
+        key = "data.eval_bands"
+        bands = resolve(key, self.eval_bands, lengths["train"], longest)
+        chosen["test"] = splits[tested].take(rows_between(key, tested, lengths[tested], bands))
+        return chosen, bands
 
     def _limited(self, name: str, rows: Rows) -> Rows:
         limit = self.train_rows if name == "train" else self.eval_rows
@@ -88,7 +132,7 @@ class TokenPruningDataModule(L.LightningDataModule):
     def split(self, name: str) -> EncodedSplit:
         """An encoded split. Raises DataError for a name that the task does not have."""
         self._check_ready()
-        if name == "test" and not self.has_test:
+        if name == "test" and name not in self._splits:
             name = "validation"
         if name not in self._splits:
             raise DataError(f"task {self.spec.name} has no split {name!r}; it has {', '.join(self._splits)}.")
@@ -97,7 +141,7 @@ class TokenPruningDataModule(L.LightningDataModule):
     @property
     def has_test(self) -> bool:
         """Whether the task has test rows of its own; otherwise "test" is "validation"."""
-        return "test" in self._splits
+        return self._own_test
 
     @property
     def validation_splits(self) -> tuple[str, ...]:
@@ -128,6 +172,10 @@ class TokenPruningDataModule(L.LightningDataModule):
     def loader(self, split: str, batch_size: int | None = None) -> FixedLoader:
         """Batches of a split in an order that never changes; rows are identified by `index`."""
         return FixedLoader(self.split(split), batch_size or self.eval_batch_size, workers=self.workers)
+
+    def band_loader(self, number: int) -> FixedLoader:
+        """Batches of one of `bands`."""
+        return FixedLoader(self.bands[number][1], self.eval_batch_size, workers=self.workers)
 
     def train_dataloader(self) -> StepLoader:
         """Training batches from the first on; Lightning saves and restores the position."""

@@ -82,7 +82,7 @@ def title(result: Result) -> str:
 
 def rows(result: Result) -> list[list[Row]]:
     """The lines of the table in sections: quality, cost, speed."""
-    return [section for section in (_quality(result), _cost(result), _speed(result)) if section]
+    return [section for section in (_quality(result), _bands(result), _cost(result), _speed(result)) if section]
 
 
 def _quality(result: Result) -> list[Row]:
@@ -102,6 +102,24 @@ def _quality(result: Result) -> list[Row]:
                 shown_score(pruned),
                 points(change) if known else "-",
                 tone,
+            )
+        )
+    return found
+
+
+def _bands(result: Result) -> list[Row]:
+    """The score by length of the text, where a run asked for bands."""
+    name = result["score"]["metric"].replace("_", " ")
+    found = []
+    for band in result.get("bands", []):
+        change = band["pruned"] - band["dense"]
+        found.append(
+            Row(
+                f"{name}, {band['rows']} of {band['from']} to {band['below'] - 1} tokens",
+                shown_score(band["dense"]),
+                shown_score(band["pruned"]),
+                f"{points(change)} at {band['flops_vs_unpadded']:.2f}x fewer FLOPs",
+                "plain" if abs(change) < 0.01 else "good" if change > 0 else "bad",
             )
         )
     return found

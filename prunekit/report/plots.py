@@ -6,7 +6,7 @@ A plot is a function of plain numbers; the same numbers serve a report.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,30 @@ def draw_budget(numbers: Mapping[str, Any], title: str) -> Figure:
     if axes.lines:
         axes.legend(frameon=False)
     return figure
+
+
+def draw_bands(numbers: Mapping[str, Any], title: str) -> Figure:
+    """The score by band of lengths, dense and pruned, and below each band what was saved there."""
+    figure, axes = _axes(title, "tokens in the text", numbers["score"].replace("_", " "))
+    bands = numbers["bands"]
+    places = range(len(bands))
+    for name, colour in (("dense", DENSE), ("pruned", PRUNED)):
+        axes.plot(places, [band[name] for band in bands], color=colour, marker="o", label=name)
+    axes.set_xticks(
+        list(places),
+        [f"{b['from']}-{b['below'] - 1}\n{b['rows']} texts\n{b['flops_vs_unpadded']:.2f}x fewer FLOPs" for b in bands],
+    )
+    axes.margins(x=0.15)
+    axes.legend(frameon=False)
+    return figure
+
+
+def write_bands(folder: Path, title: str, score: str, bands: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes the plot of a test by bands of lengths and its numbers, rows of the result; returns the PNG file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {"score": score, "bands": list(bands)}
+    atomic_write_text(folder / "bands.json", json.dumps(numbers, indent=2) + "\n")
+    return _save(draw_bands(numbers, title), folder / "bands.png")
 
 
 def write_plots(

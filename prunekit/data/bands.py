@@ -1,0 +1,78 @@
+"""Bands of text lengths: which texts a run is trained on, and by which groups its test is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from prunekit.data.spec import DataError
+from prunekit.schema import length_quantile, shown
+
+
+@dataclass(frozen=True)
+class Band:
+    """Texts of at least `low` and fewer than `high` tokens, special ones included."""
+
+    low: int
+    high: int
+
+    def __contains__(self, length: int) -> bool:
+        return self.low <= length < self.high
+
+    def mask(self, lengths: Int[Tensor, "rows"]) -> Bool[Tensor, "rows"]:
+        """Which rows are in it."""
+        return (lengths >= self.low) & (lengths < self.high)
+
+
+def resolve(key: str, ends: Sequence[int | str], lengths: Int[Tensor, "rows"], max_length: int) -> list[Band]:
+    """The bands between neighbouring ends; quantiles are those of `lengths`, `max` takes in the longest text.
+
+    A quantile q is the smallest number of tokens below which a share q of the texts lies, so [0, median) is the
+    shorter half, without the texts that are as long as the median.
+
+    Raises:
+        DataError: two ends are the same length here, or fall; `key` is what the message calls them.
+    """
+    found = [_tokens(end, lengths, max_length) for end in ends]
+    for (first, low), (second, high) in pairwise(zip(ends, found, strict=True)):
+        if low >= high:
+            raise DataError(
+                f"{key}={shown(list(ends))}: no text can lie between {shown(first)} ({low} tokens) and {shown(second)} "
+                f"({high}).\n"
+                f"Allowed: rising lengths; training texts have {int(lengths.min())} to {int(lengths.max())} tokens, "
+                f"median {_tokens('median', lengths, max_length)}.\n"
+                "Choose ends further apart, or a larger task.max_length where texts are cut."
+            )
+    return [Band(low, high) for low, high in pairwise(found)]
+
+
+def _tokens(end: int | str, lengths: Int[Tensor, "rows"], max_length: int) -> int:
+    share = length_quantile(end)
+    if share is None:
+        return int(end)
+    if share == 1.0:
+        return max_length + 1
+    # the next whole number: texts of a quantile's own length are not below it
+    return int(np.ceil(np.quantile(lengths.numpy(), share)))
+
+
+def rows_between(key: str, split: str, lengths: Int[Tensor, "rows"], bands: Sequence[Band]) -> list[int]:
+    """The numbers of the rows that lie in one of the bands, rising.
+
+    Raises:
+        DataError: a band is empty in this split; `key` is what the message calls the bands.
+    """
+    for band in bands:
+        if not band.mask(lengths).any():
+            raise DataError(
+                f"{key}: no text of {split} has {band.low} to {band.high - 1} tokens, so a band is empty.\n"
+                f"Allowed: bands with texts; those of {split} have {int(lengths.min())} to {int(lengths.max())}.\n"
+                "Move the ends, or leave this band out."
+            )
+    return torch.stack([band.mask(lengths) for band in bands]).any(0).nonzero().flatten().tolist()
