@@ -1,0 +1,112 @@
+"""Masks on disk, a compact form of pruned weights, and how sparse a model really is. Nothing is pickled.
+
+Unstructured zeros make neither dense kernels faster nor ordinary checkpoints smaller; the compact form is for storage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "prunekit-mask"
+COMPACT = "prunekit-bitmask"
+VERSION = "1"
+
+
+def pack_bits(mask: Bool[Tensor, "rows columns"]) -> UInt8[Tensor, "rows bytes"]:
+    """Eight columns per byte, the first column in the lowest bit; a row's last byte is filled up with 0."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy(), axis=1, bitorder="little"))
+
+
+def unpack_bits(packed: UInt8[Tensor, "rows bytes"], columns: int) -> Bool[Tensor, "rows columns"]:
+    """The mask that `pack_bits` packed."""
+    bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=columns, bitorder="little")
+    return torch.from_numpy(bits).bool()
+
+
+def save_masks(masks: Mapping[str, Bool[Tensor, "_ _"]], path: Path, about: Mapping[str, str] | None = None) -> None:
+    """Writes masks.safetensors: `<matrix>.mask` per matrix, outputs in rows, 1 = kept."""
+    shapes = {name: list(mask.shape) for name, mask in masks.items()}
+    tensors = {f"{name}.mask": pack_bits(mask) for name, mask in masks.items()}
+    header = {"format": FORMAT, "version": VERSION, "shapes": json.dumps(shapes), **(about or {})}
+    _save(tensors, path, header)
+
+
+def load_masks(path: Path) -> dict[str, Bool[Tensor, "_ _"]]:
+    """The masks of a file that `save_masks` wrote.
+
+    Raises:
+        ValueError: another format or version.
+    """
+    with safe_open(path, "pt") as file:
+        header = _header(file, path, FORMAT)
+        shapes = json.loads(header["shapes"])
+        return {name: unpack_bits(file.get_tensor(f"{name}.mask"), shape[1]) for name, shape in shapes.items()}
+
+
+def save_compact(weights: Mapping[str, Tensor], masks: Mapping[str, Bool[Tensor, "_ _"]], path: Path) -> None:
+    """Writes the kept values of each matrix, row by row, and a bit per weight: (1 - s) + 1/16 of the size in bf16.
+
+    What is kept is what the mask says: a kept weight may be 0 or -0, and stays so.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        tensors[f"{name}.values"] = weights[name][mask].contiguous()
+        tensors[f"{name}.bitmask"] = pack_bits(mask)
+    shapes = {name: list(mask.shape) for name, mask in masks.items()}
+    _save(tensors, path, {"format": COMPACT, "version": VERSION, "shapes": json.dumps(shapes)})
+
+
+def load_compact(path: Path) -> dict[str, Tensor]:
+    """The weights that `save_compact` wrote, dense, bit by bit the same, outputs in rows."""
+    with safe_open(path, "pt") as file:
+        shapes = json.loads(_header(file, path, COMPACT)["shapes"])
+        found = {}
+        for name, (rows, columns) in shapes.items():
+            values = file.get_tensor(f"{name}.values")
+            weight = torch.zeros(rows, columns, dtype=values.dtype)
+            weight[unpack_bits(file.get_tensor(f"{name}.bitmask"), columns)] = values
+            found[name] = weight
+        return found
+
+
+def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    beside = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, beside, header)
+    beside.replace(path)
+
+
+def _header(file: Any, path: Path, wanted: str) -> dict[str, str]:
+    header = dict(file.metadata() or {})
+    if header.get("format") != wanted or header.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has format {header.get('format')} {header.get('version')}, not {wanted} {VERSION}; "
+            f"give a file that prunekit wrote."
+        )
+    return header
+
+
+def sparsity_report(masks: Mapping[str, Bool[Tensor, "_ _"]], total: int) -> dict[str, float]:
+    """Share of removed weights: per matrix (min, mean, max), of all prunable weights, of the model's `total`."""
+    shares = [1 - float(mask.double().mean()) for mask in masks.values()]
+    removed = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
+    prunable = sum(mask.numel() for mask in masks.values())
+    return {
+        "matrix_min": min(shares),
+        "matrix_mean": sum(shares) / len(shares),
+        "matrix_max": max(shares),
+        "of_prunable": removed / prunable,
+        "of_model": removed / total,
+        "removed": removed,
+        "prunable": prunable,
+        "parameters": total,
+    }

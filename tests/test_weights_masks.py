@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunekit.weights.masks import Groups, is_nm, keep_mask, keep_masks, removed_count
+
+
+@pytest.mark.parametrize(("sparsity", "size", "count"), [(0.5, 7, 3), (0.29, 100, 29), (0.0, 5, 0), (1.0, 5, 5)])
+def test_counts_are_the_floor_of_the_share(sparsity, size, count):
+    assert removed_count(sparsity, size) == count
+
+
+def test_ties_lose_the_earlier_one_and_never_one_too_many():
+    assert keep_mask(torch.zeros(1, 4), 0.5, Groups("matrix")).tolist() == [[False, False, True, True]]
+    # a rule "score <= the threshold" removes 4 of these 6
+    score = torch.tensor([[1.0, 1, 1], [1, 5, 6]])
+    assert int((~keep_mask(score, 0.5, Groups("matrix"))).sum()) == 3
+
+
+def test_matrix_and_row_groups_differ():
+    score = torch.tensor([[1.0, 2, 3, 4], [10, 20, 30, 40]])
+    assert keep_mask(score, 0.5, Groups("matrix")).tolist() == [[False] * 4, [True] * 4]
+    assert keep_mask(score, 0.5, Groups("row")).tolist() == [[False, False, True, True]] * 2
+
+
+def test_column_blocks_compete_within_themselves():
+    score = torch.tensor([[1.0, 2, 30, 40, 5], [3, 4, 10, 20, 6]])
+    found = keep_mask(score, 0.5, Groups("column_block", width=2))
+    assert found.tolist() == [[False, False, True, True, False], [True, True, False, False, True]]
+
+
+def test_2_of_4_by_hand():
+    score = torch.tensor([[0.1, 0.9, 0.3, 0.2, 0, 0.5, 0.5, 0.5]])
+    found = keep_mask(score, 0.5, Groups("nm", keep=2, of=4))
+    assert found.int().tolist() == [[0, 1, 1, 0, 0, 0, 1, 1]]
+    assert is_nm(found)
+    assert not is_nm(torch.ones(1, 4, dtype=torch.bool))
+
+
+def test_global_groups_take_from_the_matrix_that_matters_least_up_to_its_cap():
+    scores = {"a": torch.tensor([[1.0, 1, 1, 37]]), "b": torch.tensor([[10.0, 10, 10, 10]])}
+    half = dict.fromkeys(scores, 0.5)
+    found = keep_masks(scores, half, Groups("global", max_sparsity=0.75))
+    assert {name: int((~mask).sum()) for name, mask in found.items()} == {"a": 3, "b": 1}
+    tight = keep_masks(scores, half, Groups("global", max_sparsity=0.5))
+    assert {name: int((~mask).sum()) for name, mask in tight.items()} == {"a": 2, "b": 2}
+
+
+def test_scale_does_not_decide_between_matrices():
+    scores = {"a": torch.tensor([[1.0, 2, 3, 4]]), "b": torch.tensor([[100.0, 200, 300, 400]])}
+    found = keep_masks(scores, dict.fromkeys(scores, 0.5), Groups("global"))
+    assert found["a"].equal(found["b"])
+
+
+@given(
+    rows=st.integers(1, 6),
+    columns=st.integers(1, 12),
+    sparsity=st.floats(0, 1),
+    kind=st.sampled_from(["matrix", "column_block", "row"]),
+    width=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_every_group_loses_exactly_its_share(rows, columns, sparsity, kind, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randint(0, 4, (rows, columns), generator=generator).float()  # many ties
+    groups = Groups(kind, width=width)
+    gone = ~keep_mask(score, sparsity, groups)
+    parts = {"matrix": [gone], "row": list(gone), "column_block": list(gone.split(width, dim=1))}[kind]
+    assert [int(part.sum()) for part in parts] == [removed_count(sparsity, part.numel()) for part in parts]
+
+
+def test_more_sparsity_removes_more_of_the_same():
+    score = torch.randn(8, 16)
+    less, more = (keep_mask(score, s, Groups("column_block", n_blocks=4)) for s in (0.3, 0.6))
+    assert bool((less | ~more).all())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: keep_mask(torch.ones(2, 2), 1.5), "sparsity 1.5 is out of range"),
+        (lambda: keep_mask(torch.tensor([[math.nan, 1]]), 0.5), "1 of 2 scores are NaN"),
+        (lambda: keep_mask(torch.ones(2, 4), 0.4, Groups("nm")), "2:4 has sparsity 0.5, not 0.4"),
+        (lambda: keep_mask(torch.ones(2, 6), 0.5, Groups("nm")), "4 divides, and a matrix has 6 inputs"),
+        (lambda: keep_mask(torch.ones(2, 6), 0.5, Groups("global")), "use keep_masks"),
+        (
+            lambda: keep_masks({"a": torch.ones(2, 2)}, {"a": 0.95}, Groups("global")),
+            "sparsity 0.95 is more than max_sparsity=0.9",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
