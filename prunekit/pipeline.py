@@ -243,6 +243,7 @@ class Pipeline:
                 epochs=trainer["epochs"],
                 steps_per_epoch=len(data.train_dataloader()),
                 lr=trainer["lr"] or self.cfg["backbone"]["lr" if self._is_dense else "pruning_lr"],
+                head_lr=self.cfg["backbone"]["head_lr"] if self._is_dense else None,  # later the head is trained
                 weight_decay=trainer["weight_decay"],
                 warmup_fraction=trainer["warmup_fraction"],
                 clip=trainer["clip"],

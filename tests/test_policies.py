@@ -11,6 +11,7 @@ from prunekit.tokens.policies import (
     KeepRatio,
     LearnedThreshold,
     Threshold,
+    geometric_ratios,
     linear_ratios,
     linear_thresholds,
     published_dense_layers,
@@ -44,6 +45,16 @@ def test_a_negative_rate_reaches_the_floor_before_the_last_layer():
     assert published(12, -0.2) == pytest.approx(expected, abs=5e-5)
 
 
+def test_a_geometric_schedule_falls_by_one_factor():
+    assert list(geometric_ratios(4, 1, 0.125).values()) == pytest.approx([1, 0.5, 0.25, 0.125])
+    assert list(geometric_ratios(3, 0, 0.125).values()) == pytest.approx([0.5, 0.25, 0.125])
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0])
+def test_a_geometric_schedule_to_nothing_is_at_the_floor_from_the_first_layer_that_prunes(rate):
+    assert list(geometric_ratios(4, 2, rate).values()) == [1, 1, 0.01, 0.01]
+
+
 @pytest.mark.parametrize(
     ("rate", "length", "counts"),
     [
@@ -68,13 +79,14 @@ def test_half_a_token_stays():
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(
+    schedule=st.sampled_from([linear_ratios, geometric_ratios]),
     rate=st.floats(-3, 1),
     dense=st.integers(0, 5),
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     seed=st.integers(0, 99),
 )
-def test_counts_from_lengths_are_what_is_kept(rate, dense, lengths, seed):
-    policy, here = KeepRatio(linear_ratios(4, dense, rate)), state(lengths)
+def test_counts_from_lengths_are_what_is_kept(schedule, rate, dense, lengths, seed):
+    policy, here = KeepRatio(schedule(4, dense, rate)), state(lengths)
     generator = torch.Generator().manual_seed(seed)
     _, tokens_out = policy.counts(torch.tensor(lengths), 4)
     keep = here.keep

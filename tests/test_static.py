@@ -18,9 +18,10 @@ def reached(found):
 
 
 @pytest.mark.parametrize("name", KEEP_RATIO)
+@pytest.mark.parametrize("schedule", ["linear", "geometric"])
 @pytest.mark.parametrize("budget", [1.0, 1.3, 2.0, 2.3])
-def test_the_rate_is_found_from_lengths_alone(name, budget):
-    found = method_under_test(name, lengths=LENGTHS, budget=budget)
+def test_the_rate_is_found_from_lengths_alone(name, schedule, budget):
+    found = method_under_test(name, lengths=LENGTHS, budget=budget, schedule=schedule)
     assert reached(found) == pytest.approx(budget, rel=0.005)
 
 
@@ -42,17 +43,26 @@ def test_the_published_schedule_leaves_the_first_layers_whole():
     assert sorted(found.pruner.layers) == [3]
 
 
-def test_what_is_feasible_is_reached():
+def test_a_geometric_schedule_keeps_more_tokens_in_the_last_layer():
+    """It takes more from the first layers that prune."""
+    last = {s: method_under_test("topk", lengths=LENGTHS, budget=2.0, schedule=s) for s in ("linear", "geometric")}
+    assert last["geometric"].pruner.policy.ratios[3] > last["linear"].pruner.policy.ratios[3]
+    assert last["geometric"].pruner.policy.ratios[1] < last["linear"].pruner.policy.ratios[1]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "geometric"])
+def test_what_is_feasible_is_reached(schedule):
     low, high = type(method_under_test("topk")).feasible(
-        method_under_test("topk", lengths=LENGTHS).setting, dense_layers=1, rate=None
+        method_under_test("topk", lengths=LENGTHS).setting, dense_layers=1, rate=None, schedule=schedule
     )
     assert low == 1.0
-    assert reached(method_under_test("topk", lengths=LENGTHS, budget=high)) == pytest.approx(high)
+    found = method_under_test("topk", lengths=LENGTHS, budget=high, schedule=schedule)
+    assert reached(found) == pytest.approx(high)
 
 
 def test_layers_that_are_all_dense_make_every_reduction_infeasible():
     found = method_under_test("topk", budget=1.0)
-    assert type(found).feasible(found.setting, dense_layers=9, rate=None) == (1.0, 1.0)
+    assert type(found).feasible(found.setting, dense_layers=9, rate=None, schedule="linear") == (1.0, 1.0)
 
 
 def test_a_scorer_that_looks_back_is_asked_at_every_layer():

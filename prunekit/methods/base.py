@@ -32,6 +32,7 @@ class Training:
     epochs: int
     steps_per_epoch: int
     lr: float
+    head_lr: float | None = None  # of pooler and head, where they are new; None = lr
     weight_decay: float = 0.0
     warmup_fraction: float = 0.0
     clip: float = 1.0
@@ -198,6 +199,11 @@ class TokenPruningMethod(L.LightningModule):
             if parameter.requires_grad and id(parameter) not in own:
                 yield name, parameter
 
+    def _is_head(self, name: str) -> bool:
+        """Whether a parameter belongs to what a fresh checkpoint does not bring along: the pooler and the head."""
+        body = f"{self.model.base_model_prefix}."
+        return not name.startswith(body) or name.startswith(f"{body}pooler.")
+
     def weights_rate(self, step: int) -> float:
         """Factor of the weights' learning rate at a step."""
         return self.setting.training.rate(step)
@@ -205,12 +211,14 @@ class TokenPruningMethod(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """One AdamW: weights by `weights_rate`, the method's own groups at a constant rate."""
         training = self.setting.training
-        decayed = [p for _, p in self.weights() if p.dim() > 1]
-        plain = [p for _, p in self.weights() if p.dim() <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": training.weight_decay, "name": "weights"},
-            {"params": plain, "weight_decay": 0.0, "name": "biases and norms"},
-        ]
+        groups: list[dict[str, Any]] = []
+        for part, rate in (("body", training.lr), ("head", training.head_lr or training.lr)):
+            own = [parameter for name, parameter in self.weights() if self._is_head(name) == (part == "head")]
+            decayed, plain = [p for p in own if p.dim() > 1], [p for p in own if p.dim() <= 1]
+            groups += [
+                {"params": decayed, "lr": rate, "weight_decay": training.weight_decay, "name": f"{part} weights"},
+                {"params": plain, "lr": rate, "weight_decay": 0.0, "name": f"{part} biases and norms"},
+            ]
         extra = [{"weight_decay": 0.0, **group} for group in self.parameter_groups()]
         optimizer = torch.optim.AdamW(groups + extra, lr=training.lr, fused=True)
 
@@ -220,7 +228,7 @@ class TokenPruningMethod(L.LightningModule):
         def constant(step: int) -> float:
             return 1.0
 
-        rates: list[Any] = [weights_rate, weights_rate, *[constant] * len(extra)]
+        rates: list[Any] = [*[weights_rate] * len(groups), *[constant] * len(extra)]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -11,7 +11,7 @@ from prunekit.tokens.scorers import RandomOrder, Scorer
 class Random(KeepRatioMethod):
     """Keeps tokens in a random order that the seed of the run decides."""
 
-    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "seed"})
+    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "schedule", "seed"})
 
     @classmethod
     def scorer(cls, **options: Any) -> Scorer:

@@ -20,7 +20,13 @@ from prunekit.objectives import task_loss
 from prunekit.progress import PLAIN_SECONDS, clock, say
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.encoder import TokenPruner
-from prunekit.tokens.policies import KeepRatio, Threshold, linear_ratios, published_dense_layers
+from prunekit.tokens.policies import (
+    KeepRatio,
+    Threshold,
+    geometric_ratios,
+    linear_ratios,
+    published_dense_layers,
+)
 from prunekit.tokens.scorers import Scorer
 
 
@@ -103,13 +109,13 @@ def aloud(batches: Iterable[Batch], label: str) -> Iterator[Batch]:
 
 
 class KeepRatioMethod(StaticMethod):
-    """Keeps the best share of each sentence: whole in the first layers, then linear down to `rate`.
+    """Keeps the best share of each sentence: whole in the first layers, then down to `rate`, linearly or by a factor.
 
     Subclasses name the scorer. With a budget the rate is found from the lengths of the validation sentences; no
     weight plays a part in it, so it holds whatever training does.
     """
 
-    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers"})
+    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "schedule"})
 
     def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
         super().__init__(model, setting, **options)
@@ -144,12 +150,13 @@ def _dense(shape: Shape, options: Mapping[str, Any]) -> int:
 
 
 def _shares(shape: Shape, options: Mapping[str, Any], rate: float) -> dict[int, float]:
-    return linear_ratios(shape.layers, _dense(shape, options), rate)
+    ratios = {"linear": linear_ratios, "geometric": geometric_ratios}[options["schedule"]]
+    return ratios(shape.layers, _dense(shape, options), rate)
 
 
 def _lowest_rate(shape: Shape, options: Mapping[str, Any]) -> float:
     """The rate at which the first layer that prunes is at the floor, and so are all behind it."""
-    return 1.0 - (shape.layers - _dense(shape, options))
+    return 1.0 - (shape.layers - _dense(shape, options)) if options["schedule"] == "linear" else 0.0
 
 
 def _reduction(setting: Setting, options: Mapping[str, Any], rate: float) -> float:

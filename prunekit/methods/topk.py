@@ -14,7 +14,7 @@ from prunekit.tokens.scorers import AccumulatedReceived, AttentionReceived, Scor
 class TopK(KeepRatioMethod):
     """Ranks tokens by the attention they receive in the layer, or accumulated over the layers so far."""
 
-    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "accumulate"})
+    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "schedule", "accumulate"})
 
     @classmethod
     def scorer(cls, **options: Any) -> Scorer:

@@ -68,6 +68,17 @@ def linear_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
     return shares
 
 
+def geometric_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
+    """Shares of the sentence that `layers` layers keep: 1 in the first `dense`, then falling by one factor to `rate`.
+
+    The floor is that of `linear_ratios`; a `rate` of 0 puts every layer behind the dense ones there.
+    """
+    shares = dict.fromkeys(range(min(dense, layers)), 1.0)
+    for layer in range(dense, layers):
+        shares[layer] = max(LEAST_SHARE, max(rate, 0.0) ** ((layer - dense + 1) / (layers - dense)))
+    return shares
+
+
 class KeepRatio(KeepPolicy):
     """Keeps the best share of the *unpruned* sentence at each layer, protected tokens included in the count.
 
