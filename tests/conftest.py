@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, no network, and tiny random models of each family."""
 
 import os
+from types import SimpleNamespace
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -85,6 +86,7 @@ def method_under_test(name, *, lengths=(12, 7, 9, 5), epochs=4, budget=2.0, step
     kind = method_class(cfg)
     install(model, kind.build_pruner(shape, **options))
     found = type("AtStep", (kind,), {"global_step": step})(model, setting, **options)
+    found._trainer = SimpleNamespace(optimizers=[])
     found.logged = {}
     found.log_dict = lambda values, **kwargs: found.logged.update(values)
     found.log = lambda key, value, **kwargs: found.logged.update({key: value})

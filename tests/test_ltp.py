@@ -18,7 +18,6 @@ BATCH = VALIDATION[0]
 def ltp(**given):
     given = {"lr_threshold": None, "hard_epochs": 1.0, **given}
     found = method_under_test("ltp", lengths=ROWS * 4, validation=VALIDATION, **given)
-    found._trainer = SimpleNamespace(optimizers=[])
     return found
 
 

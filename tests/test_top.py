@@ -1,5 +1,7 @@
 """ToP's training: which terms, which groups, when the gates are fixed, what counts as reached."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import sentences, tiny_model
@@ -44,6 +46,7 @@ def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
 
     found = AtStep(model, setting, **options)
     found.log_dict = lambda *args, **kwargs: None
+    found._trainer = SimpleNamespace(optimizers=[])
     return found
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
+from conftest import FAMILIES, method_under_test, tiny_model
 
 from prunekit.config import compose
 from prunekit.cost import Shape
@@ -53,3 +53,38 @@ def test_biases_and_norms_do_not_decay():
     groups = dense(head_lr=1e-3, weight_decay=0.1).configure_optimizers()["optimizer"].param_groups
     assert {group["weight_decay"] for group in groups if group["params"][0].dim() > 1} == {0.1}
     assert {group["weight_decay"] for group in groups if group["params"][0].dim() == 1} == {0.0}
+
+
+# -- stages --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["top", "ltp"])
+def test_each_stage_has_a_schedule_of_its_own(name):
+    """The rate rises and falls in the soft stage, and again in the hard one."""
+    stages = {"hard_fraction": 0.5} if name == "top" else {"hard_epochs": 2.0}
+    found = method_under_test(name, epochs=4, **stages)
+    rates = [found.weights_rate(step) for step in (0, 10, 20, 30, 40)]
+    assert rates == pytest.approx([1.0, 0.5, 1.0, 0.5, 0.0])
+
+
+def test_a_method_that_learns_no_decision_is_in_its_hard_stage_from_the_first_step():
+    found = method_under_test("topk", epochs=4)
+    assert (found.soft_steps, found.hard) == (0, True)
+    assert [found.weights_rate(step) for step in (0, 20, 40)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("name", ["top", "ltp"])
+def test_the_hard_stage_begins_with_an_optimiser_that_knows_nothing_of_the_soft_one(name):
+    stages = {"hard_fraction": 0.5} if name == "top" else {"hard_epochs": 2.0}
+    found = method_under_test(name, epochs=4, step=20, **stages)
+    fixed = []
+    found.fix = lambda: fixed.append(True)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    found._trainer.optimizers = [optimizer]
+    assert optimizer.state
+    found.on_train_batch_start({}, 0)
+    assert fixed == [True]
+    assert not optimizer.state

@@ -177,6 +177,16 @@ class TokenPruningMethod(L.LightningModule):
 
     # -- fitting ---------------------------------------------------------------------------------------
 
+    def fix(self) -> None:
+        """Fixes what is pruned, so that it meets the budget: called once, where the hard stage begins."""
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Where the hard stage begins: fixed decisions, and an optimiser that knows nothing of the soft stage."""
+        if self.hard and self.global_step == self.soft_steps:
+            self.fix()
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the method's terms."""
         terms = self.terms(batch)
@@ -204,9 +214,17 @@ class TokenPruningMethod(L.LightningModule):
         body = f"{self.model.base_model_prefix}."
         return not name.startswith(body) or name.startswith(f"{body}pooler.")
 
+    @property
+    def hard_peak(self) -> float:
+        """Peak learning rate of the hard stage as a multiple of the soft one's."""
+        return 1.0
+
     def weights_rate(self, step: int) -> float:
-        """Factor of the weights' learning rate at a step."""
-        return self.setting.training.rate(step)
+        """Factor of the weights' learning rate at a step: a schedule of its own for each stage."""
+        training = self.setting.training
+        if step < self.soft_steps or self.hard_steps == 0:
+            return training.rate(step, self.soft_steps)
+        return self.hard_peak * training.rate(step - self.soft_steps, training.steps - self.soft_steps)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One AdamW: weights by `weights_rate`, the method's own groups at a constant rate."""

@@ -77,13 +77,6 @@ class LTP(ThresholdMethod):
 
     # -- training --------------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Where the hard stage begins: thresholds that meet the budget, and an optimiser that knows nothing yet."""
-        if self.hard and self.global_step == self.soft_steps:
-            self.calibrate()
-            for optimizer in self.trainer.optimizers:
-                optimizer.state.clear()
-
     def calibrate(self) -> None:
         """Scales the thresholds once they are learned; before, an evaluation shows them as they are."""
         if self.hard or self.hard_steps == 0:
@@ -118,13 +111,11 @@ class LTP(ThresholdMethod):
         self.log_dict({"budget/expected": 1 - share.detach()})
         return cost_gap(share, wanted)
 
-    def weights_rate(self, step: int) -> float:
-        """A schedule of its own for each stage."""
-        training = self.setting.training
-        if step < self.soft_steps or self.hard_steps == 0:
-            return training.rate(step, self.soft_steps)
-        peak = (self.options.hard_lr or training.lr) / training.lr
-        return peak * training.rate(step - self.soft_steps, training.steps - self.soft_steps)
+    @property
+    def hard_peak(self) -> float:
+        """`hard_lr`, the rate of stage 2."""
+        lr = self.setting.training.lr
+        return (self.options.hard_lr or lr) / lr
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The thresholds, at their own rate."""

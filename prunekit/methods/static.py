@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from prunekit.cost import Shape
 from prunekit.evaluation import Batch, evaluate
-from prunekit.methods.base import Setting, TokenPruningMethod
+from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.objectives import task_loss
 from prunekit.progress import PLAIN_SECONDS, clock, say
 from prunekit.tokens.budget import bisect
@@ -32,6 +32,11 @@ from prunekit.tokens.scorers import Scorer
 
 class StaticMethod(TokenPruningMethod):
     """Trains the weights on the task alone, with the tokens removed that evaluation removes."""
+
+    @classmethod
+    def count_hard_steps(cls, training: Training, **options: Any) -> int:
+        """All: nothing about the decisions is learned."""
+        return training.steps
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The task loss under "drop", which is "mask" at less cost."""
@@ -81,10 +86,9 @@ class ThresholdMethod(StaticMethod):
             f"{self.asked:.2f}x asked; {passes} passes over validation, {clock(time.monotonic() - start)}"
         )
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Scales the thresholds before the first step."""
-        if self.global_step == 0:
-            self.calibrate()
+    def fix(self) -> None:
+        """Scales the thresholds to the budget."""
+        self.calibrate()
 
     def on_validation_epoch_start(self) -> None:
         """Scales the thresholds to the weights that are evaluated."""

@@ -141,11 +141,10 @@ class ToP(TokenPruningMethod):
 
     # -- training --------------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Fixes the gates where the hard stage begins."""
-        if self.hard and self.global_step == self.soft_steps:
-            assert self.asked is not None
-            self.policy.meet(lambda shift: _reduction(self.policy, self.setting, shift), self.asked)
+    def fix(self) -> None:
+        """Shifts the gates to the budget."""
+        assert self.asked is not None
+        self.policy.meet(lambda shift: _reduction(self.policy, self.setting, shift), self.asked)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Holds the gates within their bound after each step, as the reference does."""
