@@ -1,7 +1,5 @@
 """LTP's training: terms, groups, when thresholds are fixed, and what the reference's profile brings back."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from conftest import method_under_test, sentences
