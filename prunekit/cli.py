@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from prunekit import __version__
-from prunekit.config import ConfigError, conf_dir, explain, prepare, resolve, typed, validate
+from prunekit.config import ConfigError, conf_dir, explain, prepare
 
 DONE, CRASHED, MISSED, BAD_CONFIG, INTERRUPTED = 0, 1, 3, 4, 130
 FROM_BEST_TO_WORST = (DONE, MISSED, BAD_CONFIG, CRASHED)
@@ -63,9 +63,12 @@ def train(arguments: Sequence[str]) -> int:
 
     Returns the exit code, that of the worst job. Raises ConfigError before anything has started.
     """
-    overrides = _overrides(arguments)
+    dry = "--dry" in arguments
+    flags, overrides = _sorted([argument for argument in arguments if argument != "--dry"])
+    if dry:  # a single run is a sweep of one job
+        flags, overrides = [*flags, "--multirun"], [*overrides, "hydra.sweeper.dry=true"]
     prepare()
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *flags, *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra raises what it would print; `explain` says it shorter
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
@@ -79,38 +82,44 @@ def train(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _overrides(arguments: Sequence[str]) -> list[str]:
+def _sorted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags with their values, and settings; both may be typed in any order. Raises ConfigError."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return list(get_args_parser().parse_args(arguments).overrides)
+            overrides = list(get_args_parser().parse_intermixed_args(arguments).overrides)
     except SystemExit:
         problem = complaint.getvalue().strip().rpartition("error: ")[2] or "the arguments cannot be read"
         raise ConfigError(
             f"{problem}.\nAllowed: key=value, and the flags of --hydra-help.\nSettings have no dashes: seed=2."
         ) from None
+    # from the end, because a flag's value may read like a setting and stands before the rest
+    flags: list[str] = []
+    left = list(overrides)
+    for argument in reversed(arguments):
+        if left and argument == left[-1]:
+            left.pop()
+        else:
+            flags.insert(0, argument)
+    return flags, overrides
 
 
-def job(config: Any) -> int:
-    """One run, in the process that Hydra's launcher chose; an error in it does not stop a sweep."""
+def job(config: Any) -> float:
+    """One run, in the process that Hydra's launcher chose; in a sweep an error stops nothing but itself."""
     context = HydraConfig.get()
-    code = _attempt(config)
     if context.mode == RunMode.RUN:
-        raise SystemExit(code)
-    Path(context.runtime.output_dir, "exit_code").write_text(f"{code}\n")
-    return code
+        raise SystemExit(_attempt(config))
+    from prunekit.sweep import job as job_of_sweep
+
+    return job_of_sweep(config)
 
 
 def _attempt(config: Any) -> int:
     try:
-        runtime = HydraConfig.get().runtime
-        choices = {str(group): option for group, option in runtime.choices.items() if not group.startswith("hydra/")}
-        folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-        cfg = resolve(config)
-        validate(cfg, choices, folders)
         from prunekit.run import train as run
+        from prunekit.sweep import configuration
 
-        return run(typed(cfg, choices, folders))
+        return run(configuration(config, HydraConfig.get()))
     except ConfigError as error:
         _report(error)
         return BAD_CONFIG
@@ -127,7 +136,9 @@ class SweepExitCode(Callback):
     """Ends a sweep with the exit code of its worst job, whichever launcher and process ran it."""
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Reads the exit code that each job left in its folder."""
+        """Reads the exit code that the sweep, or else each job, left in its folder."""
         folder = Path(OmegaConf.select(config, "hydra.sweep.dir"))
+        if not folder.is_dir():  # a preview
+            raise SystemExit(DONE)
         codes = [int(file.read_text()) for file in folder.rglob("exit_code")]
         raise SystemExit(max(codes, key=FROM_BEST_TO_WORST.index, default=CRASHED))

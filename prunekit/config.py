@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -383,8 +384,13 @@ def machine_keys() -> set[str]:
 
 def _everywhere() -> dict[str, Key]:
     """The keys of every file of every group, chosen or not."""
+    return _all_keys(tuple(search_dirs()))
+
+
+@cache
+def _all_keys(folders: tuple[Path, ...]) -> dict[str, Key]:
     keys: dict[str, Key] = {}
-    for folder in reversed(search_dirs()):
+    for folder in reversed(folders):
         for file in sorted(folder.rglob("*.yaml")):
             group = file.parent.relative_to(folder).parts
             keys |= read_keys(file, prefix="".join(f"{part}." for part in group))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 import warnings
@@ -27,7 +26,7 @@ from prunekit.checkpoint import (
     StopAfter,
     resumable,
 )
-from prunekit.config import ConfigError, compose, config_hash, declared, parse_budget
+from prunekit.config import ConfigError, config_hash, declared, parse_budget
 from prunekit.cost import Shape
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
@@ -37,7 +36,7 @@ from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
 from prunekit.report.card import model_card
 from prunekit.report.plots import write_bands, write_plots
-from prunekit.run import command, run
+from prunekit.run import command, dense_config, run
 from prunekit.runs import RunFolder, atomic_write_text
 from prunekit.runtime.bench import compare_speed
 from prunekit.teacher import TeacherOutputs, teacher_outputs
@@ -113,20 +112,6 @@ def method_options(cfg: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in cfg["method"].items() if key not in ("name", "_target_")}
 
 
-def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of the dense run that a pruning run starts from; equal for all that may share it."""
-    dense = copy.deepcopy(cfg)
-    default, _ = compose(["method=dense"])
-    dense["method"] = default["method"]
-    dense["trainer"] |= {"epochs": cfg["teacher"]["epochs"], "lr": cfg["teacher"]["lr"], "max_steps": None}
-    for block in ("teacher", "bench"):
-        dense[block] = default[block] | {"enabled": False} if block == "bench" else default[block]
-    # who the test is reported by is no matter of the teacher's; what it is trained on is
-    dense["data"] = dense["data"] | {"eval_bands": None}
-    dense |= {"budget": None, "budget_tolerance": default["budget_tolerance"], "force": False}
-    return dense
-
-
 @dataclass(frozen=True)
 class Teacher:
     """A dense model that pruning starts from and learns from, and its run's result when prunekit made it."""
@@ -139,9 +124,17 @@ class Pipeline:
     """One run of one configuration. `execute` returns the result; the folder holds everything else."""
 
     def __init__(
-        self, cfg: dict[str, Any], folder: RunFolder, spec: TaskSpec, source: Any, backbone: Path | str
+        self,
+        cfg: dict[str, Any],
+        folder: RunFolder,
+        spec: TaskSpec,
+        source: Any,
+        backbone: Path | str,
+        *,
+        wait: bool = True,
     ) -> None:
         self.cfg = cfg
+        self.wait = wait  # for a teacher that another process trains
         self.folder = folder
         self.spec = spec
         self.source = source
@@ -287,7 +280,7 @@ class Pipeline:
         cfg = dense_config(self.cfg)
         say(f"teacher    {RunFolder.of(cfg).path}")
         start = time.time()
-        result = run(cfg)
+        result = run(cfg, wait=self.wait)
         self.seconds["teacher"] = time.time() - start
         # the teacher's run drew from the global generators: start afresh, whether it ran now or long ago
         L.seed_everything(self.cfg["seed"], verbose=False)

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from prunekit.text import clock
+
 Item = TypeVar("Item")
 
 CONSOLE = Console(highlight=False)
@@ -65,13 +67,6 @@ def fitted(parts: Sequence[str], width: int) -> str:
         if len(line) + len(SEPARATOR) + len(part) <= width:
             line += SEPARATOR + part
     return line
-
-
-def clock(seconds: float | int) -> str:
-    """Minutes and seconds as 03:40, from an hour on as 1:03:40."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
 def rate(count: float | int, seconds: float | int) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from prunekit.config import ConfigError, check_layers
+from prunekit.config import ConfigError, check_layers, compose
 from prunekit.data.sources import backbone_shape, find_backbone, find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
-from prunekit.runs import RunFolder
+from prunekit.runs import BusyError, RunFolder
 
 
 def train(cfg: dict[str, Any]) -> int:
@@ -28,8 +30,12 @@ def train(cfg: dict[str, Any]) -> int:
     return int(result["exit_code"])
 
 
-def run(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Like `train`, and returns the result: what result.json holds."""
+def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
+    """Like `train`, and returns the result: what result.json holds.
+
+    Raises:
+        BusyError: another process runs this or trains its teacher, and `wait` is false.
+    """
     cfg = canonical(cfg)
     spec = TaskSpec.from_config(cfg["task"])
     folder = RunFolder.of(cfg)
@@ -45,7 +51,10 @@ def run(cfg: dict[str, Any]) -> dict[str, Any]:
             f"runs_dir={cfg['runs_dir']}: {folder.path} cannot be made ({error.strerror}).\n"
             "Allowed: a folder that can be written.\nGive another runs_dir=..."
         ) from error
-    with folder.lock():
+    teacher = None if wait else teacher_config(cfg)
+    if teacher is not None and (holder := RunFolder.of(teacher).holder()) is not None:
+        raise BusyError(f"the teacher in {RunFolder.of(teacher).path} is being trained by {holder}")
+    with folder.lock(timeout=None if wait else 0):
         # another process may have finished it while this one waited
         if (stored := _stored(folder, cfg)) is not None:
             return stored
@@ -53,7 +62,7 @@ def run(cfg: dict[str, Any]) -> dict[str, Any]:
         from prunekit.checkpoint import discard_resume_points
         from prunekit.pipeline import Pipeline
 
-        result = Pipeline(cfg, folder, spec, source, backbone).execute()
+        result = Pipeline(cfg, folder, spec, source, backbone, wait=wait).execute()
         folder.write_result(result)
         # only now: a kill before the result is written must not cost the training
         discard_resume_points(folder.checkpoints)
@@ -69,13 +78,52 @@ def command() -> str:
 
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that names the run: a dense run has no budget, own files and models count by content."""
+    """The configuration that names the run: dense has neither budget nor teacher, own files count by content."""
     if cfg["method"]["name"] == "dense":
-        cfg = cfg | {"budget": None}
+        default = _dense_defaults()
+        cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}
     models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg[key].get("path")}
     digests = {"files": own_files_digest(TaskSpec.from_config(cfg["task"])), **models}
     given = {key: digest for key, digest in digests.items() if digest is not None}
     return cfg | {"own": given} if given else cfg
+
+
+def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the dense run that a pruning run starts from; equal for all that may share it."""
+    dense = copy.deepcopy(cfg)
+    default = _dense_defaults()
+    dense["method"] = copy.deepcopy(default["method"])
+    dense["trainer"] |= {"epochs": cfg["teacher"]["epochs"], "lr": cfg["teacher"]["lr"], "max_steps": None}
+    for block in ("teacher", "bench"):
+        dense[block] = default[block] | {"enabled": False} if block == "bench" else default[block]
+    # who the test is reported by is no matter of the teacher's; what it is trained on is
+    dense["data"] = dense["data"] | {"eval_bands": None}
+    dense |= {"budget": None, "budget_tolerance": default["budget_tolerance"], "force": False}
+    return dense
+
+
+@cache
+def _dense_defaults() -> dict[str, Any]:
+    return compose(["method=dense"])[0]
+
+
+def teacher_config(cfg: dict[str, Any]) -> dict[str, Any] | None:
+    """The configuration of the teacher that a run trains or finds; None where it needs none, or has a path to one."""
+    return None if cfg["method"]["name"] == "dense" or cfg["teacher"]["path"] else dense_config(cfg)
+
+
+def finished(folder: RunFolder) -> dict[str, Any] | None:
+    """The result of a run that need not run again, else None.
+
+    Raises:
+        ConfigError: a newer prunekit wrote it.
+    """
+    try:
+        result = folder.result()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    # somebody may have removed the model: the run is not done then
+    return result if (folder.path / "model" / "config.json").is_file() else None
 
 
 def model_digest(folder: str) -> str | None:
@@ -91,12 +139,7 @@ def model_digest(folder: str) -> str | None:
 def _stored(folder: RunFolder, cfg: dict[str, Any]) -> dict[str, Any] | None:
     if cfg["force"]:
         return None
-    try:
-        result = folder.result()
-    except ValueError as error:  # a newer prunekit wrote it
-        raise ConfigError(str(error)) from error
-    if result is not None and not (folder.path / "model" / "config.json").is_file():
-        return None  # somebody removed the model: the run is not done
+    result = finished(folder)
     if result is not None:
         _show(result, folder, stored=True)
     return result

@@ -6,6 +6,7 @@
         metrics.jsonl  one line per logged step
         result.json    written last, so that it is there only when the run is done
         checkpoints/  model/
+        log.txt        what it printed, when it ran in a sweep; failed.json: why there is no result
 
 The folder follows from the configuration alone: the same configuration finds its result, or goes on where it stopped.
 """
@@ -30,6 +31,7 @@ from prunekit.files import append_jsonl, atomic_write_bytes, atomic_write_text, 
 
 __all__ = [
     "SCHEMA",
+    "BusyError",
     "RunFolder",
     "append_jsonl",
     "atomic_write_bytes",
@@ -40,6 +42,10 @@ __all__ = [
 
 SCHEMA = 1  # of result.json
 DONE = ("done", "budget_missed")
+
+
+class BusyError(TimeoutError):
+    """Another process is at this run."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes result, metrics, manifest and checkpoints, so that the next run starts at the beginning."""
-        for name in ("result.json", "manifest.json", "metrics.jsonl", "metrics.csv"):
+        for name in ("result.json", "failed.json", "manifest.json", "metrics.jsonl", "metrics.csv"):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
@@ -156,6 +162,7 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json atomically. Call it last: from then on the run is done."""
         # json's default refuses what it does not know, so a tensor cannot slip in as text
+        (self.path / "failed.json").unlink(missing_ok=True)
         atomic_write_text(self.path / "result.json", json.dumps(dict(result), indent=2, ensure_ascii=False) + "\n")
 
     # -- one process at a time -------------------------------------------------------------------------
@@ -165,7 +172,7 @@ class RunFolder:
         """Holds the run for this process; another one waits, at most `timeout` seconds (None: as long as it takes).
 
         Raises:
-            TimeoutError: another process still holds it; says which.
+            BusyError: another process still holds it; says which.
         """
         import filelock
 
@@ -175,12 +182,12 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            holder = _holder(owner)
-            print(f"{self.path} is being run by {holder}; waiting for it.", file=sys.stderr, flush=True)
+            if timeout != 0:
+                print(f"{self.path} is being run by {_holder(owner)}; waiting for it.", file=sys.stderr, flush=True)
             try:
                 lock.acquire(timeout=-1 if timeout is None else timeout)
             except filelock.Timeout:
-                raise TimeoutError(
+                raise BusyError(
                     f"{self.path} is still held by {_holder(owner)} after {timeout:g} s; one process at a time may run "
                     f"it. Wait for it or end it, or change the configuration or the seed."
                 ) from None
@@ -191,6 +198,35 @@ class RunFolder:
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
+
+    def holder(self) -> str | None:
+        """Who holds the run at this moment; None when nobody does."""
+        import filelock
+
+        if not (self.path / ".lock").exists():
+            return None
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                return None
+        except filelock.Timeout:
+            return _holder(self.path / ".lock.owner")
+
+    # -- what went wrong -------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> Path:
+        """log.txt: what a job of a sweep printed."""
+        return self.path / "log.txt"
+
+    def write_failure(self, exit_code: int, message: str) -> None:
+        """Writes failed.json, which the next finished run removes: why there is no result."""
+        failure = {"exit_code": exit_code, "message": message, "log": str(self.log), "time": time.time()}
+        atomic_write_text(self.path / "failed.json", json.dumps(failure, indent=2, ensure_ascii=False) + "\n")
+
+    def failure(self, since: float | int = 0) -> dict[str, Any] | None:
+        """What failed.json holds, when it was written at `since` (seconds since 1970) or later; else None."""
+        found, _ = _read_json(self.path / "failed.json") if (self.path / "failed.json").is_file() else (None, None)
+        return found if found is not None and found.get("time", 0) >= since else None
 
 
 def _holder(owner: Path) -> str:

@@ -118,6 +118,12 @@ def read_keys(file: Path, prefix: str = "") -> dict[str, Key]:
     A comment may go on in the lines below its key, indented further than the key. A file in the package `_global_`
     (an experiment) only gives values to keys that others declare.
     """
+    found = file.stat()
+    return dict(_read_keys(file, prefix, found.st_mtime_ns, found.st_size))
+
+
+@cache
+def _read_keys(file: Path, prefix: str, changed: int, size: int) -> dict[str, Key]:
     text = file.read_text(encoding="utf-8")
     if re.search(r"^#\s*@package _global_", text, re.MULTILINE):
         return {}

@@ -8,7 +8,8 @@ from rich.console import Console
 from torch import nn
 
 from prunekit import progress
-from prunekit.progress import Progress, StatusLine, clock, fitted, rate, say, track
+from prunekit.progress import Progress, StatusLine, fitted, rate, say, track
+from prunekit.text import clock
 
 # lightning still uses what torch's pytree renamed
 

@@ -17,7 +17,8 @@ from prunekit.cost import Shape
 from prunekit.evaluation import Batch, evaluate
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.objectives import task_loss
-from prunekit.progress import PLAIN_SECONDS, clock, say
+from prunekit.progress import PLAIN_SECONDS, say
+from prunekit.text import clock
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.encoder import TokenPruner
 from prunekit.tokens.policies import (

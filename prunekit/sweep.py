@@ -1,0 +1,368 @@
+"""A sweep that survives: it runs what is missing, shares its runs with other processes, and lists what failed.
+
+What a sweep knows lies in the run folders: result.json is a run that is done, failed.json one that went wrong, a lock
+one that some process is at. So the same command may be killed, repeated, or started twice side by side. Imports
+neither torch nor anything as slow: the parent of a hundred jobs starts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from prunekit.config import ConfigError, conf_dir, resolve, typed, validate
+from prunekit.files import atomic_write_text
+from prunekit.run import canonical, finished, run, teacher_config
+from prunekit.runs import BusyError, RunFolder
+from prunekit.text import clock
+
+DONE, CRASHED, MISSED, BAD_CONFIG = 0, 1, 3, 4
+FROM_BEST_TO_WORST = (DONE, MISSED, BAD_CONFIG, CRASHED)
+WORST = -1.0  # what a job is worth that has no score, or has one without meeting its budget: no metric goes below
+POLL_SECONDS = 5.0  # between two looks at runs that other processes are at
+TEACHER_ONLY = "PRUNEKIT_TEACHER_ONLY"  # set for a job whose teacher alone is to be trained
+
+
+# -- one job, in whatever process the launcher chose -------------------------------------------------
+
+
+def job(config: Any) -> float:
+    """Runs one job of a sweep and returns its objective; an error in it is kept with its log and stops no other job.
+
+    The objective is the score on the validation split, or `WORST` where the budget is missed or there is no score.
+    """
+    context = HydraConfig.get()
+    place = Path(context.runtime.output_dir)
+    patient = "GridSweeper" not in str(context.sweeper._target_)  # a search needs an answer, a grid comes back later
+    board = Board.read(place.parent)
+    code, objective = DONE, WORST
+    try:
+        cfg = canonical(configuration(config, context))
+    except ConfigError as error:
+        code = BAD_CONFIG
+        board.failed(" ".join(context.overrides.task), str(error), None)
+    else:
+        teacher = teacher_config(cfg) if os.environ.get(TEACHER_ONLY) else None
+        code, objective = _attempt(teacher or cfg, board, patient)
+    atomic_write_text(place / "exit_code", f"{code}\n")
+    return objective
+
+
+def configuration(config: Any, context: Any) -> dict[str, Any]:
+    """What Hydra composed, checked and as plain values. Raises ConfigError."""
+    choices = {
+        str(group): option for group, option in context.runtime.choices.items() if not group.startswith("hydra/")
+    }
+    folders = [Path(source.path) for source in context.runtime.config_sources if source.schema == "file"]
+    cfg = resolve(config)
+    validate(cfg, choices, folders or [conf_dir()])
+    return typed(cfg, choices, folders or [conf_dir()])
+
+
+def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, float]:
+    folder, name = RunFolder.of(cfg), title(cfg)
+    try:
+        if not cfg["force"] and (stored := finished(folder)) is not None:
+            return int(stored["exit_code"]), objective_of(stored)
+        if not patient and folder.holder() is not None:
+            return DONE, WORST
+        board.begins(name, folder)
+        start = time.time()
+        with _logged(folder):
+            result = run(cfg, wait=patient)
+        board.ends(name, result, time.time() - start)
+        return int(result["exit_code"]), objective_of(result)
+    except BusyError:
+        return DONE, WORST  # another process is at it, which says what comes of it
+    except ConfigError as error:
+        code, message = BAD_CONFIG, str(error)
+    except Exception as error:
+        code, message = CRASHED, f"{type(error).__name__}: {error}"
+    folder.write_failure(code, message)
+    board.failed(name, message, folder)
+    return code, WORST
+
+
+@contextlib.contextmanager
+def _logged(folder: RunFolder) -> Iterator[None]:
+    """Everything that is printed goes to the run's log; so does a traceback."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.log.open("a", encoding="utf-8", buffering=1) as log:
+        print(f"---- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}", file=log)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                yield
+            except BusyError:
+                raise
+            except ConfigError as error:
+                print(error)
+                raise
+            except Exception:
+                traceback.print_exc()
+                raise
+
+
+def objective_of(result: dict[str, Any]) -> float:
+    """What a search maximises: never the test split, and no score counts without its budget."""
+    return float(result["score"]["validation"]) if result["exit_code"] == DONE else WORST
+
+
+def title(cfg: dict[str, Any]) -> str:
+    """A run in a few words, such as "top cola minilm 2x s1 1f3a9c0d"."""
+    path = RunFolder.of(cfg).path
+    task, method, backbone, budget, name = path.parts[-5:]
+    seed, _, digest = name.partition("-")
+    return " ".join([method, task, backbone, *([budget] if budget != method else []), seed, digest])
+
+
+@dataclass(frozen=True)
+class Board:
+    """The runs that a sweep set out to do, which any of its processes can count; says how far it is."""
+
+    started: float
+    runs: tuple[tuple[Path, float], ...]  # folder, and how long it takes relative to the others
+
+    @classmethod
+    def read(cls, folder: Path) -> Board:
+        """The board that a grid left in its folder; an empty one where there is none."""
+        try:
+            found = json.loads((folder / "board.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return cls(time.time(), ())
+        return cls(found["started"], tuple((Path(path), weight) for path, weight in found["runs"]))
+
+    def write(self, folder: Path) -> None:
+        """Leaves the board where the jobs find it."""
+        runs = [[str(path), weight] for path, weight in self.runs]
+        atomic_write_text(folder / "board.json", json.dumps({"started": self.started, "runs": runs}, indent=1) + "\n")
+
+    def begins(self, name: str, folder: RunFolder) -> None:
+        """Says that a run begins, and where one can look on."""
+        _tell(f"{self._count(1)} begins  {name}   {folder.log}")
+
+    def ends(self, name: str, result: dict[str, Any], seconds: float) -> None:
+        """Says what came of a run, and when all will be done."""
+        score, reached = result["score"], result["budget"]["reached"]
+        parts = [f"{score['metric']} {score['pruned']:.4f}", f"{reached:.2f}x", clock(seconds)]
+        if result["exit_code"] == MISSED:
+            parts.insert(2, "budget missed")
+        _tell(f"{self._count(0)} done    {name}   {', '.join(parts)}{self._eta()}")
+
+    def failed(self, name: str, message: str, folder: RunFolder | None) -> None:
+        """Says that a run failed, and where its log is."""
+        where = f"   log: {folder.log}" if folder is not None else ""
+        _tell(f"{self._count(0)} FAILED  {name}   {message.splitlines()[0][:120]}{where}{self._eta()}")
+
+    @cached_property
+    def _left(self) -> list[float]:
+        return [weight for path, weight in self.runs if not _over(RunFolder(path, ""), self.started)]
+
+    def _count(self, ahead: int) -> str:
+        if not self.runs:
+            return "job"
+        width = len(str(len(self.runs)))
+        return f"{min(len(self.runs), len(self.runs) - len(self._fresh()) + ahead):{width}d}/{len(self.runs)}"
+
+    def _fresh(self) -> list[float]:
+        self.__dict__.pop("_left", None)
+        return self._left
+
+    def _eta(self) -> str:
+        left, total = sum(self._fresh()), sum(weight for _, weight in self.runs)
+        if not self.runs or left >= total:
+            return ""
+        return f" | ETA {clock((time.time() - self.started) / (total - left) * left)}" if left else ""
+
+
+def _over(folder: RunFolder, since: float) -> bool:
+    """Whether a run is done, or failed since then."""
+    return (folder.path / "result.json").is_file() or folder.failure(since) is not None
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+# -- all jobs, in the process that was started -------------------------------------------------------
+
+
+@dataclass
+class Planned:
+    """A job of the grid: what it runs, or why it cannot."""
+
+    overrides: list[str]
+    cfg: dict[str, Any] | None
+    problem: str | None = None
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """Where its result will be."""
+        assert self.cfg is not None
+        return RunFolder.of(self.cfg)
+
+    @cached_property
+    def teacher(self) -> RunFolder | None:
+        """Where its teacher is or will be; None where it needs none."""
+        assert self.cfg is not None
+        cfg = teacher_config(self.cfg)
+        return None if cfg is None else RunFolder.of(cfg)
+
+
+class Sweep:
+    """A grid of configurations; `compose` makes Hydra's configuration of a list of overrides."""
+
+    def __init__(self, jobs: Sequence[list[str]], compose: Callable[[list[str]], Any], folder: Path) -> None:
+        self.started = time.time()
+        self.folder = folder
+        self.asked = len(jobs)
+        planned = [self._planned(list(job), compose) for job in jobs]
+        if planned and all(job.problem is not None for job in planned):
+            raise ConfigError(planned[0].problem or "")
+        self.broken = [job for job in planned if job.problem is not None]
+        # settings that change nothing, as a budget for dense, make one run of several jobs
+        self.jobs = list({job.folder.path: job for job in planned if job.problem is None}.values())
+
+    def _planned(self, overrides: list[str], compose: Callable[[list[str]], Any]) -> Planned:
+        try:
+            config = compose(overrides)
+            return Planned(overrides, canonical(configuration(config, config.hydra)))
+        except ConfigError as error:
+            return Planned(overrides, None, str(error))
+
+    # -- state, as the run folders have it -------------------------------------------------------------
+
+    def _done(self, folder: RunFolder, force: bool = False) -> bool:
+        if finished(folder) is None:
+            return False
+        return not force or (folder.path / "result.json").stat().st_mtime >= self.started
+
+    def _failure(self, job: Planned) -> dict[str, Any] | None:
+        """What went wrong with a job or its teacher since this sweep began."""
+        if (own := job.folder.failure(self.started)) is not None:
+            return own
+        if job.teacher is not None and (teachers := job.teacher.failure(self.started)) is not None:
+            return teachers | {"message": f"its teacher failed: {teachers['message']}"}
+        return None
+
+    def _missing(self) -> list[Planned]:
+        assert all(job.cfg is not None for job in self.jobs)
+        return [job for job in self.jobs if not self._done(job.folder, bool((job.cfg or {})["force"]))]
+
+    def _teachers(self, missing: Sequence[Planned]) -> dict[Path, Planned]:
+        """The teachers that are still to be trained, each with a job that needs it."""
+        found: dict[Path, Planned] = {}
+        for job in missing:
+            if job.teacher is not None and not self._done(job.teacher):
+                found.setdefault(job.teacher.path, job)
+        return found
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def run(self, launch: Callable[[list[list[str]], int], None]) -> None:
+        """Launches what is missing until every job is done or has failed once; leaves the worst exit code.
+
+        `launch` takes lists of overrides and the number of the first one. Teachers go first, each once; a job that
+        another process is at is left to it, and looked at again later.
+        """
+        missing = self._missing()
+        teachers = self._teachers(missing)
+        self._announce(missing, teachers)
+        runs = dict.fromkeys([*teachers, *(job.folder.path for job in missing)], 1.0)
+        Board(self.started, tuple(runs.items())).write(self.folder)
+        launched, waiting = 0, False
+        while open_jobs := [job for job in self._missing() if self._failure(job) is None]:
+            batch = self._ready(open_jobs)
+            if batch:
+                launch(batch, launched)
+                launched += len(batch)
+                waiting = False
+                continue
+            if not waiting:
+                _tell(f"waiting for {self._holders(open_jobs)}")
+                waiting = True
+            time.sleep(POLL_SECONDS)
+        self._conclude()
+
+    def _ready(self, open_jobs: Sequence[Planned]) -> list[list[str]]:
+        """Overrides of the jobs to launch now: teachers that nobody trains, or else jobs whose teacher is there."""
+        teachers = self._teachers(open_jobs)
+        own = {job.folder.path: job for job in open_jobs}
+        batch = []
+        for path, job in teachers.items():
+            if RunFolder(path, "").holder() is None:
+                # a teacher that is a run of the grid itself is run as such
+                only = f"+hydra.job.env_set.{TEACHER_ONLY}=1"
+                batch.append(own[path].overrides if path in own else [*job.overrides, only])
+        if batch:
+            return batch
+        free = (job for job in open_jobs if job.teacher is None or job.teacher.path not in teachers)
+        return [job.overrides for job in free if job.folder.holder() is None]
+
+    def _holders(self, jobs: Sequence[Planned]) -> str:
+        folders = {job.folder.path: job.folder for job in jobs}
+        folders |= {job.teacher.path: job.teacher for job in jobs if job.teacher is not None}
+        holders = Counter(holder for folder in folders.values() if (holder := folder.holder()) is not None)
+        return ", ".join(holders) or "another process"
+
+    # -- saying ----------------------------------------------------------------------------------------
+
+    def preview(self) -> None:
+        """Says what a sweep would do, and does nothing."""
+        missing = self._missing()
+        self._announce(missing, self._teachers(missing))
+
+    def _announce(self, missing: Sequence[Planned], teachers: dict[Path, Planned]) -> None:
+        doubles = self.asked - len(self.jobs) - len(self.broken)
+        own = {job.folder.path for job in missing}
+        extra = sum(path not in own for path in teachers)
+        parts = [f"{len(self.jobs)} runs" + f" ({doubles} of {self.asked} jobs are doubles)" * bool(doubles)]
+        parts += [f"{len(self.jobs) - len(missing)} done before", f"{len(missing)} to run"]
+        parts += [f"{extra} teachers to train"] if extra else []
+        parts += [f"{len(self.broken)} that cannot run"] if self.broken else []
+        _tell(f"sweep      {', '.join(parts)}")
+
+    def _conclude(self) -> None:
+        """Lists what failed and what missed its budget; leaves the worst exit code and the list in the folder."""
+        rows: list[dict[str, Any]] = [
+            {"job": " ".join(job.overrides), "exit_code": BAD_CONFIG, "message": job.problem} for job in self.broken
+        ]
+        for job in self.jobs:
+            assert job.cfg is not None
+            row: dict[str, Any] = {"job": title(job.cfg), "overrides": job.overrides, "folder": str(job.folder.path)}
+            if (failure := self._failure(job)) is not None:
+                rows.append(row | {key: failure[key] for key in ("exit_code", "message", "log")})
+            else:
+                result = finished(job.folder)
+                rows.append(row | {"exit_code": CRASHED if result is None else int(result["exit_code"])})
+        codes = [int(str(row["exit_code"])) for row in rows]
+        counted = Counter(codes)
+        words = {DONE: "done", MISSED: "missed their budget", BAD_CONFIG: "cannot run", CRASHED: "crashed"}
+        _tell(f"sweep      {', '.join(f'{counted[code]} {words[code]}' for code in words if counted[code])}")
+        for row in rows:
+            if row["exit_code"] == MISSED:
+                _tell(f"missed     {row['job']}   {row['folder']}")
+        for row in rows:
+            if row["exit_code"] in (BAD_CONFIG, CRASHED):
+                said = str(row.get("message") or "").splitlines()[:1]
+                where = f"   log: {row['log']}" if "log" in row else ""
+                _tell(f"failed     {row['job']}   {''.join(said)[:160]}{where}")
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        atomic_write_text(self.folder / "summary.json", text)
+        worst = max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)
+        atomic_write_text(self.folder / "exit_code", f"{worst}\n")
+        for leftover in self.folder.glob("*/exit_code"):  # the word of a job that found its run busy is not the last
+            leftover.unlink()
+        if any(row["exit_code"] == CRASHED for row in rows):
+            print("the same command runs what is missing once more.", file=sys.stderr)
