@@ -18,8 +18,6 @@ import prunekit.run
 from prunekit.config import ConfigError
 from prunekit.runs import BusyError, RunFolder, atomic_write_text
 
-real = prunekit.run.run
-
 
 class Pipeline:
     """The stages of a run without any of them."""
@@ -76,9 +74,8 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
     return result
 
 
-prunekit.run.run = run
-
 if __name__ == "__main__":
+    prunekit.run.run = run  # before prunekit.sweep takes it
     import prunekit.sweep
     from prunekit.cli import main
 
