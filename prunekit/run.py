@@ -91,8 +91,8 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
 def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
     """The configuration of the dense run that a pruning run starts from; equal for all that may share it."""
     dense = copy.deepcopy(cfg)
-    default = _dense_defaults()
-    dense["method"] = copy.deepcopy(default["method"])
+    default = copy.deepcopy(_dense_defaults())
+    dense["method"] = default["method"]
     dense["trainer"] |= {"epochs": cfg["teacher"]["epochs"], "lr": cfg["teacher"]["lr"], "max_steps": None}
     for block in ("teacher", "bench"):
         dense[block] = default[block] | {"enabled": False} if block == "bench" else default[block]
