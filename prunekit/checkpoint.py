@@ -9,6 +9,7 @@ moment that Lightning can go on from (`LastCheckpoint`); and nothing of a step d
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ __all__ = [
     "CLOSEST",
     "LAST",
     "PREVIOUS",
+    "SETTLING",
     "FeasibleCheckpoint",
     "LastCheckpoint",
     "PlainCheckpointIO",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 LAST, PREVIOUS, BEST, CLOSEST = "last.ckpt", "previous.ckpt", "best.ckpt", "closest.ckpt"
+SETTLING = "settle"  # a folder, of what a method measures after the fit
 _PLAIN = (Tensor, str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -120,6 +123,7 @@ def discard_resume_points(folder: str | Path) -> None:
     """Removes what only a killed run needs; the best and the closest checkpoint stay."""
     for name in (LAST, PREVIOUS, f"{LAST}.staged"):
         (Path(folder) / name).unlink(missing_ok=True)
+    shutil.rmtree(Path(folder) / SETTLING, ignore_errors=True)
 
 
 class LastCheckpoint(Checkpoint):

@@ -20,6 +20,7 @@ from transformers import logging as transformers_logging
 from prunekit import pretrained
 from prunekit.agreement import check_executions_agree
 from prunekit.checkpoint import (
+    SETTLING,
     FeasibleCheckpoint,
     LastCheckpoint,
     RngState,
@@ -35,7 +36,7 @@ from prunekit.evaluation import Measured, evaluate
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
 from prunekit.report.card import model_card
-from prunekit.report.plots import write_bands, write_plots
+from prunekit.report.plots import write_bands, write_pareto, write_plots
 from prunekit.run import command, dense_config, run
 from prunekit.runs import RunFolder, atomic_write_text
 from prunekit.runtime.bench import compare_speed
@@ -150,7 +151,8 @@ class Pipeline:
                 self.fit(module, data, loggers)
             else:
                 self._calibrate(module)
-            result = self._measure(module, data, teacher)
+            found = self._settle(module)
+            result = self._measure(module, data, teacher, found)
             log_result(loggers, result)
         return result
 
@@ -358,10 +360,22 @@ class Pipeline:
         module.calibrate()
         self.seconds["calibrate"] = time.time() - start
 
+    def _settle(self, module: TokenPruningMethod) -> dict[str, Any]:
+        """The method's last decisions, on the weights that are kept."""
+        start = time.time()
+        found = module.settle(self.folder.checkpoints / SETTLING)
+        if found:
+            self.seconds["search"] = time.time() - start
+        return found
+
     # -- what came of it -------------------------------------------------------------------------------
 
     def _measure(
-        self, module: TokenPruningMethod, data: TokenPruningDataModule, teacher: Teacher | None
+        self,
+        module: TokenPruningMethod,
+        data: TokenPruningDataModule,
+        teacher: Teacher | None,
+        settled: dict[str, Any],
     ) -> dict[str, Any]:
         """Tests under "pack" after a check that it equals "mask", measures speed, saves the model."""
         setting, model = module.setting, module.model.eval().cpu()
@@ -388,6 +402,9 @@ class Pipeline:
         name = f"{self.cfg['method']['name']} on {self.spec.name}, {_test_split(data)}"
         plots = self.folder.path / "plots"
         write_plots(plots, name, dense.per_row, test.per_row, self.folder.metrics, module.asked)
+        if settled:
+            result["search"] = {key: settled[key] for key in ("score", "chosen", "pareto")}
+            write_pareto(plots, f"{self.cfg['method']['name']} on {self.spec.name}, validation", settled)
         if result["bands"]:
             write_bands(plots, name, self.spec.score, result["bands"])
         folder = self.folder.path / "model"

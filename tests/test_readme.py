@@ -51,6 +51,8 @@ def shortened(command, folder):
         extra.remove("budget=1.5x")
     elif not any(word.startswith(("method=", "experiment=")) for word in given) or "method=top" in given:
         extra.append("method.bins=8")
+    if "method=lat" in given:
+        extra += ["method.iterations=1", "method.population=1"]
     chosen = {word.split("=")[0] for word in given}
     return [*given, *(word for word in extra if word.split("=")[0] not in chosen - {"backbone"})]
 

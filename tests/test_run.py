@@ -263,6 +263,7 @@ ONE_KNOB = [
     ["method=random"],
     ["method=first"],
     ["method=threshold"],
+    ["method=lat", "method.iterations=1", "method.population=0", "method.mutations=2"],
 ]
 
 
@@ -358,6 +359,18 @@ def test_a_run_trained_on_short_texts_is_reported_by_band_of_length(tmp_path, ca
     assert f"accuracy, {bands[-1]['rows']} of {bands[-1]['from']} to" in capsys.readouterr().out
 
 
+def test_a_search_leaves_its_pareto_set_in_numbers_and_as_a_picture(tmp_path):
+    result = run(plain(tmp_path, "method=lat", "method.train=false", "method.iterations=1", "method.population=2"))
+    left = run_folder(tmp_path, "lat")
+    numbers = json.loads((left / "plots" / "pareto.json").read_text())
+    assert result["search"]["chosen"] == numbers["chosen"]
+    assert result["search"]["pareto"] == numbers["pareto"]
+    assert (left / "plots" / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((left / "model" / "prunekit.json").read_text())
+    assert list(stored["pruner"]["policy"]["arguments"]["ratios"].values()) == numbers["chosen"]["shares"]
+    assert not list((left / "checkpoints").glob("**/search-*"))  # done: nothing to go on from
+
+
 # -- kill -9 -------------------------------------------------------------------------------------------
 
 
@@ -445,3 +458,35 @@ def test_calibrated_thresholds_survive_kills_too(tmp_path):
             load_file(run_folder(tmp_path / place, "ltp") / "model" / name) for place in ("whole", "killed")
         )
         assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_ends_with_the_same_lengths(tmp_path):
+    """LAT killed after some schedules were scored; the fit was done and is not repeated."""
+    overrides = ["method=lat", "method.iterations=3"]
+    whole = run(plain(tmp_path / "whole", *overrides))
+    given = [word for word in SMALL if not word.startswith("method.")]
+    places = [f"runs_dir={tmp_path / 'killed' / 'runs'}", f"data.cache_dir={tmp_path / 'killed' / 'cache'}"]
+    short = ["bench.enabled=false", "teacher.epochs=1", "trainer.epochs=1"]
+    words = [sys.executable, str(ROOT / "train.py"), *given, *places, *short, *overrides]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ}
+
+    def scored():
+        return sum(len(read_jsonl(path)) for path in (tmp_path / "killed").glob("**/settle/search-*.jsonl"))
+
+    kill_when(subprocess.Popen(words, cwd=tmp_path, **quiet), lambda: scored() >= 5)
+    before = scored()
+    assert (
+        5
+        <= before
+        < len(json.loads((run_folder(tmp_path / "whole", "lat") / "plots/pareto.json").read_text())["measured"])
+    )
+    assert subprocess.Popen(words, cwd=tmp_path, **quiet).wait(timeout=300) == 0
+    killed = json.loads((run_folder(tmp_path / "killed", "lat") / "result.json").read_text())
+    assert killed["search"] == whole["search"]
+    assert killed["score"] == whole["score"]
+    for name in ("model.safetensors", "prunekit.safetensors"):
+        contents = [
+            (run_folder(tmp_path / place, "lat") / "model" / name).read_bytes() for place in ("whole", "killed")
+        ]
+        assert contents[0] == contents[1]

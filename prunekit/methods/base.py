@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
@@ -137,6 +138,14 @@ class TokenPruningMethod(L.LightningModule):
 
         Called instead of a fit where the method does not train. Nothing by default.
         """
+
+    def settle(self, workplace: Path) -> dict[str, Any]:
+        """Decides what only the weights that the run keeps can tell: called once, after the fit or in place of one.
+
+        What takes long is kept in the folder `workplace`, so that an interrupted run goes on; it is removed when the
+        run is done. Returns numbers for the result and the plots, by default none.
+        """
+        return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups beside the weights; each has a constant learning rate and its own `name`."""

@@ -144,6 +144,29 @@ def write_bands(folder: Path, title: str, score: str, bands: Sequence[Mapping[st
     return _save(draw_bands(numbers, title), folder / "bands.png")
 
 
+def draw_pareto(numbers: Mapping[str, Any], title: str) -> Figure:
+    """All schedules that a search measured, those that no other beats, and the one that was taken."""
+    figure, axes = _axes(title, "FLOPs reduction against unpadded, x", numbers["score"].replace("_", " "))
+
+    def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+        return [row["flops_vs_unpadded"] for row in rows], [row["score"] for row in rows]
+
+    axes.plot(*columns(numbers["measured"]), "o", color=DENSE, markersize=3, alpha=0.6, label="measured")
+    axes.plot(*columns(numbers["pareto"]), "o-", color=PRUNED, markersize=4, label="Pareto set")
+    axes.plot(*columns([numbers["chosen"]]), "D", color=TARGET, label="taken")
+    asked, width = numbers["asked"], numbers["tolerance"]
+    axes.axvspan(asked / (1 + width), asked / (1 - width), color=TARGET, alpha=0.15, label=f"asked: {asked:.2f}x")
+    axes.legend(frameon=False)
+    return figure
+
+
+def write_pareto(folder: Path, title: str, numbers: Mapping[str, Any]) -> Path:
+    """Writes the plot of a search and its numbers, what a method's `settle` returned; returns the PNG file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / "pareto.json", json.dumps(numbers, indent=2) + "\n")
+    return _save(draw_pareto(numbers, title), folder / "pareto.png")
+
+
 def write_plots(
     folder: Path, title: str, dense: PerRow, pruned: PerRow, metrics: Path, asked: float | None
 ) -> list[Path]:
