@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,12 +27,15 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 class PerRow:
     """What happened to each sentence, in the order of its row number.
 
-    `tokens` entered the feed-forward half of each layer; `right` is None for regression.
+    `tokens` entered the feed-forward half of each layer; `right` is None for regression. `predicted` and `labels` are
+    classes, or values under regression.
     """
 
     lengths: Int[Tensor, "rows"]
     tokens: Int[Tensor, "rows layers"]
     right: Bool[Tensor, "rows"] | None
+    predicted: Shaped[Tensor, "rows"] | None = None
+    labels: Shaped[Tensor, "rows"] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Evaluation:
     def __init__(self, spec: TaskSpec, shape: Shape, classes: int, device: torch.device | str = "cpu") -> None:
         self.metrics = build_metrics(spec, classes).to(device)
         self.cost = CostMeter(shape, spec.padded_length).to(device)
-        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, ...]] = []
         self._classes = spec.kind == "classification"
 
     def update(self, logits: Float[Tensor, "batch classes"], batch: Batch, trace: Trace) -> None:
@@ -68,9 +71,9 @@ class Evaluation:
         self.metrics.update(logits.float(), batch["labels"])
         lengths = batch["attention_mask"].sum(-1)
         self.cost.update(trace.tokens_in, trace.tokens_out, lengths)
-        right = logits.argmax(-1) == batch["labels"]
-        seen = (batch["index"], lengths, trace.tokens_out.T.round().long(), right)
-        self._seen.append((seen[0].cpu(), seen[1].cpu(), seen[2].cpu(), seen[3].cpu()))
+        predicted = logits.argmax(-1) if self._classes else logits.float().squeeze(-1)
+        seen = (batch["index"], lengths, trace.tokens_out.T.round().long(), predicted, batch["labels"])
+        self._seen.append(tuple(column.cpu() for column in seen))
 
     def compute(self) -> Measured:
         """What was measured over all batches, synchronised over processes."""
@@ -78,9 +81,10 @@ class Evaluation:
         tokens = [float(count) for count in spent.pop("tokens_out_mean")]
         quality = {name: float(value) for name, value in self.metrics.compute().items()}
         costs = {name: float(value) for name, value in spent.items()}
-        index, lengths, counts, right = (torch.cat(column) for column in zip(*self._seen, strict=True))
-        order = index.argsort()
-        per_row = PerRow(lengths[order], counts[order], right[order] if self._classes else None)
+        index, *columns = (torch.cat(column) for column in zip(*self._seen, strict=True))
+        lengths, counts, predicted, labels = (column[index.argsort()] for column in columns)
+        right = predicted == labels if self._classes else None
+        per_row = PerRow(lengths, counts, right, predicted, labels)
         return Measured(quality, costs, tokens, len(index), per_row)
 
 
@@ -110,3 +114,21 @@ def evaluate(
         found.update(logits, here, trace)
     model.train(was_training)
     return found.compute()
+
+
+def kept_tokens(
+    model: PreTrainedModel, batch: Batch
+) -> tuple[Int[Tensor, "batch tokens"], Float[Tensor, "layers batch tokens"]]:
+    """Per token of a batch the number of layers whose feed-forward half it entered, and what it received at each.
+
+    What it received is the canonical score, whatever the model decides by; 0 where the token was gone. Runs under
+    "mask", which keeps the same tokens as any other execution and leaves them where they are.
+    """
+    trace = Trace.scoring(range(model.config.num_hidden_layers))
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        model(**model_inputs(batch), execution="mask", trace=trace)
+    real = batch["attention_mask"] > 0
+    passed = torch.stack([(entry.keep > 0) & real for entry in trace.layers])
+    entered = torch.cat([real[None], passed[:-1]])  # a layer's attention sees whom the layer before let through
+    scores = torch.stack([entry.received if entry.received is not None else real.float() for entry in trace.layers])
+    return passed.sum(0), scores.float() * entered

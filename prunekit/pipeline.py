@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
@@ -32,9 +33,10 @@ from prunekit.cost import Shape
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
-from prunekit.evaluation import Measured, evaluate
+from prunekit.evaluation import Measured, PerRow, evaluate, kept_tokens
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
+from prunekit.report import examples
 from prunekit.report.card import model_card
 from prunekit.report.plots import write_bands, write_pareto, write_plots
 from prunekit.run import command, dense_config, run
@@ -169,6 +171,8 @@ class Pipeline:
         setting = self._setting(data)
         self._check_budget(setting)
         teacher = self._teacher(data)
+        if teacher is not None:
+            self._note_teacher(teacher)
         return self._method(setting, teacher, data), data, teacher
 
     @property
@@ -287,6 +291,12 @@ class Pipeline:
         # the teacher's run drew from the global generators: start afresh, whether it ran now or long ago
         L.seed_everything(self.cfg["seed"], verbose=False)
         return Teacher(RunFolder.of(cfg).path / "model", result)
+
+    def _note_teacher(self, teacher: Teacher) -> None:
+        """Which weights this run starts from: runs with different ones do not compare."""
+        weights = pretrained.sha256(teacher.folder / "model.safetensors")
+        known = {} if teacher.result is None else {"hash": teacher.result["hash"]}
+        self.folder.update_manifest({"teacher": {**known, "weights_sha256": weights}})
 
     def _outputs(self, teacher: Teacher, data: TokenPruningDataModule) -> TeacherOutputs:
         """The teacher's word on each training row: read from beside the teacher, or computed now."""
@@ -407,10 +417,12 @@ class Pipeline:
             write_pareto(plots, f"{self.cfg['method']['name']} on {self.spec.name}, validation", settled)
         if result["bands"]:
             write_bands(plots, name, self.spec.score, result["bands"])
+        tokenizer = AutoTokenizer.from_pretrained(self.backbone)
+        if self.cfg["examples"]:
+            self._examples(model, data, tokenizer, dense.per_row, test.per_row)
         folder = self.folder.path / "model"
         others = [split for split in data.validation_splits if split != "validation"]
         result["score"]["other_splits"] = {split: on(split, module.test_execution).metrics for split in others}
-        tokenizer = AutoTokenizer.from_pretrained(self.backbone)
         encoder_of(model).execution = module.test_execution
         pretrained.save(model, tokenizer, folder)
         if self.cfg["bench"]["enabled"] and module.test_execution == "pack":
@@ -426,6 +438,47 @@ class Pipeline:
         atomic_write_text(folder / "README.md", card)
         self.folder.update_manifest({"weights_sha256": pretrained.sha256(folder / "model.safetensors")})
         return result
+
+    def _examples(
+        self, model: PreTrainedModel, data: TokenPruningDataModule, tokenizer: Any, dense: PerRow, pruned: PerRow
+    ) -> None:
+        """Stores every prediction on the test rows, and which tokens of the first ones stayed; for reports."""
+        split = data.split("test")
+        # of the dense model every token stays: its predictions say all
+        wanted = 0 if self._is_dense else examples.rows_within(split.lengths.tolist(), self.cfg["examples"])
+        size = self.cfg["trainer"]["eval_batch_size"]
+        batches = [split.batch(rows) for rows in torch.arange(wanted).split(size)] if wanted else []
+        depths, scores = [torch.zeros(0)], [torch.zeros(0, pruned.tokens.shape[1])]
+        for batch in track(batches, "kept tokens", len(batches)):
+            depth, received = kept_tokens(model, batch)
+            real = batch["attention_mask"] > 0
+            depths.append(depth[real])
+            scores.append(received.movedim(0, -1)[real])
+        depth_of = torch.cat(depths).numpy().astype(np.uint8)
+        entered = np.arange(pruned.tokens.shape[1]) <= depth_of[:, None]
+        ids = split.ids[: int(split.offsets[wanted])].numpy().astype(np.int32)
+        types = np.unique(ids)
+        most = slice(0, examples.ROWS)
+        assert pruned.predicted is not None
+        assert pruned.labels is not None
+        assert dense.predicted is not None
+        found = examples.Examples(
+            labels=pruned.labels[most].numpy(),
+            predicted=pruned.predicted[most].numpy(),
+            dense=dense.predicted[most].numpy(),
+            lengths=pruned.lengths[most].numpy().astype(np.uint16),
+            counts=pruned.tokens[most].numpy().astype(np.uint16),
+            index=np.arange(wanted, dtype=np.int32),
+            offsets=split.offsets[: wanted + 1].numpy().astype(np.int32),
+            ids=ids,
+            depth=depth_of,
+            scores=examples.coded(torch.cat(scores).numpy(), entered),
+            piece_ids=types,
+            pieces=np.array(tokenizer.convert_ids_to_tokens(types.tolist()), dtype=np.str_),
+            special=np.isin(types, tokenizer.all_special_ids),
+            classes=tuple(data.label_names or ()),
+        )
+        examples.save(found, self.folder.path)
 
     def _result(
         self,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import prunekit
 from prunekit.config import ConfigError, compose
+from prunekit.report.examples import load as load_examples
 from prunekit.run import run, train
 from prunekit.runs import read_jsonl
 
@@ -45,6 +46,33 @@ def run_folder(folder, method="top"):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     return folder, run(config(folder))
+
+
+def test_stored_examples_agree_with_the_result(finished):
+    folder, result = finished
+    found = load_examples(run_folder(folder))
+    rows = result["score"]["rows"]
+    assert (found.predicted == found.labels).mean() == pytest.approx(result["score"]["pruned"])
+    assert (found.dense == found.labels).mean() == pytest.approx(result["score"]["dense"])
+    assert found.counts.mean(0).tolist() == pytest.approx(result["tokens_per_layer"])
+    assert len(found.index) == rows
+    for number in range(rows):
+        depth = found.depth[found.text(number)]
+        assert [(depth > layer).sum() for layer in range(4)] == found.counts[number].tolist()
+        assert len(depth) == found.lengths[number]
+    assert found.classes == ("red", "green", "blue")
+    manifest = json.loads((run_folder(folder) / "manifest.json").read_text())
+    assert (
+        manifest["teacher"]["weights_sha256"]
+        == (json.loads((run_folder(folder, "dense") / "manifest.json").read_text())["weights_sha256"])
+    )
+
+
+def test_examples_can_be_left_out(tmp_path, finished):
+    folder, _ = finished
+    teacher = run_folder(folder, "dense") / "model"
+    run(config(tmp_path, f"teacher.path={teacher}", "trainer.max_steps=3", "bench.enabled=false", "examples=0"))
+    assert not list(tmp_path.glob("runs/**/examples.npz"))
 
 
 def test_a_run_leaves_everything_that_is_promised(finished):
