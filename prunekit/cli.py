@@ -33,6 +33,7 @@ FROM_BEST_TO_WORST = (DONE, MISSED, BAD_CONFIG, CRASHED)
 VERBS = {
     "train": "prunekit.cli:train",
     "table": "prunekit.report.table:main",
+    "report": "prunekit.report.html:main",
 }
 
 

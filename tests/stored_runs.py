@@ -2,7 +2,11 @@
 
 import json
 
+import numpy as np
 import yaml
+
+from prunekit.files import write_jsonl
+from prunekit.report.examples import Examples, coded, save
 
 
 def result(method, budget, seed, score, **changes):
@@ -58,3 +62,74 @@ def store(runs, found, config=None):
     (folder / "manifest.json").write_text(json.dumps({"data_fingerprint": "ab" * 32}))
     (folder / "result.json").write_text(json.dumps(found))
     return folder
+
+
+WORDS = [
+    "[CLS]",
+    "[SEP]",
+    *[
+        "the",
+        "a",
+        "film",
+        "was",
+        "not",
+        "very",
+        "good",
+        "bad",
+        "dull",
+        "bright",
+        "and",
+        "but",
+        "story",
+        "act",
+        "##ing",
+        "##ed",
+        "a",
+        "end",
+    ],
+]
+
+
+def add_examples(folder, *, seed=1, rows=24, length=12, layers=4, kept=0.5, share_right=0.7):
+    """Writes examples.npz and a metrics.jsonl with a budget's curves; texts and labels are the same for every seed."""
+    texts, own = np.random.default_rng(0), np.random.default_rng(seed)
+    labels = texts.integers(0, 2, rows)
+    dense = np.where(texts.random(rows) < 0.8, labels, 1 - labels)
+    predicted = np.where(own.random(rows) < share_right, labels, 1 - labels)
+    ids = np.concatenate([[0, *texts.integers(2, len(WORDS), length - 2), 1] for _ in range(rows)])
+    depth = np.where(own.random(rows * length) < kept, layers, own.integers(1, layers, rows * length))
+    depth[::length] = layers  # [CLS]
+    per_text = depth.reshape(rows, length)
+    found = Examples(
+        labels=labels,
+        predicted=predicted,
+        dense=dense,
+        lengths=np.full(rows, length) + np.arange(rows) % 4,
+        counts=np.stack([(per_text > layer).sum(1) for layer in range(layers)], 1),
+        index=np.arange(rows),
+        offsets=np.arange(rows + 1) * length,
+        ids=ids,
+        depth=depth.astype(np.uint8),
+        scores=coded(own.gamma(1.0, 1.0, (rows * length, layers)), np.arange(layers) <= depth[:, None]),
+        piece_ids=np.arange(len(WORDS)),
+        pieces=np.array(WORDS),
+        special=np.array([word.startswith("[") for word in WORDS]),
+        classes=("bad", "good"),
+    )
+    save(found, folder)
+    lines = [{"step": step, "budget/target": 0.5 * step / 9, "budget/expected": 0.48 * step / 9} for step in range(10)]
+    write_jsonl(folder / "metrics.jsonl", [*lines, {"step": 9, "val/flops_vs_unpadded": 1.9}])
+    return found
+
+
+def study_folder(runs, tasks=("cola", "sst2"), **options):
+    """A small study: two methods at two budgets and the dense model, with two seeds, and one run without a result."""
+    for task in tasks:
+        for seed in (1, 2):
+            store(runs, result("dense", "dense", seed, 0.6, task=task))
+            for method, score in (("top", 0.58), ("random", 0.5)):
+                for budget, less in (("2x", 0.0), ("3x", 0.04)):
+                    folder = store(runs, result(method, budget, seed, score - less + 0.01 * seed, task=task))
+                    add_examples(folder, seed=seed + len(method) + int(budget[0]), **options)
+    (store(runs, result("ltp", "2x", 1, 0.5)) / "result.json").unlink()
+    return runs

@@ -1,5 +1,7 @@
 """What a run stores about its test texts: who stayed how long, with which score, and what was predicted."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -57,4 +59,11 @@ def test_a_file_that_is_no_archive_is_named(tmp_path):
     assert examples.load(tmp_path) is None
     (tmp_path / "examples.npz").write_bytes(b"PK\x03\x04torn")
     with pytest.raises(ValueError, match=r"examples\.npz cannot be read"):
+        examples.load(tmp_path)
+
+
+def test_a_file_of_another_version_is_named(tmp_path):
+    about = json.dumps({"schema": 9, "classes": []})
+    np.savez_compressed(tmp_path / "examples.npz", classes=np.array(about))
+    with pytest.raises(ValueError, match=r"examples\.npz has schema 9, this prunekit reads 1"):
         examples.load(tmp_path)

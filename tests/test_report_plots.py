@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from prunekit.evaluation import PerRow
-from prunekit.report.plots import budget_over_steps, quality_by_length, tokens_by_layer, write_plots
+from prunekit.report.curves import budget_over_steps
+from prunekit.report.plots import quality_by_length, tokens_by_layer, write_plots
 
 
 def rows(lengths, tokens, right):

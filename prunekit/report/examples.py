@@ -104,9 +104,10 @@ def load(folder: Path) -> Examples | None:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             about = json.loads(str(stored["classes"]))
-            if about["schema"] != SCHEMA:
-                raise ValueError(f"{path} has schema {about['schema']}, this prunekit reads {SCHEMA}")
-            arrays = {field.name: stored[field.name] for field in fields(Examples) if field.name != "classes"}
-    except (OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from error
+            arrays = {field.name: stored[field.name] for field in fields(Examples) if field.name in stored}
+    except (OSError, KeyError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
+    if about["schema"] != SCHEMA:
+        raise ValueError(f"{path} has schema {about['schema']}, this prunekit reads {SCHEMA}")
+    arrays.pop("classes")
     return Examples(**arrays, classes=tuple(about["classes"]))

@@ -15,7 +15,8 @@ import torch
 from matplotlib.figure import Figure
 
 from prunekit.evaluation import PerRow
-from prunekit.files import atomic_write_bytes, atomic_write_text, read_jsonl
+from prunekit.files import atomic_write_bytes, atomic_write_text
+from prunekit.report.curves import budget_over_steps
 
 DENSE, PRUNED, TARGET = "#8a8a8a", "#2f6db3", "#c46a1b"
 BUCKETS = 4  # of equally many sentences
@@ -57,22 +58,6 @@ def quality_by_length(dense: PerRow, pruned: PerRow) -> dict[str, Any]:
             }
         )
     return {"buckets": buckets}
-
-
-def budget_over_steps(metrics: Path, asked: float | None) -> dict[str, Any]:
-    """FLOPs reduction over training: the rising target, what the method expects, what validation measured."""
-    rows = read_jsonl(metrics)
-
-    def curve(name: str, convert: bool) -> list[tuple[int, float]]:
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        return [(step, 1 / (1 - value) if convert else value) for step, value in points if not convert or value < 1]
-
-    return {
-        "asked": asked,
-        "target": curve("budget/target", True),
-        "expected": curve("budget/expected", True),
-        "measured": curve("val/flops_vs_unpadded", False),
-    }
 
 
 def draw_tokens(numbers: Mapping[str, Any], title: str) -> Figure:

@@ -9,7 +9,7 @@ import difflib
 import fnmatch
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def collect(paths: Sequence[str | Path]) -> Found:
 
 
 def _add_folder(path: Path, found: Found) -> None:
+    machine = machine_keys()
     folders = {file.parent for name in ("result.json", "manifest.json") for file in path.rglob(name)}
     for folder in sorted(folders):
         if "_sweeps" in folder.parts or folder.name == "model":
@@ -79,7 +80,7 @@ def _add_folder(path: Path, found: Found) -> None:
         try:
             result, problem = RunFolder(folder, "").stored()
             if result is not None:
-                found.rows.append(row_of(folder, result))
+                found.rows.append(row_of(folder, result, machine))
             else:
                 found.problems.append(str(problem).partition("; ")[0])
         except ValueError as error:
@@ -111,8 +112,8 @@ def _add_file(path: Path, found: Found) -> None:
             found.rows.append({**row, "config": {k: v for k, v in config.items() if v != ABSENT}, "source": str(path)})
 
 
-def row_of(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a table or a report needs of a finished run.
+def row_of(folder: Path, result: Mapping[str, Any], machine: Set[str]) -> dict[str, Any]:
+    """What a table or a report needs of a finished run; keys of `machine` cannot change it and are left out.
 
     Raises:
         KeyError: the result lacks something; an older prunekit wrote it.
@@ -161,18 +162,17 @@ def row_of(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
         "commit": ((manifest.get("git") or {}).get("commit") or "")[:12] or None,
         "hardware": manifest.get("cpu"),
         "command": manifest.get("command") or result.get("command"),
-        "config": flat(config),
+        "config": {key: value for key, value in flat(config).items() if key not in machine},
         "source": str(folder),
     }
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The configuration as dotted keys without those of the machine."""
-    machine = machine_keys() if not prefix else ()
+    """The configuration as dotted keys."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return {path: value for path, value in found.items() if path not in machine}
+    return found
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -341,4 +341,5 @@ def _teacher_row(row: Row) -> Row:
         **{"method": DENSE, "budget": DENSE, "status": "done", "hash": row["teacher"] or "teacher", "config": config},
         **{"score": row["dense"], "validation": None, "scores": {}, "asked": None, "reached": 1.0, "flops": cost},
         **{"tokens_per_layer": [row["mean_length"]] * layers, "speed": []},
+        **{"source": "", "command": None, "seconds": 0.0},
     }

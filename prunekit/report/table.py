@@ -165,7 +165,7 @@ def build(
     check_fields(runs, cols, "--cols")
     _check_metrics(runs, metrics)
     runs, problems = with_teachers(one_per_seed(runs))
-    runs, mixed = _one_metric(runs)
+    runs, mixed = one_metric(runs)
     problems += mixed
     heads = _heads(runs, rows, order or {})
     tops = _heads(runs, cols, order or {})
@@ -189,7 +189,7 @@ def build(
         grid.append(line)
     for place, column in enumerate(columns):
         if column.measure.tested:
-            for line, cell in zip(grid, _compared(rows, heads, [line[place] for line in grid]), strict=True):
+            for line, cell in zip(grid, compared(rows, heads, [line[place] for line in grid]), strict=True):
                 line[place] = cell
     lines = [(_head_shown(rows, head), tuple(line)) for head, line in zip(heads, grid, strict=True)]
     return Table(tuple(rows), tuple(cols), tuple(columns), tuple(lines), _shared(runs, [*rows, *cols]), tuple(problems))
@@ -206,7 +206,7 @@ def _check_metrics(runs: Sequence[Row], metrics: Sequence[str]) -> None:
             )
 
 
-def _one_metric(runs: Sequence[Row]) -> tuple[list[Row], list[str]]:
+def one_metric(runs: Sequence[Row]) -> tuple[list[Row], list[str]]:
     """The runs whose score is the metric, on the rows, that most runs of their task have; and who was left out."""
     kept: list[Row] = []
     problems = []
@@ -235,13 +235,13 @@ def _heads(runs: Sequence[Row], names: Sequence[str], order: Mapping[str, Sequen
 
     def place(head: tuple[str, ...]) -> tuple[bool, list[Any]]:
         return DENSE not in head, [
-            _rank(name, value, order.get(name, ())) for name, value in zip(names, head, strict=True)
+            rank(name, value, order.get(name, ())) for name, value in zip(names, head, strict=True)
         ]
 
     return sorted({_key(run, names) for run in runs}, key=place)
 
 
-def _rank(name: str, value: str, wanted: Sequence[str]) -> tuple[int, float | int, str]:
+def rank(name: str, value: str, wanted: Sequence[str]) -> tuple[int, float | int, str]:
     """Where a value stands among those of its field."""
     if value in wanted:
         return 0, wanted.index(value), value
@@ -318,7 +318,7 @@ def _mean_validation(runs: Sequence[Row]) -> tuple[bool, float | int]:
     return all(run["status"] == "done" for run in runs), fmean(known) if known else -math.inf
 
 
-def _compared(rows: Sequence[str], heads: Sequence[tuple[str, ...]], column: Sequence[Cell]) -> list[Cell]:
+def compared(rows: Sequence[str], heads: Sequence[tuple[str, ...]], column: Sequence[Cell]) -> list[Cell]:
     """A column with the best of each group marked, and the p values of the others against it; dense stays apart."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for number, (head, cell) in enumerate(zip(heads, column, strict=True)):
@@ -543,16 +543,10 @@ def main(arguments: Sequence[str]) -> int:
         many = "s" * (len(found.unfinished) > 1)
         print(f"not finished: {len(found.unfinished)} run{many}, as {found.unfinished[0]}", file=sys.stderr)
     if not found.rows:
-        raise ConfigError(
-            f"{', '.join(map(str, given.paths or ['runs']))} holds no finished run.\n"
-            "Allowed: folders of runs, and files written by prunekit table --save.\nTrain first, as python train.py."
-        )
+        raise nothing_finished(given.paths)
     runs = matching(found.rows, wanted)
     if not runs:
-        raise ConfigError(
-            f"--where {' '.join(given.where)}: no run meets all of it.\n"
-            f"Allowed: any of {', '.join(FIELDS)} and the configuration's keys.\nLeave one condition out."
-        )
+        raise no_match(given.where)
     if given.save:
         save(with_teachers(one_per_seed(runs))[0], given.save)
         print(f"saved: {given.save}", file=sys.stderr)
@@ -563,6 +557,22 @@ def main(arguments: Sequence[str]) -> int:
         print(f"note: {problem}", file=sys.stderr)
     print(WRITERS[given.format](table, given.spread), end="")
     return 0
+
+
+def nothing_finished(paths: Sequence[str]) -> ConfigError:
+    """Nothing was found to show."""
+    return ConfigError(
+        f"{', '.join(map(str, paths or ['runs']))} holds no finished run.\n"
+        "Allowed: folders of runs, and files written by prunekit table --save.\nTrain first, as python train.py."
+    )
+
+
+def no_match(where: Sequence[str]) -> ConfigError:
+    """The conditions exclude each other."""
+    return ConfigError(
+        f"--where {' '.join(where)}: no run meets all of it.\n"
+        f"Allowed: any of {', '.join(FIELDS)} and the configuration's keys.\nLeave one condition out."
+    )
 
 
 def default_rows(runs: Sequence[Row], cols: Sequence[str]) -> list[str]:

@@ -1,0 +1,154 @@
+"""Where compared runs were not given the same chances: teacher, lengths, trials, seeds, data, epochs, real cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prunekit.report.results import DENSE, Row, variant
+from prunekit.schema import shown
+
+CHECKED = "teacher, data, rows and metric, max length, seeds, tuning trials, epochs, measured FLOPs, hardware"
+FEW = 3  # seeds below which a spread says little
+APART = 0.05  # share by which measured FLOPs reductions of one budget may differ
+
+
+@dataclass(frozen=True)
+class Unfair:
+    """One difference: its subject, where it is, and what it means."""
+
+    subject: str
+    where: str
+    sentence: str
+
+
+def lint(runs: Sequence[Row]) -> list[Unfair]:
+    """All differences between runs of one task and backbone; none means that none was found in what is `CHECKED`."""
+    found: list[Unfair] = []
+    places = {(row["task"], row["backbone"]): None for row in runs}
+    for task, backbone in places:
+        here = [row for row in runs if (row["task"], row["backbone"]) == (task, backbone) and row["method"] != DENSE]
+        found += [Unfair(subject, f"{task}, {backbone}", text) for check in CHECKS for subject, text in check(here)]
+    return found
+
+
+def _name(row: Row) -> str:
+    return f"{row['method']} {row['budget']}"
+
+
+def _by(runs: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
+    found: dict[Any, list[Row]] = {}
+    for row in runs:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def _named(groups: Mapping[Any, Sequence[Row]]) -> str:
+    """Who is on which side: 0.6: topk 2x, top 2x; 0.7: ltp 2x."""
+    parts = []
+    for value, rows in groups.items():
+        who = list(dict.fromkeys(_name(row) for row in rows))
+        parts.append(f"{value}: {', '.join(who[:4])}" + (f" and {len(who) - 4} more" if len(who) > 4 else ""))
+    return "; ".join(parts[:4])
+
+
+def _teacher(runs: Sequence[Row]) -> Iterable[tuple[str, str]]:
+    for seed, rows in sorted(_by(runs, lambda row: row["seed"]).items()):
+        known = [row for row in rows if row["teacher"]]
+        groups = _by(known, lambda row: row["teacher"][:8])
+        if len(groups) < 2:
+            groups = _by(
+                [row for row in rows if row["dense"] is not None], lambda row: f"scoring {100 * row['dense']:.2f}"
+            )
+        if len(groups) > 1:
+            yield "teacher", f"seed {seed}: runs start from different teachers ({_named(groups)})."
+
+
+def _data(runs: Sequence[Row]) -> Iterable[tuple[str, str]]:
+    for seed, rows in sorted(_by(runs, lambda row: row["seed"]).items()):
+        groups = _by([row for row in rows if row["data"]], lambda row: row["data"][:8])
+        if len(groups) > 1:
+            yield "data", f"seed {seed}: the data fingerprints differ ({_named(groups)})."
+    groups = _by(runs, lambda row: f"{row['metric']} on {row['rows']} {row['split']} rows")
+    if len(groups) > 1:
+        yield "score", f"the scores are not of one kind ({_named(groups)})."
+
+
+def _same_key(key: str, subject: str, sentence: str) -> Callable[[Sequence[Row]], Iterable[tuple[str, str]]]:
+    def check(runs: Sequence[Row]) -> Iterable[tuple[str, str]]:
+        groups = _by([row for row in runs if key in row["config"]], lambda row: shown(row["config"][key]))
+        if len(groups) > 1:
+            yield subject, f"{sentence} ({_named(groups)})."
+
+    return check
+
+
+def _seeds(runs: Sequence[Row]) -> Iterable[tuple[str, str]]:
+    sets = {
+        name: tuple(sorted({row["seed"] for row in rows})) for name, rows in _by(runs, _name).items()
+    }  # of a method at a budget
+    different = _by_value(sets)
+    if len(different) > 1:
+        listed = "; ".join(f"{', '.join(map(str, seeds))}: {', '.join(who[:4])}" for seeds, who in different.items())
+        yield "seeds", f"methods ran with different seeds ({listed})."
+    few = [name for name, seeds in sets.items() if len(seeds) < FEW]
+    if few:
+        yield "seeds", f"fewer than {FEW} seeds, so that no spread can be trusted: {', '.join(few[:8])}."
+
+
+def _by_value(sets: Mapping[str, Any]) -> dict[Any, list[str]]:
+    found: dict[Any, list[str]] = {}
+    for name, value in sets.items():
+        found.setdefault(value, []).append(name)
+    return found
+
+
+def _trials(runs: Sequence[Row]) -> Iterable[tuple[str, str]]:
+    counts = {name: len({variant(row) for row in rows}) for name, rows in _by(runs, _name).items()}
+    different = _by_value(counts)
+    if len(different) > 1:
+        listed = "; ".join(f"{count}: {', '.join(who[:4])}" for count, who in sorted(different.items()))
+        yield "tuning trials", f"methods were tried in different numbers of configurations ({listed})."
+
+
+def _epochs(runs: Sequence[Row]) -> Iterable[tuple[str, str]]:
+    def trained(row: Row) -> str:
+        config = row["config"]
+        return "0 epochs" if config.get("method.train") is False else f"{config.get('trainer.epochs')} epochs"
+
+    groups = _by([row for row in runs if "trainer.epochs" in row["config"]], trained)
+    if len(groups) > 1:
+        yield "training", f"methods were trained for different times ({_named(groups)})."
+
+
+def _cost(runs: Sequence[Row]) -> Iterable[tuple[str, str]]:
+    for budget, rows in _by(runs, lambda row: row["budget"]).items():
+        reductions = {name: [row["flops"]["vs_unpadded"] for row in some] for name, some in _by(rows, _name).items()}
+        means = {name: sum(values) / len(values) for name, values in reductions.items()}
+        low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+        if budget != "own" and means[high] > (1 + APART) * means[low]:
+            yield (
+                "cost",
+                f"one budget, different cost on the test: {low} {means[low]:.2f}x, {high} {means[high]:.2f}x fewer "
+                "FLOPs.",
+            )
+
+
+def _hardware(runs: Sequence[Row]) -> Iterable[tuple[str, str]]:
+    groups = _by([row for row in runs if row["speed"] and row["hardware"]], lambda row: row["hardware"])
+    if len(groups) > 1:
+        yield "hardware", f"speed was measured on different machines ({_named(groups)})."
+
+
+CHECKS: tuple[Callable[[Sequence[Row]], Iterable[tuple[str, str]]], ...] = (
+    _teacher,
+    _data,
+    _same_key("task.max_length", "max length", "texts are cut at different lengths"),
+    _same_key("task.padded_length", "padded length", "flops_vs_padded compares with different lengths"),
+    _seeds,
+    _trials,
+    _epochs,
+    _cost,
+    _hardware,
+)
