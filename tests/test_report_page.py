@@ -14,6 +14,7 @@ from prunekit.report.fairness import lint
 from prunekit.report.html import page
 from prunekit.report.results import Found, collect
 from prunekit.report.study import overlap, study, words_of
+from prunekit.runs import RunFolder
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -53,6 +54,15 @@ def test_a_run_that_is_not_finished_is_a_failure_with_its_folder(found):
     (failure,) = found["unfinished"]
     assert failure["folder"] == "cola/ltp/minilm/2x/s1-ltp02x01"
     assert failure["state"] == "stopped"
+
+
+def test_a_run_that_failed_says_why(tmp_path):
+    store(tmp_path, result("top", "2x", 1, 0.5))
+    broken = store(tmp_path, result("top", "3x", 1, 0.5))
+    (broken / "result.json").unlink()
+    RunFolder(broken, "").write_failure(1, "loss is nan\nmore about it")
+    (failure,) = numbers(tmp_path)["unfinished"]
+    assert failure["state"] == "failed: loss is nan"
 
 
 def test_flips_are_counted_against_the_dense_model(tmp_path):

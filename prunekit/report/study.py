@@ -19,6 +19,7 @@ from prunekit.report.fairness import CHECKED, lint
 from prunekit.report.results import DENSE, Found, Row, differences, one_per_seed, variant, with_teachers
 from prunekit.report.seeds import summary
 from prunekit.report.table import Cell, compared, one_metric, rank
+from prunekit.runs import RunFolder
 
 BUCKETS = 4  # of equally many texts
 POINTS = 60  # of a curve
@@ -174,6 +175,10 @@ def _unfinished(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError):
         command = None
     state = "running, or killed" if (folder / ".lock.owner").exists() else "stopped"
+    if (failure := RunFolder(folder, "").failure()) is not None:
+        state = (
+            f"failed: {str(failure.get('message', '')).splitlines()[0][:120]}" if failure.get("message") else "failed"
+        )
     return {"folder": "/".join(folder.parts[-5:]), "state": state, "step": step, "command": command}
 
 

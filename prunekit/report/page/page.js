@@ -16,7 +16,11 @@ function el(name, attributes = {}, ...children) {
 }
 
 const fixed = (value, digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
-const signed = (value, digits) => (value === null ? "" : (value > 0 ? "+" : "") + value.toFixed(digits));
+const signed = (value, digits) => {
+  if (value === null) return "";
+  const text = value.toFixed(digits);
+  return +text === 0 ? (0).toFixed(digits) : (value > 0 ? "+" : "") + text;
+};
 const spread = (found, digits, unit = "") =>
   found === null ? "" : fixed(found.mean, digits) + unit + (found.half === null ? "" : " ± " + fixed(found.half, digits));
 const unique = (values) => [...new Set(values)];
@@ -166,7 +170,7 @@ function overview() {
       el("span", {}, dot(config.method), " ", config.method, config.own ? el("span", { class: "quiet" }, ` ${config.own}`) : ""),
       config.method === "dense" ? "" : config.budget + (config.missed ? " †" : ""),
       number(mark.best ? el("b", {}, score) : score), number(drop ? signed(drop.mean, 2) : "", drop && drop.mean < -1 ? "bad" : ""),
-      number(times(config.reduction.mean)), ...faster, number(times(config.padded.mean)), number(String(config.score.n)), `${config.metric}, ${config.rows} ${config.split} texts`] };
+      number(times(config.reduction.mean)), ...faster, number(times(config.padded.mean)), number(String(config.score.n)), config.metric] };
   });
   put("overview", "Mean over seeds ± half the 95 % interval. Bold: best of its task and budget. * worse than that at p < 0.05 (paired t-test over common seeds, Welch's " +
     "where they share fewer than two; corrected by Holm). † a run missed its budget. FLOPs against the same texts unpadded, and padded to the task's length; speed against the packed dense model.",
@@ -318,7 +322,7 @@ function failures() {
   const missed = data.runs.filter((run) => run.status === "budget_missed").length;
   if (missed) parts.push(el("p", {}, `${missed} finished runs missed their budget; see above.`));
   if (data.unfinished.length)
-    parts.push(table(["folder", "state", number("step"), "command"], data.unfinished.map((run) => ({ cells: [run.folder, run.state, number(run.step === null ? "" : String(run.step)), { text: run.command ?? "", class: "wrap" }] }))));
+    parts.push(table(["folder", "state", number("step"), "command"], data.unfinished.map((run) => ({ cells: [run.folder, { text: run.state, class: "wrap" }, number(run.step === null ? "" : String(run.step)), { text: run.command ?? "", class: "wrap" }] }))));
   if (data.problems.length) parts.push(el("ul", { class: "list" }, data.problems.map((text) => el("li", {}, text))));
   put("failures", parts.length ? "Runs without a result, and what could not be read or compared:" : "Every run that was found is finished and readable.", parts);
 }
