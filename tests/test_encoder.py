@@ -128,6 +128,36 @@ def test_the_mean_score_of_alive_tokens_is_one_whatever_was_pruned_before():
             torch.testing.assert_close(entry.received.sum(-1), entry.tokens_in, atol=1e-4, rtol=0)
 
 
+def test_permuting_tokens_permutes_what_is_kept():
+    """ltp.md 10.5; seen below the embeddings, which tell positions apart."""
+    encoder = encoder_of(install(tiny_model(), pruner(Threshold(THRESHOLDS))))
+    hidden = torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(0))
+    order = torch.cat([torch.zeros(1).long(), 1 + torch.randperm(11, generator=torch.Generator().manual_seed(1))])
+    kept = []
+    for tokens in (hidden, hidden[:, order]):
+        trace = Trace()
+        with torch.no_grad():
+            encoder(tokens, execution="mask", trace=trace)
+        kept.append(kept_positions(trace))
+    moved = [[sorted(order[row].tolist()) for row in rows] for rows in kept[1]]
+    assert moved == kept[0] != kept[1]
+    assert len(kept[0][-1][0]) < 12
+
+
+def test_a_unit_that_shrinks_with_the_sentence_would_keep_more():
+    """ltp.md 10.7, the classic mistake: divided by the tokens that are left, scores rise as tokens go."""
+
+    class LeftOver(AttentionReceived):
+        def forward(self, signals, state):
+            return signals.received * (state.length / state.count)[:, None]
+
+    batch, left = sentences([20, 13, 18]), []
+    for scorer in (AttentionReceived(), LeftOver()):
+        model = install(tiny_model(), TokenPruner(scorer, Threshold(THRESHOLDS), range(4)))
+        left.append(int(run(model, batch, "mask")[2].tokens_out[-1].sum()))
+    assert left[0] < left[1]
+
+
 def test_a_gone_token_never_comes_back_and_cls_never_goes():
     class Revive(KeepPolicy):
         def forward(self, layer, scores, state):
