@@ -124,6 +124,7 @@ class _Recorder(TokenPruner):
             pruner.layers,
             soft_form=pruner.soft_form,
             protect_first=pruner.protect_first,
+            protect_last=pruner.protect_last,
             hide_gone=pruner.hide_gone,
         )
         self.decider = pruner

@@ -70,7 +70,7 @@ class Evaluation:
         """Adds one batch."""
         self.metrics.update(logits.float(), batch["labels"])
         lengths = batch["attention_mask"].sum(-1)
-        self.cost.update(trace.tokens_in, trace.tokens_out, lengths)
+        self.cost.update(trace.tokens_in, trace.tokens_out, lengths, trace.scorer_macs)
         predicted = logits.argmax(-1) if self._classes else logits.float().squeeze(-1)
         seen = (batch["index"], lengths, trace.tokens_out.T.round().long(), predicted, batch["labels"])
         self._seen.append(tuple(column.cpu() for column in seen))

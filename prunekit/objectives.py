@@ -120,3 +120,21 @@ def rank_weight(step: int, warmup_steps: int, alpha: float, floor: float = 0.01)
     """Weight of rank distillation at a step: falls linearly from `alpha` to `floor` * alpha while the target rises."""
     passed = 1.0 if warmup_steps <= 0 else min(1.0, step / warmup_steps)
     return alpha * max(floor, 1 - passed)
+
+
+def candidate_share(
+    keep: Float[Tensor, "batch tokens"], candidates: Shaped[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch"]:
+    """Mean keep of each sentence's candidates, the tokens that may go; 1 where there are none."""
+    may_go = candidates.to(keep.dtype)
+    count = may_go.sum(-1)
+    return torch.where(count > 0, (keep * may_go).sum(-1) / count.clamp(min=1), 1.0)
+
+
+def consistency(share: Float[Tensor, "batch"]) -> Float[Tensor, ""]:
+    """Mean distance of each sentence's share from the batch's: the form of TS-DTP's auxiliary loss.
+
+    Its code applies it to sums of attention, which are the same for every sentence; on what is kept it can vary, and
+    asks for the same share of every sentence.
+    """
+    return (share - share.mean()).abs().mean()

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from prunekit.cost import Shape
 from prunekit.runs import atomic_write_text
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy
@@ -28,6 +29,7 @@ from prunekit.tokens.state import Execution
 FORMAT = 1
 SETTINGS = "prunekit.json"
 TENSORS = "prunekit.safetensors"
+TASK = "task_pruner"  # .json and .safetensors: a pruner without a model
 
 
 def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreTrainedModel:
@@ -78,6 +80,31 @@ def _described(part: Scorer | KeepPolicy) -> dict[str, Any]:
     return {"class": f"{type(part).__module__}.{type(part).__qualname__}", "arguments": part.arguments()}
 
 
+def _write_pruner(pruner: TokenPruner, tensors: Path) -> dict[str, Any]:
+    """Writes what was learned, and returns what `_read_pruner` makes it again from."""
+    save_file({name: t.detach().contiguous() for name, t in pruner.state_dict().items()}, tensors)
+    about = {
+        "layers": sorted(pruner.layers),
+        "soft_form": pruner.soft_form,
+        "protect_first": pruner.protect_first,
+        "protect_last": pruner.protect_last,
+        "hide_gone": pruner.hide_gone,
+        "scorer": _described(pruner.scorer),
+        "policy": _described(pruner.policy),
+    }
+    return {"tensors_sha256": sha256(tensors), "pruner": about}
+
+
+def _read_pruner(about: Mapping[str, Any], tensors: Path) -> TokenPruner:
+    kept = dict(about)
+    scorer = _rebuilt(kept.pop("scorer"), Scorer, tensors.parent)
+    policy = _rebuilt(kept.pop("policy"), KeepPolicy, tensors.parent)
+    pruner = TokenPruner(scorer, policy, **kept)
+    found: dict[str, Tensor] = load_file(tensors)
+    pruner.load_state_dict(found)
+    return pruner
+
+
 def _rebuilt(description: Mapping[str, Any], kind: type, folder: Path) -> Any:
     module, _, name = str(description["class"]).rpartition(".")
     try:
@@ -122,16 +149,7 @@ def save(
         "execution": encoder.execution,
     }
     if pruner is not None:
-        save_file({name: t.detach().contiguous() for name, t in pruner.state_dict().items()}, folder / TENSORS)
-        settings["tensors_sha256"] = sha256(folder / TENSORS)
-        settings["pruner"] = {
-            "layers": sorted(pruner.layers),
-            "soft_form": pruner.soft_form,
-            "protect_first": pruner.protect_first,
-            "hide_gone": pruner.hide_gone,
-            "scorer": _described(pruner.scorer),
-            "policy": _described(pruner.policy),
-        }
+        settings |= _write_pruner(pruner, folder / TENSORS)
     # last, so that a folder with settings is a whole one
     atomic_write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
@@ -176,13 +194,49 @@ def load(folder: str | Path, execution: Execution | None = None) -> PreTrainedMo
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     pruner = None
     if settings["pruner"] is not None:
-        kept = dict(settings["pruner"])
-        scorer = _rebuilt(kept.pop("scorer"), Scorer, folder)
-        policy = _rebuilt(kept.pop("policy"), KeepPolicy, folder)
-        pruner = TokenPruner(scorer, policy, **kept)
-        tensors: dict[str, Tensor] = load_file(folder / TENSORS)
-        pruner.load_state_dict(tensors)
+        pruner = _read_pruner(settings["pruner"], folder / TENSORS)
     return install(model, pruner, execution or settings["execution"]).eval()
+
+
+def save_pruner(model: PreTrainedModel, folder: str | Path) -> None:
+    """Writes the pruner of a model alone: what a task needs beside a backbone that several tasks share.
+
+    `folder` then holds task_pruner.json and task_pruner.safetensors, for TS-DTP about 1 % of the backbone.
+
+    Raises:
+        ValueError: the model carries no pruner.
+    """
+    pruner = encoder_of(model).pruner
+    if pruner is None:
+        raise ValueError(f"{type(model).__name__} prunes nothing, so there is no pruner to save; install one first.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"format": FORMAT, "hidden_size": Shape.from_config(model.config).hidden}
+    settings |= _write_pruner(pruner, folder / f"{TASK}.safetensors")
+    atomic_write_text(folder / f"{TASK}.json", json.dumps(settings, indent=2) + "\n")
+
+
+def load_pruner(model: PreTrainedModel, folder: str | Path, execution: Execution = "pack") -> PreTrainedModel:
+    """Gives a model the pruner that `save_pruner` wrote, in place, and returns the model; one it has is replaced.
+
+    The backbone need not be the one it was trained with, but of the same size.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is of another backbone, or its two files do not belong together.
+    """
+    path, tensors = (Path(folder) / f"{TASK}.{suffix}" for suffix in ("json", "safetensors"))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the folder that prunekit.save_pruner wrote.")
+    settings = json.loads(path.read_text())
+    hidden = Shape.from_config(model.config).hidden
+    if settings["hidden_size"] != hidden:
+        raise ValueError(
+            f"{path} was made for hidden size {settings['hidden_size']}, but {type(model).__name__} has {hidden}; "
+            f"choose a backbone of that size."
+        )
+    _check_hash(tensors, settings["tensors_sha256"])
+    return install(model, _read_pruner(settings["pruner"], tensors), execution)
 
 
 def _check_hash(path: Path, written: str) -> None:

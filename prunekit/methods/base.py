@@ -75,10 +75,18 @@ class Setting:
     teacher: TeacherOutputs | None = field(default=None, repr=False)
     validation: Callable[[], Iterable[Batch]] = field(default=tuple, repr=False)
 
-    def reduction(self, tokens_in: Float[Tensor, "layers rows"], tokens_out: Float[Tensor, "layers rows"]) -> float:
-        """The FLOPs reduction on the validation sentences if so many tokens enter the two halves of each layer."""
+    def reduction(
+        self,
+        tokens_in: Float[Tensor, "layers rows"],
+        tokens_out: Float[Tensor, "layers rows"],
+        extra_macs: Float[Tensor, "rows"] | float = 0.0,
+    ) -> float:
+        """The FLOPs reduction on the validation sentences if so many tokens enter the two halves of each layer.
+
+        `extra_macs` is what the scorer spends on each sentence.
+        """
         dense = dense_macs(self.shape, self.lengths["validation"]).sum()
-        return float(dense / encoder_macs(self.shape, tokens_in, tokens_out).sum())
+        return float(dense / (encoder_macs(self.shape, tokens_in, tokens_out) + extra_macs).sum())
 
 
 class TokenPruningMethod(L.LightningModule):

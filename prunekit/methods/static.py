@@ -6,7 +6,7 @@ No method of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.objectives import task_loss
 from prunekit.progress import PLAIN_SECONDS, say
 from prunekit.text import clock
-from prunekit.tokens.budget import bisect
+from prunekit.tokens.budget import Bisected, bisect
 from prunekit.tokens.encoder import TokenPruner
 from prunekit.tokens.policies import (
     KeepRatio,
@@ -45,12 +45,52 @@ class StaticMethod(TokenPruningMethod):
         return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
 
 
-class ThresholdMethod(StaticMethod):
-    """Keeps tokens by thresholds; with a budget their scale is found by running the model on the validation texts.
+class CalibratedMethod(StaticMethod):
+    """Has a knob that is found by running the model on the validation texts, because what it does hangs on the weights.
 
-    How many tokens reach a threshold hangs on the weights, so the scale is set where training starts and again
-    before each evaluation: what an evaluation measures, and the checkpoint of it holds, meets the budget.
+    It is set where training starts and again before each evaluation: what an evaluation measures, and the checkpoint
+    of it holds, meets the budget.
     """
+
+    def meet(self, measure: Callable[[], float]) -> Bisected:
+        """Sets the knob so that `measure()`, the FLOPs reduction on validation, is what is asked."""
+        raise NotImplementedError(f"{type(self).__name__} has no knob; define meet(measure).")
+
+    def knob(self) -> str:
+        """Where the knob stands, for the reader."""
+        raise NotImplementedError(f"{type(self).__name__} has no knob; define knob().")
+
+    def calibrate(self) -> None:
+        """Turns the knob; says what came of it."""
+        if self.asked is None:
+            return
+        passes, start = 0, time.monotonic()
+
+        def measure() -> float:
+            nonlocal passes
+            passes += 1
+            setting = self.setting
+            batches = aloud(setting.validation(), f"calibrate  pass {passes}")
+            return evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack").reduction
+
+        found = self.meet(measure)
+        say(
+            f"calibrate  {self.knob()}: {found.reached:.2f}x fewer FLOPs, "
+            f"{self.asked:.2f}x asked; {passes} passes over validation, {clock(time.monotonic() - start)}"
+        )
+
+    def fix(self) -> None:
+        """Turns the knob."""
+        self.calibrate()
+
+    def on_validation_epoch_start(self) -> None:
+        """Turns the knob to suit the weights that are evaluated."""
+        super().on_validation_epoch_start()
+        self.calibrate()
+
+
+class ThresholdMethod(CalibratedMethod):
+    """Keeps tokens by thresholds, whose scale meets a budget."""
 
     def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
         super().__init__(model, setting, **options)
@@ -66,35 +106,16 @@ class ThresholdMethod(StaticMethod):
         only_cls = KeepRatio({min(pruner.layers): 0.0})
         return 1.0, setting.reduction(*only_cls.counts(setting.lengths["validation"], setting.shape.layers))
 
-    def calibrate(self) -> None:
-        """Scales the thresholds; says what came of it."""
-        if self.asked is None:
-            return
-        passes, start = 0, time.monotonic()
-
-        def measure() -> float:
-            nonlocal passes
-            passes += 1
-            setting = self.setting
-            batches = aloud(setting.validation(), f"calibrate  pass {passes}")
-            return evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack").reduction
-
+    def meet(self, measure: Callable[[], float]) -> Bisected:
+        """Scales the thresholds."""
+        assert self.asked is not None
         _, most = self.feasible(self.setting, **self.given)
         # closer than the run is checked, because the budget is measured anew under "mask"
-        found = self.policy.meet(measure, self.asked, most=most, tolerance=self.setting.tolerance / 4)
-        say(
-            f"calibrate  thresholds x {float(self.policy.scale):.4g}: {found.reached:.2f}x fewer FLOPs, "
-            f"{self.asked:.2f}x asked; {passes} passes over validation, {clock(time.monotonic() - start)}"
-        )
+        return self.policy.meet(measure, self.asked, most=most, tolerance=self.setting.tolerance / 4)
 
-    def fix(self) -> None:
-        """Scales the thresholds to the budget."""
-        self.calibrate()
-
-    def on_validation_epoch_start(self) -> None:
-        """Scales the thresholds to the weights that are evaluated."""
-        super().on_validation_epoch_start()
-        self.calibrate()
+    def knob(self) -> str:
+        """The scale."""
+        return f"thresholds x {float(self.policy.scale):.4g}"
 
     def on_validation_epoch_end(self) -> None:
         """Logs the thresholds too, 1 = uniform attention."""

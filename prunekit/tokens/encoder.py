@@ -50,7 +50,9 @@ class TokenPruner(nn.Module):
     """A token-pruning method as the traversal sees it: who scores, who decides, at which layers.
 
     `layers` are the layers (0-based) that decide between their attention and their feed-forward half.
-    `soft_form` says what a fractional keep does in training. `protect_first` keeps [CLS] whatever its score.
+    `soft_form` says what a fractional keep does in training: "scale" multiplies the layer's output by it, "bias" adds
+    its logarithm to later attention, where the token then counts as a fraction of a key and of a vote.
+    `protect_first` keeps [CLS] whatever its score, `protect_last` the last token, [SEP] or the end of a sentence.
     `hide_gone=False` lets tokens whose soft keep is 0 stay keys of later layers, as the references of ToP and LTP do.
     """
 
@@ -62,6 +64,7 @@ class TokenPruner(nn.Module):
         *,
         soft_form: SoftForm = "scale",
         protect_first: bool = True,
+        protect_last: bool = False,
         hide_gone: bool = True,
     ) -> None:
         super().__init__()
@@ -70,6 +73,7 @@ class TokenPruner(nn.Module):
         self.layers = frozenset(layers)
         self.soft_form = soft_form
         self.protect_first = protect_first
+        self.protect_last = protect_last
         self.hide_gone = hide_gone
 
     def decide(
@@ -127,7 +131,7 @@ class PrunedEncoder(nn.Module):
         if how not in get_args(Execution):
             raise ValueError(f"execution={how!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
         pruner = self.pruner if prune and how != "dense" else None
-        walk = _Walk(hidden_states, attention_mask, _protected(hidden_states, protected, pruner), how)
+        walk = _Walk(hidden_states, attention_mask, _protected(hidden_states, attention_mask, protected, pruner), how)
         for index, layer in enumerate(self.layer):
             self._step(index, layer, walk, pruner, trace)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=walk.restore())
@@ -144,7 +148,7 @@ class PrunedEncoder(nn.Module):
             walk.pass_by(index, trace)
             return
         attended, signals = self.family.attend(layer, walk.hidden, walk.call(frozenset(needs), pruner))
-        state = walk.state(with_hidden="hidden" in needs)
+        state = walk.state(index, needs)
         keep = state.keep
         if pruner is not None and decides:
             scores, keep = pruner.decide(index, signals, state, soft=walk.execution == "soft")
@@ -158,8 +162,10 @@ class PrunedEncoder(nn.Module):
                     tokens_out=(keep > 0).float().sum(-1),
                     keep=keep,
                     position=state.position,
+                    protected=state.protected,
                     received=signals.received,
                     scores=None if asked is None else asked(signals, state),
+                    scorer_macs=pruner.scorer.macs(state.count) if pruner is not None and decides else None,
                 )
             )
         if decides:
@@ -171,14 +177,19 @@ class PrunedEncoder(nn.Module):
 
 def _protected(
     hidden: Float[Tensor, "batch tokens hidden"],
+    mask: Bool[Tensor, "batch tokens"] | None,
     marked: Bool[Tensor, "batch tokens"] | None,
     pruner: TokenPruner | None,
 ) -> Float[Tensor, "batch tokens"]:
     """1 where a token stays whatever its score."""
     stays = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if marked is None else marked.float()
-    if pruner is None or not pruner.protect_first:
-        return stays
-    return torch.cat([torch.ones_like(stays[:, :1]), stays[:, 1:]], dim=1)
+    if pruner is not None and pruner.protect_first:
+        stays = torch.cat([torch.ones_like(stays[:, :1]), stays[:, 1:]], dim=1)
+    if pruner is not None and pruner.protect_last:
+        column = torch.arange(stays.shape[1], device=stays.device)
+        last = column[-1:] if mask is None else (column * mask).argmax(-1, keepdim=True)
+        stays = torch.where(column == last, 1.0, stays)
+    return stays
 
 
 class _Walk:
@@ -203,6 +214,7 @@ class _Walk:
         self.protected = protected
         self.position = torch.arange(tokens, device=hidden.device).expand(batch, tokens)
         self.hidden = hidden
+        self.start = hidden
         self.bias: Tensor | None = None
         self.scores: Tensor | None = None  # of the last decision, where a scorer looks back
         self.packing: Packing | None = None
@@ -224,14 +236,16 @@ class _Walk:
             return AttentionCall(needs=needs, packing=self.packing)
         hide = pruner is None or pruner.hide_gone or self.execution != "soft"
         keys = None if self.everyone else (self.keep if hide else self.real) > 0
-        votes = None if self.everyone else (self.keep > 0).float()
+        votes = None if self.everyone else (self.keep > 0).float() if self.bias is None else self.keep
         return AttentionCall(needs=needs, keys=keys, queries=votes, key_bias=self.bias)
 
-    def state(self, *, with_hidden: bool) -> TokenState:
-        hidden = None
-        if with_hidden:
+    def state(self, layer: int, needs: set[Need]) -> TokenState:
+        hidden = embedded = None
+        if "hidden" in needs:
             hidden = self.hidden if self.packing is None else self.packing.padded(self.hidden[0])
-        return TokenState(self.keep, self.position, self.protected, self.length, hidden, self.scores)
+        if "embedded" in needs:
+            embedded = self.start.gather(1, self.position[..., None].expand(-1, -1, self.start.shape[-1]))
+        return TokenState(self.keep, self.position, self.protected, self.length, hidden, self.scores, embedded, layer)
 
     def leave(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
         """Takes the decision: remembers who leaves, and returns the attended rows of who goes on."""
@@ -285,7 +299,9 @@ class _Walk:
         if trace is not None:
             none = self.keep.sum(-1)
             trace.layers.append(
-                LayerTrace(index, False, none, none, self.keep, self.position, received=self.keep, scores=self.keep)
+                LayerTrace(
+                    index, False, none, none, self.keep, self.position, self.keep, received=self.keep, scores=self.keep
+                )
             )
 
     def restore(self) -> Float[Tensor, "batch tokens hidden"]:

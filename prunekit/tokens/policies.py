@@ -204,3 +204,98 @@ def linear_thresholds(layers: int, final: float, first: int = 1) -> dict[int, fl
     Source: LTP's reference code (its README says (l + 1) / layers); ltp.md 1.3.
     """
     return {layer: final * layer / layers for layer in range(first, layers)}
+
+
+class MeanMinusStd(KeepPolicy):
+    """Prunes candidates whose score is below mean - k * standard deviation of the sentence's candidates.
+
+    Candidates are tokens that are here and not protected. `k` names the layers that prune and where their k starts;
+    other layers only pass on. `space` "log" compares logarithms, so that a token that receives most of the
+    attention does not hide the differences among the others. The best `least` candidates stay, and all of a sentence
+    with fewer than two, or whose candidates are equal. `shift` is taken off every k; with it they meet a budget.
+    `temperature` is that of `soft`, and falls while training.
+    Source: TS-DTP (tokens/task_attention.py); for the logarithm and the small numbers docs/methods/tsdtp.md.
+    """
+
+    shift: Tensor
+    EPSILON = 1e-6  # in the root, so that its gradient at equal scores is a number
+    LEAST_GATE = 1e-9  # softly nobody is quite gone: a logarithm is taken
+
+    def __init__(self, k: Mapping[Any, float], space: str = "log", least: int = 1, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.start = {int(layer): float(value) for layer, value in k.items()}
+        self.space, self.least, self.temperature = space, least, temperature
+        self.row = {layer: row for row, layer in enumerate(self.start)}
+        self.k = nn.Parameter(torch.tensor(list(self.start.values())))
+        self.register_buffer("shift", torch.zeros(()))
+
+    def arguments(self) -> dict[str, Any]:
+        """What k started from, and the rule; what was learned is a tensor of the checkpoint."""
+        return {"k": self.start, "space": self.space, "least": self.least, "temperature": self.temperature}
+
+    def margin(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"], Float[Tensor, "batch"]]:
+        """How far each score is above the threshold; how much of a candidate each token is; the candidates' variance.
+
+        float64, so that the order in which a layout adds does not move the threshold. A token that was softly kept
+        counts by as much: in the limit of hard gates mean and deviation are those of who is left.
+        """
+        candidate = state.keep.double() * (state.protected <= 0)
+        value = scores.double().clamp(min=1e-9)
+        value = value.log() if self.space == "log" else value
+        count = candidate.sum(-1, keepdim=True).clamp(min=1e-9)
+        mean = (value * candidate).sum(-1, keepdim=True) / count
+        variance = ((value - mean) ** 2 * candidate).sum(-1, keepdim=True) / count
+        k = self.k[self.row[layer]] - self.shift
+        return value - mean + k * (variance + self.EPSILON).sqrt(), candidate, variance.squeeze(-1)
+
+    def forward(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """1 where the score is not below the threshold."""
+        if layer not in self.row:
+            return state.alive
+        margin, candidate, variance = self.margin(layer, scores, state)
+        everyone = (candidate.sum(-1) < 2) | (variance <= self.EPSILON**2)
+        best = ranks(scores, candidate) < self.least
+        return ((margin >= -self.EPSILON) | best | everyone[:, None]).float()
+
+    def soft(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
+    ) -> Float[Tensor, "batch tokens"]:
+        """What was kept so far times sigmoid(distance from the threshold / temperature)."""
+        if layer not in self.row:
+            return state.keep
+        margin, candidate, _ = self.margin(layer, scores, state)
+        alone = candidate.sum(-1, keepdim=True) < 2
+        gate = torch.where(alone, 1.0, torch.sigmoid(margin / self.temperature).float())
+        return (state.keep * gate).clamp(min=self.LEAST_GATE)
+
+    @torch.no_grad()
+    def meet(
+        self, measure: Callable[[], float], target: float, *, least: float, most: float, tolerance: float
+    ) -> Bisected:
+        """Sets `shift` so that `measure()`, which rises with it, is within `tolerance` of `target`.
+
+        `least` and `most` are what is measured when nothing is pruned, and when everything goes that may. The shift
+        that is set is tried first; then a bisection over sigmoid(shift), which takes all shifts into (0, 1).
+        """
+
+        def at(knob: float) -> float:
+            if knob in (0.0, 1.0):  # known without measuring
+                return most if knob else least
+            self.shift.fill_(_logit(knob))
+            return measure()
+
+        if target > least:
+            now = measure()
+            if abs(target / now - 1) <= tolerance:
+                return Bisected(float(self.shift.sigmoid()), now, True, least, most)
+        found = bisect(at, target, low=0.0, high=1.0, tolerance=tolerance, iterations=20)
+        self.shift.fill_(_logit(found.knob))
+        return found
+
+
+def _logit(share: float) -> float:
+    return -math.inf if share == 0 else math.inf if share == 1 else math.log(share / (1 - share))

@@ -24,6 +24,10 @@ class Scorer(nn.Module):
         """What `__init__` needs to make this scorer again; plain JSON."""
         return {}
 
+    def macs(self, tokens: Float[Tensor, "*sentences"]) -> Float[Tensor, "*sentences"]:
+        """Multiply-accumulates beside the layer's own, to score so many tokens; float64, 0 for who only looks on."""
+        return torch.zeros_like(tokens, dtype=torch.float64)
+
     def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
         """Importance of each token."""
         raise NotImplementedError(f"{type(self).__name__} is a scorer without forward(signals, state); define it.")

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Execution = Literal["dense", "soft", "mask", "drop", "pack"]
-Need = Literal["received", "probs", "dropped", "hidden", "previous"]
+Need = Literal["received", "probs", "dropped", "hidden", "embedded", "previous"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class TokenState:
     `keep` is 1 for a token that is here and 0 for padding and for tokens that are gone; values between
     occur only under execution "soft". `position` is the index in the unpruned sequence, `protected` is 1 for
     tokens that stay whatever their score ([CLS]), `length` the number of tokens before any pruning.
-    `hidden` is None under execution "pack" unless a scorer asks for it, because padding it would cost a copy.
+    `layer` is the one that is scored. `hidden` is what entered it and `embedded` what entered the first one; both are
+    None unless a scorer asks for them, because gathering or padding them costs a copy.
     `previous` is what the scorer returned at the last layer that decided; it travels with the tokens. None before the
     first such layer, and unless the scorer needs it.
     """
@@ -32,6 +33,8 @@ class TokenState:
     length: Float[Tensor, "batch"]
     hidden: Float[Tensor, "batch tokens hidden"] | None = None
     previous: Float[Tensor, "batch tokens"] | None = None
+    embedded: Float[Tensor, "batch tokens hidden"] | None = None
+    layer: int = 0
 
     @property
     def alive(self) -> Float[Tensor, "batch tokens"]:
@@ -62,9 +65,9 @@ class Signals:
 class LayerTrace:
     """What happened at one layer. Counts are per sentence and include [CLS] and [SEP], never padding.
 
-    `keep`, `received` and `scores` are aligned with `position`, and padded with 0. Where nothing was decided `keep`
-    only repeats who was alive. `received` is the canonical score, None unless a scorer or the caller asked for it;
-    `scores` are those of the trace's own scorer.
+    `keep`, `protected`, `received` and `scores` are aligned with `position`, and padded with 0. Where nothing was
+    decided `keep` only repeats who was alive. `received` is the canonical score, None unless somebody asked for it;
+    `scores` are those of the trace's own scorer. `scorer_macs` is what the method's scorer computed beside the layer.
     """
 
     layer: int
@@ -73,8 +76,10 @@ class LayerTrace:
     tokens_out: Float[Tensor, "batch"]
     keep: Float[Tensor, "batch tokens"]
     position: Int[Tensor, "batch tokens"]
+    protected: Float[Tensor, "batch tokens"]
     received: Float[Tensor, "batch tokens"] | None = None
     scores: Float[Tensor, "batch tokens"] | None = None
+    scorer_macs: Float[Tensor, "batch"] | None = None
 
 
 @dataclass
@@ -102,3 +107,10 @@ class Trace:
     def tokens_out(self) -> Float[Tensor, "layers batch"]:
         """Tokens that entered the feed-forward half of each layer."""
         return torch.stack([entry.tokens_out for entry in self.layers])
+
+    @property
+    def scorer_macs(self) -> Float[Tensor, "batch"]:
+        """Multiply-accumulates that the scorer spent on each sentence, beside the layers' own."""
+        spent = [entry.scorer_macs for entry in self.layers if entry.scorer_macs is not None]
+        none = torch.zeros_like(self.layers[0].tokens_in, dtype=torch.float64)
+        return torch.stack(spent).sum(0) if spent else none
