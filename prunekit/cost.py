@@ -50,10 +50,10 @@ class Shape:
             )
 
         return cls(
-            layers=first("num_hidden_layers", "n_layers"),
+            layers=first("encoder_layers", "num_hidden_layers", "n_layers"),
             hidden=first("hidden_size", "dim"),
-            ffn=first("intermediate_size", "hidden_dim"),
-            heads=first("num_attention_heads", "n_heads"),
+            ffn=first("encoder_ffn_dim", "d_ff", "intermediate_size", "hidden_dim"),
+            heads=first("encoder_attention_heads", "num_attention_heads", "n_heads"),
         )
 
 

@@ -194,10 +194,11 @@ class Pipeline:
                     "Allowed: a folder with config.json, model.safetensors and tokenizer, as transformers saves it.\n"
                     "Give the model/ folder of a dense run, or leave it out."
                 ) from error
-            if kind not in FAMILIES:
+            supported = sorted(name for name, family in FAMILIES.items() if not family.translates)
+            if kind not in supported:
                 raise ConfigError(
                     f"{key}={source} is of the family {kind!r}, which prunekit cannot prune.\n"
-                    f"Allowed: {', '.join(sorted(FAMILIES))}.\nChoose another backbone."
+                    f"Allowed: {', '.join(supported)}.\nChoose another backbone."
                 )
 
     def _data(self) -> TokenPruningDataModule:

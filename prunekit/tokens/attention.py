@@ -24,14 +24,15 @@ class AttentionCall:
     """What the traversal tells one attention call.
 
     `keys` says which tokens may be attended to (None: all), `queries` weighs the rows that vote in `received`
-    (None: all count 1), `key_bias` is added to the logits of each key, `packing` is set for packed tokens.
-    All but `packing` are in the padded view.
+    (None: all count 1), `key_bias` is added to the logits of each key, `relative` to those of each pair (T5),
+    `packing` is set for packed tokens. All but `packing` are in the padded view.
     """
 
     needs: frozenset[Need] = frozenset()
     keys: Bool[Tensor, "batch tokens"] | None = None
     queries: Float[Tensor, "batch tokens"] | None = None
     key_bias: Float[Tensor, "batch tokens"] | None = None
+    relative: Float[Tensor, "batch heads tokens tokens"] | None = None
     packing: Packing | None = None
 
 
@@ -74,13 +75,19 @@ def attend_padded(
     """
     if not call.needs & {"received", "probs", "dropped"}:
         mask: Tensor | None
-        if call.key_bias is None:
+        if call.relative is not None:
+            hidden = _additive(call.keys, call.key_bias, query.dtype)
+            relative = call.relative.to(query.dtype)
+            mask = relative if hidden is None else relative + hidden
+        elif call.key_bias is None:
             mask = None if call.keys is None else call.keys[:, None, None, :].expand(-1, -1, query.shape[2], -1)
         else:
             mask = _additive(call.keys, call.key_bias, query.dtype)
         fused = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
         return fused.transpose(1, 2), Signals()
     logits = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if call.relative is not None:
+        logits = logits + call.relative
     additive = _additive(call.keys, call.key_bias, logits.dtype)
     probs = F.softmax(logits if additive is None else logits + additive, dim=-1)
     dropped = F.dropout(probs, dropout) if dropout else probs
@@ -113,7 +120,8 @@ def attend_packed(
     for group in packing.groups:
         q, k, v = (part[group.rows].transpose(1, 2) for part in rows)  # [group, heads, width, head]
         votes = None if group.real is None else group.real.float()
-        inner = AttentionCall(needs=call.needs, keys=group.real, queries=votes)
+        relative = None if call.relative is None else call.relative[group.sentences, :, : q.shape[2], : q.shape[2]]
+        inner = AttentionCall(needs=call.needs, keys=group.real, queries=votes, relative=relative)
         mixed, signals = attend_padded(q, k, v, inner, dropout, scaling)
         if group.real is None:
             output[group.rows] = mixed.to(output.dtype)
@@ -159,7 +167,7 @@ def pruning_attention(
     # equal lengths: the packed rows are the padded tokens, so no gather is needed
     batch = len(call.packing.lengths)
     q, k, v = (part[0].unflatten(1, (batch, -1)).transpose(0, 1) for part in (query, key, value))
-    mixed, signals = attend_padded(q, k, v, AttentionCall(needs=call.needs), dropout, scale)
+    mixed, signals = attend_padded(q, k, v, AttentionCall(needs=call.needs, relative=call.relative), dropout, scale)
     return mixed.flatten(0, 1)[None], signals
 
 

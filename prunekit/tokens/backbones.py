@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.tokens.attention import AttentionCall
@@ -47,13 +48,86 @@ def _feed_forward_distilbert(
     return layer.output_layer_norm(layer.ffn(attended) + attended)
 
 
+def _embed_marian(encoder: Any, input_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens hidden"]:
+    embedded = encoder.embed_tokens(input_ids) * encoder.stock["embed_scale"]
+    embedded = embedded + encoder.embed_positions(input_ids.shape)
+    return F.dropout(embedded, encoder.stock["dropout"], encoder.training)
+
+
+def _attend_marian(
+    layer: Any, hidden: Float[Tensor, "batch tokens hidden"], call: AttentionCall
+) -> tuple[Float[Tensor, "batch tokens hidden"], Signals]:
+    mixed, signals = layer.self_attn(hidden, attention_mask=None, pruning_call=call)
+    return layer.self_attn_layer_norm(hidden + F.dropout(mixed, layer.dropout, layer.training)), signals
+
+
+def _feed_forward_marian(
+    layer: Any, attended: Float[Tensor, "batch tokens hidden"]
+) -> Float[Tensor, "batch tokens hidden"]:
+    inner = F.dropout(layer.activation_fn(layer.fc1(attended)), layer.activation_dropout, layer.training)
+    return layer.final_layer_norm(attended + F.dropout(layer.fc2(inner), layer.dropout, layer.training))
+
+
+def _embed_t5(encoder: Any, input_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens hidden"]:
+    return encoder.dropout(encoder.embed_tokens(input_ids))
+
+
+def _attend_t5(
+    layer: Any, hidden: Float[Tensor, "batch tokens hidden"], call: AttentionCall
+) -> tuple[Float[Tensor, "batch tokens hidden"], Signals]:
+    # a bias that is given is not computed from contiguous positions; ours travels in the call
+    given = call.relative if call.relative is not None else hidden.new_zeros(())
+    attended, _, signals = layer.layer[0](hidden, position_bias=given, pruning_call=call)
+    return attended, signals
+
+
+def _feed_forward_t5(
+    layer: Any, attended: Float[Tensor, "batch tokens hidden"]
+) -> Float[Tensor, "batch tokens hidden"]:
+    return layer.layer[-1](attended)
+
+
+def _finish_t5(encoder: Any, hidden: Float[Tensor, "batch tokens hidden"]) -> Float[Tensor, "batch tokens hidden"]:
+    return encoder.dropout(encoder.final_layer_norm(hidden))
+
+
+def _relative_t5(
+    layers: nn.ModuleList, position: Int[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch heads tokens tokens"]:
+    first: Any = layers[0]
+    attention = first.layer[0].SelfAttention
+    distance = position[:, None, :] - position[:, :, None]
+    bucket = attention._relative_position_bucket(
+        distance,
+        bidirectional=True,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+    return attention.relative_attention_bias(bucket).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class Family:
-    """A Hugging Face architecture: the name of the submodule that loops over `.layer`, and a layer's two halves."""
+    """A Hugging Face architecture: the submodule that loops over layers, what it calls them, and a layer's two halves.
+
+    `relative` is what attention adds for distances, from the tokens' positions in the unpruned text. Where the encoder
+    of a translation model embeds tokens itself, `embed` does that, with what is not a module of it named in `stock`;
+    `finish` is what it does behind the last layer.
+    """
 
     encoder: str
     attend: Attend
     feed_forward: FeedForward
+    layers: str = "layer"
+    relative: Callable[[nn.ModuleList, Tensor], Tensor] | None = None
+    embed: Callable[[Any, Tensor], Tensor] | None = None
+    finish: Callable[[Any, Tensor], Tensor] | None = None
+    stock: tuple[str, ...] = ()
+
+    @property
+    def translates(self) -> bool:
+        """Whether a decoder reads what the encoder leaves."""
+        return self.embed is not None
 
 
 _BERT = Family("encoder", _attend_bert, _feed_forward_bert)
@@ -64,6 +138,23 @@ FAMILIES: dict[str, Family] = {
     "camembert": _BERT,
     "electra": _BERT,
     "distilbert": Family("transformer", _attend_distilbert, _feed_forward_distilbert),
+    "marian": Family(
+        "encoder",
+        _attend_marian,
+        _feed_forward_marian,
+        layers="layers",
+        embed=_embed_marian,
+        stock=("embed_scale", "dropout"),
+    ),
+    "t5": Family(
+        "encoder",
+        _attend_t5,
+        _feed_forward_t5,
+        layers="block",
+        relative=_relative_t5,
+        embed=_embed_t5,
+        finish=_finish_t5,
+    ),
 }
 
 

@@ -11,11 +11,13 @@ pack    survivors of the whole batch lie end to end, without padding
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -96,10 +98,15 @@ class PrunedEncoder(nn.Module):
         self, layers: nn.ModuleList, family: Family, pruner: TokenPruner | None, execution: Execution = "pack"
     ) -> None:
         super().__init__()
-        self.layer = layers
+        self.add_module(family.layers, layers)
         self.family = family
         self.pruner = pruner
         self.execution: Execution = execution
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The layers of Hugging Face, whatever the family calls them."""
+        return getattr(self, self.family.layers)
 
     def forward(
         self,
@@ -127,14 +134,38 @@ class PrunedEncoder(nn.Module):
                 f"the model was called with {', '.join(unknown)}, which the pruned encoder does not know; "
                 f"it takes trace, execution, prune and protected beside the arguments of transformers."
             )
+        walk = self._walk(hidden_states, attention_mask, trace, execution, prune, protected)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=walk.restore())
+
+    def _walk(
+        self,
+        hidden_states: Float[Tensor, "batch tokens hidden"],
+        attention_mask: Bool[Tensor, "batch tokens"] | None,
+        trace: Trace | None,
+        execution: str | None,
+        prune: bool,
+        protected: Bool[Tensor, "batch tokens"] | None,
+    ) -> _Walk:
         how: str = execution or self.execution
         if how not in get_args(Execution):
             raise ValueError(f"execution={how!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
         pruner = self.pruner if prune and how != "dense" else None
-        walk = _Walk(hidden_states, attention_mask, _protected(hidden_states, attention_mask, protected, pruner), how)
-        for index, layer in enumerate(self.layer):
+        stays = self._stays(hidden_states, attention_mask, protected, pruner)
+        walk = _Walk(hidden_states, attention_mask, stays, how)
+        for index, layer in enumerate(self.blocks):
             self._step(index, layer, walk, pruner, trace)
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=walk.restore())
+        return walk
+
+    def _stays(
+        self,
+        hidden: Float[Tensor, "batch tokens hidden"],
+        mask: Bool[Tensor, "batch tokens"] | None,
+        marked: Bool[Tensor, "batch tokens"] | None,
+        pruner: TokenPruner | None,
+    ) -> Float[Tensor, "batch tokens"]:
+        """1 where a token stays whatever its score: marked by the caller, or what the head reads."""
+        first = int(pruner is not None and pruner.protect_first)
+        return _protected(hidden, mask, marked, first, last=pruner is not None and pruner.protect_last)
 
     def _step(self, index: int, layer: nn.Module, walk: _Walk, pruner: TokenPruner | None, trace: Trace | None) -> None:
         decides = pruner is not None and index in pruner.layers
@@ -147,7 +178,9 @@ class PrunedEncoder(nn.Module):
         if walk.hidden.shape[1] == 0:
             walk.pass_by(index, trace)
             return
-        attended, signals = self.family.attend(layer, walk.hidden, walk.call(frozenset(needs), pruner))
+        attended, signals = self.family.attend(
+            layer, walk.hidden, walk.call(frozenset(needs), pruner, self._relative(walk))
+        )
         state = walk.state(index, needs)
         keep = state.keep
         if pruner is not None and decides:
@@ -174,21 +207,95 @@ class PrunedEncoder(nn.Module):
         if pruner is not None and decides and walk.execution == "soft":
             walk.soften(pruner.soft_form)
 
+    def _relative(self, walk: _Walk) -> Float[Tensor, "batch heads tokens tokens"] | None:
+        return None if self.family.relative is None else self.family.relative(self.blocks, walk.position)
+
+
+class TranslationEncoder(PrunedEncoder):
+    """Replaces the encoder of a translation model: embeds, traverses, and hands a decoder the tokens that are left.
+
+    The end of the sentence stays, and the first `prefix` tokens, which name the task. It is called by
+    prunekit.tokens.translation, because the decoder has to know who is left; a model that calls it is refused.
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(
+        self, encoder: nn.Module, family: Family, pruner: TokenPruner | None, execution: Execution, prefix: int
+    ) -> None:
+        super().__init__(getattr(encoder, family.layers), family, pruner, execution)
+        for name, child in encoder.named_children():
+            if name not in (family.layers, "pruner"):
+                self.add_module(name, child)
+        stock = getattr(encoder, "stock", None)  # of one that was prepared before
+        self.stock = {name: getattr(encoder, name) for name in family.stock} if stock is None else stock
+        self.prefix = prefix
+        self.training = encoder.training  # embeddings have dropout
+
+    def encode(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        *,
+        trace: Trace | None = None,
+        execution: str | None = None,
+        prune: bool = True,
+        protected: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> Survivors:
+        """What a decoder may attend to, and how much each of it counts."""
+        assert self.family.embed is not None
+        mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
+        hidden = self.family.embed(self, input_ids)
+        left = self._walk(hidden, mask, trace, execution, prune, protected).survivors()
+        return left if self.family.finish is None else replace(left, hidden=self.family.finish(self, left.hidden))
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Refuses: what a decoder would read with it are all tokens, pruned ones too.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "a pruned translation model was called as a stock one, so its decoder would see tokens that are gone; "
+            "call prunekit.tokens.translation.forward(model, ...) or generate(model, ...)."
+        )
+
+    def _stays(
+        self,
+        hidden: Float[Tensor, "batch tokens hidden"],
+        mask: Bool[Tensor, "batch tokens"] | None,
+        marked: Bool[Tensor, "batch tokens"] | None,
+        pruner: TokenPruner | None,
+    ) -> Float[Tensor, "batch tokens"]:
+        return _protected(hidden, mask, marked, self.prefix, last=True)
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """The encoder's tokens as a decoder gets them, padded to the widest sentence that is left; `keep` is 0 at padding
+    and at tokens that are gone, and between 0 and 1 under execution "soft".
+    """
+
+    hidden: Float[Tensor, "batch tokens hidden"]
+    keep: Float[Tensor, "batch tokens"]
+    position: Int[Tensor, "batch tokens"]
+
 
 def _protected(
     hidden: Float[Tensor, "batch tokens hidden"],
     mask: Bool[Tensor, "batch tokens"] | None,
     marked: Bool[Tensor, "batch tokens"] | None,
-    pruner: TokenPruner | None,
+    first: int,
+    *,
+    last: bool,
 ) -> Float[Tensor, "batch tokens"]:
-    """1 where a token stays whatever its score."""
+    """1 for marked tokens, the first so many, and the last real one."""
     stays = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if marked is None else marked.float()
-    if pruner is not None and pruner.protect_first:
-        stays = torch.cat([torch.ones_like(stays[:, :1]), stays[:, 1:]], dim=1)
-    if pruner is not None and pruner.protect_last:
+    stays = torch.cat([torch.ones_like(stays[:, :first]), stays[:, first:]], dim=1)
+    if last:
         column = torch.arange(stays.shape[1], device=stays.device)
-        last = column[-1:] if mask is None else (column * mask).argmax(-1, keepdim=True)
-        stays = torch.where(column == last, 1.0, stays)
+        end = column[-1:] if mask is None else (column * mask).argmax(-1, keepdim=True)
+        stays = torch.where(column == end, 1.0, stays)
     return stays
 
 
@@ -231,13 +338,13 @@ class _Walk:
         self.protected = self.packing.padded(self.protected[chosen])
         self.keep = self.packing.real.float()
 
-    def call(self, needs: frozenset[Need], pruner: TokenPruner | None) -> AttentionCall:
+    def call(self, needs: frozenset[Need], pruner: TokenPruner | None, relative: Tensor | None) -> AttentionCall:
         if self.packing is not None:
-            return AttentionCall(needs=needs, packing=self.packing)
+            return AttentionCall(needs=needs, relative=relative, packing=self.packing)
         hide = pruner is None or pruner.hide_gone or self.execution != "soft"
         keys = None if self.everyone else (self.keep if hide else self.real) > 0
         votes = None if self.everyone else (self.keep > 0).float() if self.bias is None else self.keep
-        return AttentionCall(needs=needs, keys=keys, queries=votes, key_bias=self.bias)
+        return AttentionCall(needs=needs, keys=keys, queries=votes, key_bias=self.bias, relative=relative)
 
     def state(self, layer: int, needs: set[Need]) -> TokenState:
         hidden = embedded = None
@@ -304,6 +411,11 @@ class _Walk:
                 )
             )
 
+    def survivors(self) -> Survivors:
+        """Who is left behind the last layer, in the padded view."""
+        hidden = self.hidden if self.packing is None else self.packing.padded(self.hidden[0])
+        return Survivors(hidden, self.keep, self.position)
+
     def restore(self) -> Float[Tensor, "batch tokens hidden"]:
         """All tokens in the incoming shape: survivors from the last layer, the others from where they left."""
         here = self.keep > 0
@@ -316,27 +428,53 @@ class _Walk:
         return torch.where(here[..., None], self.hidden.to(self.output.dtype), self.output)
 
 
-def install(model: PreTrainedModel, pruner: TokenPruner | None, execution: Execution = "pack") -> PreTrainedModel:
+def install(
+    model: PreTrainedModel, pruner: TokenPruner | None, execution: Execution = "pack", *, prefix: int = 0
+) -> PreTrainedModel:
     """Puts the traversal into a Hugging Face model, in place, and returns the model.
 
     Calling it again exchanges the pruner. Parameters of `pruner` become `...encoder.pruner.*` of the model.
+    `prefix` is of translation models: how many first tokens of a source name the task (T5), and always stay.
 
     Raises:
         ValueError: unsupported architecture, or `pruner.layers` names a layer that the model does not have.
     """
     family = family_of(model)
-    parent = model.base_model
+    parent = _parent(model, family)
     current = getattr(parent, family.encoder)
-    count = len(current.layer)
+    layers = getattr(current, family.layers)
+    count = len(layers)
     beyond = sorted(layer for layer in (pruner.layers if pruner else ()) if not 0 <= layer < count)
     if beyond:
         raise ValueError(
             f"the pruner decides at layer {beyond[-1]}, but {type(model).__name__} has layers 0..{count - 1}; "
             f"choose layers of that range, or another backbone."
         )
-    setattr(parent, family.encoder, PrunedEncoder(current.layer, family, pruner, execution))
+    if family.translates:
+        setattr(parent, family.encoder, TranslationEncoder(current, family, pruner, execution, prefix))
+        _attend_with_ours(layers)
+        return model
+    setattr(parent, family.encoder, PrunedEncoder(layers, family, pruner, execution))
     model.set_attn_implementation(IMPLEMENTATION)
     return model
+
+
+def _parent(model: PreTrainedModel, family: Family) -> Any:
+    """The module that holds the encoder; T5 names itself as its base."""
+    return model.base_model if hasattr(model.base_model, family.encoder) else model
+
+
+def _attend_with_ours(layers: nn.ModuleList) -> None:
+    """Has the encoder's layers call our attention function; a decoder that shares their config stays as it is."""
+    own: dict[int, Any] = {}
+    for module in layers.modules():
+        config: Any = getattr(module, "config", None)
+        if config is not None:
+            if id(config) not in own:
+                own[id(config)] = copy.deepcopy(config)
+                own[id(config)]._attn_implementation = IMPLEMENTATION
+                own[id(own[id(config)])] = own[id(config)]
+            module.config = own[id(config)]
 
 
 def encoder_of(model: PreTrainedModel) -> PrunedEncoder:
@@ -345,7 +483,8 @@ def encoder_of(model: PreTrainedModel) -> PrunedEncoder:
     Raises:
         TypeError: the model has none.
     """
-    encoder = getattr(model.base_model, family_of(model).encoder)
+    family = family_of(model)
+    encoder = getattr(_parent(model, family), family.encoder)
     if not isinstance(encoder, PrunedEncoder):
         raise TypeError(
             f"{type(model).__name__} has a stock encoder; call prunekit.tokens.encoder.install(model, pruner) first."
