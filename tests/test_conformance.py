@@ -19,6 +19,10 @@ for name in METHODS:
     globals()[title] = type(title, (MethodConformance,), own)
 
 
+class TestThresholdProfile(MethodConformance):
+    overrides = ("method=threshold", "method.profile=geometric")
+
+
 # -- the checks can fail -------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import torch
 from conftest import method_under_test, sentences
 
 from prunekit.evaluation import evaluate
+from prunekit.schema import ConfigError
 from prunekit.tokens.policies import KeepRatio
 
 KEEP_RATIO = ["topk", "random", "first"]
@@ -188,3 +189,22 @@ def test_thresholds_are_logged():
     found.on_validation_epoch_end()
     logged = [found.logged[f"threshold/layer_{layer:02d}"] for layer in (1, 2, 3)]
     assert logged == pytest.approx([float(found.policy.scale) * n / 4 for n in (1, 2, 3)])
+
+
+@pytest.mark.parametrize("budget", [1.4, 2.0])
+def test_thresholds_set_to_a_profile_keep_an_even_share_at_each_layer_and_meet_the_budget(budget):
+    found = threshold(budget=budget, profile="geometric")
+    found.calibrate()
+    setting = found.setting
+    kept = evaluate(found.model, VALIDATION, setting.spec, setting.shape, setting.classes, "mask").tokens_per_layer
+    assert measured(found) == pytest.approx(budget, rel=0.02)
+    ratios = [kept[layer] / kept[layer - 1] for layer in (1, 2, 3)]
+    assert max(ratios) - min(ratios) < 0.15
+    other = threshold(budget=budget, profile="geometric")
+    other.load_state_dict(found.state_dict())
+    assert measured(other) == measured(found)
+
+
+def test_a_profile_takes_a_budget_and_nothing_else():
+    with pytest.raises(ConfigError, match=r"method\.profile=geometric goes by the budget, not by method\.final_thres"):
+        threshold(budget=None, final_threshold=0.01, profile="geometric")

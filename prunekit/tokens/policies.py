@@ -169,6 +169,21 @@ class Threshold(KeepPolicy):
         return found
 
 
+class ProfileThreshold(Threshold):
+    """Thresholds of any form over the layers, set from scores: `values`, in the order of the layers."""
+
+    values: Tensor
+
+    def __init__(self, thresholds: Mapping[Any, float]) -> None:
+        super().__init__(thresholds)
+        self.row = {layer: row for row, layer in enumerate(self.thresholds)}
+        self.register_buffer("values", torch.tensor(list(self.thresholds.values())))
+
+    def threshold(self, layer: int) -> Float[Tensor, ""]:
+        """What was set, scaled."""
+        return self.scale * self.values[self.row[layer]]
+
+
 class LearnedThreshold(Threshold):
     """A threshold per layer that is trained: softly a token counts sigmoid((score - threshold) / temperature).
 
