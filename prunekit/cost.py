@@ -102,20 +102,22 @@ def nominal_counts(
     lengths: Shaped[Tensor, "sentences"],
     decision_layers: Sequence[int],
     layers: int,
+    protected: Shaped[Tensor, "sentences"] | int = 1,
 ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
-    """Fractional tokens entering attention and feed-forward if each location keeps exactly its share; [CLS] stays.
+    """Fractional tokens entering attention and feed-forward if each location keeps exactly its share.
 
+    `protected` tokens of each sentence stay, of which [CLS] is one.
     Source: top.md 2.1, Moonlit l0_module.py:596-663; the length there is (L - 1) * r + 1.
     """
     share = keep.new_ones(())
     row = {layer: index for index, layer in enumerate(decision_layers)}
-    ranked = lengths.to(keep.dtype) - 1
+    ranked = lengths.to(keep.dtype) - protected
     tokens_in, tokens_out = [], []
     for layer in range(layers):
-        tokens_in.append(ranked * share + 1)
+        tokens_in.append(ranked * share + protected)
         if layer in row:
             share = share * keep[row[layer]]
-        tokens_out.append(ranked * share + 1)
+        tokens_out.append(ranked * share + protected)
     return torch.stack(tokens_in), torch.stack(tokens_out)
 
 
@@ -144,24 +146,25 @@ def expected_counts(
     decision_layers: Sequence[int],
     layers: int,
     min_tokens: int = 0,
+    protected: Shaped[Tensor, "sentences"] | int = 1,
 ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
     """Expected tokens entering attention and feed-forward when a bin weighs as many tokens as really fall in it.
 
     A sentence with fewer tokens than bins leaves bins empty: closing those saves nothing, and counts as nothing
-    here. `min_tokens` stay beside [CLS] whatever the gates say. Differentiable in the open probabilities, not in how
-    many tokens a bin holds.
+    here. `protected` tokens, of which [CLS] is one, and `min_tokens` beside them stay whatever the gates say.
+    Differentiable in the open probabilities, not in how many tokens a bin holds.
     """
     row = {layer: index for index, layer in enumerate(decision_layers)}
-    ranked = lengths.to(fine.dtype) - 1
+    ranked = lengths.to(fine.dtype) - protected
     tokens_in, tokens_out = [], []
     for layer in range(layers):
-        tokens_in.append(ranked + 1)
+        tokens_in.append(ranked + protected)
         if layer in row:
             held = bin_occupancy(ranked.detach(), fine.shape[-1]).to(fine.dtype)
             kept = (held * fine[row[layer]]).sum(-1) / held.sum(-1).clamp(min=1e-9)
             fewest = ranked.clamp(max=float(min_tokens))
             ranked = torch.maximum(ranked * (1 - (1 - kept) * coarse[row[layer]]), fewest)
-        tokens_out.append(ranked + 1)
+        tokens_out.append(ranked + protected)
     return torch.stack(tokens_in), torch.stack(tokens_out)
 
 

@@ -11,26 +11,35 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
+def choices(
+    logits: Float[Tensor, "batch options"] | Float[Tensor, "batch tokens 2"],
+) -> Float[Tensor, "decisions options"]:
+    """Logits with a row per decision: one per text among classes, or two per text among tokens, first and last."""
+    return logits if logits.dim() == 2 else logits.movedim(-1, 1).flatten(0, 1)
+
+
 def task_loss(
-    logits: Float[Tensor, "batch outputs"],
-    labels: Shaped[Tensor, "batch"],
-    kind: Literal["classification", "regression"],
+    logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens 2"],
+    labels: Shaped[Tensor, "batch *two"],
+    kind: Literal["classification", "regression", "span"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of classes, or mean squared error of the one output."""
+    """Cross-entropy of classes, or of the first and last token of an answer; or squared error of the one output."""
     if kind == "regression":
         return F.mse_loss(logits.float().squeeze(-1), labels.float())
-    return F.cross_entropy(logits.float(), labels)
+    return F.cross_entropy(choices(logits).float(), labels.flatten())
 
 
 def distillation_loss(
-    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float
+    student: Float[Tensor, "batch classes"] | Float[Tensor, "batch tokens 2"],
+    teacher: Float[Tensor, "batch classes"] | Float[Tensor, "batch tokens 2"],
+    temperature: float,
 ) -> Float[Tensor, ""]:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch and, of answers, first and last.
 
     Source: Hinton et al., arXiv:1503.02531; ToP uses T = 2 and no other task loss.
     """
-    wanted = F.log_softmax(teacher.float() / temperature, dim=-1)
-    found = F.log_softmax(student.float() / temperature, dim=-1)
+    wanted = F.log_softmax(choices(teacher).float() / temperature, dim=-1)
+    found = F.log_softmax(choices(student).float() / temperature, dim=-1)
     return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -15,7 +16,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from prunekit import pretrained
@@ -30,10 +31,12 @@ from prunekit.checkpoint import (
 )
 from prunekit.config import ConfigError, config_hash, declared, parse_budget
 from prunekit.cost import Shape
+from prunekit.data.encoding import EncodedSplit
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Measured, PerRow, evaluate, kept_tokens
+from prunekit.heads import HEADS
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
 from prunekit.report import examples
@@ -220,7 +223,7 @@ class Pipeline:
         )
         data.setup()
         self.folder.update_manifest({"data_fingerprint": data.fingerprint, "truncated": data.truncated})
-        rows = ", ".join(f"{name} {len(data.split(name))}" for name in ("train", "validation", "test"))
+        rows = ", ".join(_rows(name, data.split(name)) for name in ("train", "validation", "test"))
         cut = sum(found["rows"] for found in data.truncated.values())
         mean = data.split("train").lengths.float().mean()
         say(
@@ -255,6 +258,8 @@ class Pipeline:
             tolerance=self.cfg["budget_tolerance"],
             teacher=teacher,
             validation=partial(data.loader, "validation"),
+            questions=[data.split(name).questions for name in data.validation_splits],
+            protected={name: data.split(name).protected for name in ("train", "validation", "test")},
         )
 
     def _check_budget(self, setting: Setting) -> None:
@@ -305,22 +310,22 @@ class Pipeline:
         path = data.cache_dir / "teachers" / f"{weights[:16]}-{data.fingerprint[:16]}.safetensors"
         if (stored := TeacherOutputs.load_if_whole(path)) is not None:
             return stored
-        model = install(self._classifier(teacher.folder, data), None, "dense")
+        model = install(self._model(teacher.folder, data), None, "dense")
         batches = data.loader("train")
         outputs = teacher_outputs(model, track(batches, "teacher outputs", len(batches)), data.split("train").lengths)
         path.parent.mkdir(parents=True, exist_ok=True)
         outputs.save(path)
         return outputs
 
-    def _classifier(self, source: Path | str, data: TokenPruningDataModule) -> PreTrainedModel:
+    def _model(self, source: Path | str, data: TokenPruningDataModule) -> PreTrainedModel:
         try:
-            return pretrained.load_classifier(source, labels=data.label_names)
+            return pretrained.load_model(source, self.spec.kind, data.label_names)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
     def _method(self, setting: Setting, teacher: Teacher | None, data: TokenPruningDataModule) -> TokenPruningMethod:
         kind, options = method_class(self.cfg), method_options(self.cfg)
-        model = self._classifier(teacher.folder if teacher else self.backbone, data)
+        model = self._model(teacher.folder if teacher else self.backbone, data)
         if kind.uses_teacher and teacher is not None:
             setting = replace(setting, teacher=self._outputs(teacher, data))
         install(model, kind.build_pruner(setting.shape, **options), "pack")
@@ -398,16 +403,22 @@ class Pipeline:
                     f"{module.test_execution!r} than under 'mask': scores that tie up to rounding"
                 )
 
-        def on(split: str, execution: Execution, model: PreTrainedModel = model) -> Measured:
-            batches = data.loader(split)
+        def on(
+            split: str, execution: Execution, model: PreTrainedModel = model, spec: TaskSpec = self.spec
+        ) -> Measured:
+            batches, questions = data.loader(split), data.split(split).questions
             shown = track(batches, f"{split} ({execution})", len(batches))
-            return evaluate(model, shown, self.spec, setting.shape, setting.classes, execution)
+            return evaluate(model, shown, spec, setting.shape, setting.classes, execution, questions)
 
-        validation, test = on("validation", "mask"), on("test", module.test_execution)
-        dense, dense_model = test, model
+        validation = on("validation", "mask")
+        spec = replace(self.spec, **validation.settled)
+        test = dense = on("test", module.test_execution, spec=spec)
+        dense_model = model
         if teacher is not None:
-            dense_model = install(self._classifier(teacher.folder, data), None, "dense")
-            dense = on("test", "dense", dense_model)
+            dense_model = install(self._model(teacher.folder, data), None, "dense")
+            settles = bool(validation.settled) and data.has_test
+            own = on("validation", "dense", dense_model).settled if settles else {}
+            dense = on("test", "dense", dense_model, replace(self.spec, **own))
         result = self._result(module, validation, test, dense.metrics, data)
         result["bands"] = self._bands(module, model, dense_model, data)
         name = f"{self.cfg['method']['name']} on {self.spec.name}, {_test_split(data)}"
@@ -419,11 +430,15 @@ class Pipeline:
         if result["bands"]:
             write_bands(plots, name, self.spec.score, result["bands"])
         tokenizer = AutoTokenizer.from_pretrained(self.backbone)
-        if self.cfg["examples"]:
+        if self.cfg["examples"] and test.per_row.predicted is not None:
             self._examples(model, data, tokenizer, dense.per_row, test.per_row)
         folder = self.folder.path / "model"
         others = [split for split in data.validation_splits if split != "validation"]
-        result["score"]["other_splits"] = {split: on(split, module.test_execution).metrics for split in others}
+        result["score"]["other_splits"] = {
+            split: on(split, module.test_execution, spec=spec).metrics for split in others
+        }
+        if test.answers is not None:
+            atomic_write_text(self.folder.path / "predictions.json", _predictions(data.split("test"), test.answers))
         encoder_of(model).execution = module.test_execution
         pretrained.save(model, tokenizer, folder)
         if self.cfg["bench"]["enabled"] and module.test_execution == "pack":
@@ -434,6 +449,7 @@ class Pipeline:
             result,
             base_model=self.cfg["backbone"].get("hub"),
             labels=list(data.label_names) if data.label_names else None,
+            task_type=HEADS[self.spec.kind].pipeline,
             hardware=self.folder.manifest().get("cpu"),
         )
         atomic_write_text(folder / "README.md", card)
@@ -489,7 +505,7 @@ class Pipeline:
         dense: dict[str, float],
         data: TokenPruningDataModule,
     ) -> dict[str, Any]:
-        cfg, setting = self.cfg, module.setting
+        cfg, setting, spec = self.cfg, module.setting, replace(self.spec, **validation.settled)
         budget = module.budget_report(validation.reduction)
         met = budget["met"]
         low, high = module.feasible(setting, **method_options(cfg))
@@ -512,14 +528,21 @@ class Pipeline:
             "score": {
                 "metric": self.spec.score,
                 "split": _test_split(data),
-                "rows": test.rows,
+                "rows": test.judged,
+                "of": self.spec.judged_name,
+                **({"null_threshold": spec.null_threshold} if spec.unanswerable else {}),
                 "dense": dense[self.spec.score],
                 "pruned": test.metrics[self.spec.score],
                 "dense_all": dense,
                 "pruned_all": test.metrics,
                 "validation": validation.metrics[self.spec.score],
             },
-            "flops": {**test.cost, "padded_to": self.spec.padded_length, "split": _test_split(data)},
+            "flops": {
+                **test.cost,
+                "padded_to": self.spec.padded_length,
+                "split": _test_split(data),
+                "per": self.spec.row_name,
+            },
             "tokens_per_layer": test.tokens_per_layer,
             "mean_length": float(data.split("test").lengths.float().mean()),
             "speed": [],
@@ -561,7 +584,7 @@ class Pipeline:
     def _speed(self, model: PreTrainedModel, folder: Path, data: TokenPruningDataModule) -> list[dict[str, Any]]:
         """Interleaved medians at each batch size, on test sentences in a seeded order."""
         bench = self.cfg["bench"]
-        stock = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        stock = pretrained.load_stock(folder)
         # shuffled, as requests come: sorted by length, padding would cost the padded model nothing
         test = data.split("test")
         order = torch.randperm(len(test), generator=generator_of("bench"))
@@ -571,6 +594,18 @@ class Pipeline:
             rounds = track(range(bench["rounds"] + 1), f"speed at batch {size}", bench["rounds"] + 1)
             rows.append(compare_speed(model, stock, batches, rounds))
         return rows
+
+
+def _rows(name: str, split: EncodedSplit) -> str:
+    windows = f" in {len(split)} windows" if split.questions is not None else ""
+    return f"{name} {split.judged}{windows}"
+
+
+def _predictions(split: EncodedSplit, answers: list[str]) -> str:
+    """Answers by the ids of their questions, as SQuAD's own script reads them."""
+    ids = split.questions.ids if split.questions is not None else None
+    names = ids or [str(row + 1) for row in range(len(answers))]
+    return json.dumps(dict(zip(names, answers, strict=True)), ensure_ascii=False, indent=1) + "\n"
 
 
 def _test_split(data: TokenPruningDataModule) -> str:

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from prunekit.cost import Shape
+from prunekit.data.spec import Kind
+from prunekit.heads import CLASSIFIER, HEADS, READER, stored_head
 from prunekit.runs import atomic_write_text
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy
@@ -32,6 +34,24 @@ TENSORS = "prunekit.safetensors"
 TASK = "task_pruner"  # .json and .safetensors: a pruner without a model
 
 
+def load_model(source: str | Path, kind: Kind, labels: Sequence[str] | None) -> PreTrainedModel:
+    """A model with the head that a kind of task needs; `labels` are the class names, None where there are none.
+
+    Raises:
+        ValueError: `source` has a head of another kind or size.
+    """
+    head, stored = HEADS[kind], stored_head(source)
+    if stored is not None and stored is not head:
+        raise ValueError(
+            f"{source} has a head for {stored.pipeline}, but the task is {head.pipeline}; "
+            f"choose a model fine-tuned on this task, or a backbone without a head."
+        )
+    if head is not READER:
+        return load_classifier(source, labels=labels)
+    with _Quiet():
+        return head.auto.from_pretrained(source, num_labels=2, dtype=torch.float32)
+
+
 def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreTrainedModel:
     """A sequence classifier with the weights of `source`, in float32; a missing head is drawn from torch's RNG.
 
@@ -42,7 +62,7 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
     """
     config = AutoConfig.from_pretrained(source)
     count = len(labels) if labels else 1
-    stored = config.num_labels if config.architectures and "SequenceClassification" in config.architectures[0] else None
+    stored = config.num_labels if stored_head(source) is CLASSIFIER else None
     if stored not in (None, count):
         raise ValueError(
             f"{source} has a head with {stored} outputs, but the task has {count}; "
@@ -50,7 +70,7 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
         )
     names = {i: str(name) for i, name in enumerate(labels)} if labels else {0: "score"}
     with _Quiet():
-        return AutoModelForSequenceClassification.from_pretrained(
+        return CLASSIFIER.auto.from_pretrained(
             source,
             num_labels=count,
             id2label=names,
@@ -58,6 +78,12 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
             problem_type="single_label_classification" if labels else "regression",
             dtype=torch.float32,
         )
+
+
+def load_stock(folder: str | Path) -> PreTrainedModel:
+    """The plain Hugging Face model of a folder, with the head it was saved with, in float32 and evaluation mode."""
+    with _Quiet():
+        return (stored_head(folder) or CLASSIFIER).auto.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 class _Quiet:
@@ -190,8 +216,7 @@ def load(folder: str | Path, execution: Execution | None = None) -> PreTrainedMo
     _check_hash(folder / "model.safetensors", settings["weights_sha256"])
     if settings["pruner"] is not None:
         _check_hash(folder / TENSORS, settings["tensors_sha256"])
-    with _Quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    model = load_stock(folder)
     pruner = None
     if settings["pruner"] is not None:
         pruner = _read_pruner(settings["pruner"], folder / TENSORS)

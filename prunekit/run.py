@@ -98,6 +98,8 @@ def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
         dense[block] = default[block] | {"enabled": False} if block == "bench" else default[block]
     # who the test is reported by is no matter of the teacher's; what it is trained on is
     dense["data"] = dense["data"] | {"eval_bands": None}
+    if "protect_question" in dense["task"]:
+        dense["task"]["protect_question"] = False  # where nothing is pruned it changes nothing
     dense |= {"budget": None, "budget_tolerance": default["budget_tolerance"], "force": False}
     return dense
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.evaluation import model_inputs
+from prunekit.heads import NOWHERE, by_token, logits_of
 from prunekit.tokens.policies import ranks
 from prunekit.tokens.state import Trace
 
@@ -22,24 +24,30 @@ from prunekit.tokens.state import Trace
 class TeacherOutputs:
     """Logits of every training row, and the rank of each token by the attention it receives in the last layer.
 
-    `ranks` lie end to end, `offsets[row]` is where a row begins; 0 = best, -1 = [CLS].
+    `ranks` lie end to end, `offsets[row]` is where a row begins; 0 = best, -1 = [CLS]. Where answers are found there
+    are logits per token, [1, total, 2], end to end too.
     """
 
-    logits: Float[Tensor, "rows classes"]
+    logits: Float[Tensor, "rows classes"] | Float[Tensor, "1 total 2"]
     ranks: Int[Tensor, "total"]
     offsets: Int[Tensor, "boundaries"]
 
     def batch(
         self, index: Int[Tensor, "batch"], width: int
-    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch width"]]:
-        """Logits and ranks of the rows `index`, ranks padded with -1 to `width` columns."""
+    ) -> tuple[Float[Tensor, "batch classes"] | Float[Tensor, "batch width 2"], Int[Tensor, "batch width"]]:
+        """Logits and ranks of the rows `index`, padded to `width` columns where they are per token; ranks with -1."""
         rows = index.cpu()
         start, end = self.offsets[rows], self.offsets[rows + 1]
         column = torch.arange(width)[None, :]
         inside = column < (end - start)[:, None]
         place = (start[:, None] + column).clamp(max=len(self.ranks) - 1)
         found = torch.where(inside, self.ranks[place].long(), -1)
-        return self.logits[rows].to(index.device), found.to(index.device)
+        logits = self.logits
+        if by_token(logits):
+            logits = logits[0, place].masked_fill(~inside[..., None], NOWHERE)
+        else:
+            logits = logits[rows]
+        return logits.to(index.device), found.to(index.device)
 
     def save(self, path: Path) -> None:
         """Writes the outputs atomically."""
@@ -76,10 +84,8 @@ def teacher_outputs(
     logits: Tensor | None = None
     for batch in batches:
         trace = Trace.scoring([last])
-        inputs = {name: batch[name].to(model.device) for name in batch if name not in ("labels", "index")}
-        out = model(**inputs, execution="dense", trace=trace).logits.float().cpu()
-        logits = out.new_zeros((len(lengths), out.shape[-1])) if logits is None else logits
-        logits[batch["index"]] = out
+        inputs = {name: tensor.to(model.device) for name, tensor in model_inputs(batch).items()}
+        out = logits_of(model(**inputs, execution="dense", trace=trace), inputs).float().cpu()
         scores = trace.layers[last].received
         assert scores is not None
         real = batch["attention_mask"].float()
@@ -87,6 +93,12 @@ def teacher_outputs(
         order = ranks(scores.cpu(), ranked).masked_fill(ranked == 0, -1)
         place = offsets[batch["index"]][:, None] + torch.arange(real.shape[1])
         flat[place[real > 0]] = order[real > 0].to(torch.int16)
+        if logits is None:
+            logits = out.new_zeros((1, len(flat), 2) if by_token(out) else (len(lengths), out.shape[-1]))
+        if by_token(out):
+            logits[0, place[real > 0]] = out[real > 0]
+        else:
+            logits[batch["index"]] = out
     if logits is None:
         raise ValueError("the teacher was given 0 batches; the training split must have at least one row.")
     return TeacherOutputs(logits, flat, offsets)

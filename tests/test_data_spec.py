@@ -58,11 +58,22 @@ def test_columns_are_text_pair_and_label():
     [
         ({"lable": "y"}, r"task.lable is no key of a task; did you mean task.label\?"),
         ({"xyzzy": "y"}, r"task.xyzzy is no key of a task; known: empty, file, .*validation_splits\."),
-        ({"kind": "ranking"}, "task.kind=ranking; allowed: classification, regression"),
+        ({"kind": "ranking"}, "task.kind=ranking; allowed: classification, regression, span"),
         ({"metrics": ["bleu"]}, "metric bleu is not for task.kind=classification; choose from accuracy, f1"),
         ({"kind": "regression", "metrics": ["f1"]}, "metric f1 is not for task.kind=regression; choose from pearson"),
         ({"metrics": ["accuracy"], "score": "matthews"}, r"task.score=matthews is not computed.*=\[accuracy\]"),
         ({"kind": "regression", "labels": ["a", "b"]}, r"task.labels=\[a, b\] with task.kind=regression"),
+        ({"kind": "span"}, "task.text_pair=null with task.kind=span: there is no text to find answers in"),
+        ({"kind": "span", "text_pair": "c", "labels": ["a", "b"]}, r"task.labels=\[a, b\] with task.kind=span"),
+        ({"kind": "span", "text_pair": "c", "empty": "keep"}, "task.empty=keep with task.kind=span"),
+        (
+            {"kind": "span", "text_pair": "c", "max_length": 100, "stride": 96},
+            "task.stride=96 with task.max_length=100: windows would not move on",
+        ),
+        (
+            {"kind": "span", "text_pair": "c", "metrics": ["accuracy"]},
+            "metric accuracy .*; choose from f1, exact_match",
+        ),
         ({"labels": ["a", "b", "a"]}, "task.labels names 'a' twice"),
         ({"labels": ["a"]}, r"task.labels=\[a\] has 1 label"),
         ({"labels": ["a", "b", "c"], "metrics": ["f1"]}, "f1 is of two classes, but task.labels has 3; use macro_f1"),

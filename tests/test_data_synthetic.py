@@ -32,6 +32,12 @@ def test_every_task_can_be_generated_in_its_own_shape(task):
     if spec.kind == "regression":
         assert set(found.splits["train"].labels) == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
         assert found.label_names is None
+    elif spec.kind == "span":
+        rows = found.splits["train"]
+        for context, answer in zip(rows.pairs, rows.labels, strict=True):
+            for text, start in zip(answer.texts, answer.starts, strict=True):
+                assert context[start:].startswith(text)
+        assert spec.unanswerable == any(not answer.texts for answer in rows.labels)
     else:
         assert set(found.splits["train"].labels) == set(range(len(found.label_names)))
         assert spec.labels in (None, found.label_names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prunekit.data.reading import Rows
 from prunekit.data.spec import DataError
+from prunekit.data.windows import question_tokens, windows
 
 # part of every fingerprint: raise it when the code below changes what it computes
 VERSION = "1"
@@ -38,15 +39,21 @@ class EncodedSplit:
     """The token ids of all rows, end to end; row i is `ids[offsets[i]:offsets[i + 1]]`.
 
     `truncated` counts rows cut at the longest length allowed; `segments` are token types, for models that have them.
+    Of a task that finds answers a row is a window, `spans` and `examples` are those of `windows`, `labels` have two
+    columns, and `questions` holds what was asked. `protect_question` marks all but the context as `protected`.
     """
 
     ids: Int[Tensor, "total"]
     offsets: Int[Tensor, "boundaries"]
-    labels: Shaped[Tensor, "rows"]
+    labels: Shaped[Tensor, "rows *outputs"]
     fingerprint: str
     segments: Int[Tensor, "total"] | None = None
     truncated: int = 0
     padding: Padding = Padding()
+    spans: Int[Tensor, "total 2"] | None = None
+    examples: Int[Tensor, "rows"] | None = None
+    questions: Rows | None = field(default=None, repr=False, compare=False)
+    protect_question: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +62,20 @@ class EncodedSplit:
     def lengths(self) -> Int[Tensor, "rows"]:
         """Tokens of each row, special ones included."""
         return self.offsets.diff()
+
+    @property
+    def judged(self) -> int:
+        """How many rows there were before any was read in several windows."""
+        return len(self) if self.questions is None else len(self.questions)
+
+    @property
+    def protected(self) -> Int[Tensor, "rows"]:
+        """How many tokens of each row must stay: [CLS], or all before the context."""
+        if self.spans is None or not self.protect_question:
+            return torch.ones(len(self), dtype=torch.int64)
+        context = torch.nn.functional.pad((self.spans[:, 0] >= 0).long().cumsum(0), (1, 0))
+        first = torch.searchsorted(context, context[self.offsets[:-1]] + 1) - 1
+        return (first - self.offsets[:-1]).minimum(self.lengths)
 
     def row(self, number: int) -> list[int]:
         """The token ids of one row."""
@@ -73,6 +94,11 @@ class EncodedSplit:
         }
         if self.segments is not None:
             batch["token_type_ids"] = self.segments[place].long().masked_fill(~inside, self.padding.segment)
+        if self.spans is not None and self.examples is not None:
+            spans = self.spans[place].masked_fill(~inside[..., None], -1)
+            batch |= {"spans": spans, "example": self.examples[rows]}
+            if self.protect_question:
+                batch["protected"] = question_tokens(spans, inside)
         return batch | {"labels": self.labels[rows], "index": rows.clone()}
 
 
@@ -114,9 +140,11 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(f"{settings}{content}".encode()).hexdigest()
 
 
-def fingerprint(rows: Rows, tokenizer_hash: str, max_length: int) -> str:
-    """Hex digest of everything that the encoding of these rows hangs on, labels included."""
-    digest = hashlib.sha256(f"{VERSION} {tokenizer_hash} {max_length} {len(rows)} {rows.pairs is None}\n".encode())
+def fingerprint(rows: Rows, tokenizer_hash: str, max_length: int, stride: int | None = None) -> str:
+    """Hex digest of everything that the encoding of these rows hangs on, labels included; `stride` is of windows."""
+    overlap = "" if stride is None else f" {stride}"
+    head = f"{VERSION} {tokenizer_hash} {max_length} {len(rows)} {rows.pairs is None}{overlap}\n"
+    digest = hashlib.sha256(head.encode())
     for text in [*rows.texts, *(rows.pairs or ())]:
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "little"))  # so that moving a border between two texts shows
@@ -127,9 +155,17 @@ def fingerprint(rows: Rows, tokenizer_hash: str, max_length: int) -> str:
 
 
 def encode(
-    rows: Rows, tokenizer: Any, max_length: int, cache: Path | None = None, tokenizer_hash: str | None = None
+    rows: Rows,
+    tokenizer: Any,
+    max_length: int,
+    cache: Path | None = None,
+    tokenizer_hash: str | None = None,
+    *,
+    stride: int | None = None,
 ) -> EncodedSplit:
     """Tokenises rows, or reads what an earlier call with the same rows, tokenizer and length left in `cache`.
+
+    With a `stride` nothing is cut: rows are questions and contexts, read in windows that overlap by so many tokens.
 
     Raises:
         DataError: `max_length` is more than the model reads.
@@ -139,16 +175,18 @@ def encode(
             f"task.max_length={max_length}, but this backbone reads at most {tokenizer.model_max_length} tokens; "
             f"set task.max_length={tokenizer.model_max_length} or less."
         )
-    key = fingerprint(rows, tokenizer_hash or tokenizer_fingerprint(tokenizer), max_length)
+    key = fingerprint(rows, tokenizer_hash or tokenizer_fingerprint(tokenizer), max_length, stride)
     path = None if cache is None else cache / f"{key[:32]}.safetensors"
     padding = Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
-    stored = _load(path, key, padding) if path is not None else None
-    if stored is not None:
-        return stored
-    found = _tokenise(rows, tokenizer, max_length, key, padding)
-    if path is not None:
-        _save(found, path)
-    return found
+    found = _load(path, key, padding) if path is not None else None
+    if found is None:
+        if stride is None:
+            found = _tokenise(rows, tokenizer, max_length, key, padding)
+        else:
+            found = EncodedSplit(**windows(rows, tokenizer, max_length, stride), fingerprint=key, padding=padding)
+        if path is not None:
+            _save(found, path)
+    return found if stride is None else replace(found, questions=rows)
 
 
 def _tokenise(rows: Rows, tokenizer: Any, max_length: int, key: str, padding: Padding) -> EncodedSplit:
@@ -179,11 +217,12 @@ def _tokenise(rows: Rows, tokenizer: Any, max_length: int, key: str, padding: Pa
         if typed:
             segments += [np.asarray(found, np.int8) for found in encoded["token_type_ids"]]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    number = torch.float32 if rows.labels and isinstance(rows.labels[0], float) else torch.int64
+    labels: Any = rows.labels
+    number = torch.float32 if labels and isinstance(labels[0], float) else torch.int64
     return EncodedSplit(
         ids=torch.from_numpy(np.concatenate(ids)),
         offsets=torch.from_numpy(offsets),
-        labels=torch.tensor(rows.labels, dtype=number),
+        labels=torch.tensor(labels, dtype=number),
         fingerprint=key,
         segments=torch.from_numpy(np.concatenate(segments)) if typed else None,
         truncated=truncated,
@@ -199,8 +238,8 @@ def _call(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, **c
 def _save(split: EncodedSplit, path: Path) -> None:
     """Writes atomically; a cache that cannot be written is done without."""
     tensors = {"ids": split.ids, "offsets": split.offsets, "labels": split.labels}
-    if split.segments is not None:
-        tensors["segments"] = split.segments
+    optional = {"segments": split.segments, "spans": split.spans, "examples": split.examples}
+    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,6 +268,8 @@ def _load(path: Path, key: str, padding: Padding) -> EncodedSplit | None:
             labels=tensors["labels"],
             fingerprint=key,
             segments=tensors.get("segments"),
+            spans=tensors.get("spans"),
+            examples=tensors.get("examples"),
             truncated=int(about["truncated"]),
             padding=padding,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ class TokenPruningDataModule(L.LightningDataModule):
     Splits are "train", "validation", further validation splits by their own names, and "test", which is "validation"
     where the task has no labelled test. A batch is a dict of `input_ids`, `attention_mask`, `token_type_ids` (where
     the model has them), `labels` and `index`, the row numbers in the split; it is padded to its longest row.
+    Where answers are to be found, rows are windows, and a batch says where each token stands in the context (`spans`)
+    and which question a window belongs to (`example`).
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class TokenPruningDataModule(L.LightningDataModule):
         self._own_test = "test" in task.splits
 
         def encoded(rows: Rows) -> EncodedSplit:
-            return encode(rows, tokenizer, self.spec.max_length, self.cache_dir / "tokens", tokenizer_hash)
+            cache, stride = self.cache_dir / "tokens", self.spec.stride if self.spec.kind == "span" else None
+            found = encode(rows, tokenizer, self.spec.max_length, cache, tokenizer_hash, stride=stride)
+            return replace(found, protect_question=self.spec.protect_question)
 
         chosen, bands = self._banded(task.splits, encoded)
         limited = {name: self._limited(name, rows) for name, rows in chosen.items()}
@@ -104,6 +109,11 @@ class TokenPruningDataModule(L.LightningDataModule):
         chosen = dict(splits)
         if self.train_band is None and self.eval_bands is None:
             return chosen, []
+        if self.spec.kind == "span":
+            raise DataError(
+                f"data.train_band and data.eval_bands are of text lengths, but task={self.spec.name} reads in windows.\n"
+                "Allowed: null with task.kind=span.\nLeave them out, or choose another task."
+            )
         longest = self.spec.max_length
         lengths = {name: encoded(rows).lengths for name, rows in splits.items()}
         tested = "test" if self._own_test else "validation"
@@ -150,7 +160,9 @@ class TokenPruningDataModule(L.LightningDataModule):
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the model: classes, or 1 under regression."""
+        """Outputs of the model: classes, 1 under regression, or first and last token of an answer."""
+        if self.spec.kind == "span":
+            return 2
         return len(self.label_names) if self.label_names is not None else 1
 
     @property

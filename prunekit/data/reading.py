@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.data.sources import TaskSource, hub_folder
+from prunekit.data.spans import Answer, flattened, read_answers
 from prunekit.data.spec import DataError, TaskSpec
 from prunekit.data.splitting import hash_split
 from prunekit.data.tables import Table, read_class_folders, read_split, read_table
@@ -24,11 +25,16 @@ WITHOUT = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts and labels of one split; labels are class numbers, or floats under regression."""
+    """Texts and labels of one split; labels are class numbers, floats under regression, or answers of kind "span".
+
+    `places` says for messages where each row was read, `ids` what a row is called in its file; None where nobody asks.
+    """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
-    labels: Sequence[int] | Sequence[float]
+    labels: Sequence[int] | Sequence[float] | Sequence[Answer]
+    places: Sequence[str] | None = None
+    ids: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -36,7 +42,14 @@ class Rows:
     def take(self, rows: Sequence[int]) -> Rows:
         """The rows of these numbers, in this order."""
         pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
-        return Rows([self.texts[row] for row in rows], pairs, [self.labels[row] for row in rows])
+        places = None if self.places is None else [self.places[row] for row in rows]
+        ids = None if self.ids is None else [self.ids[row] for row in rows]
+        labels: Any = [self.labels[row] for row in rows]
+        return Rows([self.texts[row] for row in rows], pairs, labels, places, ids)
+
+    def at(self, row: int) -> str:
+        """The place of a row, counted from 0, as a reader finds it."""
+        return f"row {row + 1}" if self.places is None else self.places[row]
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,8 @@ def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
 
         return synthetic_task(spec)
     tables = _tables(spec, source)
+    if spec.kind == "span":
+        tables = {split: flattened(spec, table) for split, table in tables.items()}
     for table in tables.values():
         for column in spec.columns:
             table.column(column)
@@ -89,9 +104,9 @@ def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
 def label_names(spec: TaskSpec, train: Table) -> tuple[str, ...] | None:
     """The classes in the order of their numbers: the spec's, or the different labels of the training table, sorted.
 
-    Labels that are all whole numbers are sorted as numbers. None under regression.
+    Labels that are all whole numbers are sorted as numbers. None where the task has no classes.
     """
-    if spec.kind == "regression":
+    if spec.kind != "classification":
         return None
     if spec.labels is not None:
         return spec.labels
@@ -166,8 +181,14 @@ def _checked(spec: TaskSpec, table: Table, names: tuple[str, ...] | None) -> tup
             )
     if not kept:
         raise DataError(f"{table.path} has no rows left: {len(table)} read, {len(table)} without text. Give texts.")
-    numbers = _class_numbers(spec, table, names, kept) if names is not None else _scores(spec, table, kept)
     second = None if pairs is None else [pairs[row] or "" for row in kept]
+    if spec.kind == "span":
+        answers = read_answers(spec, table, kept)
+        places = [table.at(row) for row in kept]
+        given = table.columns.get(spec.id or "")
+        ids = [str(row + 1 if given is None or given[row] is None else given[row]) for row in kept]
+        return Rows([texts[row].strip() for row in kept], second, answers, places, ids), len(table) - len(kept)
+    numbers = _class_numbers(spec, table, names, kept) if names is not None else _scores(spec, table, kept)
     return Rows([texts[row] or "" for row in kept], second, numbers), len(table) - len(kept)
 
 
@@ -224,9 +245,12 @@ def _scores(spec: TaskSpec, table: Table, kept: Sequence[int]) -> list[float]:
 
 def _split(spec: TaskSpec, rows: Rows, fractions: Mapping[str, float], path: str) -> tuple[dict[str, Rows], int]:
     """The training rows without duplicates, divided by content hash."""
-    classes = rows.labels if spec.kind == "classification" else [0] * len(rows)
     keys = list(zip(rows.texts, rows.pairs or [""] * len(rows), strict=True))
-    parts = hash_split(keys, [int(c) for c in classes], fractions)
+    if spec.kind == "span":
+        parts = _by_context(keys, fractions)
+    else:
+        classes: Any = rows.labels if spec.kind == "classification" else [0] * len(rows)
+        parts = hash_split(keys, [int(c) for c in classes], fractions)
     for name, part in parts.items():
         if not part:
             raise DataError(
@@ -234,3 +258,17 @@ def _split(spec: TaskSpec, rows: Rows, fractions: Mapping[str, float], path: str
                 f"give more rows, or task.validation_file=... and task.test_file=..."
             )
     return {name: rows.take(part) for name, part in parts.items()}, len(rows) - sum(map(len, parts.values()))
+
+
+def _by_context(keys: Sequence[tuple[str, str]], fractions: Mapping[str, float]) -> dict[str, list[int]]:
+    """Row numbers per part: questions about one context stay together, or a part would ask about texts trained on.
+
+    Of rows with the same question and context the first stays.
+    """
+    contexts = list(dict.fromkeys(context for _, context in keys))
+    first = sorted({key: row for row, key in reversed(list(enumerate(keys)))}.values())
+    of_context: dict[str, list[int]] = {}
+    for row in first:
+        of_context.setdefault(keys[row][1], []).append(row)
+    split = hash_split([(context,) for context in contexts], [0] * len(contexts), fractions)
+    return {name: [row for place in part for row in of_context[contexts[place]]] for name, part in split.items()}

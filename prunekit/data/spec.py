@@ -10,17 +10,21 @@ from typing import Any, Literal
 
 from prunekit.schema import ConfigError
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "span"]
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews", "mean_of_accuracy_f1")
 REGRESSION_METRICS = ("pearson", "spearman", "mean_of_pearson_spearman")
+# HasAns and NoAns of SQuAD's own script: the same, of the questions with and without an answer
+SPAN_METRICS = ("f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer_exact_match")
 ALLOWED_METRICS: dict[str, tuple[str, ...]] = {
     "classification": CLASSIFICATION_METRICS,
     "regression": REGRESSION_METRICS,
+    "span": SPAN_METRICS,
 }
 DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "regression": REGRESSION_METRICS,
+    "span": ("f1", "exact_match"),
 }
 
 
@@ -34,6 +38,8 @@ class TaskSpec:
 
     `labels` None means the labels are read from the training data. Lengths are in tokens, special tokens included.
     The first of `validation_splits` is called "validation" from here on, further ones keep their names.
+    Of kind "span" the answer is a part of `text_pair`; a long one is read in windows that overlap by `stride` tokens.
+    `null_threshold` None means the one with the best score on the validation split.
     """
 
     name: str
@@ -61,6 +67,12 @@ class TaskSpec:
     validation_file: str | None = None
     test_file: str | None = None
     synthetic_rows: int | None = None
+    id: str | None = None
+    stride: int = 128
+    max_answer_tokens: int = 30
+    unanswerable: bool = False
+    null_threshold: float | None = None
+    protect_question: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TaskSpec:
@@ -84,7 +96,7 @@ class TaskSpec:
             raise ConfigError("a task needs task.name; it names the folder of its runs.")
         kind = values.get("kind", "classification")
         if kind not in ALLOWED_METRICS:
-            raise ConfigError(f"task.kind={kind}; allowed: classification, regression.")
+            raise ConfigError(f"task.kind={kind}; allowed: {', '.join(ALLOWED_METRICS)}.")
         values["metrics"] = values.get("metrics") or DEFAULT_METRICS[kind]
         values["score"] = values.get("score") or values["metrics"][0]
         values.setdefault("padded_length", values.get("max_length", cls.max_length))
@@ -104,10 +116,12 @@ class TaskSpec:
                 f"task.score={self.score} is not computed; add it to task.metrics=[{', '.join(self.metrics)}] "
                 f"or choose one of these."
             )
-        if self.kind == "regression" and self.labels is not None:
+        if self.kind != "classification" and self.labels is not None:
             raise ConfigError(
-                f"task.labels=[{', '.join(self.labels)}] with task.kind=regression; set task.labels=null."
+                f"task.labels=[{', '.join(self.labels)}] with task.kind={self.kind}; set task.labels=null."
             )
+        if self.kind == "span":
+            self._check_span()
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             twice = next(name for name in self.labels if self.labels.count(name) > 1)
             raise ConfigError(f"task.labels names {twice!r} twice; every label is named once.")
@@ -122,6 +136,30 @@ class TaskSpec:
                 f"task.validation_fraction={self.validation_fraction} and task.test_fraction={self.test_fraction} "
                 f"leave nothing to train on; their sum must be below 1."
             )
+
+    def _check_span(self) -> None:
+        if self.text_pair is None:
+            raise ConfigError(
+                "task.text_pair=null with task.kind=span: there is no text to find answers in.\n"
+                "Name its column, as task.text_pair=context."
+            )
+        if self.empty == "keep":
+            raise ConfigError("task.empty=keep with task.kind=span: nothing is found in no text; use error or drop.")
+        if self.stride >= self.max_length - 4:
+            raise ConfigError(
+                f"task.stride={self.stride} with task.max_length={self.max_length}: windows would not move on.\n"
+                f"Set task.stride to less than {self.max_length - 4} minus the tokens of the longest question."
+            )
+
+    @property
+    def row_name(self) -> str:
+        """What the model sees at a time, in the words of a report."""
+        return "window" if self.kind == "span" else "text"
+
+    @property
+    def judged_name(self) -> str:
+        """What a prediction is made for, in the words of a report."""
+        return "question" if self.kind == "span" else "text"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 from prunekit.data.reading import Rows, TaskRows
+from prunekit.data.spans import Answer
 from prunekit.data.spec import TaskSpec
 
 TINY_VERSION = 1  # of the folder that `build_tiny_backbone` writes: raise it when its content changes
@@ -31,16 +32,21 @@ def synthetic_task(spec: TaskSpec) -> TaskRows:
     """Rows of the spec's shape: its splits, its classes or scores, one text or two. The same for every seed of a run.
 
     Training gets `synthetic_rows` rows, every other split half as many. A sentence holds two to four markers, all of
-    its class or score; with two texts they are in the second.
+    its class or score; with two texts they are in the second. Where answers are found, a question holds one marker,
+    and the answer is the run of markers of its kind in the context.
     """
     rows = spec.synthetic_rows or 256
-    names = spec.labels or (None if spec.kind == "regression" else ("0", "1"))
+    names = spec.labels or (("0", "1") if spec.kind == "classification" else None)
     extra = list(spec.validation_splits[1:])
     splits = ["train", "validation", *extra, *(["test"] if spec.test_split or spec.test_fraction else [])]
     made = {}
     for split in splits:
         count = rows if split == "train" else max(rows // 2, 1)
-        made[split] = _rows(Random(f"{split} {spec.kind} {names}"), count, names, spec.text_pair is not None)
+        random = Random(f"{split} {spec.kind} {names}")
+        if spec.kind == "span":
+            made[split] = _questions(random, count, spec.unanswerable)
+        else:
+            made[split] = _rows(random, count, names, spec.text_pair is not None)
     return TaskRows(made, names)
 
 
@@ -56,6 +62,31 @@ def _rows(random: Random, count: int, names: tuple[str, ...] | None, pair: bool)
     order = random.sample(range(count), count)
     numbers: list[Any] = [float(label) if names is None else label for label in labels]
     return Rows(texts, pairs if pair else None, numbers).take(order)
+
+
+def _questions(random: Random, count: int, unanswerable: bool) -> Rows:
+    """Contexts with one or two markers of one kind, and of another kind that is not asked for; a third has no answer
+    where that is allowed."""
+    questions, contexts, answers = [], [], []
+    kinds = len(MARKERS) // 2
+    for row in range(count):
+        asked, other, absent = random.sample(range(kinds), 3)
+        words = [random.choice(FILLERS) for _ in range(random.randint(8, 24))]
+        runs = {
+            kind: [random.choice(MARKERS[2 * kind : 2 * kind + 2]) for _ in range(random.randint(1, 2))]
+            for kind in (asked, other)
+        }
+        for run in runs.values():
+            place = random.randint(0, len(words))
+            words[place:place] = [" ".join(run)]
+        text = " ".join(runs[asked])
+        none = unanswerable and row % 3 == 0
+        questions.append(f"{random.choice(FILLERS)} {MARKERS[2 * (absent if none else asked)]}")
+        contexts.append(" ".join(words))
+        start = sum(len(word) + 1 for word in words[: words.index(text)])
+        answers.append(Answer() if none else Answer((text,), (start,)))
+    places = [f"generated row {row + 1}" for row in range(count)]
+    return Rows(questions, contexts, answers, places, [str(row + 1) for row in range(count)])
 
 
 def _sentence(random: Random, markers: list[str]) -> str:

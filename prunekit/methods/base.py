@@ -6,7 +6,7 @@ loss has (`terms`). Everything else has a default.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs
+from prunekit.data.reading import Rows
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Batch, Evaluation, model_inputs, predict
+from prunekit.heads import logits_of
 from prunekit.objectives import task_loss
 from prunekit.teacher import TeacherOutputs
 from prunekit.tokens.encoder import TokenPruner, encoder_of
@@ -62,7 +64,9 @@ class Training:
 class Setting:
     """What a run knows before its method is built; lengths are token counts of real sentences, unpadded.
 
-    `validation` hands out the validation batches, for a knob that can be set only by running the model.
+    `validation` hands out the validation batches, for a knob that can be set only by running the model. `questions`
+    are those of each validation split, where answers are found. `protected` counts the tokens of each sentence that
+    stay whatever the method says; without it that is [CLS].
     """
 
     spec: TaskSpec
@@ -74,6 +78,13 @@ class Setting:
     tolerance: float = 0.02
     teacher: TeacherOutputs | None = field(default=None, repr=False)
     validation: Callable[[], Iterable[Batch]] = field(default=tuple, repr=False)
+    questions: Sequence[Rows | None] = field(default=(), repr=False)
+    protected: Mapping[str, Int[Tensor, "rows"]] = field(default_factory=dict, repr=False)
+
+    @property
+    def staying(self) -> Int[Tensor, "rows"] | int:
+        """How many tokens of each validation sentence stay whatever the method says."""
+        return self.protected.get("validation", 1)
 
     def reduction(
         self,
@@ -190,7 +201,7 @@ class TokenPruningMethod(L.LightningModule):
 
     def forward(self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None) -> Tensor:
         """Logits of a batch; its labels are not shown to the model."""
-        return self.model(**model_inputs(batch), execution=execution, trace=trace).logits
+        return logits_of(self.model(**model_inputs(batch), execution=execution, trace=trace), batch)
 
     # -- fitting ---------------------------------------------------------------------------------------
 
@@ -282,7 +293,10 @@ class TokenPruningMethod(L.LightningModule):
         """Evaluates under "mask"."""
         if dataloader_idx not in self._found:
             setting = self.setting
-            self._found[dataloader_idx] = Evaluation(setting.spec, setting.shape, setting.classes, self.device)
+            questions = setting.questions[dataloader_idx] if setting.questions else None
+            self._found[dataloader_idx] = Evaluation(
+                setting.spec, setting.shape, setting.classes, self.device, questions
+            )
         logits, trace = predict(self.model, batch, "mask")
         self._found[dataloader_idx].update(logits, batch, trace)
 

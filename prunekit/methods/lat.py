@@ -209,7 +209,8 @@ class LAT(TokenPruningMethod):
         setting = self.setting
         with self._under(schedule):
             batches = _first_rows(setting.validation(), self.options.search_rows)
-            found = evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack")
+            asked = setting.questions[0] if setting.questions else None
+            found = evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack", asked)
         return found.metrics[setting.spec.score]
 
     def _weights(self) -> str:

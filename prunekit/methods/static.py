@@ -100,11 +100,12 @@ class ThresholdMethod(CalibratedMethod):
 
     @classmethod
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
-        """From nothing pruned to everything but [CLS] gone at the first layer that prunes."""
+        """From nothing pruned to everything but protected tokens gone at the first layer that prunes."""
         pruner = cls.build_pruner(setting.shape, **options)
         assert pruner is not None
         only_cls = KeepRatio({min(pruner.layers): 0.0})
-        return 1.0, setting.reduction(*only_cls.counts(setting.lengths["validation"], setting.shape.layers))
+        lengths, layers = setting.lengths["validation"], setting.shape.layers
+        return 1.0, setting.reduction(*only_cls.counts(lengths, layers, setting.staying))
 
     def meet(self, measure: Callable[[], float]) -> Bisected:
         """Scales the thresholds."""
@@ -187,7 +188,8 @@ def _lowest_rate(shape: Shape, options: Mapping[str, Any]) -> float:
 
 def _reduction(setting: Setting, options: Mapping[str, Any], rate: float) -> float:
     policy = KeepRatio(_shares(setting.shape, options, rate))
-    return setting.reduction(*policy.counts(setting.lengths["validation"], setting.shape.layers))
+    lengths, layers = setting.lengths["validation"], setting.shape.layers
+    return setting.reduction(*policy.counts(lengths, layers, setting.staying))
 
 
 def _rate(setting: Setting, options: Mapping[str, Any], asked: float) -> float:

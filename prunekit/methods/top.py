@@ -22,7 +22,7 @@ from prunekit.cost import (
     nominal_counts,
     sparsity,
 )
-from prunekit.evaluation import Batch
+from prunekit.evaluation import Batch, staying
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.objectives import (
     distillation_loss,
@@ -165,7 +165,7 @@ class ToP(TokenPruningMethod):
             weight = rank_weight(step, self.warmup_steps, options.rank_alpha)
             terms["rank"] = weight * self._rank_loss(trace, teacher_ranks, batch)
         if not self.hard:
-            sparsity = self.expected_sparsity(batch["attention_mask"].sum(-1))
+            sparsity = self.expected_sparsity(batch["attention_mask"].sum(-1), staying(batch))
             target = linear_warmup(step, self.warmup_steps, self.target)
             terms["lagrangian"] = lagrangian(sparsity, target, self.lambda1, self.lambda2)
             self._log_constraint(sparsity, target)
@@ -195,14 +195,15 @@ class ToP(TokenPruningMethod):
             )
         return torch.stack(losses).sum() if losses else teacher_ranks.new_zeros((), dtype=torch.float32)
 
-    def expected_sparsity(self, lengths: Tensor) -> Tensor:
+    def expected_sparsity(self, lengths: Tensor, protected: Tensor | int = 1) -> Tensor:
         """The constraint's left side: expected share of the unpadded FLOPs that is gone; differentiable."""
         fine, coarse = self.policy.open_probabilities()
         shape, at = self.setting.shape, list(self.policy.row)
         if self.options.sparsity_of == "measured":
-            tokens_in, tokens_out = expected_counts(fine, coarse, lengths, at, shape.layers, self.options.min_tokens)
+            fewest = self.options.min_tokens
+            tokens_in, tokens_out = expected_counts(fine, coarse, lengths, at, shape.layers, fewest, protected)
         else:
-            tokens_in, tokens_out = nominal_counts(expected_keep(fine, coarse), lengths, at, shape.layers)
+            tokens_in, tokens_out = nominal_counts(expected_keep(fine, coarse), lengths, at, shape.layers, protected)
         convention: Convention = "top" if self.options.compat else "house"
         return sparsity(shape, tokens_in, tokens_out, lengths, convention).float()
 
@@ -270,10 +271,13 @@ class ToP(TokenPruningMethod):
         """The paper's sparsity of the hard gates on the validation sentences: every bin counts alike."""
         fine, coarse = self.policy.hard_gates()
         shape, lengths = self.setting.shape, self.setting.lengths["validation"].to(fine.device)
-        counts = nominal_counts(expected_keep(fine, coarse), lengths, list(self.policy.row), shape.layers)
+        stay = self.setting.staying
+        stay = stay.to(fine.device) if isinstance(stay, Tensor) else stay
+        counts = nominal_counts(expected_keep(fine, coarse), lengths, list(self.policy.row), shape.layers, stay)
         return float(sparsity(shape, *counts, lengths, "top" if self.options.compat else "house"))
 
 
 def _reduction(policy: RankGate, setting: Setting, shift: Tensor) -> float:
     """FLOPs reduction of the hard gates under a shift, on the validation sentences; exact."""
-    return setting.reduction(*policy.counts(setting.lengths["validation"], setting.shape.layers, shift))
+    lengths, layers = setting.lengths["validation"], setting.shape.layers
+    return setting.reduction(*policy.counts(lengths, layers, shift, setting.staying))

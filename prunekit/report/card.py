@@ -14,10 +14,12 @@ def model_card(
     base_model: str | None = None,
     labels: list[str] | None = None,
     hardware: str | None = None,
+    task_type: str = "text-classification",
 ) -> str:
     """README.md of the checkpoint's folder, with metadata that the Hugging Face hub reads; needs no network.
 
-    `base_model` is a hub id, `labels` the class names, `hardware` a line that says where speed was measured.
+    `base_model` is a hub id, `labels` the class names, `hardware` a line that says where speed was measured,
+    `task_type` the hub's name for what the head does.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -25,12 +27,12 @@ def model_card(
     data = ModelCardData(
         base_model=base_model,
         library_name="transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=task_type,
         tags=["prunekit", "token-pruning", str(result["method"])],
         model_name=f"{result['method']}-{result['task']}-{result['backbone']}",
         eval_results=[
             EvalResult(
-                task_type="text-classification",
+                task_type=task_type,
                 dataset_type=str(result["task"]),
                 dataset_name=str(result["task"]),
                 dataset_split=score["split"],
@@ -44,7 +46,7 @@ def model_card(
         f"# {title(result)}",
         _summary(result),
         f"## Measured\n\n{markdown(result)}\n{_measurement(result, hardware)}",
-        f"## Use\n\n{_use(result)}",
+        f"## Use\n\n{_use(result, task_type)}",
         f"## Limits\n\n{_limits(result, labels)}",
         f"## Made by\n\n```bash\n{result['command']}\n```\n\nRun `{result['hash']}`.",
     ]
@@ -78,20 +80,28 @@ def _measurement(result: Mapping[str, Any], hardware: str | None) -> str:
     return "\n\n".join(lines)
 
 
-def _use(result: Mapping[str, Any]) -> str:
-    code = """```python
+def _use(result: Mapping[str, Any], task_type: str) -> str:
+    answers = task_type == "question-answering"
+    call = (
+        """output = model(**tokenizer(["a question"], ["a text that answers it"], return_tensors="pt"))
+start, end = output.start_logits, output.end_logits"""
+        if answers
+        else 'logits = model(**tokenizer(["a text"], return_tensors="pt")).logits'
+    )
+    code = f"""```python
 import prunekit
 from transformers import AutoTokenizer
 
 model = prunekit.load("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-logits = model(**tokenizer(["a text"], return_tensors="pt")).logits
+{call}
 ```"""
     if is_dense(result):
         return code
+    stock = "QuestionAnswering" if answers else "SequenceClassification"
     return (
         f"{code}\n\n"
-        "Without prunekit, `AutoModelForSequenceClassification.from_pretrained(...)` loads the same weights as a plain "
+        f"Without prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same weights as a plain "
         "**dense** model: nothing is pruned, nothing is faster, and its logits differ slightly from those above."
     )
 

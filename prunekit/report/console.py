@@ -97,7 +97,7 @@ def _quality(result: Result) -> list[Row]:
         tone = "plain" if not known or abs(change) < 0.01 else "good" if change > 0 else "bad"
         found.append(
             Row(
-                f"{name.replace('_', ' ')}, {score['rows']} {score['split']} texts",
+                f"{name.replace('_', ' ')}, {score['rows']} {score['split']} {score.get('of', 'text')}s",
                 shown_score(dense) if known else "-",
                 shown_score(pruned),
                 points(change) if known else "-",
@@ -127,23 +127,24 @@ def _bands(result: Result) -> list[Row]:
 
 def _cost(result: Result) -> list[Row]:
     flops = result["flops"]
+    one = flops.get("per", "text")
     pruned = significant(flops["pruned_g"])
     unpadded = Row(
-        "GFLOPs per text, unpadded",
+        f"GFLOPs per {one}, unpadded",
         significant(flops["dense_unpadded_g"]),
         pruned,
         f"{flops['flops_vs_unpadded']:.2f}x fewer",
         "good" if flops["flops_vs_unpadded"] > 1.005 else "plain",
     )
     padded = Row(
-        f"GFLOPs per text, padded to {flops['padded_to']}",
+        f"GFLOPs per {one}, padded to {flops['padded_to']}",
         significant(flops["dense_padded_g"]),
         pruned,
         f"{flops['flops_vs_padded']:.2f}x fewer",
     )
     layers = result["tokens_per_layer"]
     tokens = Row(
-        "tokens per text, mean of layers",
+        f"tokens per {one}, mean of layers",
         significant(result["mean_length"]),
         significant(sum(layers) / len(layers)),
         " ".join(f"{count:.0f}" for count in layers) + " by layer",
@@ -177,7 +178,9 @@ def verdicts(result: Result) -> list[tuple[str, str, str]]:
     if not is_dense(result):
         lines += [_speed_line(row, result["flops"]) for row in result["speed"]]
         if result["speed"]:
-            lines.append(("clock", _clock(result["speed"][0]), "plain"))
+            lines.append(("clock", _clock(result["speed"][0], result["flops"].get("per", "text")), "plain"))
+    if (threshold := result["score"].get("null_threshold")) is not None:
+        lines.append(("no answer", f"where its logits exceed those of the best by more than {threshold:.3g}", "plain"))
     if cut := _truncated(result.get("truncated", {})):
         lines.append(("cut texts", cut, "plain"))
     return [line for line in lines if line[1]]
@@ -217,12 +220,12 @@ def _speed_line(row: Mapping[str, Any], flops: Mapping[str, Any]) -> tuple[str, 
     return f"batch {row['batch_size']}", sentence, "bad" if tone == "bad" else "plain"
 
 
-def _clock(row: Mapping[str, Any]) -> str:
+def _clock(row: Mapping[str, Any], per: str) -> str:
     """What the milliseconds are."""
     texts = row.get("batches", 0) * row["batch_size"]
     return (
         f"CPU time on {row.get('threads', '?')} thread, medians of {row.get('rounds', '?')} interleaved rounds over "
-        f"{texts} texts in random order; padded = to the longest text of its batch"
+        f"{texts} {per}s in random order; padded = to the longest {per} of its batch"
     )
 
 

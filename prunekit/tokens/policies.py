@@ -104,18 +104,18 @@ class KeepRatio(KeepPolicy):
         return (self.ratios[layer] * lengths + 0.5).floor().clamp(min=1)
 
     def counts(
-        self, lengths: Int[Tensor, "sentences"], layers: int
+        self, lengths: Int[Tensor, "sentences"], layers: int, protected: Int[Tensor, "sentences"] | int = 1
     ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
         """Tokens entering attention and feed-forward of each of `layers` layers, for sentences of these lengths.
 
-        Exact without running the model, as long as only [CLS] is protected.
+        Exact without running the model; `protected` tokens of each stay, of which [CLS] is one.
         """
         whole = lengths.float()
         left, tokens_in, tokens_out = whole, [], []
         for layer in range(layers):
             tokens_in.append(left)
             if layer in self.ratios:
-                left = left.minimum(self._count(layer, whole))
+                left = left.minimum(self._count(layer, whole).clamp(min=protected))
             tokens_out.append(left)
         return torch.stack(tokens_in), torch.stack(tokens_out)
 

@@ -127,22 +127,29 @@ class RankGate(KeepPolicy):
         return keep_from_gates(self._bin_values(fine, scores, state), coarse, self._eligible(state))
 
     def counts(
-        self, lengths: Int[Tensor, "sentences"], layers: int, shift: Float[Tensor, "locations"] | None = None
+        self,
+        lengths: Int[Tensor, "sentences"],
+        layers: int,
+        shift: Float[Tensor, "locations"] | None = None,
+        protected: Int[Tensor, "sentences"] | int = 1,
     ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
         """Tokens entering attention and feed-forward of each of `layers` layers, for sentences of these lengths.
 
-        Exact without running the model: how many ranks survive depends on the length alone. [CLS] is protected.
+        Exact without running the model: how many ranks survive depends on the length alone. `protected` tokens of
+        each sentence have no rank and stay, of which [CLS] is one.
         """
         fine, coarse = self.hard_gates(shift)
-        unique, inverse = lengths.cpu().unique(return_inverse=True)
+        fixed = torch.as_tensor(protected).cpu().expand(len(lengths))
+        unique, inverse = torch.stack([lengths.cpu().long(), fixed.long()], -1).unique(dim=0, return_inverse=True)
+        fixed = unique[:, 1]
         tokens_in, tokens_out = [], []
-        ranked = unique - 1
+        ranked = unique[:, 0] - fixed
         for layer in range(layers):
-            tokens_in.append(ranked + 1)
+            tokens_in.append(ranked + fixed)
             row = self.row.get(layer)
             if row is not None and coarse[row] > 0:
                 ranked = self._survivors(fine[row].cpu(), ranked)
-            tokens_out.append(ranked + 1)
+            tokens_out.append(ranked + fixed)
         return torch.stack(tokens_in)[:, inverse].float(), torch.stack(tokens_out)[:, inverse].float()
 
     def _survivors(self, gates: Float[Tensor, "bins"], ranked: Int[Tensor, "sentences"]) -> Int[Tensor, "sentences"]:

@@ -1,0 +1,113 @@
+"""Answers that are a part of a text: read in any of SQuAD's layouts, and checked against the text they are in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prunekit.data.spec import DataError, TaskSpec
+from prunekit.data.tables import Table
+
+SHOWN = 40  # characters of a text in a message
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All answers to a question that count as right, and where each begins in the context, in characters; () = none."""
+
+    texts: tuple[str, ...] = ()
+    starts: tuple[int, ...] = ()
+
+
+def flattened(spec: TaskSpec, table: Table) -> Table:
+    """A row per question, where the file has the nested layout in which SQuAD is published; else the table itself."""
+    if "data" not in table.columns or spec.label in table.columns:
+        return table
+    columns: dict[str, list[Any]] = {name: [] for name in (spec.text, str(spec.text_pair), spec.label, "id")}
+    rows: list[str] = []
+    try:
+        for article in table.columns["data"][0]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    values = (question["question"], paragraph["context"], question["answers"], question.get("id"))
+                    for column, value in zip(columns.values(), values, strict=True):
+                        column.append(value)
+                    rows.append(f"question {len(rows) + 1}")
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{table.path}, question {len(rows) + 1}: {type(error).__name__} {error}; it is not SQuAD's layout "
+            f"data[].paragraphs[].{{context, qas[].{{question, answers, id}}}}. Write a row per question instead."
+        ) from error
+    return Table(columns, table.path, rows)
+
+
+def read_answers(spec: TaskSpec, table: Table, kept: Sequence[int]) -> list[Answer]:
+    """The answers of these rows of a table.
+
+    Raises:
+        DataError: an answer is not where it is said to be, a question has none and may not, an id occurs twice.
+    """
+    contexts, raw = table.column(str(spec.text_pair)), table.column(spec.label)
+    if spec.id is not None and spec.id in table.columns:
+        _check_ids(spec.id, table)
+    found = []
+    for row in kept:
+        answer = _answer(table, row, raw[row])
+        if not answer.texts and not spec.unanswerable:
+            raise DataError(
+                f"{table.at(row)}: column {spec.label!r} holds no answer, and task.unanswerable=false.\n"
+                f"Give one, leave the row out, or set task.unanswerable=true (task=squad2 does)."
+            )
+        for text, start in zip(answer.texts, answer.starts, strict=True):
+            _check_place(table, row, contexts[row], text, start)
+        found.append(answer)
+    return found
+
+
+def _check_ids(name: str, table: Table) -> None:
+    seen: dict[Any, int] = {}
+    for row, value in enumerate(table.column(name)):
+        first = seen.setdefault(value, row) if value is not None else row
+        if first != row:
+            raise DataError(
+                f"{table.at(row)}: {name} {value!r} is that of row {first + 1} too; each question has its own. "
+                f"Correct it, or set task.id=null if these are no ids."
+            )
+
+
+def _answer(table: Table, row: int, value: Any) -> Answer:
+    """An answer in the hub's layout, {text: [...], answer_start: [...]}, or in SQuAD's, [{text, answer_start}]."""
+    try:
+        if isinstance(value, str):  # of a CSV
+            value = json.loads(value)
+        if isinstance(value, Mapping):
+            texts, starts = value["text"], value["answer_start"]
+        else:
+            texts, starts = zip(*((one["text"], one["answer_start"]) for one in value or ()), strict=True) or ((), ())
+    except (ValueError, KeyError, TypeError, IndexError):
+        texts, starts = (None,), (None,)
+        if value is None or (isinstance(value, list) and not value):
+            return Answer()
+    good = isinstance(texts, list | tuple) and isinstance(starts, list | tuple) and len(texts) == len(starts)
+    whole = good and all(isinstance(text, str) for text in texts)
+    if not (whole and all(isinstance(start, int) and not isinstance(start, bool) for start in starts)):
+        raise DataError(
+            f"{table.at(row)}: {str(value)[:SHOWN]!r} is no answer; it is {{text: [...], answer_start: [...]}}, a list "
+            f"of {{text, answer_start}}, or empty. Name the column of answers with task.label=..."
+        )
+    return Answer(tuple(texts), tuple(starts))
+
+
+def _check_place(table: Table, row: int, context: str, text: str, start: int) -> None:
+    if not text.strip():
+        raise DataError(f"{table.at(row)}: an answer is empty; give its text, or no answer at all.")
+    there = context[max(start, 0) : max(start, 0) + len(text)]
+    if start < 0 or there != text:
+        place = context.find(text)
+        instead = f"It begins at {place}" if place >= 0 else "It does not occur there at all"
+        raise DataError(
+            f"{table.at(row)}: the answer {text[:SHOWN]!r} is not at answer_start={start} of the context, where "
+            f"{there[:SHOWN]!r} is.\n{instead}; positions are characters, counted from 0. Correct answer_start or text."
+        )
