@@ -224,10 +224,11 @@ class Pipeline:
         data.setup()
         self.folder.update_manifest({"data_fingerprint": data.fingerprint, "truncated": data.truncated})
         rows = ", ".join(_rows(name, data.split(name)) for name in ("train", "validation", "test"))
+        rows += "" if self.spec.kind == "span" else " rows"
         cut = sum(found["rows"] for found in data.truncated.values())
         mean = data.split("train").lengths.float().mean()
         say(
-            f"data       {self.spec.name}: {rows} rows, mean {mean:.1f} tokens; "
+            f"data       {self.spec.name}: {rows}, mean {mean:.1f} tokens; "
             f"{cut} texts cut at {self.spec.max_length} tokens, "
             f"{sum(data.dropped.values())} empty or double rows left out"
         )
@@ -597,8 +598,7 @@ class Pipeline:
 
 
 def _rows(name: str, split: EncodedSplit) -> str:
-    windows = f" in {len(split)} windows" if split.questions is not None else ""
-    return f"{name} {split.judged}{windows}"
+    return f"{name} {len(split)}" if split.questions is None else f"{name} {split.judged} in {len(split)} windows"
 
 
 def _predictions(split: EncodedSplit, answers: list[str]) -> str:

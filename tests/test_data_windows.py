@@ -136,5 +136,5 @@ def test_bands_of_lengths_are_refused_because_windows_are_no_texts(tokenizer, tm
         train_band=[0, "median"],
         cache_dir=tmp_path,
     )
-    with pytest.raises(DataError, match=r"are of text lengths, but task=qa reads in windows\.\nAllowed: null"):
+    with pytest.raises(DataError, match=r"are of text lengths, but qa reads in windows\.\nAllowed: null"):
         data.setup()

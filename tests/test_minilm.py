@@ -6,8 +6,9 @@ import torch
 from prunekit.config import compose, validate
 from prunekit.cost import Shape
 from prunekit.data.packages import package_folder
+from prunekit.evaluation import predict
 from prunekit.pipeline import method_class, method_options
-from prunekit.pretrained import load_classifier
+from prunekit.pretrained import load_classifier, load_model
 from prunekit.tokens.encoder import TokenPruner, install
 from prunekit.tokens.policies import KeepRatio, Threshold
 from prunekit.tokens.rank_gates import RankGate
@@ -108,6 +109,18 @@ def test_mask_drop_and_pack_keep_the_same_tokens(classifier, batch, name):
         torch.testing.assert_close(other, logits, atol=1e-4, rtol=0)
         for row in range(len(TEXTS)):
             assert survivors(other_trace, row) == survivors(trace, row)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_answers_have_the_same_logits_whether_tokens_are_masked_or_removed(folder, batch, name):
+    policy, layers = POLICIES[name]
+    torch.manual_seed(0)
+    model = install(load_model(folder, "span", None), TokenPruner(AttentionReceived(), policy, layers)).eval()
+    logits, trace = predict(model, batch, "mask")
+    assert logits.shape == (len(TEXTS), batch["input_ids"].shape[1], 2)
+    assert trace.tokens_out[-1].sum() < 0.6 * batch["attention_mask"].sum()
+    for execution in ("drop", "pack"):
+        torch.testing.assert_close(predict(model, batch, execution)[0], logits, atol=1e-4, rtol=0)
 
 
 def test_a_sentence_alone_gives_what_it_gives_in_a_batch(folder, batch):

@@ -1,6 +1,8 @@
 """Whole runs on questions whose answers are in a text: every method, unchanged."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from prunekit.config import ConfigError, compose
 from prunekit.run import run
 from prunekit.runs import read_jsonl
 
+ROOT = Path(__file__).parents[1]
 SMALL = [
     "task=squad2",
     "task.synthetic_rows=48",
@@ -76,6 +79,10 @@ def test_the_folder_loads_as_a_reader_and_its_card_says_so(topk):
     with torch.no_grad():
         output = model(**tokenizer(["bade"], ["bafi bago balux"], return_tensors="pt"))
     assert output.start_logits.shape == output.end_logits.shape == (1, 7)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "squad.md").read_text(), re.DOTALL)
+    namespace = {}
+    exec(re.sub(r'"runs/[^"]*"', repr(str(left / "model")), block), namespace)
+    assert isinstance(namespace["answer"], str)
     card = (left / "model" / "README.md").read_text()
     for said in (
         "pipeline_tag: question-answering",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class AnswerQuality:
         texts, over = self._texts()
         golds = [_golds(answer) for answer in self.questions.labels]
         exact, f1 = torch.tensor([_quality(text, gold) for text, gold in zip(texts, golds, strict=True)]).double().T
-        answerable = torch.tensor([gold != [""] for gold in golds])
+        answerable = torch.tensor([gold != ("",) for gold in golds])
         threshold = None
         if self.spec.unanswerable:
             threshold = self.spec.null_threshold
@@ -143,9 +144,10 @@ def best_threshold(
     return float((edges[place] + edges[place + 1]) / 2)
 
 
-def _golds(answer: Any) -> list[str]:
-    """The right answers; [""] where none is right, also where normalising leaves nothing, as in SQuAD's script."""
-    return [text for text in answer.texts if _quality("", [text])[0] == 0] or [""]
+@cache
+def _golds(answer: Any) -> tuple[str, ...]:
+    """The right answers; ("",) where none is right, also where normalising leaves nothing, as in SQuAD's script."""
+    return tuple(text for text in answer.texts if _quality("", [text])[0] == 0) or ("",)
 
 
 def _quality(text: str, golds: Sequence[str]) -> tuple[float, float]:

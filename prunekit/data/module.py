@@ -111,7 +111,7 @@ class TokenPruningDataModule(L.LightningDataModule):
             return chosen, []
         if self.spec.kind == "span":
             raise DataError(
-                f"data.train_band and data.eval_bands are of text lengths, but task={self.spec.name} reads in windows.\n"
+                f"data.train_band and data.eval_bands are of text lengths, but {self.spec.name} reads in windows.\n"
                 "Allowed: null with task.kind=span.\nLeave them out, or choose another task."
             )
         longest = self.spec.max_length

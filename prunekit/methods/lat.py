@@ -238,7 +238,7 @@ class _Remembered:
 
 def _reduction(setting: Setting, schedule: Sequence[float]) -> float:
     policy = KeepRatio(dict(enumerate(schedule)))
-    return setting.reduction(*policy.counts(setting.lengths["validation"], setting.shape.layers))
+    return setting.reduction(*policy.counts(setting.lengths["validation"], setting.shape.layers, setting.staying))
 
 
 def _ratio_that_keeps(layers: int, kept: float) -> Schedule:
