@@ -128,6 +128,16 @@ def test_a_method_is_compared_with_its_own_seeds_on_the_diagonal(found):
     assert all(0 < value < 1 for _, _, value in place["pairs"])
 
 
+def test_runs_that_store_different_numbers_of_texts_are_compared_on_those_that_both_have(tmp_path):
+    for method, count in (("top", 24), ("random", 10)):
+        folder = store(tmp_path, result(method, "2x", 1, 0.5))
+        examples.save(add_examples(folder, seed=len(method)).first(count), folder)
+    found = numbers(tmp_path)
+    assert [len(place["runs"]) for place in found["explorer"]] == [2]
+    assert found["explorer"][0]["rows"] == list(range(10))
+    assert [pair[:2] for pair in found["agreement"][0]["pairs"]] == [[1, 2]]
+
+
 @pytest.mark.parametrize(
     ("pieces", "numbers"),
     [

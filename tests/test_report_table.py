@@ -169,6 +169,14 @@ def test_what_cannot_change_a_score_makes_no_configuration_of_its_own(tmp_path, 
     assert "| top | 55.00 | 1.50x |" in shell(tmp_path, "--metric", "score,speedup_b1")[1]
 
 
+def test_a_seed_that_follows_the_runs_makes_no_configuration_of_its_own(tmp_path, shell):
+    for seed in (1, 2):
+        store(tmp_path, result("random", "2x", seed, 0.5), {"method": {"seed": seed}})
+    assert "| random | 50.00 ± 0.00 |" in shell(tmp_path)[1]
+    store(tmp_path, result("random", "2x", 3, 0.5), {"method": {"seed": 1}})
+    assert "| random | 2 configurations |" in shell(tmp_path)[1]
+
+
 # -- other formats -----------------------------------------------------------------------------------
 
 

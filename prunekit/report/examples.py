@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,12 @@ class Examples:
     def classification(self) -> bool:
         """Whether predictions are classes."""
         return bool(self.classes)
+
+    def first(self, texts: int) -> Examples:
+        """The same with the tokens of the first texts only."""
+        stop = int(self.offsets[texts])
+        short: dict[str, Any] = {"ids": self.ids[:stop], "depth": self.depth[:stop], "scores": self.scores[:stop]}
+        return replace(self, index=self.index[:texts], offsets=self.offsets[: texts + 1], **short)
 
     def text(self, number: int) -> slice:
         """Where the tokens of the text at this place of `index` lie."""

@@ -270,23 +270,33 @@ def _same(found: str, wanted: str) -> bool:
         return False
 
 
+def _counted(row: Row) -> dict[str, Any]:
+    """The part of a configuration that can change a score and is no seed; null and absent are one, as for new keys."""
+    return {
+        key: value
+        for key, value in row["config"].items()
+        # a method's own seed that follows the run's, as that of random, makes no other configuration
+        if value is not None and not key.startswith(NEUTRAL) and not (key.endswith(".seed") and value == row["seed"])
+    }
+
+
 def variant(row: Row) -> str:
     """What names the configuration of a run apart from its seed; equal for runs that differ in nothing that counts."""
-    # null and absent are one: a key that did not exist yet was null
-    own = {key: value for key, value in row["config"].items() if not key.startswith(NEUTRAL)}
-    config = {key: value for key, value in own.items() if value is not None}
-    return json.dumps([row["task"], row["method"], row["backbone"], row["budget"], config], sort_keys=True, default=str)
+    place = [row["task"], row["method"], row["backbone"], row["budget"]]
+    return json.dumps([*place, _counted(row)], sort_keys=True, default=str)
 
 
 def differences(rows: Sequence[Row]) -> dict[str, list[str]]:
     """The fields, or failing these the keys, in which the configurations of runs differ, with their values."""
-    for names in (("task", "method", "backbone", "budget"), sorted({key for row in rows for key in row["config"]})):
-        found = {
-            name: sorted({shown(value_of(row, name)) for row in rows}) for name in names if not name.startswith(NEUTRAL)
-        }
-        found = {name: values for name, values in found.items() if len(values) > 1}
-        if found:
-            return found
+    fields = ("task", "method", "backbone", "budget")
+    counted = [_counted(row) for row in rows]
+    keys = sorted({key for config in counted for key in config})
+    for found in (
+        {name: sorted({str(row[name]) for row in rows}) for name in fields},
+        {key: sorted({shown(config.get(key)) for config in counted}) for key in keys},
+    ):
+        if different := {name: values for name, values in found.items() if len(values) > 1}:
+            return different
     return {}
 
 

@@ -281,6 +281,12 @@ def overlap(one: Examples, other: Examples) -> float | None:
     return float(together.mean()) if len(together) else None
 
 
+def _same_texts(one: Examples, other: Examples) -> bool:
+    """Whether the texts that both store are the same tokens; one may store more of them."""
+    stop = min(len(one.ids), len(other.ids))
+    return bool((one.ids[:stop] == other.ids[:stop]).all())
+
+
 def _agreement(members: Members) -> dict[str, Any] | None:
     """Overlap of every two configurations of a budget with the same seed; with itself, of its different seeds."""
     pairs = []
@@ -292,7 +298,7 @@ def _agreement(members: Members) -> dict[str, Any] | None:
             for row, one in some
             for row_of_other, other in others
             if (row["seed"] < row_of_other["seed"] if left == right else row["seed"] == row_of_other["seed"])
-            and one.ids.tobytes() == other.ids.tobytes()
+            and _same_texts(one, other)
         ]
         known = [value for value in values if value is not None]
         if known:
@@ -319,15 +325,24 @@ def _explorer(
 def _explored(
     groups: Sequence[Sequence[Row]], stored: Mapping[int, Examples | None]
 ) -> dict[tuple[str, str, bytes], list[tuple[int, Row, Examples]]]:
-    """The first seed with stored tokens of each configuration, by task, backbone and the tokens themselves."""
+    """The first seed with stored tokens of each configuration, by task, backbone and test rows.
+
+    Cut to as many texts as all of them store.
+    """
     places: dict[tuple[str, str, bytes], list[tuple[int, Row, Examples]]] = {}
     for number, group in enumerate(groups):
         for row in group:
             found = stored[id(row)]
             if found is not None and len(found.index):
-                places.setdefault((row["task"], row["backbone"], found.ids.tobytes()), []).append((number, row, found))
+                key = (row["task"], row["backbone"], found.lengths.tobytes() + found.labels.tobytes())
+                places.setdefault(key, []).append((number, row, found))
                 break
-    return places
+    alike = {}
+    for key, members in places.items():
+        most = min(len(found.index) for _, _, found in members)
+        short = [(number, row, found.first(most)) for number, row, found in members]
+        alike[key] = [one for one in short if _same_texts(one[2], short[0][2])]
+    return alike
 
 
 def _explored_texts(
