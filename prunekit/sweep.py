@@ -23,6 +23,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from prunekit.config import ConfigError, conf_dir, resolve, typed, validate
+from prunekit.estimate import Estimator
 from prunekit.files import atomic_write_text
 from prunekit.run import canonical, finished, run, teacher_config
 from prunekit.runs import BusyError, RunFolder
@@ -278,9 +279,11 @@ class Sweep:
         """
         missing = self._missing()
         teachers = self._teachers(missing)
-        self._announce(missing, teachers)
-        runs = dict.fromkeys([*teachers, *(job.folder.path for job in missing)], 1.0)
-        Board(self.started, tuple(runs.items())).write(self.folder)
+        seconds = self._announce(missing, teachers)
+        known = [value for value in seconds.values() if value is not None]
+        usual = sum(known) / len(known) if known else 1.0
+        runs = tuple((path, usual if value is None else value) for path, value in seconds.items())
+        Board(self.started, runs).write(self.folder)
         launched, waiting = 0, False
         while open_jobs := [job for job in self._missing() if self._failure(job) is None]:
             batch = self._ready(open_jobs)
@@ -323,15 +326,33 @@ class Sweep:
         missing = self._missing()
         self._announce(missing, self._teachers(missing))
 
-    def _announce(self, missing: Sequence[Planned], teachers: dict[Path, Planned]) -> None:
+    def _announce(self, missing: Sequence[Planned], teachers: dict[Path, Planned]) -> dict[Path, float | None]:
+        """Says how much there is to do; returns the seconds that each run will take, None where nothing tells."""
         doubles = self.asked - len(self.jobs) - len(self.broken)
-        own = {job.folder.path for job in missing}
-        extra = sum(path not in own for path in teachers)
+        configs = {job.folder.path: job.cfg or {} for job in missing}
+        extra = {path: teacher_config(job.cfg or {}) or {} for path, job in teachers.items() if path not in configs}
         parts = [f"{len(self.jobs)} runs" + f" ({doubles} of {self.asked} jobs are doubles)" * bool(doubles)]
         parts += [f"{len(self.jobs) - len(missing)} done before", f"{len(missing)} to run"]
-        parts += [f"{extra} teachers to train"] if extra else []
+        parts += [f"{len(extra)} teacher{'s' * (len(extra) > 1)} to train"] if extra else []
         parts += [f"{len(self.broken)} that cannot run"] if self.broken else []
         _tell(f"sweep      {', '.join(parts)}")
+        if not missing:
+            return {}
+        # each runs_dir has its own runs to measure by; a sweep has one
+        estimator = Estimator((missing[0].cfg or {})["runs_dir"])
+        seconds = {path: estimator.seconds(cfg) for path, cfg in [*extra.items(), *configs.items()]}
+        sizes = [estimator.size(cfg) for cfg in [*extra.values(), *configs.values()]]
+        known = [value for value in seconds.values() if value is not None]
+        if known:
+            disk = [size for size in sizes if size is not None]
+            mean = sum(disk) / len(disk)
+            line = f"about {clock(sum(known))} in one process and {mean * len(seconds) / 1e9:.2g} GB"
+            _tell(f"estimate   {line}, by finished runs of the same method, task and model")
+        if len(known) < len(seconds):
+            lacking = len(seconds) - len(known)
+            which = "nothing tells" if not known else f"and {lacking} runs of which nothing tells"
+            _tell(f"estimate   {which} how long they take before one of their kind is finished")
+        return seconds
 
     def _conclude(self) -> None:
         """Lists what failed and what missed its budget; leaves the worst exit code and the list in the folder."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from typing import Any
 
 import fake_sweep
 import pytest
+import yaml
 
 from prunekit import cli
 from prunekit.config import compose, sweeps_dir
@@ -241,11 +244,27 @@ def test_the_controls_are_117_runs_whose_dense_ones_are_the_teachers(sweep, tmp_
     assert out.startswith("sweep      13 runs (1 of 14 jobs are doubles), 0 done before, 13 to run\n")
 
 
-def test_every_file_says_how_many_runs_it_is():
-    for file in sweeps_dir().glob("*.yaml"):
-        text = file.read_text()
-        assert text.startswith("# @package _global_\n"), file
-        assert "runs" in text, file
+@pytest.mark.parametrize("file", sorted(sweeps_dir().glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_file_composes_and_says_how_many_runs_it_is(file: Path):
+    text = file.read_text()
+    assert text.startswith("# @package _global_\n")
+    assert f"python train.py -m sweeps={file.stem}" in text
+    (said,) = re.findall(r"^# (\d+) runs", text, re.MULTILINE)
+    grid = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
+    counts = {key: len(str(values).split(",")) for key, values in grid.items()}
+    doubled = 9 if file.stem == "controls" else 0
+    assert math.prod(counts.values()) - doubled == int(said)
+    compose([f"sweeps={file.stem}", *(f"{key}={str(values).split(',')[0]}" for key, values in grid.items())])
+
+
+def test_published_grids_stand_on_the_published_recipes():
+    cfg, _ = compose(["sweeps=top_cola", "trainer.lr=6e-5"])
+    assert (cfg["task"]["name"], cfg["backbone"]["name"], cfg["method"]["target_sparsity"]) == (
+        "cola",
+        "bert_base",
+        0.43,
+    )
+    assert (cfg["trainer"]["lr"], cfg["trainer"]["epochs"]) == (6e-5, 100)
 
 
 def test_the_list_of_a_sweep_is_kept(sweep, tmp_path: Path):
