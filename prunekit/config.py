@@ -176,7 +176,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | Non
     if text.startswith("Config group override must be"):  # a plain ValueError of hydra's
         return ConfigError(
             f"{', '.join(item for item in overrides if item.endswith('=null'))}: a group without which nothing runs.\n"
-            "Allowed: null for sweeps, experiment and debug only.\nName an option; --help lists them."
+            "Allowed: null for launcher, search, sweeps, experiment and debug only.\nName an option; --help lists them."
         )
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None

@@ -347,7 +347,7 @@ class Pipeline:
                 LastCheckpoint(checkpoints, seconds=cfg["checkpoint_seconds"]),
                 RngState(),
                 StopAfter(cfg["max_steps"]),
-                Progress(module.asked),
+                Progress(module.asked, cfg["max_steps"]),
             ],
             val_check_interval=1.0 / cfg["evals_per_epoch"],
             num_sanity_val_steps=0,

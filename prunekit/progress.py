@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
@@ -111,8 +112,9 @@ class Progress(Callback):
     the FLOPs that is gone), val/flops_vs_unpadded.
     """
 
-    def __init__(self, budget: float | int | None = None) -> None:
+    def __init__(self, budget: float | int | None = None, max_steps: int | None = None) -> None:
         self.budget = budget
+        self.max_steps = max_steps  # where training stops before its last epoch
         self._line: StatusLine | None = None
         self._began = 0.0
         self._first = 0  # optimizer steps that were already taken, on a run that goes on
@@ -127,7 +129,7 @@ class Progress(Callback):
         self._began, self._first = time.monotonic(), trainer.global_step
         self._evaluating, self._evaluations, self._expected = 0.0, 0, None
         if self._first and self._line is not None:
-            say(f"fit        goes on at step {self._first} of {_total_steps(trainer)}")
+            say(f"fit        goes on at step {self._first} of {self._total(trainer)}")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -177,8 +179,12 @@ class Progress(Callback):
         if self._line is not None:
             self._line.close()
 
+    def _total(self, trainer: L.Trainer) -> int:
+        total = _total_steps(trainer)
+        return total if self.max_steps is None else min(total, self.max_steps)
+
     def _fit_parts(self, trainer: L.Trainer) -> list[str]:
-        steps, total = trainer.global_step, _total_steps(trainer)
+        steps, total = trainer.global_step, self._total(trainer)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         spent = time.monotonic() - self._began
         training = max(1e-9, spent - self._evaluating)
@@ -188,8 +194,7 @@ class Progress(Callback):
         if steps > self._first:
             left = training / (steps - self._first) * max(0, total - steps)
             if self._evaluations:
-                to_come = max(0, trainer.max_epochs or 0) - trainer.current_epoch
-                left += self._evaluating / self._evaluations * to_come
+                left += self._evaluating / self._evaluations * _evaluations_to_come(trainer, steps, total)
             parts.append(f"ETA {clock(left)}")
         parts.append(rate(steps - self._first, training))
         return parts + _loss_parts(metrics)[1:] + _score_parts(metrics) + _token_parts(metrics)
@@ -215,8 +220,20 @@ class Progress(Callback):
 
 
 def _total_steps(trainer: L.Trainer) -> int:
-    per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
-    return per_epoch * max(1, trainer.max_epochs or 1)
+    return _steps_per_epoch(trainer) * max(1, trainer.max_epochs or 1)
+
+
+def _steps_per_epoch(trainer: L.Trainer) -> int:
+    return -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+
+
+def _evaluations_to_come(trainer: L.Trainer, steps: int, total: int) -> float:
+    """Evaluations after this step and until the last one, some of them within an epoch."""
+    every = getattr(trainer, "val_check_batch", None)
+    if not isinstance(every, int | float) or not math.isfinite(every) or every <= 0:
+        every = trainer.num_training_batches
+    between = max(1.0, float(every) / trainer.accumulate_grad_batches)
+    return max(0.0, total // between - steps // between)
 
 
 def _epoch(trainer: L.Trainer) -> str:

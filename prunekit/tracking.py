@@ -175,6 +175,7 @@ def final_numbers(result: Mapping[str, Any]) -> dict[str, float | str]:
         "budget_asked": budget["asked"],
         "budget_reached": budget["reached"],
         **{key: value for key, value in result["flops"].items() if isinstance(value, int | float)},
+        "flops_kept": 1 / result["flops"]["flops_vs_unpadded"],
     }
     for row in result["speed"]:
         for key in ("speedup_vs_padded", "speedup_vs_packed"):

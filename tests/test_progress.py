@@ -1,5 +1,6 @@
 import io
 import re
+from types import SimpleNamespace
 
 import lightning.pytorch as L
 import pytest
@@ -201,3 +202,23 @@ def test_an_error_leaves_no_live_line_behind(terminal):
         trainer.fit(Broken(), range(9), range(1))
     list(track("ab", "after"))
     assert without_controls(terminal.getvalue())[-1].startswith("after")
+
+
+@pytest.mark.parametrize(
+    ("evals_per_epoch", "max_steps", "total", "to_come"),
+    [(1, None, 40, 4), (5, None, 40, 18), (1, 15, 15, 1), (5, 15, 15, 5)],
+)
+def test_the_eta_counts_an_early_end_and_every_evaluation_until_then(evals_per_epoch, max_steps, total, to_come):
+    """Ten steps an epoch, four epochs, now at step 5."""
+    trainer = SimpleNamespace(
+        num_training_batches=10,
+        accumulate_grad_batches=1,
+        max_epochs=4,
+        current_epoch=0,
+        val_check_batch=10 // evals_per_epoch,
+        global_step=5,
+        callback_metrics={},
+    )
+    shown = Progress(None, max_steps)
+    assert shown._total(trainer) == total
+    assert progress._evaluations_to_come(trainer, 5, total) == to_come

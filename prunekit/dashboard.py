@@ -1,0 +1,155 @@
+"""`prunekit dashboard`: the W&B workspace that compares pruned models, as code.
+
+    prunekit dashboard entity=my-team                       saves it at the server, needs a key
+    prunekit dashboard entity=my-team out=workspace.json    writes its definition, needs neither key nor network
+
+What it shows is what prunekit logs: final/* of the summary, budget/*, keep/layer_*, threshold/layer_*. Built with
+wandb-workspaces, a public preview: the golden file of the test says when its shape changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from prunekit.config import ConfigError
+from prunekit.files import atomic_write_text
+
+SETTINGS = {"entity": "", "project": "prunekit", "name": "Pruning comparison", "out": ""}
+MAX_RUNS = 300  # the preview shows ten unless told, of a grid almost nothing
+COLUMNS = ("trainer.lr", "method.reg_lr", "method.rank_alpha", "method.reg_lambda", "method.temperature", "method.rate")
+STEP = "trainer/global_step"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Builds the workspace and saves it, or writes its definition to `out`. Returns the exit code.
+
+    Raises:
+        ConfigError: an unknown setting, no entity, no wandb-workspaces, or a server that refuses.
+    """
+    given = SETTINGS | _settings(arguments)
+    if not given["entity"]:
+        raise ConfigError(
+            "the workspace has no owner.\nAllowed: entity=<your W&B user or team>.\n"
+            "With out=FILE the definition is written without any account."
+        )
+    workspace = build(given["entity"], given["project"], given["name"])
+    if given["out"]:
+        atomic_write_text(given["out"], json.dumps(definition(workspace), indent=1, sort_keys=True) + "\n")
+        print(given["out"])
+        return 0
+    from prunekit.tracking import has_wandb_key
+
+    if not has_wandb_key():  # asked first, because W&B would ask on the terminal and wait
+        raise ConfigError(
+            "there is no key for the W&B server.\nAllowed: WANDB_API_KEY, or `wandb login` once.\n"
+            "Or add out=FILE to write the definition alone."
+        )
+    try:
+        workspace.save()
+    except Exception as error:  # of the network, of the server, of the account
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"the workspace could not be saved ({first[:160]}).\nAllowed: an entity and a project that the key may write.\n"
+            "Correct them, or add out=FILE."
+        ) from error
+    print(workspace.url)
+    return 0
+
+
+def build(entity: str, project: str, name: str) -> Any:
+    """The workspace, not saved. Raises ConfigError where wandb-workspaces is not installed."""
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise ConfigError(
+            f"wandb-workspaces is not installed ({error}).\nAllowed: the extra [dashboard].\n"
+            "pip install 'prunekit[dashboard]'"
+        ) from error
+    summary, config = wr.SummaryMetric, wr.Config
+    pareto = [
+        # cheap is on the left, so that the running maximum is the Pareto front
+        wr.ScatterPlot(
+            title="score against FLOPs kept",
+            x=summary("final/flops_kept"),
+            y=summary("final/score"),
+            log_x=True,
+            running_ymax=True,
+            legend_template="${config:method.name} ${config:task.name}",
+        ),
+        wr.ScatterPlot(
+            title="measured against nominal speed-up, batch 32",
+            x=summary("final/flops_vs_unpadded"),
+            y=summary("final/speedup_vs_packed_b32"),
+            regression=True,
+        ),
+        wr.BarPlot(title="score", metrics=["final/score"]),
+    ]
+    budget = [
+        _line(wr, "budget: target, expected", ["budget/target", "budget/expected"]),
+        _line(wr, "budget: measured on validation", ["val/flops_vs_unpadded"]),
+        wr.LinePlot(title="multipliers", x=STEP, metric_regex="lagrange/.*"),
+        wr.BarPlot(title="budget reached", metrics=["final/budget_reached"]),
+    ]
+    layers = [
+        wr.LinePlot(title="keep ratio by layer", x=STEP, metric_regex="keep/layer_.*"),
+        wr.LinePlot(title="tokens by layer", x=STEP, metric_regex="tokens/layer_.*"),
+        wr.LinePlot(title="threshold by layer", x=STEP, metric_regex="threshold/layer_.*"),
+    ]
+    training = [wr.LinePlot(title="losses", x=STEP, metric_regex="train/.*"), _line(wr, "score", ["score"])]
+    ends = [summary("final/flops_vs_unpadded"), summary("final/score")]
+    axes = [config("method.name"), *(config(column) for column in COLUMNS), *ends]
+    search = [
+        wr.ParallelCoordinatesPlot(columns=[wr.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),
+        wr.ParameterImportancePlot(with_respect_to="final/score"),
+        wr.RunComparer(diff_only=True),
+    ]
+    titled = {"1 Pareto": pareto, "2 Budget": budget, "3 Layers": layers, "4 Training": training, "5 Search": search}
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[
+            ws.Section(name=title, panels=panels, is_open=title == "1 Pareto") for title, panels in titled.items()
+        ],
+        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=MAX_RUNS),
+        runset_settings=ws.RunsetSettings(
+            groupby=[ws.Config("method.name"), ws.Config("task.name")],
+            order=[ws.Ordering(ws.Summary("final/score"), ascending=False)],
+        ),
+    )
+
+
+def _line(wr: Any, title: str, keys: list[str]) -> Any:
+    return wr.LinePlot(title=title, x=STEP, y=keys)
+
+
+def definition(workspace: Any) -> Any:
+    """What would be sent to the server, without the ids that are drawn anew each time."""
+    return _steady(json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True)))
+
+
+def _steady(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _steady(entry, name) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_steady(entry) for entry in value]
+    if isinstance(value, str) and (key in ("id", "__id__", "name") and re.fullmatch(r"[0-9a-z-]{8,}", value)):
+        return "<id>"
+    return value
+
+
+def _settings(arguments: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in SETTINGS:
+            near = difflib.get_close_matches(key, SETTINGS, n=1)
+            advice = f"Did you mean {near[0]}=...?" if near else "prunekit dashboard entity=my-team"
+            raise ConfigError(f"{argument} is no setting of dashboard.\nAllowed: {', '.join(SETTINGS)}.\n{advice}")
+        found[key] = value
+    return found
