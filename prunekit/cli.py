@@ -34,6 +34,7 @@ VERBS = {
     "train": "prunekit.cli:train",
     "table": "prunekit.report.table:main",
     "report": "prunekit.report.html:main",
+    "dashboard": "prunekit.dashboard:main",
 }
 
 

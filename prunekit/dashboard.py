@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:  # of the network, of the server, of the account
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"the workspace could not be saved ({first[:160]}).\nAllowed: an entity and a project that the key may write.\n"
-            "Correct them, or add out=FILE."
+            f"the workspace could not be saved ({first[:160]}).\n"
+            "Allowed: an entity and a project that the key may write.\nCorrect them, or add out=FILE."
         ) from error
     print(workspace.url)
     return 0

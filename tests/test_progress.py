@@ -1,6 +1,6 @@
 import io
 import re
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import lightning.pytorch as L
 import pytest
@@ -210,7 +210,8 @@ def test_an_error_leaves_no_live_line_behind(terminal):
 )
 def test_the_eta_counts_an_early_end_and_every_evaluation_until_then(evals_per_epoch, max_steps, total, to_come):
     """Ten steps an epoch, four epochs, now at step 5."""
-    trainer = SimpleNamespace(
+    trainer = Mock(
+        spec=L.Trainer,
         num_training_batches=10,
         accumulate_grad_batches=1,
         max_epochs=4,
