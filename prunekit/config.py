@@ -176,7 +176,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | Non
     if text.startswith("Config group override must be"):  # a plain ValueError of hydra's
         return ConfigError(
             f"{', '.join(item for item in overrides if item.endswith('=null'))}: a group without which nothing runs.\n"
-            "Allowed: null for launcher, search, sweeps, experiment and debug only.\nName an option; --help lists them."
+            "Allowed: null for launcher, sweeps, experiment and debug only.\nName an option; --help lists them."
         )
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
@@ -193,6 +193,11 @@ def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | Non
 
 
 def _unknown_option(group: str, option: str, options: Sequence[str]) -> ConfigError:
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        extra = option.partition("_")[0]
+        return ConfigError(
+            f"{group}={option} is not installed.\nAllowed: {', '.join(options)}.\npip install 'prunekit[{extra}]'"
+        )
     near = difflib.get_close_matches(option, options, n=1)
     advice = f"Did you mean {group}={near[0]}?" if near else f"Choose one, or add {group}/{option}.yaml to conf/."
     allowed = ", ".join(options) or f"nothing yet, {group} is empty"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_the_defaults_are_top_on_bbc_news_with_minilm_at_3x():
 
 @pytest.mark.parametrize("file", OPTIONS, ids=str)
 def test_every_option_composes_and_passes_its_own_checks(file: Path):
+    extra = file.stem.partition("_")[0]
+    plugin = {"launcher": f"hydra_plugins.hydra_{extra}_launcher", "search": f"hydra_plugins.hydra_{extra}_sweeper"}
+    needed = plugin.get(str(file.parent))
+    if needed is not None and file.stem != "grid" and importlib.util.find_spec(needed) is None:
+        with pytest.raises(ConfigError, match=rf"(?s)is not installed.*prunekit\[{extra}\]"):
+            checked(f"{file.parent}={file.stem}")
+        return
     checked(f"{file.parent}={file.stem}")
 
 
