@@ -69,6 +69,8 @@ def train(arguments: Sequence[str]) -> int:
     flags, overrides = _sorted([argument for argument in arguments if argument != "--dry"])
     if dry:  # a single run is a sweep of one job
         flags, overrides = [*flags, "--multirun"], [*overrides, "hydra.sweeper.dry=true"]
+    if {"-m", "--multirun"} & set(flags):
+        overrides = _of_swept_groups(overrides)
     prepare()
     sys.argv = [sys.argv[0], *flags, *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra raises what it would print; `explain` says it shorter
@@ -104,6 +106,16 @@ def _sorted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             flags.insert(0, argument)
     return flags, overrides
+
+
+def _of_swept_groups(overrides: Sequence[str]) -> list[str]:
+    """Settings in which a key of a swept group is set by force: method=random,first method.train=false.
+
+    Hydra composes a sweep once with its defaults before the jobs, and the default option may not have the key. Each job
+    is checked by itself, so a key that its option does not have is still refused.
+    """
+    swept = {key for key, _, value in (given.partition("=") for given in overrides) if "," in value and "." not in key}
+    return [f"++{given}" if given.partition(".")[0] in swept else given for given in overrides]
 
 
 def job(config: Any) -> float:

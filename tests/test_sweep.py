@@ -193,6 +193,18 @@ def test_the_flag_m_may_stand_anywhere(sweep, tmp_path: Path):
     assert trained(tmp_path) == ["dense 1", "dense 2"]
 
 
+def test_a_key_that_only_the_swept_methods_have_can_be_set(sweep, tmp_path: Path):
+    """Hydra composes a sweep with the default method first, which has no key method.train."""
+    assert sweep("method=random,first", "method.train=false")[0] == 0
+    assert trained(tmp_path) == ["dense 1", "random 1", "first 1"]
+
+
+def test_a_key_that_no_swept_method_has_is_refused(sweep, tmp_path: Path):
+    code, _, err = sweep("method=random,first", "method.trian=false")
+    assert (code, trained(tmp_path)) == (4, [])
+    assert "there is no key method.trian" in err.splitlines()[0]
+
+
 def test_a_file_of_sweeps_is_a_grid_and_what_is_typed_goes_on_top(sweep, tmp_path: Path, monkeypatch):
     (tmp_path / "tiny_grid.yaml").write_text(
         "# @package _global_\n"
