@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prunekit.data.corpora import TextSpec
 from prunekit.data.spec import TaskSpec
 from prunekit.schema import ConfigError
 
@@ -17,7 +18,9 @@ def spec(**keys):
 
 @pytest.mark.parametrize("file", sorted((CONF / "task").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_task_file_is_a_task_of_its_name(file):
-    assert TaskSpec.from_config(yaml.safe_load(file.read_text())).name == file.stem
+    config = yaml.safe_load(file.read_text())
+    kind = TextSpec if config["kind"] == "text" else TaskSpec
+    assert kind.from_config(config).name == file.stem
 
 
 @pytest.mark.parametrize(

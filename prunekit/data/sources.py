@@ -120,7 +120,7 @@ def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = N
     if family := backbone.get("family"):
         return _tiny(family, int(backbone.get("seed") or 0), env)
     if package and (found := package_folder(package, backbone["package_folder"])):
-        return found
+        return _from_gguf(found / backbone["gguf"], env) if backbone.get("gguf") else found
     tried = [f"{package} (not installed)"] if package else []
     names = [place for place in (backbone.get("folder"), name) if place]
     folder, why = _in_data_folder([f"models/{n}" for n in names] + names, env, holding="config.json")
@@ -238,6 +238,13 @@ def _unreachable(repo: str, kind: str, env: Mapping[str, str]) -> str:
     thread.start()
     thread.join(PROBE_SECONDS)
     return f"hub {repo} at {endpoint} ({answer[0]})" if answer[0] else ""
+
+
+def _from_gguf(file: Path, env: Mapping[str, str]) -> Path:
+    """The folder of a GGUF file's model in float32, written when it is not there yet."""
+    from prunekit.data.gguf import dequantised
+
+    return dequantised(file, cache_folder(env) / "backbones")
 
 
 def _tiny(family: str, seed: int, env: Mapping[str, str]) -> Path:

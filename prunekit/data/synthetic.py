@@ -24,6 +24,7 @@ FILLERS = tuple(first + second for first in SYLLABLES for second in SYLLABLES[:4
 MARKERS = tuple(first + second + "x" for first in SYLLABLES for second in SYLLABLES[4:8])
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TINY = {"layers": 4, "hidden": 32, "heads": 4, "ffn": 64}
+DECODERS = ("llama", "mistral", "qwen2", "gpt2", "opt")
 POSITIONS = 514
 SCORES = 6  # regression labels are 0.0 .. 5.0
 
@@ -105,11 +106,11 @@ def tiny_vocabulary() -> dict[str, int]:
 def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> None:
     """Writes a random model of 4 layers x 32 and its tokenizer as a Hugging Face folder; whole or not at all.
 
-    `family` is bert, roberta, electra or distilbert. The global generators are not touched.
+    `family` is bert, roberta, electra or distilbert, or one of `DECODERS`. The global generators are not touched.
     """
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     sizes = {
         "hidden_size": TINY["hidden"],
@@ -121,6 +122,11 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
         sizes = dict(zip(("dim", "n_layers", "n_heads", "hidden_dim"), sizes.values(), strict=True))
     if family == "electra":
         sizes["embedding_size"] = TINY["hidden"] // 2
+    if family in ("llama", "mistral", "qwen2"):
+        sizes["num_key_value_heads"] = TINY["heads"] // 2
+    if family == "opt":
+        sizes["ffn_dim"] = sizes.pop("intermediate_size")
+        sizes["word_embed_proj_dim"] = TINY["hidden"]
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tiny_vocabulary()),
@@ -134,11 +140,15 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(config, dtype=torch.float32)
+        kind = AutoModelForCausalLM if family in DECODERS else AutoModel
+        model = kind.from_config(config, dtype=torch.float32)
     config.architectures = [type(model).__name__]
     config.save_pretrained(scratch)
-    save_file(model.state_dict(), scratch / "model.safetensors", {"format": "pt"})
-    _tiny_tokenizer(scratch, segments=family in ("bert", "electra"))
+    if family in DECODERS:
+        model.save_pretrained(scratch)  # knows which weights are tied
+    else:
+        save_file(model.state_dict(), scratch / "model.safetensors", {"format": "pt"})
+    _tiny_tokenizer(scratch, segments=family in ("bert", "electra"), special=family not in DECODERS)
     try:
         scratch.replace(folder)
     except OSError:
@@ -146,7 +156,7 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
         shutil.rmtree(scratch)
 
 
-def _tiny_tokenizer(folder: Path, segments: bool) -> None:
+def _tiny_tokenizer(folder: Path, segments: bool, special: bool = True) -> None:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     vocabulary = tiny_vocabulary()
@@ -154,11 +164,12 @@ def _tiny_tokenizer(folder: Path, segments: bool) -> None:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-    )
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+        )
     tokenizer.save(str(folder / "tokenizer.json"))
     inputs = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}

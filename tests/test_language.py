@@ -1,0 +1,61 @@
+import math
+
+import pytest
+import torch
+from tiny_decoders import tiny_decoder
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from prunekit.language import choice_scores, choose, combined, perplexity, windows
+
+
+@pytest.mark.parametrize(("length", "window", "stride"), [(10, 4, 1), (10, 4, 4), (10, 4, 3), (3, 8, 2), (9, 8, 8)])
+def test_every_token_but_the_first_is_predicted_once(length, window, stride):
+    seen = [token for start, end, first in windows(length, window, stride) for token in range(first, end)]
+    assert seen == list(range(1, length))
+    assert all(end - start <= window and first > start for start, end, first in windows(length, window, stride))
+
+
+def test_tokens_count_alike_or_windows_do():
+    assert combined([2.0 * 2047, 3.0 * 511], [2047, 511]) == pytest.approx(9.022897, abs=1e-6)
+    assert combined([2.0 * 2047, 3.0 * 511], [2047, 511], "window") == pytest.approx(12.182494, abs=1e-6)
+    assert combined([1e6], [1]) == math.inf
+
+
+def test_one_window_is_the_models_own_loss():
+    model, ids = tiny_decoder(), torch.randint(2, 64, (20,))
+    with torch.no_grad():
+        own = model(ids[None], labels=ids[None]).loss
+    assert perplexity(model, ids, 32) == pytest.approx(float(own.exp()), rel=1e-5)
+
+
+def test_smaller_steps_see_more():
+    model, ids = tiny_decoder(), torch.randint(2, 64, (40,))
+    one, other = perplexity(model, ids, 8, 8), perplexity(model, ids, 8, 1)
+    assert one != other
+    assert perplexity(model, ids, 40, 40) == pytest.approx(perplexity(model, ids, 64, 16), rel=1e-5)
+
+
+def letters():
+    """A tokenizer of one token per character."""
+    tokenizer = Tokenizer(models.WordLevel({chr(32 + n): n for n in range(60)} | {"?": 60, "[UNK]": 61}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def test_a_choice_is_made_by_the_likelihood_per_character_of_the_whole_sequence():
+    model, tokenizer = tiny_decoder(), letters()
+    choices = ["YES", "NO", "MAYBE SO"]
+    scores = []
+    for choice in choices:
+        ids = torch.tensor(tokenizer("IS IT? " + choice)["input_ids"])
+        with torch.no_grad():
+            logs = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+        scores.append(float(logs[-len(" " + choice) :].sum()) / len(" " + choice))
+    assert choose(model, tokenizer, "IS IT?", choices, 64) == scores.index(max(scores))
+
+
+def test_accuracy_and_macro_f1_by_hand():
+    found = choice_scores([0, 0, 1, 1], [0, 1, 1, 1], 3)
+    assert found["accuracy"] == 0.75
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)  # class 2 never occurs
