@@ -34,8 +34,9 @@ from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.sources import find_backbone, find_task
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Batch
+from prunekit.kinds import method_options
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.pipeline import Pipeline, method_class, method_options
+from prunekit.pipeline import Pipeline, method_class
 from prunekit.runs import RunFolder
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.state import Execution, Trace

@@ -8,7 +8,6 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Measured, PerRow, evaluate, kept_tokens
 from prunekit.heads import HEADS
+from prunekit.kinds import method_options, target_of
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
 from prunekit.report import examples
@@ -95,15 +95,8 @@ def precision_of(asked: str | int) -> str:
 
 def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:
     """The class that `method._target_` names."""
-    target = cfg["method"]["_target_"]
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"method._target_={target} cannot be imported ({error}).\n"
-            "Allowed: the dotted path of a TokenPruningMethod.\nCorrect it, or install the package it is in."
-        ) from error
+    found: type[TokenPruningMethod] = target_of(cfg)
+    return found
 
 
 def knobs(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -111,11 +104,6 @@ def knobs(cfg: dict[str, Any]) -> dict[str, Any]:
     keys = declared({"method": cfg["method"]["name"]})
     own = [key.path.partition(".")[2] for key in keys.values() if key.knob]
     return {name: cfg["method"][name] for name in own if cfg["method"].get(name) is not None}
-
-
-def method_options(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The keys of the method's file that are the method's own."""
-    return {key: value for key, value in cfg["method"].items() if key not in ("name", "_target_")}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from prunekit.config import ConfigError, check_layers, compose
-from prunekit.data.sources import backbone_shape, find_backbone, find_task, own_files_digest
-from prunekit.data.spec import TaskSpec
+from prunekit.config import ConfigError, compose
+from prunekit.data.sources import find_backbone
+from prunekit.kinds import kind_of, load
 from prunekit.runs import BusyError, RunFolder
 
 
@@ -36,14 +36,15 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
     Raises:
         BusyError: another process runs this or trains its teacher, and `wait` is false.
     """
+    kind = kind_of(cfg)
     cfg = canonical(cfg)
-    spec = TaskSpec.from_config(cfg["task"])
+    spec = kind.spec(cfg["task"])
     folder = RunFolder.of(cfg)
     if (stored := _stored(folder, cfg)) is not None:
         return stored
     backbone = find_backbone(cfg["backbone"])
-    source = find_task(spec)
-    check_layers(cfg, backbone_shape(backbone)["num_hidden_layers"], cfg["backbone"]["name"])
+    source = kind.source(spec)
+    kind.check(cfg, backbone)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,13 +61,12 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
             return stored
         folder.prepare(cfg, command())
         from prunekit.checkpoint import discard_resume_points
-        from prunekit.pipeline import Pipeline
 
-        result = Pipeline(cfg, folder, spec, source, backbone, wait=wait).execute()
+        result = load(kind.pipeline)(cfg, folder, spec, source, backbone, wait=wait).execute()
         folder.write_result(result)
         # only now: a kill before the result is written must not cost the training
         discard_resume_points(folder.checkpoints)
-    _show(result, folder, stored=False)
+    load(kind.show)(result, folder.path, stored=False)
     return result
 
 
@@ -79,11 +79,13 @@ def command() -> str:
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
     """The configuration that names the run: dense has neither budget nor teacher, own files count by content."""
+    kind = kind_of(cfg)
+    cfg = kind.named(cfg)
     if cfg["method"]["name"] == "dense":
         default = _dense_defaults()
         cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}
-    models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg[key].get("path")}
-    digests = {"files": own_files_digest(TaskSpec.from_config(cfg["task"])), **models}
+    models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg.get(key, {}).get("path")}
+    digests = {"files": kind.digest(kind.spec(cfg["task"])), **models}
     given = {key: digest for key, digest in digests.items() if digest is not None}
     return cfg | {"own": given} if given else cfg
 
@@ -111,7 +113,9 @@ def _dense_defaults() -> dict[str, Any]:
 
 def teacher_config(cfg: dict[str, Any]) -> dict[str, Any] | None:
     """The configuration of the teacher that a run trains or finds; None where it needs none, or has a path to one."""
-    return None if cfg["method"]["name"] == "dense" or cfg["teacher"]["path"] else dense_config(cfg)
+    if "teacher" not in cfg or cfg["method"]["name"] == "dense" or cfg["teacher"]["path"]:
+        return None
+    return dense_config(cfg)
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:
@@ -143,11 +147,5 @@ def _stored(folder: RunFolder, cfg: dict[str, Any]) -> dict[str, Any] | None:
         return None
     result = finished(folder)
     if result is not None:
-        _show(result, folder, stored=True)
+        load(kind_of(cfg).show)(result, folder.path, stored=True)
     return result
-
-
-def _show(result: dict[str, Any], folder: RunFolder, *, stored: bool) -> None:
-    from prunekit.report.console import print_result
-
-    print_result(result, folder.path, stored=stored)

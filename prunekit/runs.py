@@ -59,10 +59,11 @@ class RunFolder:
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> RunFolder:
         """The folder that a configuration decides; machine keys play no part in it."""
-        from prunekit.config import budget_label, config_hash
+        from prunekit.config import config_hash
+        from prunekit.kinds import kind_of
 
         digest = config_hash(cfg)
-        label = "dense" if cfg["method"]["name"] == "dense" else budget_label(cfg["budget"])
+        label = kind_of(cfg).label(cfg)
         parts = [cfg["task"]["name"], cfg["method"]["name"], cfg["backbone"]["name"], label]
         path = Path(cfg["runs_dir"]).joinpath(*(_folder_name(part) for part in parts), f"s{cfg['seed']}-{digest}")
         return cls(path, digest)

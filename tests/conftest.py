@@ -64,8 +64,9 @@ def method_under_test(name, *, lengths=(12, 7, 9, 5), epochs=4, budget=2.0, step
     from prunekit.config import compose
     from prunekit.cost import Shape
     from prunekit.data.spec import TaskSpec
+    from prunekit.kinds import method_options
     from prunekit.methods.base import Setting, Training
-    from prunekit.pipeline import method_class, method_options
+    from prunekit.pipeline import method_class
     from prunekit.tokens.encoder import install
 
     cfg, _ = compose([f"method={name}", "task=synthetic", "backbone=tiny"])

@@ -27,7 +27,7 @@ FORBIDDEN = {
 }  # fmt: skip
 
 # what methods share; the modules of methods/ that others may import
-SHARED_METHODS = ("prunekit.methods.base", "prunekit.methods.static")
+SHARED_METHODS = ("prunekit.methods.base", "prunekit.methods.static", "prunekit.methods.weight_base")
 
 # what method authors test with: it may import everything and pytest, and nothing that runs may import it
 FOR_TESTS_ONLY = ("prunekit.conformance",)

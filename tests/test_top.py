@@ -9,9 +9,9 @@ from conftest import sentences, tiny_model
 from prunekit.config import compose
 from prunekit.cost import Shape
 from prunekit.data.spec import TaskSpec
+from prunekit.kinds import method_options
 from prunekit.methods.base import Setting, Training
 from prunekit.methods.top import ToP
-from prunekit.pipeline import method_options
 from prunekit.teacher import TeacherOutputs
 from prunekit.tokens.encoder import install
 

@@ -1,0 +1,177 @@
+"""The kinds of runs that a method may ask for: what each reads from a configuration, and the pipeline that runs it.
+
+A method's file says its kind by the key `prunes`; without it, it prunes tokens. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from prunekit.config import ConfigError, budget_label, check_layers
+from prunekit.data.corpora import TextSpec, find_texts, text_files_digest
+from prunekit.data.sources import backbone_shape, find_task, own_files_digest
+from prunekit.data.spec import TaskSpec
+
+Config = Mapping[str, Any]
+
+
+@runtime_checkable
+class Kind(Protocol):
+    """What `prunekit.run` asks of a kind of run; every check raises ConfigError before anything slow starts."""
+
+    tasks: tuple[str, ...]  # values of task.kind
+    pipeline: str  # module:class, built from (cfg, folder, spec, source, backbone), with `execute() -> result`
+    show: str  # module:function that prints a result
+
+    def spec(self, task: Config) -> Any:
+        """The task block, checked."""
+
+    def digest(self, spec: Any) -> str | None:
+        """Of the content of files that the task names by path; None when it names none."""
+
+    def source(self, spec: Any) -> Any:
+        """Where the task's data is."""
+
+    def check(self, cfg: Config, backbone: Path | str) -> None:
+        """What the configuration asks of the backbone."""
+
+    def named(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        """The configuration without what plays no part in runs of this kind."""
+
+    def label(self, cfg: Config) -> str:
+        """How much is pruned, as a folder name."""
+
+
+class TokenRuns:
+    """Fine-tuning with tokens removed, on a classification or regression task."""
+
+    tasks: tuple[str, ...] = ("classification", "regression")
+    pipeline = "prunekit.pipeline:Pipeline"
+    show = "prunekit.report.console:print_result"
+
+    def spec(self, task: Config) -> TaskSpec:
+        """A TaskSpec."""
+        return TaskSpec.from_config(task)
+
+    def digest(self, spec: TaskSpec) -> str | None:
+        """Of task.file and its kin."""
+        return own_files_digest(spec)
+
+    def source(self, spec: TaskSpec) -> Any:
+        """A TaskSource."""
+        return find_task(spec)
+
+    def check(self, cfg: Config, backbone: Path | str) -> None:
+        """Layers that a key names must exist."""
+        check_layers(cfg, backbone_shape(backbone)["num_hidden_layers"], cfg["backbone"]["name"])
+
+    def named(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        """All of it."""
+        return cfg
+
+    def label(self, cfg: Config) -> str:
+        """The budget."""
+        return "dense" if cfg["method"]["name"] == "dense" else budget_label(cfg["budget"])
+
+
+class WeightRuns:
+    """Calibration, a mask and perhaps a repair of a language model's weights; nothing is trained."""
+
+    tasks: tuple[str, ...] = ("text",)
+    pipeline = "prunekit.weight_pipeline:WeightPipeline"
+    show = "prunekit.report.weights:print_result"
+    # of the trainer only these matter
+    TRAINER = ("threads", "accelerator")
+
+    def spec(self, task: Config) -> TextSpec:
+        """A TextSpec."""
+        return TextSpec.from_config(task)
+
+    def digest(self, spec: TextSpec) -> str | None:
+        """Of the files of the corpora that are given by path."""
+        return text_files_digest(spec)
+
+    def source(self, spec: TextSpec) -> Any:
+        """A TextSource."""
+        return find_texts(spec)
+
+    def check(self, cfg: Config, backbone: Path | str) -> None:
+        """Groups n:m need the sparsity that they have."""
+        method = cfg["method"]
+        if method["group"] != "nm":
+            return
+        if method["keep"] >= method["of"]:
+            raise ConfigError(
+                f"method.keep={method['keep']} of method.of={method['of']} removes nothing.\n"
+                f"Allowed: keep 1..{method['of'] - 1}.\nSet method.keep and method.of, as 2 and 4."
+            )
+        share = 1 - method["keep"] / method["of"]
+        if abs(method["sparsity"] - share) > 1e-6 or method["sparsity_of"] == "model" or method["alloc"] != "uniform":
+            raise ConfigError(
+                f"method.group=nm with {method['keep']}:{method['of']} removes {share:g} of every matrix, "
+                f"not method.sparsity={method['sparsity']:g} of {method['sparsity_of']}, alloc={method['alloc']}.\n"
+                f"Allowed: method.sparsity={share:g} method.sparsity_of=prunable method.alloc=uniform.\n"
+                "Set these, or choose another method.group."
+            )
+
+    def named(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        """No FLOPs budget, teacher or speed: dense kernels do not see zeros."""
+        kept = {key: value for key, value in cfg.items() if key not in ("teacher", "bench", "budget_tolerance")}
+        trainer = {key: value for key, value in cfg["trainer"].items() if key in self.TRAINER}
+        return kept | {"budget": None, "trainer": trainer}
+
+    def label(self, cfg: Config) -> str:
+        """The sparsity."""
+        return f"sparse{cfg['method']['sparsity']:g}"
+
+
+KINDS: dict[str, Kind] = {"tokens": TokenRuns(), "weights": WeightRuns()}
+
+
+def kind_of(cfg: Config) -> Kind:
+    """The kind that the method asks for.
+
+    Raises:
+        ConfigError: the task is not for it.
+    """
+    what = cfg["method"].get("prunes", "tokens")
+    kind, given = KINDS[what], cfg["task"].get("kind", "classification")
+    if given not in kind.tasks:
+        example = "domain_legal" if "text" in kind.tasks else "bbc_news"
+        raise ConfigError(
+            f"method={cfg['method']['name']} prunes {what}, and task={cfg['task']['name']} is of kind {given}.\n"
+            f"Allowed: tasks of kind {', '.join(kind.tasks)}.\nChoose another task, as task={example}."
+        )
+    return kind
+
+
+def load(place: str) -> Any:
+    """What a `module:name` names, imported now."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def target_of(cfg: Config) -> Any:
+    """The class that `method._target_` names.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    target = cfg["method"]["_target_"]
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        base = "WeightPruningMethod" if cfg["method"].get("prunes") == "weights" else "TokenPruningMethod"
+        raise ConfigError(
+            f"method._target_={target} cannot be imported ({error}).\n"
+            f"Allowed: the dotted path of a {base}.\nCorrect it, or install the package it is in."
+        ) from error
+
+
+def method_options(cfg: Config) -> dict[str, Any]:
+    """The keys of the method's file that are the method's own."""
+    return {key: value for key, value in cfg["method"].items() if key not in ("name", "_target_")}

@@ -1,0 +1,15 @@
+"""The smallest weights go: the baseline that needs no data."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from prunekit.methods.weight_base import Statistics, WeightPruningMethod
+from prunekit.weights.importance import magnitude_score
+
+
+class Magnitude(WeightPruningMethod):
+    """|w|."""
+
+    def score(self, weight: Float[Tensor, "outputs inputs"], found: Statistics) -> Float[Tensor, "outputs inputs"]:
+        """|w|."""
+        return magnitude_score(weight)

@@ -1,0 +1,514 @@
+"""The stages of a run that prunes weights: calibrate, score, mask, repair, evaluate, save.
+
+Statistics depend on the model, the calibration tokens and few options; they lie in the cache folder under a hash of
+these, so that another sparsity, group or lambda takes them as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prunekit import pretrained
+from prunekit.config import ConfigError, config_hash
+from prunekit.data.calibration import (
+    Texts,
+    TokenSample,
+    calibration_samples,
+    evaluation_ids,
+    read_texts,
+    samples_digest,
+)
+from prunekit.data.corpora import TextSource, TextSpec
+from prunekit.data.sources import cache_folder
+from prunekit.kinds import method_options, target_of
+from prunekit.language import choice_scores, choose, perplexity, rouge
+from prunekit.methods.weight_base import Need, Statistics, Stream, WeightPruningMethod
+from prunekit.pipeline import accelerator_of, quieten
+from prunekit.progress import say, track
+from prunekit.report.weights import card
+from prunekit.run import command
+from prunekit.runs import RunFolder, atomic_write_text
+from prunekit.weights.allocation import by_outliers, by_rank, outlier_share, prunable_sparsity
+from prunekit.weights.blocks import (
+    FAMILIES,
+    Gram,
+    Matrices,
+    Sample,
+    all_matrices,
+    parameter_count,
+    prunable,
+    set_weight,
+    stream_gradients,
+    stream_grams,
+    weight_of,
+)
+from prunekit.weights.enforce import MaskEnforcer
+from prunekit.weights.importance import GradientSums, general_importance, inverse_factor, normalised, wanda_score
+from prunekit.weights.masks import is_nm, keep_masks
+from prunekit.weights.storage import save_compact, save_masks, sparsity_report
+from prunekit.weights.update import obs_sweep
+
+STATISTICS = 1  # version of the cached statistics: raise it when their meaning changes
+STORED = torch.bfloat16
+
+
+class WeightPipeline:
+    """One run of one configuration. `execute` returns the result; the folder holds everything else."""
+
+    def __init__(
+        self,
+        cfg: dict[str, Any],
+        folder: RunFolder,
+        spec: TextSpec,
+        source: TextSource,
+        backbone: Path | str,
+        *,
+        wait: bool = True,
+    ) -> None:  # `wait` is about teachers, of which there are none
+        self.cfg = cfg
+        self.folder = folder
+        self.spec = spec
+        self.source = source
+        self.backbone = backbone
+        self.started = time.time()
+        self.seconds: dict[str, float] = {}
+        self.reused: list[str] = []
+
+    def execute(self) -> dict[str, Any]:
+        """Runs all stages."""
+        quieten()
+        _forget_peak()
+        self._check_family()
+        trainer, options = self.cfg["trainer"], method_options(self.cfg)
+        device = torch.device("cuda" if accelerator_of(trainer["accelerator"]) == "gpu" else "cpu")
+        if trainer["threads"]:
+            torch.set_num_threads(trainer["threads"])
+        L.seed_everything(self.cfg["seed"], verbose=False)
+        method: WeightPruningMethod = target_of(self.cfg)(**options)
+        model = AutoModelForCausalLM.from_pretrained(self.backbone, dtype=torch.float32).to(device).eval()
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.backbone)
+        self.base = pretrained.sha256(Path(self.backbone) / "model.safetensors") if _local(self.backbone) else ""
+        self.longest = _longest(model)
+        try:
+            blocks = prunable(model, options["scope"])
+            self.texts = self._texts()
+            dense = self._evaluate(model, "dense")
+            masks = self._masks(method, model, blocks)
+            MaskEnforcer(model, masks).check_zeros()
+            pruned = self._evaluate(model, "pruned")
+        except ValueError as error:
+            # what is wrong with model, text or options is said by those who know; here it only ends the run
+            raise ConfigError(str(error)) from error
+        result = self._result(dense, pruned, masks, parameter_count(model))
+        self._save(model, masks, result)
+        return result
+
+    # -- texts -----------------------------------------------------------------------------------------
+
+    def _check_family(self) -> None:
+        kind = AutoConfig.from_pretrained(self.backbone).model_type
+        if kind not in FAMILIES:
+            raise ConfigError(
+                f"backbone={self.cfg['backbone']['name']} is of the family {kind!r}, which has no decoder blocks "
+                f"that prunekit knows.\n"
+                f"Allowed: {', '.join(sorted(FAMILIES))}.\nChoose another backbone, as backbone=smollm2."
+            )
+
+    def _texts(self) -> Texts:
+        texts = read_texts(self.spec, self.source)
+        for name, documents in texts.documents.items():
+            say(
+                f"data       {name}: {len(documents.calibration)} documents to calibrate on, "
+                f"{len(documents.evaluation)} to measure on; {documents.duplicates} double ones left out, "
+                f"{documents.overlap} that are in both"
+            )
+        return texts
+
+    def _samples(self, stream: Stream) -> list[TokenSample]:
+        return calibration_samples(self.texts, stream, self.tokenizer, self.cfg["seed"], self.longest)
+
+    # -- statistics ------------------------------------------------------------------------------------
+
+    def _statistics(
+        self, need: Need, model: PreTrainedModel, blocks: Sequence[Matrices]
+    ) -> tuple[dict[str, Tensor], int]:
+        """One statistic of all matrices and its number of samples: read from the cache, or computed and put there."""
+        samples = self._samples(need.on)
+        options = self.cfg["method"]
+        key = {
+            "version": STATISTICS,
+            "what": need.what,
+            "model": self.base or str(self.backbone),
+            "tokens": samples_digest(samples),
+            "scope": options["scope"],
+            "general": [options.get("metric"), options["damping"]] if need.what == "general" else None,
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        root = Path(self.cfg["data"]["cache_dir"] or cache_folder())
+        path = root / "weights" / f"{need.what}-{need.on}-{digest[:16]}.safetensors"
+        if not path.is_file():
+            start = time.time()
+            found = _collect(need.what, model, _plain(samples), blocks, options)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_suffix(f".{time.time_ns()}.tmp")
+            save_file({name: tensor.to(STORED).cpu().contiguous() for name, tensor in found.items()}, scratch)
+            scratch.replace(path)
+            self.seconds[f"{need.what} on {need.on}"] = time.time() - start
+        else:
+            self.reused.append(path.name)
+            say(f"reused     {need.what} on {need.on}: {path}")
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, len(samples)  # noqa: SIM118
+
+    # -- masks -----------------------------------------------------------------------------------------
+
+    def _masks(
+        self, method: WeightPruningMethod, model: PreTrainedModel, blocks: Sequence[Matrices]
+    ) -> dict[str, Tensor]:
+        """Prunes the model in place; returns what stays."""
+        options, matrices = self.cfg["method"], all_matrices(blocks)
+        sizes = {name: weight_of(module).numel() for name, module in matrices.items()}
+        share = prunable_sparsity(
+            options["sparsity"], options["sparsity_of"], sum(sizes.values()), parameter_count(model)
+        )
+        shares = self._allocate(share, sizes, model, blocks)
+        masks: dict[str, Tensor] = {}
+        start = time.time()
+        if not method.adaptive:
+            stored = [(need, *self._statistics(need, model, blocks)) for need in method.needs()]
+            start = time.time()
+            scores = {
+                name: method.score(weight_of(module).detach(), _of_matrix(name, stored)).cpu()
+                for name, module in matrices.items()
+            }
+            masks = keep_masks(scores, shares, method.groups)
+            self.seconds["mask"] = time.time() - start
+            if options["weight_update"] == "none":
+                for name, module in matrices.items():
+                    set_weight(module, weight_of(module).detach() * masks[name].to(model.device))
+                return masks
+        start = time.time()
+        masks |= self._sweep(method, model, blocks, masks, shares)
+        self.seconds["repair"] = time.time() - start
+        return masks
+
+    def _allocate(
+        self, share: float, sizes: Mapping[str, int], model: PreTrainedModel, blocks: Sequence[Matrices]
+    ) -> dict[str, float]:
+        options = self.cfg["method"]
+        if options["alloc"] == "uniform":
+            return dict.fromkeys(sizes, share)
+        stream = options.get("domain_on", options["calibration"])
+        if options["alloc"] == "rank":
+            found, _ = self._statistics(Need("second", stream), model, blocks)
+            sensitivity = {name: float(found[f"{name}.fisher"].float().mean()) for name in sizes}
+            return by_rank(sensitivity, sizes, share, options["alloc_spread"])
+        norms, _ = self._statistics(Need("norms", options["calibration"]), model, blocks)
+        outliers, inside = {}, {}
+        for number, matrices in enumerate(blocks):
+            scores = [
+                wanda_score(weight_of(module).detach().cpu(), norms[f"{name}.norms"].float())
+                for name, module in matrices.items()
+            ]
+            outliers[str(number)] = outlier_share(scores)
+            inside[str(number)] = sum(sizes[name] for name in matrices)
+        shares = by_outliers(outliers, inside, share, options["alloc_spread"])
+        return {name: shares[str(number)] for number, matrices in enumerate(blocks) for name in matrices}
+
+    def _sweep(
+        self,
+        method: WeightPruningMethod,
+        model: PreTrainedModel,
+        blocks: Sequence[Matrices],
+        masks: Mapping[str, Tensor],
+        shares: Mapping[str, float],
+    ) -> dict[str, Tensor]:
+        """Re-fits block by block what stays, on what the pruned blocks before it put out; returns the masks."""
+        options, found = self.cfg["method"], {}
+        stream: Stream = options["calibration"] if method.adaptive else options["update_on"]
+        groups = method.groups
+
+        def visit(number: int, grams: dict[str, Gram]) -> bool:
+            factors: dict[int, Any] = {}
+            for name, module in blocks[number].items():
+                gram = grams[name]
+                if id(gram) not in factors:
+                    factors[id(gram)] = inverse_factor(gram.hessian, options["damping"], name)
+                swept = obs_sweep(
+                    weight_of(module),
+                    factors[id(gram)],
+                    keep=None if method.adaptive else masks[name].to(model.device),
+                    sparsity=shares[name],
+                    groups=groups,
+                    block=groups.width or 128,
+                )
+                set_weight(module, swept.weight.to(weight_of(module).dtype))
+                found[name] = swept.keep.cpu()
+            return True
+
+        samples = _plain(self._samples(stream))
+        stream_grams(model, samples, blocks, visit, _tracked(f"repair on {stream}"))
+        return found
+
+    # -- evaluation ------------------------------------------------------------------------------------
+
+    def _evaluate(self, model: PreTrainedModel, label: str) -> dict[str, Any]:
+        """Perplexity of both corpora, and the choice and generation tasks; the dense model's is kept in the cache."""
+        path = None
+        if label == "dense":
+            key = json.dumps([self.base or str(self.backbone), dataclasses.asdict(self.spec), self._own_digest()])
+            name = f"dense-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+            path = Path(self.cfg["data"]["cache_dir"] or cache_folder()) / "weights" / name
+            if path.is_file():
+                return dict(json.loads(path.read_text()))
+        start = time.time()
+        spec, found = self.spec, {}
+        window = min(spec.window, self.longest)
+        for stream in ("open", "domain"):
+            ids = evaluation_ids(self.texts, stream, self.tokenizer)
+            shown = _tracked(f"{stream} ({label})")
+            found[f"{stream}_perplexity"] = perplexity(model, ids, window, spec.stride, spec.reduction, shown)
+            found[f"{stream}_tokens"] = len(ids)
+        if questions := self.texts.questions:
+            picked = [
+                choose(model, self.tokenizer, question.prompt, question.choices, self.longest)
+                for question in track(questions, f"choice ({label})")
+            ]
+            right, classes = [question.right for question in questions], len(questions[0].choices)
+            scores = choice_scores(picked, right, classes)
+            found |= {f"choice_{name}": value for name, value in scores.items()} | {"choice_rows": len(questions)}
+        if self.texts.references and spec.generation is not None:
+            found |= rouge(model, self.tokenizer, self.texts.references, spec.generation.new_tokens, self.longest)
+        self.seconds[f"evaluate {label}"] = time.time() - start
+        if path is not None:
+            atomic_write_text(path, json.dumps(found) + "\n")
+        return found
+
+    def _own_digest(self) -> str:
+        """Of the evaluation text itself, whatever files it came from."""
+        digest = hashlib.sha256()
+        for stream in ("open", "domain"):
+            digest.update(repr(evaluation_ids(self.texts, stream, self.tokenizer).tolist()).encode())
+        digest.update(repr([(q.prompt, q.choices, q.right) for q in self.texts.questions]).encode())
+        digest.update(repr(self.texts.references).encode())
+        return digest.hexdigest()
+
+    # -- what came of it -------------------------------------------------------------------------------
+
+    def _result(
+        self, dense: dict[str, Any], pruned: dict[str, Any], masks: Mapping[str, Tensor], parameters: int
+    ) -> dict[str, Any]:
+        cfg, options = self.cfg, self.cfg["method"]
+        return {
+            "schema": 1,
+            "prunes": "weights",
+            "status": "done",
+            "exit_code": 0,
+            "method": options["name"],
+            "variant": _variant(options),
+            "task": cfg["task"]["name"],
+            "backbone": cfg["backbone"]["name"],
+            "seed": cfg["seed"],
+            "hash": config_hash(cfg),
+            "command": command(),
+            "score": _score(dense, pruned),
+            "dense": dense,
+            "pruned": pruned,
+            **_nothing_saved(masks),
+            "sparsity": sparsity_report(masks, parameters),
+            "calibration": self._provenance(),
+            "two_of_four": all(is_nm(mask) for mask in masks.values()),
+            "reused": self.reused,
+            "seconds": {**self.seconds, "total": time.time() - self.started},
+            "peak_memory_mib": _peak_mib(),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for stream in ("open", "domain"):
+            samples, documents = self._samples(stream), self.texts.documents[stream]
+            files = getattr(self.source, stream)
+            found[stream] = {
+                "file": None if files is None else files.calibration.name,
+                "seed": self.cfg["seed"],
+                "samples": len(samples),
+                "tokens": sum(len(sample.ids) for sample in samples),
+                "sha256": samples_digest(samples),
+                "overlap": documents.overlap,
+                "duplicates": documents.duplicates,
+            }
+        return found
+
+    def _save(self, model: PreTrainedModel, masks: Mapping[str, Tensor], result: Mapping[str, Any]) -> None:
+        """An ordinary Hugging Face folder, zeros stored densely, with the masks beside it."""
+        folder = self.folder.path / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        model.cpu().save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        about = {
+            "group": str(self.cfg["method"]["group"]),
+            "sparsity": str(result["sparsity"]["of_prunable"]),
+            "score": result["variant"],
+            "base_sha256": self.base,
+        }
+        save_masks(masks, folder / "masks.safetensors", about)
+        if self.cfg["method"]["compact"]:
+            modules = dict(model.named_modules())
+            weights = {name: weight_of(modules[name]).detach() for name in masks}
+            save_compact(weights, masks, folder / "compact.safetensors")
+        atomic_write_text(folder / "prunekit_sparsity.json", json.dumps(result["sparsity"], indent=2) + "\n")
+        atomic_write_text(folder / "README.md", card(result, self.cfg["backbone"].get("hub")))
+        self.folder.update_manifest(
+            {"weights_sha256": pretrained.sha256(folder / "model.safetensors"), "calibration": result["calibration"]}
+        )
+
+
+# -- helpers -----------------------------------------------------------------------------------------
+
+
+def _collect(
+    what: str, model: PreTrainedModel, samples: Sequence[Sample], blocks: Sequence[Matrices], options: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """One statistic of all matrices, by `<matrix>.<name>`."""
+    matrices, found = all_matrices(blocks), {}
+    if what in ("general", "norms"):
+
+        def visit(number: int, grams: dict[str, Gram]) -> bool:
+            for name, gram in grams.items():
+                if what == "norms":
+                    found[f"{name}.norms"] = gram.norms
+                    continue
+                weight = weight_of(matrices[name]).detach()
+                values = general_importance(weight, gram.hessian, options["metric"], options["damping"], name)
+                found[f"{name}.general"] = normalised(values).to(STORED).cpu()
+            return False
+
+        stream_grams(model, samples, blocks, visit, _tracked(what))
+        return found
+    second = what == "second"
+    sums = {name: GradientSums(weight_of(module), second=second) for name, module in matrices.items()}
+    stream_gradients(
+        model,
+        samples,
+        blocks,
+        lambda name, gradient: sums[name].add(gradient),
+        chunk=options["chunk"],
+        progress=_tracked(f"gradients ({what})"),
+    )
+    for name, total in sums.items():
+        total.all_reduce()
+        if total.fisher is not None and total.signed is not None:
+            found |= {f"{name}.fisher": total.fisher, f"{name}.signed": total.signed}
+        else:
+            found[f"{name}.magnitude"] = total.magnitude
+    return found
+
+
+def _of_matrix(name: str, stored: Iterable[tuple[Need, Mapping[str, Tensor], int]]) -> Statistics:
+    found: dict[str, Any] = {}
+    for need, tensors, samples in stored:
+        for key in ("general", "norms", "magnitude", "fisher", "signed"):
+            if f"{name}.{key}" in tensors:
+                found[key] = tensors[f"{name}.{key}"].float()
+        if need.what in ("magnitude", "second"):
+            found["samples"] = samples
+    return Statistics(**found)
+
+
+def _plain(samples: Sequence[TokenSample]) -> list[Sample]:
+    return [Sample(sample.ids, sample.counts) for sample in samples]
+
+
+def _tracked(label: str) -> Callable[[range], Iterable[int]]:
+    return lambda steps: track(steps, label, len(steps))
+
+
+def _longest(model: PreTrainedModel) -> int:
+    """Tokens that the model takes at most."""
+    return int(getattr(model.config, "max_position_embeddings", 0) or 2**20)
+
+
+def _local(backbone: Path | str) -> bool:
+    return (Path(backbone) / "model.safetensors").is_file()
+
+
+def _score(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
+    """What every run's result has, higher = better, from 0 to 1: here 1 / perplexity of the domain's text.
+
+    That is the geometric mean probability of its tokens. There is no validation text: a search would choose on it.
+    """
+    was, now = 1 / dense["domain_perplexity"], 1 / pruned["domain_perplexity"]
+    return {
+        "metric": "token_probability",
+        "split": "held-out",
+        "rows": pruned["domain_tokens"],
+        "dense": was,
+        "pruned": now,
+        "dense_all": {"token_probability": was},
+        "pruned_all": {"token_probability": now},
+        "validation": now,
+    }
+
+
+def _nothing_saved(masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The cost of a run in the shape of every run's result, per token: dense kernels multiply zeros too."""
+    g = 2 * sum(mask.numel() for mask in masks.values()) / 1e9
+    return {
+        "budget": {"asked": None, "reached": 1.0, "met": True, "tolerance": 0.0, "split": "held-out"},
+        "flops": {
+            "dense_unpadded_g": g,
+            "dense_padded_g": g,
+            "pruned_g": g,
+            "flops_vs_unpadded": 1.0,
+            "flops_vs_padded": 1.0,
+            "padded_to": 1,
+        },
+        "tokens_per_layer": [1.0],
+        "mean_length": 1.0,
+        "speed": [],
+    }
+
+
+def _variant(options: Mapping[str, Any]) -> str:
+    """The method with what tells its variants apart, as one line of a table."""
+    parts = [str(options["name"])]
+    if "score" in options:
+        parts.append(options["score"])
+        if options["score"].startswith("dual"):
+            parts.append(f"lambda {options['lambda_']:g}")
+    elif options["name"] != "magnitude":
+        parts.append(options["calibration"])
+    if options["weight_update"] == "obs":
+        parts.append(f"repaired on {options['update_on']}")
+    return ", ".join(parts)
+
+
+def _forget_peak() -> None:
+    """Lets the peak of memory begin anew: the jobs of a sweep share a process. Linux alone can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mib() -> float:
+    """The process's largest resident memory since `_forget_peak`, or else since its start, in MiB."""
+    with suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) / 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20
