@@ -7,7 +7,8 @@ from prunekit.config import compose, validate
 from prunekit.cost import Shape
 from prunekit.data.packages import package_folder
 from prunekit.evaluation import predict
-from prunekit.pipeline import method_class, method_options
+from prunekit.kinds import method_options
+from prunekit.pipeline import method_class
 from prunekit.pretrained import load_classifier, load_model
 from prunekit.tokens.encoder import TokenPruner, install
 from prunekit.tokens.policies import KeepRatio, Threshold
