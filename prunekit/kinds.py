@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from prunekit.config import ConfigError, budget_label, check_layers
 from prunekit.data.corpora import TextSpec, find_texts, text_files_digest
 from prunekit.data.sources import backbone_shape, find_task, own_files_digest
-from prunekit.data.spec import TaskSpec
+from prunekit.data.spec import ALLOWED_METRICS, TaskSpec
 
 Config = Mapping[str, Any]
 
@@ -46,9 +46,9 @@ class Kind(Protocol):
 
 
 class TokenRuns:
-    """Fine-tuning with tokens removed, on a classification or regression task."""
+    """Fine-tuning with tokens removed, on a labelled task."""
 
-    tasks: tuple[str, ...] = ("classification", "regression")
+    tasks: tuple[str, ...] = tuple(ALLOWED_METRICS)
     pipeline = "prunekit.pipeline:Pipeline"
     show = "prunekit.report.console:print_result"
 
