@@ -29,6 +29,16 @@ def task_loss(
     return F.cross_entropy(choices(logits).float(), labels.flatten())
 
 
+def translation_loss(
+    logits: Float[Tensor, "batch words vocabulary"], targets: Int[Tensor, "batch words"], smoothing: float = 0.1
+) -> Float[Tensor, ""]:
+    """Cross-entropy of teacher forcing, mean over the words; -100 is padding.
+
+    A share `smoothing` of each target is spread over the vocabulary.  Source: Szegedy et al., arXiv:1512.00567.
+    """
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), label_smoothing=smoothing)
+
+
 def distillation_loss(
     student: Float[Tensor, "batch classes"] | Float[Tensor, "batch tokens 2"],
     teacher: Float[Tensor, "batch classes"] | Float[Tensor, "batch tokens 2"],

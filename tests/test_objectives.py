@@ -14,6 +14,7 @@ from prunekit.objectives import (
     rank_distillation_loss,
     rank_weight,
     task_loss,
+    translation_loss,
 )
 
 steady = settings(deadline=None, derandomize=True)
@@ -208,3 +209,12 @@ def test_the_weight_of_rank_distillation_falls_to_one_percent(step, weight):
 def test_without_warm_up_the_full_target_holds_from_the_first_step():
     assert linear_warmup(0, 0, 0.43) == 0.43
     assert rank_weight(0, 0, 0.01) == pytest.approx(1e-4)
+
+
+def test_label_smoothing_by_hand_and_padding_apart():
+    """Two words of four: .9 of the target's cross-entropy, .1 of the mean over all; the third is padding."""
+    logits = torch.tensor([[[2.0, 0, 0, 0], [0, 1.0, 0, 0], [9.0, 9, 9, 9]]])
+    targets = torch.tensor([[0, 3, -100]])
+    surprise = -torch.log_softmax(logits[0, :2], dim=-1)
+    expected = 0.9 * (surprise[0, 0] + surprise[1, 3]) / 2 + 0.1 * surprise.mean()
+    assert translation_loss(logits, targets).item() == pytest.approx(expected.item())

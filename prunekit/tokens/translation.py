@@ -88,5 +88,6 @@ def generate(
         attention_mask=_cross_mask(left),
         num_beams=beams,
         max_new_tokens=max_new_tokens,
+        max_length=None,  # of the stored settings; two limits would be one too many
         do_sample=False,
     )

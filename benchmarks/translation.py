@@ -1,0 +1,210 @@
+"""BLEU, length and cost of a translation model whose source is pruned, at several budgets; trained for it, or as it is.
+
+    python benchmarks/translation.py opus-mt-en-fr pairs.parquet --source en --target fr --budgets 1.25 1.5 \
+        --methods topk dtp --rows 100 --out benchmarks/results/translation.json
+    ... --train train.parquet --steps 200 --methods dtp tsdtp ltp
+
+Rows are taken in a seeded order; half as many others set the knobs. Budgets are of the encoder's FLOPs, met on those.
+Times are CPU seconds of one thread, because others may use the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+
+from prunekit.config import compose
+from prunekit.cost import CostMeter, Shape
+from prunekit.data.loading import generator_of
+from prunekit.data.tables import read_table
+from prunekit.files import atomic_write_text
+from prunekit.methods.base import Setting, Training
+from prunekit.pipeline import method_class, method_options
+from prunekit.tokens.encoder import encoder_of, install
+from prunekit.tokens.state import Trace
+from prunekit.tokens.translation import encode, forward, generate
+from prunekit.translation_quality import translation_quality
+
+Batch = dict[str, torch.Tensor]
+
+
+def batches(tokenizer: Any, texts: Sequence[str], size: int, prefix: str) -> Iterator[Batch]:
+    """The texts, padded to the longest of a batch."""
+    for start in range(0, len(texts), size):
+        some = [prefix + text for text in texts[start : start + size]]
+        encoded = tokenizer(some, return_tensors="pt", padding=True, truncation=True)
+        yield {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+
+def pairs(tokenizer: Any, asked: argparse.Namespace) -> Iterator[Batch]:
+    """Training batches in a seeded order, each used once: sources, and targets padded with -100."""
+    table = read_table(asked.train)
+    order = torch.randperm(len(table), generator=generator_of("translation training"))
+    for rows in order[: asked.steps * asked.batch].split(asked.batch):
+        source, target = ([str(table.column(name)[row]) for row in rows] for name in (asked.source, asked.target))
+        (batch,) = batches(tokenizer, source, asked.batch, asked.prefix)
+        words = tokenizer(text_target=target, return_tensors="pt", padding=True, truncation=True)
+        yield batch | {"labels": words["input_ids"].masked_fill(words["attention_mask"] == 0, -100)}
+
+
+def load(source: str) -> PreTrainedModel:
+    """The model as it is stored."""
+    return AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def cost(model: PreTrainedModel, shape: Shape, given: Sequence[Batch]) -> tuple[dict[str, float], float, float]:
+    """FLOPs of the encoder, share of the source that reaches the decoder, and CPU seconds of the encoder."""
+    meter, left, whole, spent = CostMeter(shape, 128), 0.0, 0.0, 0.0
+    for batch in given:
+        trace, start = Trace(), time.process_time()
+        encode(model, **batch, trace=trace)
+        spent += time.process_time() - start
+        lengths = batch["attention_mask"].sum(-1)
+        meter.update(trace.tokens_in, trace.tokens_out, lengths, trace.scorer_macs)
+        left, whole = left + float(trace.tokens_out[-1].sum()), whole + float(lengths.sum())
+    found = meter.compute()
+    return {name: float(found[name]) for name in ("pruned_g", "flops_vs_unpadded")}, left / whole, spent
+
+
+def method_on(model: PreTrainedModel, name: str, budget: float, setting: dict[str, Any], prefix: int) -> Any:
+    """The method of conf/method/`name`.yaml on a translation model: its own terms, with a decoder behind them."""
+    cfg, _ = compose([f"method={name}"])
+    kind, options = method_class(cfg), method_options(cfg)
+
+    class Translating(kind):  # type: ignore[misc, valid-type]
+        """The method, with teacher forcing in place of a head."""
+
+        global_step = 0  # of the loop below, which is no Trainer
+
+        def forward(self, batch: Batch, execution: Any = "mask", trace: Trace | None = None) -> torch.Tensor:
+            given = {key: batch[key] for key in ("input_ids", "attention_mask")}
+            return forward(self.model, **given, targets=batch["labels"], execution=execution, trace=trace)
+
+        def calibrate(self) -> None:
+            if hasattr(self, "meet"):
+                shape = self.setting.shape
+                self.meet(lambda: cost(self.model, shape, self.setting.validation())[0]["flops_vs_unpadded"])
+
+        def log_dict(self, *args: Any, **kwargs: Any) -> None:
+            """Nobody listens."""
+
+    given = Setting(spec=SimpleNamespace(kind="translation"), classes=0, budget=budget, **setting)
+    install(model, kind.build_pruner(given.shape, **options), prefix=prefix)
+    return Translating(model, given, **options)
+
+
+def fit(method: Any, steps: int, given: Sequence[Batch]) -> None:
+    """Trains by the method's own terms and stages; the word embeddings stay as they are."""
+    method.model.get_input_embeddings().requires_grad_(False)
+    if steps == 0:
+        method.trains = False
+        method.calibrate()
+        return
+    made = method.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    method.train()
+    for step in range(steps):
+        type(method).global_step = step
+        if method.hard and step == method.soft_steps:
+            method.calibrate()
+            optimizer.state.clear()
+        loss = torch.stack(list(method.terms(given[step % len(given)]).values())).sum()
+        loss.backward()
+        method.configure_gradient_clipping()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 20 == 0:
+            print(f"  step {step} loss {float(loss.detach()):.3f}", flush=True)
+    method.eval()
+    type(method).global_step = steps
+    method.calibrate()
+
+
+def translate(model: PreTrainedModel, tokenizer: Any, given: Sequence[Batch], beams: int) -> tuple[list[str], float]:
+    """Detokenised translations, and the CPU seconds they took, encoder included."""
+    found, start = [], time.process_time()
+    for batch in given:
+        found += tokenizer.batch_decode(generate(model, **batch, beams=beams), skip_special_tokens=True)
+    return found, time.process_time() - start
+
+
+def main() -> None:
+    """One row per method and budget, dense first, printed and written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder or hub id of a Marian or T5 model")
+    parser.add_argument("pairs", type=Path, help=".parquet, .csv, .tsv or .jsonl with a column per language")
+    parser.add_argument("--source", required=True, help="column")
+    parser.add_argument("--target", required=True, help="column")
+    parser.add_argument("--prefix", default="", help="text that names the task, as T5's; its tokens stay")
+    parser.add_argument("--methods", nargs="+", default=["topk", "dtp"])
+    parser.add_argument("--budgets", nargs="+", type=float, default=[1.25, 1.5])
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--train", type=Path, help="pairs to train on")
+    parser.add_argument("--steps", type=int, default=0, help="of training per run; 0 = pruned as it is")
+    parser.add_argument("--lr", type=float, default=2e-5)
+    parser.add_argument("--batch", type=int, default=20)
+    parser.add_argument("--beams", type=int, default=4)
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(asked.model)
+    torch.manual_seed(1)
+    shape = Shape.from_config(load(asked.model).config)
+    table = read_table(asked.pairs)
+    order = torch.randperm(len(table), generator=generator_of("translation"))[: asked.rows + asked.rows // 2].tolist()
+    source, target = ([str(table.column(name)[row]) for row in order] for name in (asked.source, asked.target))
+    prefix = len(tokenizer(asked.prefix, add_special_tokens=False)["input_ids"]) if asked.prefix else 0
+    test, tune = (
+        list(batches(tokenizer, texts, asked.batch, asked.prefix))
+        for texts in (source[: asked.rows], source[asked.rows :])
+    )
+    lengths = [int(n) for batch in test for n in batch["attention_mask"].sum(-1)]
+    learned = list(pairs(tokenizer, asked)) if asked.steps else []
+    setting = {
+        "shape": shape,
+        "training": Training(1, max(1, asked.steps), asked.lr, warmup_fraction=0.1, freeze_embeddings=False),
+        "lengths": {"validation": torch.cat([batch["attention_mask"].sum(-1) for batch in tune])},
+        "validation": lambda: tune,
+    }
+    plan = [("dense", None), *((method, budget) for method in asked.methods for budget in asked.budgets)]
+    rows = []
+    for method, budget in plan:
+        model = load(asked.model)
+        if budget is None:
+            install(model, None, prefix=prefix)
+        else:
+            fit(method_on(model, method, budget, setting, prefix), asked.steps, learned)
+        install(model.eval(), encoder_of(model).pruner, prefix=prefix)
+        flops, share, encoder_seconds = cost(model, shape, test)
+        found, seconds = translate(model, tokenizer, test, asked.beams)
+        quality = translation_quality(found, target[: asked.rows], lengths)
+        row = {
+            "method": method,
+            "budget": budget,
+            **flops,
+            "source_kept": share,
+            "encoder_cpu_seconds": encoder_seconds,
+        }
+        rows.append(row | {"cpu_seconds": seconds, **quality.as_dict(), "example": found[0]})
+        print(
+            f"{method:10} {budget or 1:.2f}x asked {flops['flops_vs_unpadded']:.2f}x  source kept {share:.3f}  "
+            f"BLEU {quality.bleu:.1f}  chrF {quality.chrf:.1f}  length {quality.length_ratio:.3f}  "
+            f"encoder {encoder_seconds:.1f} s, whole {seconds:.1f} s of CPU",
+            flush=True,
+        )
+        about = {"model": Path(asked.model).name, "pairs": asked.pairs.name, "rows": asked.rows, "beams": asked.beams}
+        atomic_write_text(asked.out, json.dumps({**about, "results": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The script that compares translations: it runs for each method, meets its budgets, and writes a row for each."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from test_translation import translator
+from transformers import AutoTokenizer
+
+from prunekit.data.synthetic import build_tiny_backbone
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "translation.py"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_row_per_method_and_budget(tmp_path, monkeypatch, capsys):
+    build_tiny_backbone(tmp_path / "words")
+    model = translator("t5")
+    model.resize_token_embeddings(len(AutoTokenizer.from_pretrained(tmp_path / "words")))
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tmp_path / "words").save_pretrained(tmp_path / "model")
+    sentence = "ba de fi go lu ma ne pi ro su bade debafi"
+    pairs = "".join(f"{sentence[: 15 + row]},{sentence[row:]}\n" for row in range(12))
+    (tmp_path / "pairs.csv").write_text("en,de\n" + pairs)
+    out = tmp_path / "out.json"
+    methods = ["dtp", "topk", "threshold", "first", "random"]
+    given = [str(tmp_path / "model"), str(tmp_path / "pairs.csv"), "--source", "en", "--target", "de", "--prefix", "ba"]
+    given += ["--rows", "8", "--beams", "2", "--budgets", "1.3", "--methods", *methods, "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["translation.py", *given])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    found = json.loads(out.read_text())["results"]
+    assert [row["method"] for row in found] == ["dense", *methods]
+    assert (found[0]["flops_vs_unpadded"], found[0]["source_kept"]) == (pytest.approx(1), pytest.approx(1))
+    for row in found[1:]:
+        assert row["flops_vs_unpadded"] == pytest.approx(1.3, rel=0.15)  # set on four other sentences
+        assert row["source_kept"] < 1
+    assert capsys.readouterr().out.count("BLEU") == len(found)
