@@ -15,7 +15,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from prunekit.config import compose
 from prunekit.cost import CostMeter, Shape
 from prunekit.data.loading import generator_of
+from prunekit.data.spec import TaskSpec
 from prunekit.data.tables import read_table
 from prunekit.files import atomic_write_text
 from prunekit.methods.base import Setting, Training
@@ -97,7 +97,9 @@ def method_on(model: PreTrainedModel, name: str, budget: float, setting: dict[st
         def log_dict(self, *args: Any, **kwargs: Any) -> None:
             """Nobody listens."""
 
-    given = Setting(spec=SimpleNamespace(kind="translation"), classes=0, budget=budget, **setting)
+    spec = TaskSpec.from_config(cfg["task"])
+    object.__setattr__(spec, "kind", "translation")  # no task of conf/ is one yet; the loss alone asks
+    given = Setting(spec=spec, classes=0, budget=budget, **setting)
     install(model, kind.build_pruner(given.shape, **options), prefix=prefix)
     return Translating(model, given, **options)
 

@@ -19,11 +19,16 @@ def choices(
 
 
 def task_loss(
-    logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens 2"],
-    labels: Shaped[Tensor, "batch *two"],
-    kind: Literal["classification", "regression", "span"],
+    logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens outputs"],
+    labels: Shaped[Tensor, "batch *more"],
+    kind: Literal["classification", "regression", "span", "translation"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of classes, or of the first and last token of an answer; or squared error of the one output."""
+    """Cross-entropy of classes, of the first and last token of an answer, or of words; or squared error of one output.
+
+    Targets of a translation are smoothed by 0.1.
+    """
+    if kind == "translation":
+        return translation_loss(logits, labels)
     if kind == "regression":
         return F.mse_loss(logits.float().squeeze(-1), labels.float())
     return F.cross_entropy(choices(logits).float(), labels.flatten())

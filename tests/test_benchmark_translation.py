@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_translation import translator
+import torch
+from test_translation import SOURCE, TARGETS, translator
 from transformers import AutoTokenizer
 
+from prunekit.cost import Shape
 from prunekit.data.synthetic import build_tiny_backbone
+from prunekit.methods.base import Training
+from prunekit.objectives import task_loss
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "translation.py"
 
@@ -37,3 +41,28 @@ def test_one_row_per_method_and_budget(tmp_path, monkeypatch, capsys):
         assert row["flops_vs_unpadded"] == pytest.approx(1.3, rel=0.15)  # set on four other sentences
         assert row["source_kept"] < 1
     assert capsys.readouterr().out.count("BLEU") == len(found)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["topk", "threshold", "ltp", "dtp", "tsdtp"])
+def test_a_method_trains_by_its_own_terms_with_a_decoder(method):
+    """In 30 steps on one batch the loss of its words falls; at the end the budget is met with tokens removed."""
+    script = runpy.run_path(str(SCRIPT))
+    model = translator("marian")
+    batch = SOURCE | {"labels": TARGETS}
+    setting = {
+        "shape": Shape.from_config(model.config),
+        "training": Training(1, 30, 1e-3, freeze_embeddings=False),
+        "lengths": {"validation": SOURCE["attention_mask"].sum(-1)},
+        "validation": lambda: [SOURCE],
+    }
+    found = script["method_on"](model, method, 1.3, setting, 0)
+    found.eval()
+    with torch.no_grad():
+        before = float(task_loss(found(batch, "mask"), TARGETS, "translation"))
+    script["fit"](found, 30, [batch])
+    with torch.no_grad():
+        after = float(task_loss(found(batch, "drop"), TARGETS, "translation"))
+    assert after < 0.9 * before
+    reached = script["cost"](model, setting["shape"], [SOURCE])[0]["flops_vs_unpadded"]
+    assert reached == pytest.approx(1.3, rel=0.12)  # 46 tokens: steps of several percent

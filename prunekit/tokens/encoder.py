@@ -232,6 +232,10 @@ class TranslationEncoder(PrunedEncoder):
         self.prefix = prefix
         self.training = encoder.training  # embeddings have dropout
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Of the words, where Hugging Face asks the encoder for them."""
+        return self.get_submodule("embed_tokens")
+
     def encode(
         self,
         input_ids: Int[Tensor, "batch tokens"],
