@@ -1,10 +1,14 @@
-"""D-Pruner against its baselines: every variant on the same calibration text and the same meter, one process.
+r"""D-Pruner against its baselines: every variant on the same calibration text and the same meter, one process.
 
     python benchmarks/weights.py run --tasks domain_legal domain_medical --seeds 1 2   # runs what is missing
-    python benchmarks/weights.py table                                                # the table of the committed file
+    python benchmarks/weights.py table --results benchmarks/results/weights_pilot.json
+
+The pilot was made by
+    python benchmarks/weights.py run --tasks domain_legal --seeds 1 --results benchmarks/results/weights_pilot.json \
+        --set task.open.samples=8 task.domain.samples=8 task.eval_tokens=2048
 
 A grid of Hydra's would run every method under every option; here each variant is one line. A run that is done is not
-repeated. Its checkpoint is removed once its numbers are taken: 28 of them would fill a disk.
+repeated. Its checkpoint is removed once its numbers are taken: 64 of them would fill a disk.
 """
 
 from __future__ import annotations
