@@ -71,7 +71,7 @@ def train(arguments: Sequence[str]) -> int:
         flags, overrides = [*flags, "--multirun"], [*overrides, "hydra.sweeper.dry=true"]
     if {"-m", "--multirun"} & set(flags):
         overrides = _of_swept_groups(overrides)
-    prepare()
+    prepare(overrides)
     sys.argv = [sys.argv[0], *flags, *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra raises what it would print; `explain` says it shorter
     try:

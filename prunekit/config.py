@@ -99,12 +99,20 @@ class PluginConfigs(SearchPathPlugin):
             search_path.append("prunekit plug-in", f"file://{folder}")
 
 
-def prepare() -> None:
-    """Tells Hydra about plug-ins and about the group `sweeps`, which lies outside conf/; safe to call again."""
+def prepare(overrides: Sequence[str] = ()) -> None:
+    """Tells Hydra about plug-ins and about the group `sweeps`, which lies outside conf/; safe to call again.
+
+    Of the files of sweeps only those that `overrides` name are read: Hydra copies all it holds a hundred times for --help.
+    """
     Plugins.instance().register(PluginConfigs)
+    store = ConfigStore.instance()
+    known = store.repo.get("sweeps", {})
+    given = [value for key, _, value in (text.partition("=") for text in overrides) if key.lstrip("+") == "sweeps"]
+    named = {name.strip() for value in given for name in value.split(",")}
     for file in sorted(sweeps_dir().glob("*.yaml")):
-        node = OmegaConf.load(file)
-        ConfigStore.instance().store(group="sweeps", name=file.stem, node=node, package="_global_", provider=str(file))
+        if file.stem in named or f"{file.stem}.yaml" not in known:
+            node = OmegaConf.load(file) if file.stem in named else {}
+            store.store(group="sweeps", name=file.stem, node=node, package="_global_", provider=str(file))
 
 
 # -- composing ---------------------------------------------------------------------------------------
@@ -115,7 +123,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
 
     Raises ConfigError for an unknown key or option and for what cannot be read.
     """
-    prepare()
+    prepare(overrides)
     folder = str(config_dir or conf_dir())
     running = GlobalHydra.instance().hydra  # a job of Hydra's own may be asking
     GlobalHydra.instance().clear()
