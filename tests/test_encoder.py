@@ -303,7 +303,7 @@ def test_an_unsupported_family_is_refused_by_name():
         "mpnet", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20
     )
     model = AutoModelForSequenceClassification.from_config(config)
-    with pytest.raises(ValueError, match=r"family 'mpnet'.*are bert, camembert, distilbert, electra, roberta"):
+    with pytest.raises(ValueError, match=r"family 'mpnet'.*are bert, camembert, distilbert, electra, marian, roberta"):
         install(model, None)
 
 

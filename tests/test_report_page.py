@@ -172,6 +172,7 @@ def test_texts_that_pruning_changed_come_first_when_not_all_fit(runs):
         assert any(run["predicted"][at] != run["dense"][at] for run in place["runs"])
 
 
+@pytest.mark.slow
 def test_500_texts_of_two_methods_take_less_than_two_megabytes(tmp_path):
     for method in ("top", "random"):
         folder = store(tmp_path, result(method, "2x", 1, 0.5))
@@ -181,6 +182,7 @@ def test_500_texts_of_two_methods_take_less_than_two_megabytes(tmp_path):
     assert len(page(found).encode()) < 2_000_000
 
 
+@pytest.mark.slow
 def test_more_methods_take_no_more_room_than_two_megabytes(tmp_path):
     for number, method in enumerate(("top", "random", "first", "topk", "ltp")):
         folder = store(tmp_path, result(method, "2x", 1, 0.5))

@@ -295,6 +295,7 @@ ONE_KNOB = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", ["true", "false"])
 @pytest.mark.parametrize("overrides", ONE_KNOB, ids=" ".join)
 def test_methods_with_one_knob_meet_the_budget_with_and_without_training(tmp_path, overrides, train):
@@ -319,6 +320,7 @@ def test_a_schedule_that_cannot_meet_the_budget_is_refused_before_anything_is_tr
     assert not list((tmp_path / "runs").glob("**/*.ckpt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
 def test_every_family_runs_end_to_end(tmp_path, family):
     result = run(
@@ -327,6 +329,7 @@ def test_every_family_runs_end_to_end(tmp_path, family):
     assert result["budget"]["met"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("top_*.yaml")), ids=lambda path: path.stem)
 def test_every_published_recipe_runs_on_generated_sentences(tmp_path, path):
     cfg, _ = compose(
@@ -351,6 +354,7 @@ def test_every_published_recipe_runs_on_generated_sentences(tmp_path, path):
     assert train(cfg) in (0, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("ltp_*.yaml")), ids=lambda path: path.stem)
 def test_every_published_recipe_of_ltp_runs_on_generated_sentences(tmp_path, path):
     short = ["trainer.epochs=2", "trainer.evals_per_epoch=1", "method.hard_epochs=1", "trainer.lr=1e-3"]

@@ -124,6 +124,7 @@ def test_a_missed_budget_is_listed_as_such_and_is_worth_the_least(sweep, tmp_pat
     assert objective_of({"exit_code": 0, "score": {"validation": 0.9, "pruned": 0.1}}) == 0.9  # never the test split
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(sweep, tmp_path: Path):
     killed = start(tmp_path, "-m", "method=dense", "seed=1,99,2")
     killed.communicate(timeout=60)
@@ -140,6 +141,7 @@ def test_an_interruption_ends_the_sweep_with_130(sweep, tmp_path: Path):
     assert trained(tmp_path) == ["dense 1"]
 
 
+@pytest.mark.slow
 def test_two_processes_of_the_same_sweep_share_its_runs_and_neither_waits_while_there_is_work(tmp_path: Path):
     grid = ["-m", "method=topk,random", "seed=1,2", "budget=2x,3x"]
     both = [start(tmp_path, *grid, FAKE_SECONDS="0.3", FAKE_PROCESSES="2") for _ in range(2)]
@@ -153,6 +155,7 @@ def test_two_processes_of_the_same_sweep_share_its_runs_and_neither_waits_while_
     assert all(text.endswith("sweep      8 done\n") for text in out)
 
 
+@pytest.mark.slow
 def test_what_fails_in_another_process_meanwhile_is_not_tried_again_but_listed(sweep, tmp_path: Path):
     cfg, _ = compose(["method=dense", "seed=2", f"runs_dir={tmp_path / 'runs'}"])
     folder = RunFolder.of(canonical(cfg))
