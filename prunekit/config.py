@@ -102,7 +102,7 @@ class PluginConfigs(SearchPathPlugin):
 def prepare(overrides: Sequence[str] = ()) -> None:
     """Tells Hydra about plug-ins and about the group `sweeps`, which lies outside conf/; safe to call again.
 
-    Of the files of sweeps only those that `overrides` name are read: Hydra copies all it holds for each group of --help.
+    Of the files of sweeps only those that `overrides` name are read: Hydra copies all it holds per group of --help.
     """
     Plugins.instance().register(PluginConfigs)
     store = ConfigStore.instance()
