@@ -5,6 +5,7 @@ import torch
 from conftest import FAMILIES, sentences, tiny_model
 
 from prunekit.agreement import ExecutionsDifferError, check_executions_agree
+from prunekit.cost import expected_counts, expected_keep, nominal_counts
 from prunekit.evaluation import predict
 from prunekit.heads import CLASSIFIER, NOWHERE, READER, stored_head
 from prunekit.objectives import choices, distillation_loss, task_loss
@@ -12,6 +13,7 @@ from prunekit.pretrained import load, load_model, load_stock, save
 from prunekit.teacher import TeacherOutputs, teacher_outputs
 from prunekit.tokens.encoder import TokenPruner, install
 from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AttentionReceived
 
 LENGTHS = [20, 13, 7, 16]
@@ -172,3 +174,34 @@ def test_a_model_with_another_head_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"reader has a head for question-answering, but the task is text-classific"):
         load_model(tmp_path / "reader", "classification", ["a", "b", "c"])
     assert load_model(tmp_path / "reader", "span", None).config.num_labels == 2
+
+
+# -- what protected tokens cost ------------------------------------------------------------------------
+
+
+def test_counts_with_protected_tokens_are_those_that_are_executed():
+    batch = windows()
+    first = torch.tensor([9, 4, 6, 1])  # of 20, 13, 7 and 16 tokens
+    batch["protected"] = torch.arange(20) < first[:, None]
+    gates = RankGate([1, 2, 3], 4, init_coarse=4.0)
+    with torch.no_grad():
+        gates.token_loga.copy_(torch.tensor([[4.0, 4, -4, -4], [4, 4, 4, -4], [4, -4, -4, -4]]))
+    for policy in (KeepRatio({1: 0.6, 2: 0.4, 3: 0.2}), gates):
+        model = install(
+            tiny_model(head="QuestionAnswering", classes=2), TokenPruner(AttentionReceived(), policy, [1, 2, 3])
+        )
+        _, trace = predict(model, batch, "pack")
+        tokens_in, tokens_out = policy.counts(torch.tensor(LENGTHS), 4, protected=first)
+        assert torch.equal(tokens_in, trace.tokens_in)
+        assert torch.equal(tokens_out, trace.tokens_out)
+        assert not torch.equal(policy.counts(torch.tensor(LENGTHS), 4)[1], trace.tokens_out)
+
+
+def test_expected_counts_keep_protected_tokens():
+    # 10 tokens, 6 of them protected: half of the other 4 goes
+    fine, coarse, lengths = torch.tensor([[1.0, 0.0]]), torch.ones(1), torch.tensor([10])
+    for found in (
+        expected_counts(fine, coarse, lengths, [0], 1, protected=torch.tensor([6])),
+        nominal_counts(expected_keep(fine, coarse), lengths, [0], 1, protected=torch.tensor([6])),
+    ):
+        assert [count.item() for count in found] == [10.0, 8.0]
