@@ -111,7 +111,7 @@ def prepare(overrides: Sequence[str] = ()) -> None:
     named = {name.strip() for value in given for name in value.split(",")}
     for file in sorted(sweeps_dir().glob("*.yaml")):
         if file.stem in named or f"{file.stem}.yaml" not in known:
-            node = OmegaConf.load(file) if file.stem in named else {}
+            node: Any = OmegaConf.load(file) if file.stem in named else {}
             store.store(group="sweeps", name=file.stem, node=node, package="_global_", provider=str(file))
 
 
