@@ -15,6 +15,7 @@ from prunekit.data.synthetic import build_tiny_backbone
 from prunekit.methods.base import Training
 from prunekit.objectives import task_loss
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "translation.py"
 
 

@@ -15,8 +15,8 @@ METHODS = sorted(name for name in FILES if name not in ("dense", *WEIGHTS))
 # one class per file of conf/method: a new method is covered when its file is there
 # of the method tsdtp a budget of 1x asks for pruning: task attention has to be earned back
 OTHERWISE = {"tsdtp": {"nothing_pruned": ("budget=null", "method.keep_ratio=1")}}
-# one of each kind of decision stays in the quick suite: gates, thresholds, shares, a scorer with parameters
-QUICK = ("top", "ltp", "topk", "tsdtp")
+# one of each kind of decision stays in the quick suite: gates, thresholds, shares
+QUICK = ("top", "ltp", "topk")
 for name in METHODS:
     title = f"Test{name.title().replace('_', '')}"
     own = {"overrides": (f"method={name}",), "__module__": __name__, **OTHERWISE.get(name, {})}

@@ -74,6 +74,7 @@ def test_before_the_search_the_ratio_is_constant_and_meets_the_budget(budget):
     assert reached(found) == pytest.approx(budget, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1.3, 2.0, 3.0])
 def test_the_search_takes_the_best_schedule_within_the_budget(tmp_path, budget, capsys):
     found = lat(budget=budget)
@@ -86,12 +87,14 @@ def test_the_search_takes_the_best_schedule_within_the_budget(tmp_path, budget, 
     json.dumps(numbers)
 
 
+@pytest.mark.slow
 def test_what_the_search_says_a_schedule_saves_is_what_is_executed(tmp_path):
     found = lat(budget=2.0)
     numbers = found.settle(tmp_path)
     assert reached(found) == pytest.approx(numbers["chosen"]["flops_vs_unpadded"])
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     whole = lat(budget=2.0).settle(tmp_path / "whole")
     calls = []
@@ -115,6 +118,7 @@ def test_a_search_that_is_killed_goes_on_and_ends_the_same(tmp_path, monkeypatch
     assert len(calls) == len({tuple(row["shares"]) for row in whole["measured"]}) - 10  # none twice
 
 
+@pytest.mark.slow
 def test_scores_of_other_weights_are_not_taken(tmp_path):
     found = lat(budget=2.0)
     found.settle(tmp_path)

@@ -146,6 +146,7 @@ def test_metrics_are_logged_layer_by_layer(finished):
     assert {"tokens/layer_00", "tokens/layer_03", "val/flops_vs_unpadded", "budget/expected", "train/kd"} <= names
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_another_seed_other_numbers(finished, tmp_path):
     folder, result = finished
     again = run(config(tmp_path))
@@ -177,6 +178,7 @@ def test_a_layer_that_the_backbone_lacks_is_refused(tmp_path):
         train(config(tmp_path, "method.prune_location=[2,9]"))
 
 
+@pytest.mark.slow
 def test_a_missed_budget_exits_with_3_and_keeps_the_closest_checkpoint(tmp_path):
     """Without a hard stage and with gates that hardly move, nothing is pruned."""
     cfg = config(tmp_path, "method.hard_fraction=0", "method.reg_lr=1e-6", "bench.enabled=false", "trainer.epochs=1")
@@ -187,6 +189,7 @@ def test_a_missed_budget_exits_with_3_and_keeps_the_closest_checkpoint(tmp_path)
     assert (run_folder(tmp_path) / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_reference_behaviour_runs_and_is_tested_as_it_is_trained(tmp_path):
     """Its decisions hang on padding, so there is nothing to pack."""
     result = run(config(tmp_path, "method.compat=true", "trainer.epochs=2", "teacher.epochs=1"))
@@ -194,6 +197,7 @@ def test_the_reference_behaviour_runs_and_is_tested_as_it_is_trained(tmp_path):
     assert result["speed"] == []
 
 
+@pytest.mark.slow
 def test_the_methods_own_knob_is_reported_in_its_own_terms(tmp_path):
     result = run(config(tmp_path, "budget=null", "method.target_sparsity=0.3", "bench.enabled=false"))
     assert result["budget"]["asked"] is None
@@ -306,6 +310,7 @@ def test_methods_with_one_knob_meet_the_budget_with_and_without_training(tmp_pat
     assert (run_folder(tmp_path, result["method"]) / "model" / "prunekit.json").is_file()
 
 
+@pytest.mark.slow
 def test_without_training_the_weights_are_the_teachers(tmp_path):
     run(plain(tmp_path, "method=topk", "method.train=false"))
     pruned, dense = (
@@ -362,6 +367,7 @@ def test_every_published_recipe_of_ltp_runs_on_generated_sentences(tmp_path, pat
     assert run(cfg)["method"] == "ltp"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["house", "reference"])
 def test_ltp_learns_thresholds_and_meets_the_budget(tmp_path, profile):
     result = run(plain(tmp_path, "method=ltp", f"method.profile={profile}", "trainer.epochs=2"))
@@ -374,6 +380,7 @@ def test_ltp_learns_thresholds_and_meets_the_budget(tmp_path, profile):
     assert {"threshold/layer_01", "train/budget", "budget/expected"} <= names
 
 
+@pytest.mark.slow
 def test_a_run_trained_on_short_texts_is_reported_by_band_of_length(tmp_path, capsys):
     short = ["trainer.lr=1e-3", "method.hard_epochs=1", "trainer.epochs=2"]
     cfg = plain(tmp_path, "experiment=length_robustness", "task.synthetic_rows=96", *short)
@@ -391,6 +398,7 @@ def test_a_run_trained_on_short_texts_is_reported_by_band_of_length(tmp_path, ca
     assert f"accuracy, {bands[-1]['rows']} of {bands[-1]['from']} to" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_search_leaves_its_pareto_set_in_numbers_and_as_a_picture(tmp_path):
     result = run(plain(tmp_path, "method=lat", "method.train=false", "method.iterations=1", "method.population=2"))
     left = run_folder(tmp_path, "lat")
@@ -413,7 +421,13 @@ def command(folder, *overrides):
 
 def start(folder, *overrides):
     return subprocess.Popen(
-        command(folder, *overrides), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+        command(folder, *overrides),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ,
+        # a shell that starts the tests in the background lets them, and all they start, ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

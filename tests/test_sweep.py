@@ -79,12 +79,14 @@ def test_jobs_that_differ_in_nothing_that_counts_are_one_run_and_a_dense_run_is_
     assert "3 runs (1 of 4 jobs are doubles), 0 done before, 3 to run\n" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "code"), [("1,2", 0), ("3,1", 3), ("4,3,1", 4), ("13,4,3,1", 1)])
 def test_every_job_runs_and_the_exit_code_is_the_worst(seeds: str, code: int, sweep, tmp_path: Path):
     assert sweep(f"seed={seeds}", "method=topk")[0] == code
     assert "topk 1" in trained(tmp_path)  # the last job, whatever became of the others
 
 
+@pytest.mark.slow
 def test_what_failed_is_listed_with_its_log_and_tried_again_by_the_same_command(sweep, tmp_path: Path):
     code, out, _ = sweep("method=topk", "seed=1,13,2")
     assert code == 1
@@ -254,6 +256,7 @@ def test_a_run_is_called_by_what_tells_it_from_others():
 # -- the published grids -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_controls_are_117_runs_whose_dense_ones_are_the_teachers(sweep, tmp_path: Path):
     _, out, _ = sweep("-m", "sweeps=controls", "seed=1", "task=cola", "--dry")
     assert out.startswith("sweep      13 runs (1 of 14 jobs are doubles), 0 done before, 13 to run\n")
