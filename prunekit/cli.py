@@ -25,9 +25,7 @@ from omegaconf import OmegaConf
 
 from prunekit import __version__
 from prunekit.config import ConfigError, conf_dir, explain, prepare
-
-DONE, CRASHED, MISSED, BAD_CONFIG, INTERRUPTED = 0, 1, 3, 4, 130
-FROM_BEST_TO_WORST = (DONE, MISSED, BAD_CONFIG, CRASHED)
+from prunekit.exit_codes import BAD_CONFIG, CRASHED, DONE, FROM_BEST_TO_WORST, INTERRUPTED
 
 # verb -> function(arguments) -> exit code; a module is imported when its verb is typed
 VERBS = {

@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,11 @@ class Teacher:
 
     folder: Path
     result: dict[str, Any] | None
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Of the weights' file, which is read once."""
+        return pretrained.sha256(self.folder / "model.safetensors")
 
 
 class Pipeline:
@@ -289,14 +294,12 @@ class Pipeline:
 
     def _note_teacher(self, teacher: Teacher) -> None:
         """Which weights this run starts from: runs with different ones do not compare."""
-        weights = pretrained.sha256(teacher.folder / "model.safetensors")
         known = {} if teacher.result is None else {"hash": teacher.result["hash"]}
-        self.folder.update_manifest({"teacher": {**known, "weights_sha256": weights}})
+        self.folder.update_manifest({"teacher": {**known, "weights_sha256": teacher.weights_sha256}})
 
     def _outputs(self, teacher: Teacher, data: TokenPruningDataModule) -> TeacherOutputs:
         """The teacher's word on each training row: read from beside the teacher, or computed now."""
-        weights = pretrained.sha256(teacher.folder / "model.safetensors")
-        path = data.cache_dir / "teachers" / f"{weights[:16]}-{data.fingerprint[:16]}.safetensors"
+        path = data.cache_dir / "teachers" / f"{teacher.weights_sha256[:16]}-{data.fingerprint[:16]}.safetensors"
         if (stored := TeacherOutputs.load_if_whole(path)) is not None:
             return stored
         model = install(self._model(teacher.folder, data), None, "dense")

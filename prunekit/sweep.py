@@ -24,13 +24,12 @@ from hydra.core.hydra_config import HydraConfig
 
 from prunekit.config import ConfigError, conf_dir, resolve, typed, validate
 from prunekit.estimate import Estimator
+from prunekit.exit_codes import BAD_CONFIG, CRASHED, DONE, FROM_BEST_TO_WORST, MISSED
 from prunekit.files import atomic_write_text
 from prunekit.run import canonical, finished, run, teacher_config
 from prunekit.runs import BusyError, RunFolder
 from prunekit.text import clock
 
-DONE, CRASHED, MISSED, BAD_CONFIG = 0, 1, 3, 4
-FROM_BEST_TO_WORST = (DONE, MISSED, BAD_CONFIG, CRASHED)
 WORST = -1.0  # what a job is worth that has no score, or has one without meeting its budget: no metric goes below
 POLL_SECONDS = 5.0  # between two looks at runs that other processes are at
 TEACHER_ONLY = "PRUNEKIT_TEACHER_ONLY"  # set for a job whose teacher alone is to be trained

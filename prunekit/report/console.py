@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,18 +268,34 @@ def print_result(
     result: Result, path: Path | str | None = None, *, stored: bool = False, console: Console | None = None
 ) -> None:
     """Prints title, table and verdicts; `stored` says that nothing was run, `path` is the run's folder."""
+    found = [(label, Text(sentence, style=_STYLES[tone])) for label, sentence, tone in verdicts(result)]
+    print_report(title(result), table(result), found, path, None if stored else _seconds(result), console)
+
+
+def print_report(
+    heading: str,
+    body: Table,
+    remarks: Iterable[tuple[str, str | Text]],
+    path: Path | str | None,
+    spent: str | None,
+    console: Console | None = None,
+) -> None:
+    """Prints the result of a run of any kind: a heading, a table, labelled remarks, and where the run lies.
+
+    `spent` says what the run took; None = it was not run, its result was stored. Without `path` neither is said.
+    """
     console = console or Console(highlight=False)
     console.print()
-    console.print(Text(f" {title(result)}", style="bold"))
-    console.print(table(result))
+    console.print(Text(f" {heading}", style="bold"))
+    console.print(body)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for label, sentence, tone in verdicts(result):
-        grid.add_row(f" {label}", Text(sentence, style=_STYLES[tone]))
+    for label, sentence in remarks:
+        grid.add_row(f" {label}", sentence)
     console.print(grid)
     if path is not None:
-        state = "stored result, nothing was run (force=true runs it again)" if stored else _seconds(result)
+        state = "stored result, nothing was run (force=true runs it again)" if spent is None else spent
         console.print(Text(f"\n {state}\n {path}", style="dim"), soft_wrap=True)
 
 

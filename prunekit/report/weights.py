@@ -9,7 +9,8 @@ from typing import Any
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from prunekit.report.console import print_report, shown_score
 
 Result = Mapping[str, Any]
 
@@ -33,7 +34,7 @@ def lines(result: Result) -> list[tuple[str, str, str, str]]:
             rows = f", {pruned['choice_rows']} questions" if name.startswith("choice") else ""
             was, now = dense[name], pruned[name]
             what = f"{name.replace('_', ' ')}{rows}"
-            found.append((what, f"{100 * was:.2f}", f"{100 * now:.2f}", f"{100 * (now - was):+.2f} points"))
+            found.append((what, shown_score(was), shown_score(now), f"{100 * (now - was):+.2f} points"))
     return found
 
 
@@ -61,26 +62,14 @@ def print_result(
     result: Result, path: Path | str | None = None, *, stored: bool = False, console: Console | None = None
 ) -> None:
     """Prints title, table and remarks; `stored` says that nothing was run, `path` is the run's folder."""
-    console = console or Console(highlight=False)
-    console.print()
-    console.print(Text(f" {title(result)}", style="bold"))
     table = Table(box=HORIZONTALS, pad_edge=False, header_style="bold")
     for name in ("", "dense", "pruned", "change"):
         table.add_column(name, no_wrap=True, justify="left" if not name else "right")
     for row in lines(result):
         table.add_row(*row)
-    console.print(table)
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, sentence in remarks(result):
-        grid.add_row(f" {label}", sentence)
-    console.print(grid)
-    if path is not None:
-        spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["seconds"].items())
-        state = "stored result, nothing was run (force=true runs it again)" if stored else spent
-        memory = f", at most {result['peak_memory_mib']:.0f} MiB of memory"
-        console.print(Text(f"\n {state}{'' if stored else memory}\n {path}", style="dim"), soft_wrap=True)
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["seconds"].items())
+    took = f"{spent}, at most {result['peak_memory_mib']:.0f} MiB of memory"
+    print_report(title(result), table, remarks(result), path, None if stored else took, console)
 
 
 def title(result: Result) -> str:
