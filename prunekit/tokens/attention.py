@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from prunekit.tokens.dropout import dropout as apply_dropout
 from prunekit.tokens.packing import Packing
 from prunekit.tokens.state import Need, Signals
 
@@ -71,9 +72,9 @@ def attend_padded(
     """Attention over padded tokens, and the signals that `call.needs` asks for.
 
     Without needs it is torch's fused attention; with them the probabilities are formed, and kept only when a
-    scorer wants them whole.
+    scorer wants them whole. They are formed for dropout on a CPU too, where torch has nothing fused.
     """
-    if not call.needs & {"received", "probs", "dropped"}:
+    if not call.needs & {"received", "probs", "dropped"} and not (dropout and query.device.type == "cpu"):
         mask: Tensor | None
         if call.relative is not None:
             hidden = _additive(call.keys, call.key_bias, query.dtype)
@@ -90,7 +91,7 @@ def attend_padded(
         logits = logits + call.relative
     additive = _additive(call.keys, call.key_bias, logits.dtype)
     probs = F.softmax(logits if additive is None else logits + additive, dim=-1)
-    dropped = F.dropout(probs, dropout) if dropout else probs
+    dropped = apply_dropout(probs, dropout) if dropout else probs
     output = torch.matmul(dropped.to(value.dtype), value).transpose(1, 2)
     return output, Signals(
         received=received(probs, call.queries) if "received" in call.needs else None,

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.tokens.attention import AttentionCall
+from prunekit.tokens.dropout import dropout
 from prunekit.tokens.state import Signals
 
 # a layer of Hugging Face: a module whose parts torch does not type
@@ -51,21 +51,21 @@ def _feed_forward_distilbert(
 def _embed_marian(encoder: Any, input_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens hidden"]:
     embedded = encoder.embed_tokens(input_ids) * encoder.stock["embed_scale"]
     embedded = embedded + encoder.embed_positions(input_ids.shape)
-    return F.dropout(embedded, encoder.stock["dropout"], encoder.training)
+    return dropout(embedded, encoder.stock["dropout"], encoder.training)
 
 
 def _attend_marian(
     layer: Any, hidden: Float[Tensor, "batch tokens hidden"], call: AttentionCall
 ) -> tuple[Float[Tensor, "batch tokens hidden"], Signals]:
     mixed, signals = layer.self_attn(hidden, attention_mask=None, pruning_call=call)
-    return layer.self_attn_layer_norm(hidden + F.dropout(mixed, layer.dropout, layer.training)), signals
+    return layer.self_attn_layer_norm(hidden + dropout(mixed, layer.dropout, layer.training)), signals
 
 
 def _feed_forward_marian(
     layer: Any, attended: Float[Tensor, "batch tokens hidden"]
 ) -> Float[Tensor, "batch tokens hidden"]:
-    inner = F.dropout(layer.activation_fn(layer.fc1(attended)), layer.activation_dropout, layer.training)
-    return layer.final_layer_norm(attended + F.dropout(layer.fc2(inner), layer.dropout, layer.training))
+    inner = dropout(layer.activation_fn(layer.fc1(attended)), layer.activation_dropout, layer.training)
+    return layer.final_layer_norm(attended + dropout(layer.fc2(inner), layer.dropout, layer.training))
 
 
 def _embed_t5(encoder: Any, input_ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens hidden"]:

@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from prunekit.tokens.attention import IMPLEMENTATION, AttentionCall
 from prunekit.tokens.backbones import Family, family_of
+from prunekit.tokens.dropout import with_cheap_masks
 from prunekit.tokens.packing import Packing
 from prunekit.tokens.policies import KeepPolicy
 from prunekit.tokens.scorers import Scorer
@@ -435,7 +436,7 @@ class _Walk:
 def install(
     model: PreTrainedModel, pruner: TokenPruner | None, execution: Execution = "pack", *, prefix: int = 0
 ) -> PreTrainedModel:
-    """Puts the traversal into a Hugging Face model, in place, and returns the model.
+    """Puts the traversal into a Hugging Face model, in place, and returns the model; its dropout becomes ours.
 
     Calling it again exchanges the pruner. Parameters of `pruner` become `...encoder.pruner.*` of the model.
     `prefix` is of translation models: how many first tokens of a source name the task (T5), and always stay.
@@ -454,6 +455,7 @@ def install(
             f"the pruner decides at layer {beyond[-1]}, but {type(model).__name__} has layers 0..{count - 1}; "
             f"choose layers of that range, or another backbone."
         )
+    with_cheap_masks(model)
     if family.translates:
         setattr(parent, family.encoder, TranslationEncoder(current, family, pruner, execution, prefix))
         _attend_with_ours(layers)
