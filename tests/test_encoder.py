@@ -6,7 +6,7 @@ from conftest import FAMILIES, sentences, tiny_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.tokens.encoder import TokenPruner, _Walk, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy, KeepRatio, Threshold
 from prunekit.tokens.scorers import AttentionReceived
 from prunekit.tokens.state import Trace
@@ -231,6 +231,35 @@ def test_soft_keep_scales_the_output_and_zero_hides_the_token():
     soft, hard = run(model, batch, "soft")[1], run(model, batch, "mask")[1]
     torch.testing.assert_close(soft[0, 1], 0.5 * hard[0, 1])
     torch.testing.assert_close(soft[0, [0, 2, 3, 4]], hard[0, [0, 2, 3, 4]])
+
+
+@pytest.mark.parametrize("soft_form", ["scale", "bias"])
+def test_tokens_gone_softly_are_removed_and_nothing_else_changes(soft_form, monkeypatch):
+    """Outputs, gradients and the trace are those of a traversal that only hides them."""
+
+    class Gated(KeepPolicy):
+        def __init__(self):
+            super().__init__()
+            self.gates = torch.nn.Parameter(torch.tensor([0.0, 0.7, 0.4, 1.0, 0.0]))
+
+        def soft(self, layer, scores, state):
+            return self.gates[(state.position + layer) % 5]
+
+    batch, found, widths, init = sentences([12, 7]), {}, {}, _Walk.__init__
+    for removes in (True, False):
+        policy = Gated()
+        model = install(tiny_model(layers=3), pruner(policy, layers=[0, 1], soft_form=soft_form))
+        if not removes:
+            monkeypatch.setattr(_Walk, "__init__", lambda *a, removes, **k: init(*a, removes=False, **k))
+        trace = Trace()
+        hidden = model.base_model(**batch, execution="soft", trace=trace).last_hidden_state
+        hidden.square().sum().backward()
+        weights = [p.grad for p in model.parameters() if p.grad is not None]
+        keep = [entry.keep_of_all(12) for entry in trace.layers]
+        found[removes] = [hidden, *keep, trace.tokens_out, *weights]
+        widths[removes] = [entry.keep.shape[1] for entry in trace.layers]
+    assert widths == {True: [12, 8, 6], False: [12, 12, 12]}
+    torch.testing.assert_close(found[True], found[False], atol=1e-5, rtol=1e-4)
 
 
 def test_gone_tokens_stay_keys_when_the_pruner_says_so():

@@ -90,7 +90,8 @@ class LTP(ThresholdMethod):
             return {"task": task_loss(self(batch, execution), labels, kind)}
         trace = Trace()
         logits = self(batch, "soft", trace)
-        keep = torch.stack([trace.layers[layer].keep for layer in self.learned.row])
+        width = batch["input_ids"].shape[1]
+        keep = torch.stack([trace.layers[layer].keep_of_all(width) for layer in self.learned.row])
         terms = {"task": task_loss(logits, labels, kind)}
         if self.asked is not None:
             terms["budget"] = self.options.budget_weight * self._distance(keep, batch, 1 / self.asked)

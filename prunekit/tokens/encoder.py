@@ -3,7 +3,8 @@
 for each layer:   attend -> score -> keep -> trace -> feed forward
 
 dense   nothing is decided
-soft    hidden = feed_forward(attended) * keep, or log(keep) joins the attention logits of later layers
+soft    hidden = feed_forward(attended) * keep, or log(keep) joins the attention logits of later layers;
+        tokens whose keep is exactly 0 are gathered away: they are hidden, and no gradient reaches them
 mask    gone tokens are hidden from attention, and still computed
 drop    survivors are gathered and re-padded
 pack    survivors of the whole batch lie end to end, without padding
@@ -152,7 +153,8 @@ class PrunedEncoder(nn.Module):
             raise ValueError(f"execution={how!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
         pruner = self.pruner if prune and how != "dense" else None
         stays = self._stays(hidden_states, attention_mask, protected, pruner)
-        walk = _Walk(hidden_states, attention_mask, stays, how)
+        removes = how == "drop" or (how == "soft" and pruner is not None and pruner.hide_gone)
+        walk = _Walk(hidden_states, attention_mask, stays, how, removes=removes)
         for index, layer in enumerate(self.blocks):
             self._step(index, layer, walk, pruner, trace)
         return walk
@@ -307,7 +309,8 @@ def _protected(
 class _Walk:
     """One batch on its way through the layers: the layout of its tokens under one execution.
 
-    `hidden` is [batch, tokens, hidden], or [1, total, hidden] under "pack"; the rest is in the padded view.
+    `hidden` is [batch, tokens, hidden], or [1, total, hidden] under "pack"; the rest is in the padded view, which
+    narrows to the longest sentence that is left where gone tokens are removed.
     """
 
     def __init__(
@@ -316,8 +319,11 @@ class _Walk:
         mask: Bool[Tensor, "batch tokens"] | None,
         protected: Float[Tensor, "batch tokens"],
         execution: str,
+        *,
+        removes: bool,
     ) -> None:
         self.execution = execution
+        self.removes = removes  # gone tokens leave the padded view
         batch, tokens, _ = hidden.shape
         self.everyone = mask is None  # no key has to be hidden
         self.real = hidden.new_ones((batch, tokens), dtype=torch.float32) if mask is None else mask.float()
@@ -362,16 +368,15 @@ class _Walk:
     def leave(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
         """Takes the decision: remembers who leaves, and returns the attended rows of who goes on."""
         leaving = (self.keep > 0) & (keep == 0)
-        if self.execution in ("mask", "soft"):
+        if self.packing is None and not self.removes:
             self.output = torch.where(leaving[..., None], self.hidden.to(self.output.dtype), self.output)
             self.keep = keep
             self.everyone = False
             return attended
         staying = keep > 0
-        if self.execution == "drop":
+        if self.packing is None:
             self._remember(self.hidden[leaving], leaving)
-            return self._drop(staying, attended)
-        assert self.packing is not None
+            return self._drop(keep, attended)
         gone = leaving[self.packing.real]
         self._remember(self.hidden[0, gone], leaving)
         rows = attended[0, ~gone]
@@ -383,11 +388,12 @@ class _Walk:
         self.keep = self.packing.real.float()
         return rows[None]
 
-    def _drop(self, staying: Bool[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
+    def _drop(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
         """Gathers survivors to the left, in their order, and cuts the width to the longest sentence that is left."""
-        width = int(staying.sum(-1).max())
-        order = (~staying).long().sort(dim=-1, stable=True).indices[:, :width]
-        self.keep = staying.float().gather(1, order)
+        gone = keep == 0
+        width = int((~gone).sum(-1).max())
+        order = gone.long().sort(dim=-1, stable=True).indices[:, :width]
+        self.keep = keep.gather(1, order)
         self.position = self.position.gather(1, order)
         self.protected = self.protected.gather(1, order)
         self.scores = None if self.scores is None else self.scores.gather(1, order)
@@ -424,7 +430,7 @@ class _Walk:
     def restore(self) -> Float[Tensor, "batch tokens hidden"]:
         """All tokens in the incoming shape: survivors from the last layer, the others from where they left."""
         here = self.keep > 0
-        if self.packing is not None or self.execution == "drop":
+        if self.packing is not None or self.removes:
             rows = self.hidden[0] if self.packing is not None else self.hidden[here]
             self._remember(rows, here)
             return self.output

@@ -81,6 +81,10 @@ class LayerTrace:
     scores: Float[Tensor, "batch tokens"] | None = None
     scorer_macs: Float[Tensor, "batch"] | None = None
 
+    def keep_of_all(self, width: int) -> Float[Tensor, "batch width"]:
+        """`keep` at the places of the unpruned sentences, padded to `width`; 0 for who is no longer here."""
+        return self.keep.new_zeros(len(self.keep), width).scatter_add(1, self.position, self.keep)
+
 
 @dataclass
 class Trace:
