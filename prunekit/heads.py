@@ -5,7 +5,7 @@ A method never does: its logits are one tensor, and losses, teachers and evaluat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,3 +56,38 @@ def logits_of(
 def by_token(logits: Shaped[Tensor, "batch ..."]) -> bool:
     """Whether there is a logit per token, as of answers, and not per class."""
     return logits.dim() == 3
+
+
+@dataclass(frozen=True)
+class Behind:
+    """A model's head as a function of hidden states; `first_only` says that it reads the first token alone.
+
+    `logits` then takes [batch, 1, hidden]; otherwise it gives logits per token, in the form of `logits_of`.
+    """
+
+    logits: Callable[[Float[Tensor, "batch tokens hidden"]], Tensor]
+    first_only: bool
+
+
+def behind_encoder(model: Any) -> Behind:
+    """The head of a model in evaluation; it holds on to the head's modules alone, not to the model.
+
+    Raises:
+        ValueError: a head that is not known here.
+    """
+    name = type(model).__name__
+    if name.endswith(READER.architecture):
+        return Behind(model.qa_outputs, first_only=False)
+    if not name.endswith(CLASSIFIER.architecture):
+        raise ValueError(
+            f"{name} has a head that this runtime does not know; "
+            f"it runs classification, regression and question answering: use engine='hf'."
+        )
+    classifier = model.classifier
+    if hasattr(model, "pre_classifier"):  # DistilBERT
+        narrow = model.pre_classifier
+        return Behind(lambda hidden: classifier(narrow(hidden[:, 0]).relu()), first_only=True)
+    pooler = getattr(model.base_model, "pooler", None)
+    if pooler is None:  # RoBERTa and ELECTRA, whose classifier picks the first token itself
+        return Behind(classifier, first_only=True)
+    return Behind(lambda hidden: classifier(pooler(hidden)), first_only=True)

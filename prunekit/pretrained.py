@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +27,9 @@ from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy
 from prunekit.tokens.scorers import Scorer
 from prunekit.tokens.state import Execution
+
+if TYPE_CHECKING:
+    from prunekit.runtime.engine import PackedEngine
 
 FORMAT = 1
 SETTINGS = "prunekit.json"
@@ -186,7 +189,24 @@ def describe(folder: str | Path, about: Mapping[str, Any]) -> None:
     atomic_write_text(path, json.dumps(json.loads(path.read_text()) | {"about": dict(about)}, indent=2) + "\n")
 
 
-def load(folder: str | Path, execution: Execution | None = None) -> PreTrainedModel:
+# what `load` gives beside the Hugging Face model: the function of each engine, imported when it is asked for; it takes
+# the folder and the options that its engine has
+ENGINES = {
+    "packed": "prunekit.runtime.engine.load",
+}
+
+
+@overload
+def load(
+    folder: str | Path, execution: Execution | None = None, *, engine: Literal["hf"] = "hf"
+) -> PreTrainedModel: ...
+
+
+@overload
+def load(folder: str | Path, *, engine: Literal["packed"], **options: Any) -> PackedEngine: ...
+
+
+def load(folder: str | Path, execution: Execution | None = None, *, engine: str = "hf", **options: Any) -> Any:
     """The pruned model of a checkpoint folder, in evaluation mode; call it as any Hugging Face model.
 
     `execution` None means the one that it was tested with, which is "pack" for nearly every method.
@@ -194,10 +214,27 @@ def load(folder: str | Path, execution: Execution | None = None) -> PreTrainedMo
         model = prunekit.load("runs/.../model")
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
 
+    Another `engine` gives a runtime of its own in the model's place, with options of its own: "packed" is
+    prunekit.runtime.engine.PackedEngine.
+
     Raises:
         FileNotFoundError: the folder is no prunekit checkpoint.
-        ValueError: a newer format, or weights that do not belong to the settings beside them.
+        ValueError: a newer format, weights that do not belong to the settings beside them, or no such engine.
+        TypeError: an option that the engine does not have.
     """
+    if engine == "hf":
+        if options:
+            raise TypeError(f"load() has no option {', '.join(options)} for engine='hf'; it belongs to another engine.")
+        return _load_hf(folder, execution)
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(['hf', *ENGINES])}.")
+    if execution is not None:
+        raise TypeError(f"load() has no execution for engine={engine!r}, which has one way to run; leave it out.")
+    module, name = ENGINES[engine].rsplit(".", 1)
+    return getattr(import_module(module), name)(folder, **options)
+
+
+def _load_hf(folder: str | Path, execution: Execution | None) -> PreTrainedModel:
     folder = Path(folder)
     path = folder / SETTINGS
     if not path.is_file():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -107,12 +108,48 @@ def _relative_t5(
 
 
 @dataclass(frozen=True)
+class LayerParts:
+    """The modules of one layer, whatever its family calls them: what a runtime of its own is compiled from.
+
+    hidden = attention_norm(output(attention(query, key, value)) + hidden), then norm(down(activation(up(x))) + x).
+    """
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+    attention_norm: nn.LayerNorm
+    up: nn.Linear
+    activation: Callable[[Tensor], Tensor]
+    down: nn.Linear
+    norm: nn.LayerNorm
+    heads: int
+
+
+def _parts_bert(layer: Any) -> LayerParts:
+    own, behind, last = layer.attention.self, layer.attention.output, layer.output
+    return LayerParts(
+        own.query, own.key, own.value, behind.dense, behind.LayerNorm,
+        layer.intermediate.dense, layer.intermediate.intermediate_act_fn, last.dense, last.LayerNorm,
+        own.num_attention_heads,
+    )  # fmt: skip
+
+
+def _parts_distilbert(layer: Any) -> LayerParts:
+    own, ffn = layer.attention, layer.ffn
+    return LayerParts(
+        own.q_lin, own.k_lin, own.v_lin, own.out_lin, layer.sa_layer_norm,
+        ffn.lin1, ffn.activation, ffn.lin2, layer.output_layer_norm, own.n_heads,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Family:
     """A Hugging Face architecture: the submodule that loops over layers, what it calls them, and a layer's two halves.
 
     `relative` is what attention adds for distances, from the tokens' positions in the unpruned text. Where the encoder
     of a translation model embeds tokens itself, `embed` does that, with what is not a module of it named in `stock`;
-    `finish` is what it does behind the last layer.
+    `finish` is what it does behind the last layer. `parts` takes a layer apart, None where nobody wrote that yet.
     """
 
     encoder: str
@@ -123,6 +160,7 @@ class Family:
     embed: Callable[[Any, Tensor], Tensor] | None = None
     finish: Callable[[Any, Tensor], Tensor] | None = None
     stock: tuple[str, ...] = ()
+    parts: Callable[[Any], LayerParts] | None = None
 
     @property
     def translates(self) -> bool:
@@ -130,14 +168,14 @@ class Family:
         return self.embed is not None
 
 
-_BERT = Family("encoder", _attend_bert, _feed_forward_bert)
+_BERT = Family("encoder", _attend_bert, _feed_forward_bert, parts=_parts_bert)
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
     "camembert": _BERT,
     "electra": _BERT,
-    "distilbert": Family("transformer", _attend_distilbert, _feed_forward_distilbert),
+    "distilbert": Family("transformer", _attend_distilbert, _feed_forward_distilbert, parts=_parts_distilbert),
     "marian": Family(
         "encoder",
         _attend_marian,
@@ -176,3 +214,36 @@ def family_of(model: PreTrainedModel) -> Family:
             f"set is_decoder=False."
         )
     return FAMILIES[kind]
+
+
+# ids, token types (None: all 0) and places in their own sentence, of rows that lie end to end -> their embeddings
+EmbedRows = Callable[
+    [Int[Tensor, "rows"], Int[Tensor, "rows"] | None, Int[Tensor, "rows"]], Float[Tensor, "rows hidden"]
+]
+
+
+def row_embedder(model: PreTrainedModel) -> EmbedRows:
+    """What turns token ids into what enters the first layer, for rows instead of padded sentences.
+
+    It holds on to the embeddings alone, not to the model. Sentences may not contain the padding token.
+    """
+    base: Any = model.base_model
+    embeddings, project = base.embeddings, getattr(base, "embeddings_project", None)
+    # RoBERTa and its kin count positions from behind the padding token's id
+    first = getattr(embeddings, "padding_idx", -1) + 1
+    typed = hasattr(embeddings, "token_type_embeddings")
+
+    def embed(
+        ids: Int[Tensor, "rows"], types: Int[Tensor, "rows"] | None, places: Int[Tensor, "rows"]
+    ) -> Float[Tensor, "rows hidden"]:
+        given = {"token_type_ids": (torch.zeros_like(ids) if types is None else types)[None]} if typed else {}
+        rows = embeddings(input_ids=ids[None], position_ids=places[None] + first, **given)[0]
+        return rows if project is None else project(rows)
+
+    return embed
+
+
+def most_tokens(model: PreTrainedModel) -> int:
+    """How many tokens a sentence may have: as many as there are positions."""
+    base: Any = model.base_model
+    return model.config.max_position_embeddings - getattr(base.embeddings, "padding_idx", -1) - 1

@@ -1,0 +1,114 @@
+"""Attention within the sentences of packed rows, and the column sums that scorers read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prunekit.tokens.packing import Packing
+from prunekit.tokens.state import Need, Signals
+
+# signals that scorers ask of attention; the others are the state's
+OF_ATTENTION: frozenset[Need] = frozenset({"received", "probs", "dropped"})
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sentences of similar length in one product: rows to read, rows to write, and which keys are real.
+
+    `rows` of padding repeat the sentence's last row, and are written to `places` behind the last row of the output.
+    """
+
+    sentences: Int[Tensor, "block"]
+    width: int
+    rows: Int[Tensor, "block_width"]
+    places: Int[Tensor, "block_width"]
+    real: Bool[Tensor, "block width"] | None
+
+
+class Plan:
+    """How attention goes over a packing: made once, used by every layer until the packing changes."""
+
+    def __init__(self, packing: Packing, spare: int) -> None:
+        """`spare` is the row of the output that padding is written to."""
+        self.packing = packing
+        self.blocks: list[Block] = []
+        if packing.uniform:
+            return
+        for group in packing.groups:
+            rows = group.rows.clamp(min=0)  # an empty sentence has no last row
+            places = rows if group.real is None else torch.where(group.real, rows, spare)
+            self.blocks.append(Block(group.sentences, rows.shape[1], rows.flatten(), places.flatten(), group.real))
+
+
+def attend(
+    qkv: Float[Tensor, "rows three_hidden"], heads: int, plan: Plan, needs: frozenset[Need]
+) -> tuple[Float[Tensor, "rows hidden"], Signals]:
+    """Attention of each sentence, and the signals that `needs` names, in the padded view.
+
+    Queries are scaled already. `qkv` may have more rows than the packing; those come back as zeros.
+    """
+    packing, total = plan.packing, sum(plan.packing.lengths)
+    out = qkv.new_empty((qkv.shape[0] + 1, qkv.shape[1] // 3))
+    out[total:] = 0
+    if packing.uniform:
+        parts = qkv[:total].view(len(packing.lengths), packing.width, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        mixed, signals = _one(parts, None, needs)
+        out[:total].view(len(packing.lengths), packing.width, heads, -1).copy_(mixed)
+        return out[:-1], signals
+    shown: dict[str, Tensor] = {}
+    batch, width = len(packing.lengths), packing.width
+    for block in plan.blocks:
+        if block.width == 0:
+            continue
+        gathered = qkv.index_select(0, block.rows).view(len(block.sentences), block.width, 3, heads, -1)
+        mixed, signals = _one(gathered.permute(2, 0, 3, 1, 4), block.real, needs)
+        out.index_copy_(0, block.places, mixed.reshape(len(block.rows), -1))
+        for name in needs & OF_ATTENTION:
+            part = getattr(signals, name)
+            if part.dim() == 4 and block.real is not None:
+                part = part * block.real[:, None, :, None]  # padded queries show nothing
+            shape = (batch, width) if part.dim() == 2 else (batch, heads, width, width)
+            whole = shown.setdefault(name, part.new_zeros(shape))
+            room = width - block.width
+            whole[block.sentences] = F.pad(part, (0, room) if part.dim() == 2 else (0, room, 0, room))
+    return out[:-1], Signals(**shown)
+
+
+def attend_from_first(
+    query: Float[Tensor, "batch hidden"], kv: Float[Tensor, "rows two_hidden"], heads: int, packing: Packing
+) -> Float[Tensor, "batch hidden"]:
+    """Attention of one query per sentence over the rows of its sentence. Queries are scaled already."""
+    total = sum(packing.lengths)
+    padded = packing.padded(kv[:total]).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    key, value = padded[0], padded[1]  # [batch, heads, width, head]
+    logits = torch.matmul(query.view(len(query), heads, 1, -1), key.transpose(2, 3))
+    if not packing.uniform:
+        logits.masked_fill_(~packing.real[:, None, None, :], torch.finfo(logits.dtype).min)
+    probs = torch.softmax(logits, -1, dtype=torch.float32).to(value.dtype)
+    return torch.matmul(probs, value).flatten(1)
+
+
+def _one(
+    parts: Float[Tensor, "3 block heads width head"], real: Bool[Tensor, "block width"] | None, needs: frozenset[Need]
+) -> tuple[Float[Tensor, "block width heads head"], Signals]:
+    """Attention of sentences in one padded block; probabilities are float32, whatever flows."""
+    query, key, value = parts.unbind(0)
+    if not needs & OF_ATTENTION:
+        mask = None if real is None else real[:, None, None, :]
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=1.0).transpose(1, 2), Signals()
+    logits = torch.matmul(query, key.transpose(2, 3))
+    if real is not None:
+        logits.masked_fill_(~real[:, None, None, :], torch.finfo(logits.dtype).min)
+    probs = torch.softmax(logits, -1, dtype=torch.float32)
+    mixed = torch.matmul(probs.to(value.dtype), value).transpose(1, 2)
+    received = None
+    if "received" in needs:
+        votes = probs.sum(2) if real is None else torch.einsum("bhqk,bq->bhk", probs, real.float())
+        received = votes.mean(1)
+    # nothing is dropped where nothing is trained
+    return mixed, Signals(received, probs if "probs" in needs else None, probs if "dropped" in needs else None)

@@ -1,0 +1,251 @@
+"""Matrix products of the packed engine: several backends behind one call, each tried on a small case before it is used.
+
+The operators of oneDNN and of int8 are private ones of torch: they may change or be absent. So a backend is taken only
+if it computes a small case right, here and now; "torch", which is F.linear, is always there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Dtype = Literal["fp32", "bf16", "int8"]
+Activation = Callable[[Tensor], Tensor]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+# what flows between the matrix products; int8 is a matter of the products alone
+FLOWING: Mapping[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
+# how far a backend may be from float64 on the small case, as a share of its largest output
+ALLOWED: Mapping[Dtype, float] = {"fp32": 1e-5, "bf16": 2e-2, "int8": 2e-2}
+
+
+def dtype_of(name: str) -> Dtype:
+    """A precision by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    for dtype in DTYPES:
+        if dtype == name:
+            return dtype
+    raise ValueError(f"dtype={name!r} is unknown; choose one of {', '.join(DTYPES)}.")
+
+
+class Linear(ABC):
+    """x W^T + b in one precision, then an activation or the addition of a residual; one subclass per backend.
+
+    `weight` is [out, in], in float32. Calling it takes rows [rows, in] of `FLOWING[dtype]` and returns [rows, out] of
+    the same; each row's result is a function of that row alone.
+    """
+
+    name: ClassVar[str]
+    dtypes: ClassVar[tuple[Dtype, ...]]
+
+    @abstractmethod
+    def __init__(
+        self,
+        weight: Float[Tensor, "out in"],
+        bias: Float[Tensor, "out"] | None,
+        dtype: Dtype,
+        activation: Activation | None = None,
+    ) -> None:
+        """Lays the weights out as the backend wants them; the arguments stay as they are."""
+
+    @abstractmethod
+    def __call__(
+        self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
+    ) -> Float[Tensor, "rows out"]:
+        """The product; a layer with an activation takes no residual."""
+
+
+class TorchLinear(Linear):
+    """F.linear: what is always there."""
+
+    name = "torch"
+    dtypes = ("fp32", "bf16")
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "out in"],
+        bias: Float[Tensor, "out"] | None,
+        dtype: Dtype,
+        activation: Activation | None = None,
+    ) -> None:
+        kind = FLOWING[dtype]
+        self.weight = weight.to(kind)
+        self.bias = None if bias is None else bias.to(kind)
+        self.activation = activation
+
+    def __call__(
+        self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
+    ) -> Float[Tensor, "rows out"]:
+        """As `Linear` says."""
+        out = F.linear(rows, self.weight, self.bias)
+        if residual is not None:
+            out += residual
+        return out if self.activation is None else self.activation(out)
+
+
+class OneDnnLinear(Linear):
+    """oneDNN with weights laid out in advance, and activation or residual within the product.
+
+    1.1 to 2.5 times as fast as F.linear at up to 32 rows, where that repacks its weights at every call.
+    """
+
+    name = "onednn"
+    dtypes = ("fp32", "bf16")
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "out in"],
+        bias: Float[Tensor, "out"] | None,
+        dtype: Dtype,
+        activation: Activation | None = None,
+    ) -> None:
+        kind = FLOWING[dtype]
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(kind))
+        self.bias = None if bias is None else bias.to(kind)
+        self.fused, self.algorithm = _fused(activation)
+        self.activation = None if self.fused != "none" else activation
+
+    def __call__(
+        self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
+    ) -> Float[Tensor, "rows out"]:
+        """As `Linear` says."""
+        if residual is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(rows, residual, self.weight, self.bias, "add")
+        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, self.fused, [], self.algorithm)
+        return out if self.activation is None else self.activation(out)
+
+
+def _fused(activation: Activation | None) -> tuple[str, str]:
+    """oneDNN's name for an activation, and the algorithm of it; "none" for what it does not have."""
+    if activation is None:
+        return "none", ""
+    exact = getattr(activation, "approximate", "none")
+    if isinstance(activation, nn.GELU) or type(activation).__name__ == "GELUActivation":
+        return "gelu", exact
+    return ("relu", "") if isinstance(activation, nn.ReLU) else ("none", "")
+
+
+class Int8Linear(Linear):
+    """int8 x int8 -> int32. A weight has one scale per output, an activation one per row, taken from that row alone.
+
+    With one scale for all rows a sentence's result would hang on who else is in its batch.
+    """
+
+    name = "int8"
+    dtypes = ("int8",)
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "out in"],
+        bias: Float[Tensor, "out"] | None,
+        dtype: Dtype,
+        activation: Activation | None = None,
+    ) -> None:
+        whole, scale = quantised(weight)
+        self.weight = self.laid_out(whole)
+        self.scale = scale.squeeze(-1)
+        self.bias = torch.zeros_like(self.scale) if bias is None else bias
+        self.activation = activation
+
+    def __call__(
+        self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
+    ) -> Float[Tensor, "rows out"]:
+        """As `Linear` says."""
+        whole, scale = quantised(rows)
+        out = torch.addcmul(self.bias, self.product(whole) * scale, self.scale)
+        if residual is not None:
+            out += residual
+        return out if self.activation is None else self.activation(out)
+
+    def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
+        """The weights as `product` wants them."""
+        return weight.t()
+
+    def product(self, rows: Int[Tensor, "rows in"]) -> Tensor:
+        """Whole numbers, exact: [rows, out]."""
+        return torch._int_mm(rows, self.weight)
+
+
+class WholeNumbers(Int8Linear):
+    """The same with a product of floats, for where the one of int8 is absent: no faster than float32, and as inexact
+    as float32 is about sums beyond 2**24.
+    """
+
+    name = "torch"
+
+    def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
+        """Floats that are whole numbers."""
+        return weight.float()
+
+    def product(self, rows: Int[Tensor, "rows in"]) -> Tensor:
+        """As good as whole numbers."""
+        return F.linear(rows.float(), self.weight)
+
+
+def quantised(rows: Float[Tensor, "rows in"]) -> tuple[Int[Tensor, "rows in"], Float[Tensor, "rows 1"]]:
+    """Each row as whole numbers from -127 to 127, and what one of them is worth in that row."""
+    scale = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(127)
+    return (rows / scale).round_().to(torch.int8), scale
+
+
+# in the order in which they are tried
+BACKENDS: tuple[type[Linear], ...] = (OneDnnLinear, Int8Linear, TorchLinear, WholeNumbers)
+
+
+def choose(dtype: Dtype, asked: str = "auto") -> type[Linear]:
+    """The backend for a precision: the first that works here, or the one that is asked for by name.
+
+    Raises:
+        ValueError: there is no such backend for this precision, or it does not work here.
+    """
+    able = [backend for backend in BACKENDS if dtype in backend.dtypes]
+    if asked == "auto":
+        return next(backend for backend in able if works(backend, dtype))
+    named = [backend for backend in able if backend.name == asked]
+    if not named:
+        names = ", ".join(["auto", *(backend.name for backend in able)])
+        raise ValueError(f"linears={asked!r} is no backend for dtype={dtype!r}; choose one of {names}.")
+    if not works(named[0], dtype):
+        raise ValueError(
+            f"linears={asked!r} does not compute {dtype} right on this machine with torch {torch.__version__}; "
+            f"choose linears='auto', which takes what works."
+        )
+    return named[0]
+
+
+@cache
+def works(backend: type[Linear], dtype: Dtype) -> bool:
+    """Whether a backend computes small cases right here: plain, with GELU, with a residual, for few and more rows."""
+    if backend in (TorchLinear, WholeNumbers):
+        return True
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    kind, weight, bias = FLOWING[dtype], draw(48, 32), draw(48)
+    try:
+        plain, curved = backend(weight, bias, dtype), backend(weight, bias, dtype, nn.GELU())
+        for rows in (1, 5, 32):
+            x, more = draw(rows, 32), draw(rows, 48)
+            true = F.linear(x.double(), weight.double(), bias.double())
+            for got, expected in (
+                (plain(x.to(kind)), true),
+                (plain(x.to(kind), more.to(kind)), true + more),
+                (curved(x.to(kind)), F.gelu(true)),
+            ):
+                error = float((got.double() - expected).abs().max() / expected.abs().max())
+                if got.dtype != kind or not error <= ALLOWED[dtype]:
+                    return False
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+    return True
