@@ -38,6 +38,7 @@ from prunekit.kinds import method_options
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.pipeline import Pipeline, method_class
 from prunekit.runs import RunFolder
+from prunekit.runtime.engine import PackedEngine
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.state import Execution, Trace
 
@@ -193,6 +194,22 @@ class MethodConformance:
                     "a width over all columns. Read signals.received, or weigh by state.alive; for how many, use "
                     "state.length or state.count.",
                 )
+
+    def test_the_packed_engine_is_the_mask_path(self) -> None:
+        """prunekit.load(folder, engine="packed") asks the method: same tokens kept, same logits, in float32."""
+        method = self._pruning()
+        batch = _sentences(LENGTHS, method.model)
+        mask = _see(method.model, batch, "mask")
+        for linears in ("auto", "torch"):
+            result = PackedEngine(method.model, linears=linears, cls_last=False)(batch)
+            _same(
+                mask,
+                _Seen(result.logits, mask.hidden, result.trace, result.kept),
+                "'mask'",
+                f"the packed engine ({linears} linears)",
+                "the decision reads something that only the traversal has: signals or state that `needs` does not "
+                "name, or an attribute set from outside. Scorer and policy get all that they may read as arguments.",
+            )
 
     # -- training --------------------------------------------------------------------------------------
 

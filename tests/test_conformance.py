@@ -79,6 +79,7 @@ FAULTS = [
     ("BatchNormaliser", "batch_mates_change_nothing", r"layer 0, row \d: 'mask' in a batch of 6 keeps .* alone keeps"),
     ("Gambler", "evaluation_is_deterministic", r"layer 0, row \d: 'mask' the first time keeps .*, the second time"),
     ("GhostVoter", "mask_drop_and_pack_are_one_function", r"layer \d, row \d: 'mask' on bert keeps .*, 'drop' on bert"),
+    ("GhostVoter", "the_packed_engine_is_the_mask_path", r"layer \d, row \d: 'mask' keeps .*, the packed engine"),
     ("Glutton", "with_nothing_to_prune_it_is_the_dense_model", r"layer 0, row 0: 'dense' keeps 20 .*=1x keeps 19"),
     ("Undifferentiable", "gradients_reach_what_is_trained", r"policy\.threshold is in an .* it got no gradient"),
     ("DetachedLoss", "gradients_reach_what_is_trained", r"\(and \d+ more\) is in an optimiser group, but in 16 steps"),
@@ -90,7 +91,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "check", "message"), FAULTS, ids=[fault[0] for fault in FAULTS])
+@pytest.mark.parametrize(("method", "check", "message"), FAULTS, ids=[" ".join(fault[:2]) for fault in FAULTS])
 def test_a_broken_method_fails_and_is_told_where_and_why(method, check, message):
     said = failure(method, f"test_{check}")
     assert re.search(message, said), said

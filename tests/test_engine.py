@@ -1,13 +1,19 @@
 """The packed engine is the mask path, faster: the same tokens, the same logits, whatever the backend or the batch."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from conftest import FAMILIES, sentences, tiny_model
 
 import prunekit
-from prunekit.pretrained import save
-from prunekit.runtime.engine import PackedEngine
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.data.synthetic import build_tiny_backbone
+from prunekit.heads import Behind, logits_of
+from prunekit.pretrained import load_classifier, save
+from prunekit.runtime.engine import PackedEngine, rounded
+from prunekit.runtime.linears import Int8Linear, OneDnnLinear, TorchLinear, WholeNumbers, choose, works
+from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.policies import KeepRatio, MeanMinusStd, Threshold
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AccumulatedReceived, AttentionReceived, EarlierFirst, RandomOrder
@@ -112,3 +118,252 @@ def test_load_gives_the_engine_where_it_is_asked_for(saved):
 def test_what_load_does_not_know_is_refused(saved, given, kind, message):
     with pytest.raises(kind, match=message):
         prunekit.load(saved[1], **given)
+
+
+# -- a result is a function of its own sentence -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_batched_is_one_by_one(dtype):
+    model = install(tiny_model(), DECISIONS["threshold"]())
+    engine = PackedEngine(model, dtype=dtype)
+    batch = batch_of(model)
+    texts = [row[mask > 0].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    together = engine(texts)
+    for row, text in enumerate(texts):
+        alone = engine([text])
+        torch.testing.assert_close(
+            alone.logits[0], together.logits[row], atol=1e-5 if dtype == "fp32" else 2e-2, rtol=0
+        )
+        assert [layer[0] for layer in alone.kept] == [layer[row] for layer in together.kept]
+
+
+def test_an_int8_row_is_quantised_by_itself_alone():
+    generator = torch.Generator().manual_seed(0)
+    weight, rows = torch.randn(8, 16, generator=generator), torch.randn(5, 16, generator=generator)
+    for backend in (Int8Linear, WholeNumbers):
+        linear = backend(weight, None, "int8")
+        with_an_outlier = torch.cat([rows, rows[:1] * 1000])
+        assert torch.equal(linear(with_an_outlier)[:5], linear(rows))
+        torch.testing.assert_close(linear(rows), rows @ weight.T, atol=0.1, rtol=0)
+
+
+def test_padding_order_and_dummy_rows_change_nothing():
+    model = install(tiny_model(), DECISIONS["ratio"]())
+    engine = PackedEngine(model)
+    wide, narrow = sentences(LENGTHS, width=30), sentences(LENGTHS)
+    assert torch.equal(engine(wide).logits, engine(narrow).logits)
+    back = {name: tensor.flip(0) for name, tensor in narrow.items()}
+    torch.testing.assert_close(engine(back).logits.flip(0), engine(narrow).logits, atol=1e-5, rtol=0)
+
+
+def test_row_counts_are_rounded_so_that_few_occur():
+    assert [rounded(rows, 8) for rows in (1, 4, 5, 32, 33, 128, 129, 512, 513)] == [4, 4, 8, 32, 40, 128, 144, 512, 544]
+    # alone, a sentence is rounded only where more rows cost nothing
+    assert [rounded(rows, 1) for rows in (1, 5, 32, 33, 200)] == [4, 8, 32, 33, 200]
+    assert len({rounded(rows, 32) for rows in range(1, 2049)}) == 92
+
+
+# -- heads and options ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decision", ["ratio", "gates", "nothing"])
+def test_the_last_layer_for_the_first_token_alone_changes_no_logit(family, decision):
+    model = install(tiny_model(family), DECISIONS[decision]())
+    batch = batch_of(model)
+    result, whole = PackedEngine(model)(batch), PackedEngine(model, cls_last=False)(batch)
+    torch.testing.assert_close(result.logits, whole.logits, atol=1e-5, rtol=0)
+    assert result.kept[:-1] == whole.kept[:-1]
+    assert result.kept[-1] == [[0]] * len(LENGTHS)
+    assert torch.equal(result.trace.tokens_in, whole.trace.tokens_in)
+
+
+def test_a_first_token_that_may_leave_is_never_computed_apart():
+    model = install(tiny_model(), DECISIONS["threshold, nothing protected"]())
+    engine = PackedEngine(model)
+    assert not engine.cls_last
+    batch = batch_of(model)
+    logits, kept, _ = masked(model, batch)
+    assert any(0 not in places for places in kept[-1])  # one has left
+    torch.testing.assert_close(engine(batch).logits, logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("decision", ["ratio", "threshold, nothing protected"])
+def test_answers_in_a_text_read_every_token(family, decision):
+    model = install(tiny_model(family, head="QuestionAnswering", classes=2), DECISIONS[decision]())
+    batch = batch_of(model)
+    with torch.no_grad():
+        expected = logits_of(model(**batch, execution="mask"), batch)
+    result = PackedEngine(model)(batch)
+    assert result.labels is None
+    torch.testing.assert_close(result.logits, expected, atol=1e-4, rtol=0)
+
+
+def test_marked_tokens_stay_and_token_types_are_read():
+    model = install(tiny_model(), DECISIONS["ratio"]())
+    batch = batch_of(model)
+    marked = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
+    marked[0, 10:14] = True
+    types = (torch.arange(20) > 8).long().expand(len(LENGTHS), -1) * batch["attention_mask"]
+    given = {**batch, "protected": marked, "token_type_ids": types}
+    logits, kept, _ = masked(model, {**batch, "token_type_ids": types}, protected=marked)
+    result = PackedEngine(model, cls_last=False)(given)
+    assert result.kept == kept
+    assert {10, 11, 12, 13} <= set(result.kept[-1][0])
+    torch.testing.assert_close(result.logits, logits, atol=1e-4, rtol=0)
+
+
+def test_unpruned_it_is_the_dense_model():
+    model = install(tiny_model(), DECISIONS["ratio"]())
+    batch = batch_of(model)
+    with torch.no_grad():
+        dense = model(**batch, execution="dense").logits
+    result = PackedEngine(model)(batch, prune=False)
+    torch.testing.assert_close(result.logits, dense, atol=1e-5, rtol=0)
+    assert [len(places) for places in result.kept[0]] == LENGTHS
+
+
+def test_an_activation_that_onednn_does_not_have_is_computed_behind_it():
+    model = tiny_model()
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.intermediate_act_fn = torch.nn.SiLU()
+    model = install(model, DECISIONS["ratio"]())
+    batch = batch_of(model)
+    torch.testing.assert_close(PackedEngine(model)(batch).logits, masked(model, batch)[0], atol=1e-4, rtol=0)
+
+
+# -- texts ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_tokenizer(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    build_tiny_backbone(folder)
+    model = install(load_classifier(folder, labels=["sport", "trade"]).eval(), DECISIONS["ratio"]())
+    model_folder = tmp_path_factory.mktemp("model") / "model"
+    save(model, AutoTokenizer.from_pretrained(folder), model_folder)
+    return model_folder
+
+
+def test_texts_pairs_and_ids_give_labels(with_tokenizer):
+    from transformers import AutoTokenizer
+
+    engine = prunekit.load(with_tokenizer, engine="packed")
+    model, tokenizer = prunekit.load(with_tokenizer), AutoTokenizer.from_pretrained(with_tokenizer)
+    texts = ["the match ended in a draw", "shares fell", "a"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    result = engine(texts)
+    torch.testing.assert_close(result.logits, logits, atol=1e-4, rtol=0)
+    assert result.labels == [["sport", "trade"][best] for best in logits.argmax(-1).tolist()]
+    ids = [row[mask > 0].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    assert torch.equal(engine(ids).logits, result.logits)
+    torch.testing.assert_close(engine(texts[0]).logits[0], result.logits[0], atol=1e-5, rtol=0)
+    with torch.no_grad():
+        pair = model(**tokenizer([("the match", "a draw")], return_tensors="pt")).logits
+    torch.testing.assert_close(engine([("the match", "a draw")]).logits, pair, atol=1e-4, rtol=0)
+
+
+def test_a_text_that_is_too_long_is_cut_and_token_ids_that_are_too_many_are_refused(with_tokenizer):
+    engine = prunekit.load(with_tokenizer, engine="packed")
+    most = engine.most_tokens
+    assert engine("a " * 2 * most).trace.tokens_in[0].tolist() == [most]
+    with pytest.raises(ValueError, match=rf"text 1 has {most + 1} tokens; this model takes 1 to {most}"):
+        engine([[5, 6], [5] * (most + 1)])
+
+
+def test_inputs_that_mean_nothing_are_refused():
+    engine = PackedEngine(install(tiny_model(), None))
+    left = {"input_ids": torch.tensor([[0, 5, 6]]), "attention_mask": torch.tensor([[0, 1, 1]])}
+    with pytest.raises(ValueError, match=r"set tokenizer\.padding_side='right'"):
+        engine(left)
+    with pytest.raises(ValueError, match="given no text"):
+        engine([])
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        engine(["a text"])
+    with pytest.raises(ValueError, match="text 0 has 0 tokens"):
+        engine({"input_ids": torch.zeros(1, 3).long(), "attention_mask": torch.zeros(1, 3).long()})
+
+
+def test_regression_has_no_labels():
+    engine = PackedEngine(install(tiny_model(classes=1), None))
+    result = engine([[5, 6, 7]])
+    assert result.logits.shape == (1, 1)
+    assert result.labels is None
+
+
+def test_a_head_that_it_does_not_know_is_refused():
+    with pytest.raises(ValueError, match=r"BertForTokenClassification has a head .* use engine='hf'"):
+        PackedEngine(install(tiny_model(head="TokenClassification"), None))
+
+
+def test_threads_are_set_for_the_call_alone():
+    seen = []
+    engine = PackedEngine(install(tiny_model(), None), threads=2)
+    head = engine.head.logits
+    engine.head = Behind(lambda hidden: (seen.append(torch.get_num_threads()), head(hidden))[1], True)
+    engine([[5, 6, 7]])
+    assert (seen, torch.get_num_threads()) == ([2], 1)
+
+
+def test_the_engine_does_not_keep_the_model_alive():
+    model = install(tiny_model(), DECISIONS["ratio"]())
+    layer = weakref.ref(encoder_of(model).blocks[0])
+    engine = PackedEngine(model, linears="onednn")
+    del model
+    gc.collect()
+    assert layer() is None
+    engine([[5, 6, 7]])
+
+
+# -- backends ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 0.15), ("int8", 0.15)])
+def test_lower_precision_gives_the_same_labels_where_they_are_clear(dtype, tolerance):
+    """Logits of these models are around 1 to 3; a label is clear where the best leads by twice the tolerance."""
+    agree = clear = 0
+    for seed in range(4):
+        model = install(tiny_model(seed=seed), DECISIONS["ratio"]())
+        batch = sentences([20, 13, 7, 9, 20, 3, 11, 16], seed=seed)
+        logits = masked(model, batch)[0]
+        best = logits.topk(2, -1).values
+        sure = best[:, 0] - best[:, 1] > 2 * tolerance
+        result = PackedEngine(model, dtype=dtype)(batch)
+        agree += int((result.logits.argmax(-1) == logits.argmax(-1))[sure].sum())
+        clear += int(sure.sum())
+        dense = model(**batch, execution="dense").logits
+        assert (PackedEngine(model, dtype=dtype)(batch, prune=False).logits - dense).abs().max() < tolerance
+    assert clear >= 20
+    assert agree >= 0.95 * clear
+
+
+@pytest.mark.parametrize(
+    ("dtype", "best", "rest"), [("fp32", OneDnnLinear, TorchLinear), ("int8", Int8Linear, WholeNumbers)]
+)
+@pytest.mark.parametrize("fault", ["wrong", "absent"])
+def test_a_backend_that_does_not_work_here_is_replaced(monkeypatch, dtype, best, rest, fault):
+    def broken(self, rows, residual=None):
+        if fault == "absent":
+            raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+        return torch.zeros(len(rows), 48)
+
+    monkeypatch.setattr(best, "__call__", broken)
+    works.cache_clear()
+    try:
+        assert choose(dtype) is rest
+        with pytest.raises(ValueError, match=f"does not compute {dtype} right on this machine"):
+            choose(dtype, best.name)
+    finally:
+        works.cache_clear()
+
+
+def test_whole_numbers_without_an_int8_product_give_the_same():
+    model = install(tiny_model(), DECISIONS["ratio"]())
+    batch = batch_of(model)
+    one, other = (PackedEngine(model, dtype="int8", linears=name)(batch) for name in ("int8", "torch"))
+    assert one.kept == other.kept
+    torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=0)
