@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 # max_batch_size: jobs handed to the launcher at a time, null = all; dry: say what would run, which --dry sets
+# params: one grid; lines: several grids, each put together with params, for jobs that differ in unlike keys
 GRID = {
     "_target_": "hydra_plugins.prunekit_sweeper.GridSweeper",
     "max_batch_size": None,
     "params": None,
+    "lines": None,
     "dry": False,
 }
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GRID, provider="prunekit")
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's grid, run so that it survives: nothing is run twice, and several processes share one grid."""
+    """Hydra's grid, run so that it survives: nothing is run twice, and several processes share one grid.
+
+    Beside `params` it takes `lines`, of which each is a grid of its own written as one types it:
+    "method=wanda,gblm method.calibration=open,mixed". What is typed goes on top of all lines, and typed values of the
+    first key of a line choose among the lines.
+    """
 
     def __init__(
-        self, max_batch_size: int | None = None, params: dict[str, str] | None = None, dry: bool = False
+        self,
+        max_batch_size: int | None = None,
+        params: dict[str, str] | None = None,
+        lines: list[str] | None = None,
+        dry: bool = False,
     ) -> None:
         super().__init__(max_batch_size, params)
+        self.lines = lines
         self.dry = dry
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -36,15 +51,45 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        (jobs,) = self.split_arguments(overrides, None)
         folder = Path(self.config.hydra.sweep.dir)
-        sweep = Sweep(jobs, lambda job: loader.load_sweep_config(self.config, job), folder)
+        sweep = Sweep(self.jobs(arguments), lambda job: loader.load_sweep_config(self.config, job), folder)
         if self.dry:
             return sweep.preview()
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         return sweep.run(self._launch)
+
+    def jobs(self, arguments: Sequence[str]) -> list[list[str]]:
+        """The overrides of every job, line by line. Raises ConfigError where typed values leave no line."""
+        typed = self._parsed([*arguments])
+        if not self.lines:
+            return self._product([*self._parsed(self._parse_config()), *typed])
+        params, found = self._parsed(self._parse_config()), []
+        for line in self.lines:
+            first, *rest = self._parsed(shlex.split(line))
+            key = first.get_key_element()
+            wanted = [value for given in typed if given.get_key_element() == key for value in _values(given)]
+            values = [value for value in _values(first) if not wanted or value in wanted]
+            if values:
+                others = [given for given in typed if given.get_key_element() != key]
+                head = self._parsed([f"{key}={','.join(values)}"])
+                found += self._product([*params, *head, *rest, *others])
+        if not found:
+            from prunekit.config import ConfigError
+
+            raise ConfigError(
+                f"{' '.join(arguments)}: no line of the sweep has this.\nAllowed: {'; '.join(self.lines)}.\n"
+                "Choose among these, or run it without sweeps=..."
+            )
+        return found
+
+    def _parsed(self, words: Sequence[str]) -> list[Override]:
+        assert self.hydra_context is not None
+        return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
+
+    def _product(self, overrides: list[Override]) -> list[list[str]]:
+        (jobs,) = self.split_arguments(overrides, None)
+        return [list(job) for job in jobs]
 
     def _launch(self, jobs: list[list[str]], first: int) -> None:
         assert self.launcher is not None
@@ -52,3 +97,10 @@ class GridSweeper(BasicSweeper):
             for returned in self.launcher.launch(chunk, initial_job_idx=first):
                 _ = returned.return_value  # raises what the launcher itself met; a job's own errors never come here
             first += len(chunk)
+
+
+def _values(override: Override) -> list[str]:
+    """The values of a setting, as typed."""
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str()]

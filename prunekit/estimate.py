@@ -15,6 +15,8 @@ from prunekit.files import read_jsonl
 
 Kind = tuple[Any, ...]
 
+TRAINER = ("batch_size", "precision", "freeze_embeddings", "evals_per_epoch", "accelerator")
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -43,18 +45,22 @@ class Measured:
 def kind_of(cfg: Mapping[str, Any]) -> Kind:
     """What two runs must share for the one to tell the time of the other; schedules, rates and seeds may differ."""
     trainer, task, data = cfg["trainer"], cfg["task"], cfg["data"]
+    # runs that prune weights have neither lengths nor a training, but texts of their own
+    corpora = [task.get(name) or {} for name in ("open", "domain")]
     return (
         cfg["method"]["name"],
         cfg["method"].get("train", True),
         task["name"],
-        task["max_length"],
+        task.get("max_length"),
         task.get("file"),
         cfg["backbone"]["name"],
-        *(trainer[key] for key in ("batch_size", "precision", "freeze_embeddings", "evals_per_epoch", "accelerator")),
+        *(trainer.get(key) for key in TRAINER),
+        *(corpus.get(key) for corpus in corpora for key in ("samples", "seqlen")),
+        *(task.get(key) for key in ("eval_tokens", "window", "stride")),
         # without all rows the number of steps follows from theirs; the two do not mix
         data["train_rows"] is None,
         data["eval_rows"],
-        cfg["bench"]["enabled"],
+        cfg.get("bench", {}).get("enabled"),
     )
 
 
@@ -90,7 +96,7 @@ def measured(folder: Path) -> Measured | None:
         seconds = result["seconds"]
         steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
         fit = float(seconds.get("fit", 0.0))
-        epochs = cfg["trainer"]["epochs"]
+        epochs = cfg["trainer"].get("epochs", 1)
         return Measured(
             kind=kind_of(cfg),
             steps=max(steps) + 1 if steps and fit else 0,

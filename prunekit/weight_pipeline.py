@@ -359,7 +359,10 @@ class WeightPipeline:
         """An ordinary Hugging Face folder, zeros stored densely, with the masks beside it."""
         folder = self.folder.path / "model"
         folder.mkdir(parents=True, exist_ok=True)
-        model.cpu().save_pretrained(folder)
+        if self.cfg["method"]["save_weights"]:
+            model.cpu().save_pretrained(folder)
+        else:
+            model.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         about = {
             "group": str(self.cfg["method"]["group"]),
@@ -372,11 +375,11 @@ class WeightPipeline:
             modules = dict(model.named_modules())
             weights = {name: weight_of(modules[name]).detach() for name in masks}
             save_compact(weights, masks, folder / "compact.safetensors")
+        stored = folder / "model.safetensors"
         atomic_write_text(folder / "prunekit_sparsity.json", json.dumps(result["sparsity"], indent=2) + "\n")
-        atomic_write_text(folder / "README.md", card(result, self.cfg["backbone"].get("hub")))
-        self.folder.update_manifest(
-            {"weights_sha256": pretrained.sha256(folder / "model.safetensors"), "calibration": result["calibration"]}
-        )
+        atomic_write_text(folder / "README.md", card(result, self.cfg["backbone"].get("hub"), weights=stored.is_file()))
+        digest = pretrained.sha256(stored) if stored.is_file() else None
+        self.folder.update_manifest({"weights_sha256": digest, "calibration": result["calibration"]})
 
 
 # -- helpers -----------------------------------------------------------------------------------------
@@ -460,10 +463,15 @@ def _score(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any
         "rows": pruned["domain_tokens"],
         "dense": was,
         "pruned": now,
-        "dense_all": {"token_probability": was},
-        "pruned_all": {"token_probability": now},
+        "dense_all": {"token_probability": was, **_measured(dense)},
+        "pruned_all": {"token_probability": now, **_measured(pruned)},
         "validation": now,
     }
+
+
+def _measured(found: Mapping[str, Any]) -> dict[str, float]:
+    """The measures among what an evaluation found, without its counts."""
+    return {name: value for name, value in found.items() if not name.endswith(("_tokens", "_rows"))}
 
 
 def _nothing_saved(masks: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -492,6 +500,9 @@ def _variant(options: Mapping[str, Any]) -> str:
         parts.append(options["score"])
         if options["score"].startswith("dual"):
             parts.append(f"lambda {options['lambda_']:g}")
+        for half, key, usual in (("domain_only", "general_on", "open"), ("general_only", "domain_on", "domain")):
+            if options["score"] != half and options[key] != usual:
+                parts.append(f"{key.partition('_')[0]} importance on {options[key]}")
     elif options["name"] != "magnitude":
         parts.append(options["calibration"])
     if options["weight_update"] == "obs":

@@ -11,6 +11,7 @@ import yaml
 from prunekit.config import compose
 from prunekit.estimate import Estimator
 from prunekit.files import write_jsonl
+from prunekit.run import canonical
 from prunekit.runs import RunFolder
 
 
@@ -37,6 +38,19 @@ def test_time_grows_with_the_steps_and_the_rest_stays(tmp_path: Path):
     assert estimate.seconds(planned(rows, "trainer.epochs=6")) == 130.0
     assert estimate.seconds(planned("data.train_rows=640", "trainer.epochs=2")) == 90.0
     assert estimate.seconds(planned(rows, "trainer.epochs=6", "trainer.max_steps=5")) == 20.0
+
+
+def test_runs_that_prune_weights_are_told_by_their_own_texts(tmp_path: Path):
+    weights = ["method=wanda", "task=domain_legal", "backbone=tiny_decoder", f"runs_dir={tmp_path}"]
+    cfg = canonical(compose(weights)[0])
+    run = RunFolder.of(cfg)
+    run.path.mkdir(parents=True)
+    (run.path / "config.yaml").write_text(yaml.safe_dump(cfg))
+    (run.path / "manifest.json").write_text("{}")
+    run.write_result({"schema": 1, "status": "done", "seconds": {"evaluate": 3.0, "total": 9.0}})
+    estimate = Estimator(tmp_path)
+    assert estimate.seconds(canonical(compose([*weights, "seed=2", "method.calibration=mixed"])[0])) == 9.0
+    assert estimate.seconds(canonical(compose([*weights, "task.open.samples=16"])[0])) is None
 
 
 def test_of_several_runs_the_middle_one_counts(tmp_path: Path):

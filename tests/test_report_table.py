@@ -11,7 +11,7 @@ from prunekit.cli import main
 from prunekit.config import ConfigError
 from prunekit.report.results import collect, matching, save
 from prunekit.report.seeds import difference, holm, summary
-from prunekit.report.table import build
+from prunekit.report.table import build, default_rows, markdown
 
 SCORES = {
     ("dense", "dense"): (0.60, 0.60, 0.60),
@@ -304,6 +304,20 @@ def test_different_teachers_of_one_seed_are_said(runs):
     store(runs, changed)
     problems = build(collect([runs]).rows, ["method", "budget"], ["task"]).problems
     assert any("start from different teachers: 60.00 (5 runs), 70.00 (1 run)" in problem for problem in problems)
+
+
+def test_less_perplexity_is_better_and_variants_of_a_method_are_lines(tmp_path):
+    for number, (variant, here) in enumerate([("dpruner, lambda 1", 40.0), ("dpruner, lambda 3", 30.0)]):
+        found = result("dpruner", "2x", 1, 1 / here, hash=f"{number}", variant=variant, peak_memory_mib=100.0 + number)
+        found["score"] |= {"pruned_all": {"domain_perplexity": here}, "dense_all": {"domain_perplexity": 20.0}}
+        store(tmp_path / "runs", found)
+    save(collect([tmp_path / "runs"]).rows, tmp_path / "saved.json")
+    for place in (tmp_path / "runs", tmp_path / "saved.json"):
+        rows = collect([place]).rows
+        table = markdown(build(rows, default_rows(rows, ["task"]), ["task"], ["domain_perplexity", "memory"]))
+        assert "| dense | 20.00 | - |" in table
+        assert "| dpruner, lambda 1 | 40.00 | 100 MiB |" in table
+        assert "| dpruner, lambda 3 | **30.00** | 101 MiB |" in table
 
 
 def test_saved_numbers_have_six_digits(tmp_path):

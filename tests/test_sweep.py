@@ -230,6 +230,30 @@ def test_a_file_of_sweeps_is_a_grid_and_what_is_typed_goes_on_top(sweep, tmp_pat
     assert err.splitlines()[2] == "Did you mean sweeps=tiny_grid?"
 
 
+def test_lines_are_grids_of_their_own_and_what_is_typed_chooses_among_them_or_goes_on_top(
+    sweep, tmp_path: Path, monkeypatch
+):
+    (tmp_path / "unlike.yaml").write_text(
+        "# @package _global_\n"
+        "hydra:\n  sweeper:\n    params:\n      seed: 1,2\n"
+        "    lines:\n    - method=dense\n    - method=topk,ltp teacher.path=null budget=2x\n"
+        "    - method=random method.rate=0.5 budget=null\n"
+    )
+    monkeypatch.setattr("prunekit.config.sweeps_dir", lambda: tmp_path)
+    said = {
+        (): "8 runs",
+        ("method=ltp,random", "seed=1"): "2 runs",
+        ("method=topk", "budget=3x,4x", "seed=1"): "2 runs",
+    }
+    for typed, runs in said.items():
+        assert sweep("sweeps=unlike", "--dry", *typed)[1].startswith(f"sweep      {runs}, 0 done before")
+    code, _, err = sweep("sweeps=unlike", "method=top", "--dry")
+    assert code == 4
+    assert "method=top --dry: no line" not in err
+    assert "method=top" in err.splitlines()[0]
+    assert "no line of the sweep has this" in err.splitlines()[0]
+
+
 def test_a_grid_over_an_option_that_does_not_exist_starts_nothing(sweep, tmp_path: Path):
     code, out, err = sweep("method=top,topp")
     assert (code, out, trained(tmp_path)) == (4, "", [])
@@ -268,11 +292,14 @@ def test_every_file_composes_and_says_how_many_runs_it_is(file: Path):
     assert text.startswith("# @package _global_\n")
     assert f"python train.py -m sweeps={file.stem}" in text
     (said,) = re.findall(r"^# (\d+) runs", text, re.MULTILINE)
-    grid = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
-    counts = {key: len(str(values).split(",")) for key, values in grid.items()}
-    doubled = 9 if file.stem == "controls" else 0
-    assert math.prod(counts.values()) - doubled == int(said)
-    compose([f"sweeps={file.stem}", *(f"{key}={str(values).split(',')[0]}" for key, values in grid.items())])
+    sweeper = yaml.safe_load(text)["hydra"]["sweeper"]
+    grid, doubled = sweeper["params"], 9 if file.stem == "controls" else 0
+    lines = [dict(word.split("=") for word in line.split()) for line in sweeper.get("lines", [""])]
+    jobs = sum(math.prod(len(str(values).split(",")) for values in (grid | line).values()) for line in lines)
+    assert jobs - doubled == int(said)
+    for line in lines:
+        first = [f"{key}={str(values).split(',')[0]}" for key, values in (grid | line).items()]
+        compose([f"sweeps={file.stem}", *first])
 
 
 def test_published_grids_stand_on_the_published_recipes():

@@ -105,6 +105,15 @@ def test_the_model_card_and_the_compact_file(tmp_path):
     assert (about["samples"], about["tokens"], about["seed"]) == (3, 72, 1)
 
 
+def test_without_weights_the_folder_holds_masks_and_the_run_is_done(tmp_path):
+    given = ("method=wanda", "method.save_weights=false")
+    result, path = run_small(tmp_path, *given)
+    assert {file.name for file in (path / "model").iterdir()} >= {"masks.safetensors", "config.json", "README.md"}
+    assert not list(path.rglob("model*.safetensors"))
+    assert "Weights were not kept" in (path / "model" / "README.md").read_text()
+    assert run_small(tmp_path, *given)[0] == result
+
+
 def test_own_texts_overlap_and_choice(tmp_path):
     words = [f"ba de fi go lu ma number {n} " * 6 for n in range(20)]
     (tmp_path / "own.txt").write_text("\n\n".join(words))
@@ -135,6 +144,10 @@ def test_a_run_is_a_row_of_the_table(tmp_path):
     assert found.problems == []
     assert (row["metric"], row["flops"]["vs_unpadded"]) == ("token_probability", 1.0)
     assert row["score"] == pytest.approx(1 / result["pruned"]["domain_perplexity"])
+    assert row["scores"]["open_perplexity"] == result["pruned"]["open_perplexity"]
+    assert row["dense_scores"]["open_perplexity"] == result["dense"]["open_perplexity"]
+    assert row["variant"] == "magnitude"
+    assert row["peak_memory_mib"] == result["peak_memory_mib"]
 
 
 # -- what cannot run -----------------------------------------------------------------------------------

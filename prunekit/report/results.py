@@ -26,6 +26,7 @@ Row = Mapping[str, Any]
 FORMAT = "prunekit results"
 SCHEMA = 1  # of a results file
 FIELDS = ("task", "method", "backbone", "budget", "seed", "hash", "status")
+NAMES = (*FIELDS, "variant")  # what a line or column may be named by; variant: the method in a few words
 DENSE = "dense"
 
 # what cannot change a score; runs that differ in nothing else are one configuration
@@ -137,6 +138,7 @@ def row_of(folder: Path, result: Mapping[str, Any], machine: Set[str]) -> dict[s
         "dense": score["dense"],
         "validation": score["validation"],
         "scores": dict(score.get("pruned_all", {})),
+        "dense_scores": dict(score.get("dense_all", {})),
         "asked": result["budget"]["asked"],
         "reached": result["budget"]["reached"],
         "flops": {
@@ -162,6 +164,7 @@ def row_of(folder: Path, result: Mapping[str, Any], machine: Set[str]) -> dict[s
         "commit": ((manifest.get("git") or {}).get("commit") or "")[:12] or None,
         "hardware": manifest.get("cpu"),
         "command": manifest.get("command") or result.get("command"),
+        **{key: result[key] for key in ("variant", "peak_memory_mib") if key in result},
         "config": {key: value for key, value in flat(config).items() if key not in machine},
         "source": str(folder),
     }
@@ -218,6 +221,8 @@ def _rounded(value: Any) -> Any:
 
 def value_of(row: Row, name: str) -> Any:
     """A field of a row, or a key of its configuration; None where the run has no such key."""
+    if name == "variant":
+        return row.get("variant", row["method"])
     return row[name] if name in FIELDS else row["config"].get(name)
 
 
@@ -225,13 +230,13 @@ def check_fields(rows: Iterable[Row], names: Iterable[str], flag: str) -> None:
     """Raises ConfigError for a name that is neither a field nor a key of any run's configuration."""
     keys = {key for row in rows for key in row["config"]}
     for name in names:
-        if name not in FIELDS and name not in keys:
+        if name not in NAMES and name not in keys:
             ends = [key for key in sorted(keys) if key.rpartition(".")[2] == name]
-            near = ends or difflib.get_close_matches(name, [*FIELDS, *sorted(keys)], n=1, cutoff=0.5)
+            near = ends or difflib.get_close_matches(name, [*NAMES, *sorted(keys)], n=1, cutoff=0.5)
             advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
             raise ConfigError(
                 f"{flag} {name}: no run has it.\n"
-                f"Allowed: {', '.join(FIELDS)}, and keys of the configuration, as trainer.lr.\n{advice}"
+                f"Allowed: {', '.join(NAMES)}, and keys of the configuration, as trainer.lr.\n{advice}"
             )
 
 
@@ -349,7 +354,8 @@ def _teacher_row(row: Row) -> Row:
     return {
         **row,
         **{"method": DENSE, "budget": DENSE, "status": "done", "hash": row["teacher"] or "teacher", "config": config},
-        **{"score": row["dense"], "validation": None, "scores": {}, "asked": None, "reached": 1.0, "flops": cost},
+        **{"variant": DENSE, "score": row["dense"], "scores": row.get("dense_scores", {}), "dense_scores": {}},
+        **{"validation": None, "asked": None, "reached": 1.0, "flops": cost, "peak_memory_mib": None},
         **{"tokens_per_layer": [row["mean_length"]] * layers, "speed": []},
         **{"source": "", "command": None, "seconds": 0.0},
     }

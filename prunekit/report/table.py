@@ -51,7 +51,10 @@ TOGETHER = ("task", "backbone", "budget")
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run: how it is read, worded and titled; `tested` where more is better and seeds are compared."""
+    """A number of a run: how it is read, worded and titled; `tested` where seeds are compared.
+
+    More is better, or less where `lower`.
+    """
 
     name: str
     read: Callable[[Row], float | int | None]
@@ -59,6 +62,7 @@ class Measure:
     digits: int = 2
     unit: str = ""
     tested: bool = False
+    lower: bool = False
 
 
 def measure(name: str) -> Measure:
@@ -69,6 +73,8 @@ def measure(name: str) -> Measure:
         size, _, layout = name.removeprefix("speedup_b").partition("_")
         if size.isdigit() and layout in ("", "packed", "padded"):
             return Measure(name, lambda row: _speedup(row, int(size), layout or "packed"), unit="x")
+    if name.endswith("perplexity"):
+        return Measure(name, lambda row: row["scores"].get(name), tested=True, lower=True)
     return Measure(name, lambda row: row["scores"].get(name), 100, tested=True)
 
 
@@ -91,6 +97,7 @@ MEASURES = {
         Measure("reduction_padded", lambda row: row["flops"]["vs_padded"], unit="x"),
         Measure("gflops", lambda row: row["flops"]["pruned_g"], digits=3),
         Measure("seconds", lambda row: row["seconds"], digits=0),
+        Measure("memory", lambda row: row.get("peak_memory_mib"), digits=0, unit=" MiB"),
     )
 }
 
@@ -189,7 +196,8 @@ def build(
         grid.append(line)
     for place, column in enumerate(columns):
         if column.measure.tested:
-            for line, cell in zip(grid, compared(rows, heads, [line[place] for line in grid]), strict=True):
+            cells = compared(rows, heads, [line[place] for line in grid], lower=column.measure.lower)
+            for line, cell in zip(grid, cells, strict=True):
                 line[place] = cell
     lines = [(_head_shown(rows, head), tuple(line)) for head, line in zip(heads, grid, strict=True)]
     return Table(tuple(rows), tuple(cols), tuple(columns), tuple(lines), _shared(runs, [*rows, *cols]), tuple(problems))
@@ -318,7 +326,9 @@ def _mean_validation(runs: Sequence[Row]) -> tuple[bool, float | int]:
     return all(run["status"] == "done" for run in runs), fmean(known) if known else -math.inf
 
 
-def compared(rows: Sequence[str], heads: Sequence[tuple[str, ...]], column: Sequence[Cell]) -> list[Cell]:
+def compared(
+    rows: Sequence[str], heads: Sequence[tuple[str, ...]], column: Sequence[Cell], *, lower: bool = False
+) -> list[Cell]:
     """A column with the best of each group marked, and the p values of the others against it; dense stays apart."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for number, (head, cell) in enumerate(zip(heads, column, strict=True)):
@@ -327,7 +337,8 @@ def compared(rows: Sequence[str], heads: Sequence[tuple[str, ...]], column: Sequ
             groups.setdefault(together, []).append(number)
     found = list(column)
     for members in (members for members in groups.values() if len(members) > 1):
-        top = max(members, key=lambda number: fmean(column[number].values.values()))
+        sign = -1 if lower else 1
+        top = max(members, key=lambda number: sign * fmean(column[number].values.values()))
         others = [number for number in members if number != top]
         found[top] = replace(column[top], best=True)
         for number, p in zip(
@@ -582,4 +593,6 @@ def default_rows(runs: Sequence[Row], cols: Sequence[str]) -> list[str]:
         for name in ("backbone", "budget")
         if name not in cols and len({run[name] for run in runs if run["method"] != DENSE}) > 1
     ]
-    return [*several, *(["method"] if "method" not in cols else [])] or ["seed"]
+    # runs whose results name variants are told apart by these
+    named = "variant" if any("variant" in run for run in runs) else "method"
+    return [*several, *([named] if not {"method", named} & set(cols) else [])] or ["seed"]

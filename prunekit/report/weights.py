@@ -18,6 +18,11 @@ NO_FASTER = (
     "Unstructured zeros are stored densely and multiplied like any other number: this checkpoint is neither smaller "
     "nor faster than the dense model under ordinary kernels."
 )
+LOADED = (
+    "```python\nfrom transformers import AutoModelForCausalLM\n\n"
+    'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n```'
+)
+NOT_KEPT = "Weights were not kept (`method.save_weights=false`): the command below with `=true` makes them again."
 LOWER_IS_BETTER = ("open_perplexity", "domain_perplexity")
 
 
@@ -77,8 +82,8 @@ def title(result: Result) -> str:
     return f"{result['variant']} on {result['task']}, {result['backbone']}, seed {result['seed']}"
 
 
-def card(result: Result, base_model: str | None = None) -> str:
-    """README.md of the checkpoint's folder, with metadata that the Hugging Face hub reads."""
+def card(result: Result, base_model: str | None = None, *, weights: bool = True) -> str:
+    """README.md of the checkpoint's folder, with metadata for the Hugging Face hub; `weights`: whether it has any."""
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(
@@ -95,8 +100,7 @@ def card(result: Result, base_model: str | None = None) -> str:
         f"set to 0. **{NO_FASTER}**",
         "## Measured\n\n" + "\n".join(table),
         "\n".join(f"- {label}: {sentence}" for label, sentence in remarks(result)[:-1]),
-        "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n```\n\n'
+        "## Use\n\n" + (LOADED if weights else NOT_KEPT) + "\n\n"
         "`masks.safetensors` says which weights stay (1 = kept, eight columns per byte, the first in the lowest bit). "
         "Fine-tune with `prunekit.weights.enforce.MaskEnforcer`, which keeps zeros zero; keep LoRA as an adapter, "
         "merging it fills them.",
