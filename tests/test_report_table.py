@@ -310,7 +310,7 @@ def test_less_perplexity_is_better_and_variants_of_a_method_are_lines(tmp_path):
     for number, (variant, here) in enumerate([("dpruner, lambda 1", 40.0), ("dpruner, lambda 3", 30.0)]):
         found = result("dpruner", "2x", 1, 1 / here, hash=f"{number}", variant=variant, peak_memory_mib=100.0 + number)
         found["score"] |= {"pruned_all": {"domain_perplexity": here}, "dense_all": {"domain_perplexity": 20.0}}
-        store(tmp_path / "runs", found)
+        store(tmp_path / "runs", found, {"method": {"lambda_": number}})
     save(collect([tmp_path / "runs"]).rows, tmp_path / "saved.json")
     for place in (tmp_path / "runs", tmp_path / "saved.json"):
         rows = collect([place]).rows

@@ -14,6 +14,7 @@ SMALL = (
     "task.domain.seqlen=24",
     "task.eval_tokens=100",
     "task.window=32",
+    "task.stride=null",
     "logger.wandb.enabled=false",
 )
 
