@@ -2,7 +2,7 @@
 
 PRUNEKIT_DATA=... ./run python benchmarks/training_step.py --out benchmarks/results/training_step_sst2.json task=sst2
 
-Both train ToP's loss on the same rows. The reference's step pads to task.max_length in random order, computes in
+Both train ToP's loss on the same rows. The reference's step pads to --pad tokens in random order, computes in
 float32, asks a live teacher for its attention, trains the embeddings too and loops over parameters in AdamW; it is
 the plain Hugging Face model, without any gate. Ours has length buckets, stored teacher outputs, bf16 autocast where
 the CPU has it, frozen embeddings, fused AdamW; soft computes every token under sampled gates, hard removes tokens.
@@ -41,7 +41,7 @@ Step = Callable[[], None]
 
 
 def reference_steps(folder: Path, batches: Sequence[dict[str, Tensor]], width: int) -> list[Step]:
-    """One optimiser step per batch, padded to `width`, of a stock model under a live teacher."""
+    """One optimiser step per batch, padded to `width` (longer rows are cut), of a stock model under a live teacher."""
     student, teacher = (
         AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager") for _ in range(2)
     )
@@ -54,7 +54,10 @@ def reference_steps(folder: Path, batches: Sequence[dict[str, Tensor]], width: i
             wanted = teacher(**batch, output_attentions=True)
         found = student(**batch, output_attentions=True)
         loss = F.kl_div(
-            F.log_softmax(found.logits / 2, -1), F.log_softmax(wanted.logits / 2, -1), log_target=True
+            F.log_softmax(found.logits / 2, -1),
+            F.log_softmax(wanted.logits / 2, -1),
+            log_target=True,
+            reduction="batchmean",
         ) + F.mse_loss(found.attentions[1].sum(2).mean(1), wanted.attentions[-1].sum(2).mean(1))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -63,7 +66,7 @@ def reference_steps(folder: Path, batches: Sequence[dict[str, Tensor]], width: i
 
     def padded(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
-        return {key: F.pad(value, (0, width - value.shape[1])) for key, value in inputs.items()}
+        return {key: F.pad(value[:, :width], (0, max(0, width - value.shape[1]))) for key, value in inputs.items()}
 
     ready = [padded(batch) for batch in batches]
     return [lambda batch=batch: step(batch) for batch in ready]
@@ -72,8 +75,8 @@ def reference_steps(folder: Path, batches: Sequence[dict[str, Tensor]], width: i
 def our_steps(module: ToP, batches: Sequence[dict[str, Tensor]], precision: str) -> list[Step]:
     """One optimiser step per batch, as the trainer takes it."""
     module.train()
-    configured = module.configure_optimizers()
-    optimizer = configured["optimizer"]
+    module.log_dict = lambda *values, **how: None  # there is no trainer to log to
+    optimizer = module.configure_optimizers()["optimizer"]
 
     def step(batch: dict[str, Tensor]) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
@@ -106,20 +109,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=512, help="training rows per round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pad", type=int, default=128, help="tokens that the reference's step pads to")
     parser.add_argument("--out", type=Path)
     parser.add_argument("overrides", nargs="*", help="as for train.py: task=sst2 budget=3x ...")
     given = parser.parse_args()
     modules: dict[str, Any] = {}
-    for name, fraction in (("soft", 0), ("hard", 1)):
-        overrides = ["method=top", *given.overrides, f"method.hard_fraction={fraction}"]
-        cfg, choices = compose(overrides)
-        validate(cfg, choices)
-        cfg = canonical(cfg)
-        kind = kind_of(cfg)
-        spec, scratch = kind.spec(cfg["task"]), TemporaryDirectory()
-        folder = RunFolder(Path(scratch.name))
-        pipeline = load(kind.pipeline)(cfg, folder, spec, kind.source(spec), find_backbone(cfg["backbone"]))
-        modules[name], data, teacher = pipeline.build()
+    with TemporaryDirectory() as scratch:
+        for name, fraction in (("soft", 0), ("hard", 1)):
+            cfg, choices = compose(["method=top", *given.overrides, f"method.hard_fraction={fraction}"])
+            validate(cfg, choices)
+            cfg, kind = canonical(cfg), kind_of(cfg)
+            spec, folder = kind.spec(cfg["task"]), RunFolder(Path(scratch) / name, name)
+            folder.prepare(cfg, "")
+            pipeline = load(kind.pipeline)(cfg, folder, spec, kind.source(spec), find_backbone(cfg["backbone"]))
+            modules[name], data, teacher = pipeline.build()
     modules["hard"].fix()
     split, size = data.split("train"), cfg["trainer"]["batch_size"]
     some = torch.randperm(len(split), generator=generator_of("bench"))[: given.rows]
@@ -129,7 +132,7 @@ def main() -> None:
     precision = precision_of(cfg["trainer"]["precision"])
     with one_thread():
         candidates = {
-            "reference": reference_steps(teacher.folder, random, spec.max_length),
+            "reference": reference_steps(teacher.folder, random, given.pad),
             "soft": our_steps(modules["soft"], buckets, precision),
             "hard": our_steps(modules["hard"], buckets, precision),
         }
@@ -146,7 +149,7 @@ def main() -> None:
         "rows": len(some),
         "batch_size": size,
         "mean_tokens": float(split.lengths[some].float().mean()),
-        "padded_to": spec.max_length,
+        "padded_to": given.pad,
         "precision": precision,
         "cpu_ms_per_row": medians,
         "faster_than_reference": ratios,

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,13 @@ def test_the_three_lines_of_python_run(tmp_path, monkeypatch, capsys):
     assert namespace["logits"].shape == (1, 5)
 
 
-def test_the_table_is_that_of_the_committed_result():
+def test_the_tables_are_those_of_the_committed_results():
+    place = spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
+    readme = module_from_spec(place)
+    place.loader.exec_module(readme)
+    assert readme.rewritten(README) == README
+    with pytest.raises(ValueError, match="0 blocks named 'other'"):
+        readme.with_block(README, "other", "")
     result = json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text())
     assert markdown(result) in README
     assert result["method"] == "top"
