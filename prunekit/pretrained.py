@@ -30,6 +30,7 @@ from prunekit.tokens.state import Execution
 
 if TYPE_CHECKING:
     from prunekit.runtime.engine import PackedEngine
+    from prunekit.runtime.onnx_engine import GraphEngine
 
 FORMAT = 1
 SETTINGS = "prunekit.json"
@@ -193,6 +194,7 @@ def describe(folder: str | Path, about: Mapping[str, Any]) -> None:
 # the folder and the options that its engine has
 ENGINES = {
     "packed": "prunekit.runtime.engine.load",
+    "onnx": "prunekit.runtime.onnx_engine.load",
 }
 
 
@@ -206,6 +208,10 @@ def load(
 def load(folder: str | Path, *, engine: Literal["packed"], **options: Any) -> PackedEngine: ...
 
 
+@overload
+def load(folder: str | Path, *, engine: Literal["onnx"], **options: Any) -> GraphEngine: ...
+
+
 def load(folder: str | Path, execution: Execution | None = None, *, engine: str = "hf", **options: Any) -> Any:
     """The pruned model of a checkpoint folder, in evaluation mode; call it as any Hugging Face model.
 
@@ -215,7 +221,7 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
 
     Another `engine` gives a runtime of its own in the model's place, with options of its own: "packed" is
-    prunekit.runtime.engine.PackedEngine.
+    prunekit.runtime.engine.PackedEngine, "onnx" prunekit.runtime.onnx_engine.GraphEngine.
 
     Raises:
         FileNotFoundError: the folder is no prunekit checkpoint.

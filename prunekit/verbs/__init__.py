@@ -1,0 +1,52 @@
+"""Settings of commands that are not runs: a YAML file per command, whose comments check what is given, as in conf/."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunekit.schema import ConfigError, read_keys, shown
+
+HELP = ("-h", "--help", "help")
+
+
+def explanation(verb: str) -> str:
+    """The command's file: what it does, and every setting with its default and what it takes."""
+    return _file(verb).read_text(encoding="utf-8")
+
+
+def settings(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Defaults of a command, with what `key=value` arguments say instead.
+
+    Raises:
+        ConfigError: an argument that is no setting of this command, or a value that its comment does not allow.
+    """
+    keys = read_keys(_file(verb))
+    found = {name: yaml.safe_load(key.default) for name, key in keys.items()}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals or name not in keys:
+            near = difflib.get_close_matches(name, keys, n=1)
+            advice = f"Did you mean {near[0]}=...?" if near else f"prunekit {verb} --help explains them."
+            raise ConfigError(f"{argument} is no setting of {verb}.\nAllowed: {', '.join(keys)}.\n{advice}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if keys[name].domain in ("text", "path") and text not in ("null", ""):
+            value = text  # a name may look like a number
+        if complaint := keys[name].complaint(value):
+            raise ConfigError(
+                f"{name}={shown(value)} {complaint}.\nAllowed: {keys[name].allowed}.\n"
+                f"prunekit {verb} --help explains every setting."
+            )
+        found[name] = value
+    return found
+
+
+def _file(verb: str) -> Path:
+    return Path(__file__).with_name(f"{verb}.yaml")
