@@ -33,6 +33,8 @@ VERBS = {
     "table": "prunekit.report.table:main",
     "report": "prunekit.report.html:main",
     "dashboard": "prunekit.dashboard:main",
+    "export": "prunekit.export:main",
+    "bench": "prunekit.benchmark:main",
 }
 
 

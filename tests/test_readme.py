@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from stored_runs import result, store
+from test_export import PRUNERS, stored_run
+from test_report_speed import RESULT
 from weight_runs import SMALL as SMALL_WEIGHTS
 
 from prunekit import cli
@@ -19,7 +21,9 @@ from prunekit.report.results import collect, save
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-COMPARISONS = [line.split("  #")[0].split(" # ")[0] for line in LINES if line.startswith("prunekit ")]
+VERBS = [line.split("  #")[0].split(" # ")[0] for line in LINES if line.startswith("prunekit ")]
+DEPLOYED = [line for line in VERBS if line.split()[1] in ("export", "bench")]
+COMPARISONS = [line for line in VERBS if line not in DEPLOYED]
 COMMANDS = [line.split("  #")[0].strip() for line in LINES if "train.py" in line]
 SHORT = [
     "backbone=tiny",
@@ -87,6 +91,27 @@ def test_every_command_that_compares_runs_runs(command, tmp_path, monkeypatch, c
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert "top" in shown or re.search(r"report\.html: \d+ runs", shown)
+
+
+@pytest.mark.parametrize("command", DEPLOYED)
+def test_every_command_that_deploys_or_measures_runs(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command)[1:]
+    if any(word.startswith("run=") for word in words):
+        monkeypatch.setattr("prunekit.benchmark.PEAK_SIDE", 64)
+        folder = stored_run(tmp_path, "topk", PRUNERS["topk"]())
+        words = [f"run={folder}" if word.startswith("run=") else word for word in words]
+        words += ["int8=false", "rows=4"] if words[0] == "export" else ["examples=4", "batch_sizes=[2]", "peers=none"]
+    if "model=./my_model" in words:
+        tickets(tmp_path)
+        (stored_run(tmp_path, "topk", None) / "model").rename(tmp_path / "my_model")
+        words.append("batch_sizes=[2]")
+    if "from=bench.json" in words:
+        (tmp_path / "bench.json").write_text(json.dumps(RESULT))
+        (tmp_path / "RESULTS.md").write_text("<!-- bench -->\n<!-- end of bench -->\n")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 0
 
 
 def test_there_are_commands_to_run():

@@ -43,6 +43,11 @@ def test_the_page_of_reports_is_in_the_wheel(site: Path):
         assert list(site.rglob(f"prunekit/report/page/{name}")), name
 
 
+def test_the_settings_of_other_commands_are_in_the_wheel(site: Path):
+    for name in ("export", "bench"):
+        assert list(site.rglob(f"prunekit/verbs/{name}.yaml")), name
+
+
 def test_the_console_script_answers_from_any_folder(site: Path, tmp_path: Path):
     script = site / "bin" / "prunekit"
     assert "name: cola" in installed(site, tmp_path, script, "train", "experiment=top_cola", "--cfg", "job")

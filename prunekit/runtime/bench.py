@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,38 +19,50 @@ Candidate = Callable[[Batch], object]
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread: on a shared machine a second one mostly measures who else is there."""
+def one_thread(count: int = 1) -> Iterator[None]:
+    """One thread, unless told: on a shared machine a second one mostly measures who else is there."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def interleaved(
-    candidates: Mapping[str, Candidate], batches: Sequence[Batch], rounds: Iterable[int]
-) -> dict[str, list[float]]:
-    """Seconds of process CPU time that each candidate takes for all batches, one value per round.
+def measured(
+    candidates: Mapping[str, Callable[[Any], object]],
+    batches: Sequence[Any],
+    rounds: Iterable[int],
+    read: Callable[[], tuple[float, ...]],
+) -> dict[str, list[list[tuple[float, ...]]]]:
+    """What each candidate spends on each batch, by round and batch, on the clocks that `read` reads.
 
-    `rounds` counts from 0; the first one warms up and is not counted. Each round runs every candidate on a batch
-    before the next batch, forwards and then backwards through the candidates (ABBA).
+    Each round runs every candidate on a batch before the next batch, forwards and then backwards through the
+    candidates (ABBA).
     """
-    spent: dict[str, list[float]] = {name: [] for name in candidates}
+    spent: dict[str, list[list[tuple[float, ...]]]] = {name: [] for name in candidates}
     names = list(candidates)
     for number in rounds:
-        total = dict.fromkeys(names, 0.0)
+        for name in names:
+            spent[name].append([])
         for position, batch in enumerate(batches):
             order = names if (number + position) % 2 == 0 else names[::-1]
             for name in order:
-                start = time.process_time()
+                start = read()
                 candidates[name](batch)
-                total[name] += time.process_time() - start
-        if number > 0:
-            for name in names:
-                spent[name].append(total[name])
+                spent[name][-1].append(tuple(now - then for now, then in zip(read(), start, strict=True)))
     return spent
+
+
+def interleaved(
+    candidates: Mapping[str, Candidate], batches: Sequence[Batch], rounds: Iterable[int]
+) -> dict[str, list[float]]:
+    """Seconds of process CPU time that each candidate takes for all batches, one value per round, as `measured`.
+
+    `rounds` counts from 0; the first one warms up and is not counted.
+    """
+    spent = measured(candidates, batches, rounds, lambda: (time.process_time(),))
+    return {name: [sum(cpu for (cpu,) in batch) for batch in found[1:]] for name, found in spent.items()}
 
 
 def compare_speed(

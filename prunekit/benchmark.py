@@ -1,0 +1,623 @@
+"""`prunekit bench`: what pruning and packing are worth on this machine, beside other runtimes of the same weights.
+
+    prunekit bench run=runs/bbc_news/top/minilm/3x/s1-1a2b3c4d       every engine that is installed
+    prunekit bench model=./my_model data=tickets.csv                 your own dense model, quickly
+    prunekit bench from=bench.json into=README.md                    the table again
+
+Which settings there are says verbs/bench.yaml; how times are taken, runtime/protocol.py; what the engines are,
+runtime/peers.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunekit.config import ConfigError
+from prunekit.exit_codes import DONE
+from prunekit.files import atomic_write_text
+from prunekit.report.speed import markdown, replaced
+from prunekit.verbs import HELP, explanation, settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from prunekit.runtime.peers import Peer, Runs
+    from prunekit.runtime.protocol import Candidate, Encoded, Timed, Workload
+
+SCHEMA = 1
+RUN_SIZES, MODEL_SIZES = (1, 8, 32, 128), (1, 32)
+MODEL_EXAMPLES, MODEL_SECONDS, MODEL_TOKENS = 64, 45.0, 512
+PEAK_SIDE = 1024  # of the square matrices whose product is the measured peak
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures, writes raw timings and prints the table; or prints the table of stored ones. Returns 0.
+
+    Raises:
+        ConfigError: a setting, a run, a model or a file that cannot be.
+    """
+    if any(argument in HELP for argument in arguments):
+        print(explanation("bench"), end="")
+        return DONE
+    given = settings("bench", arguments)
+    if given["from"] is not None:
+        return _again(given)
+    if (given["run"] is None) == (given["model"] is None) or (given["model"] is None) != (given["data"] is None):
+        raise ConfigError(
+            "bench needs a run, or a model and its data.\n"
+            "Allowed: run=<folder of a run>; model=<folder> data=<.csv, .jsonl or .parquet>; from=<file of timings>.\n"
+            "As prunekit bench model=./my_model data=tickets.csv"
+        )
+    from prunekit.data.spec import DataError
+    from prunekit.runtime.protocol import BenchError
+
+    try:
+        subject = _of_run(given) if given["run"] is not None else _of_model(given)
+        result = bench(subject, given)
+    except ConfigError:
+        raise
+    except (DataError, BenchError) as error:
+        raise ConfigError(str(error)) from error
+    out = Path(given["out"]) if given["out"] is not None else subject.place / "bench.json"
+    atomic_write_text(out, json.dumps(result, indent=1) + "\n")
+    print(markdown(result))
+    print(f"raw timings: {out}; the table again: prunekit bench from={out}")
+    return DONE
+
+
+def _again(given: Mapping[str, Any]) -> int:
+    path = Path(given["from"])
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        table = markdown(result)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"from={path} is no file of timings ({type(error).__name__}: {error}).\n"
+            "Allowed: what prunekit bench wrote, bench.json unless told.\nMeasure again, or give another file."
+        ) from error
+    if given["into"] is None:
+        print(table)
+        return DONE
+    target = Path(given["into"])
+    try:
+        atomic_write_text(target, replaced(target.read_text(encoding="utf-8"), table))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"into={target} cannot take the table ({error}).\nAllowed: a file with the lines `<!-- bench -->` and "
+            "`<!-- end of bench -->`.\nAdd them where the table is to stand."
+        ) from error
+    print(target)
+    return DONE
+
+
+class Subject:
+    """What is measured: a folder of weights, its texts, and what is known about them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: PreTrainedModel,
+        texts: Sequence[Encoded],
+        *,
+        place: Path,
+        about: Mapping[str, Any],
+        score: Callable[[Any], dict[str, float]] | None,
+        padded_to: int,
+    ) -> None:
+        self.folder = folder  # of the weights that peers read
+        self.model = model  # carries the traversal; its pruner is None where nothing is pruned
+        self.texts = texts
+        self.place = place  # where raw timings go unless told
+        self.about = dict(about)
+        self.score = score
+        self.padded_to = padded_to
+        self.quick = False
+
+    @property
+    def prunes(self) -> bool:
+        """Whether there is a pruned model to compare with the dense one."""
+        from prunekit.tokens.encoder import encoder_of
+
+        return encoder_of(self.model).pruner is not None
+
+
+def _of_run(given: Mapping[str, Any]) -> Subject:
+    """A run's model and its validation set."""
+    import torch
+
+    from prunekit import pretrained
+    from prunekit.data.metrics import build_metrics
+    from prunekit.opened import open_run
+    from prunekit.pipeline import quieten
+    from prunekit.runtime.protocol import Encoded
+
+    run = open_run(given["run"])
+    if run.spec.kind == "span":
+        raise ConfigError(
+            f"run={given['run']} finds answers, whose windows are no single texts.\n"
+            "Allowed: a run of classification or regression.\nIts own speed is in result.json."
+        )
+    quieten()
+    data = run.data()
+    split = data.split("validation")
+    chosen = _sample(len(split), given["examples"], given["seed"])
+    texts = []
+    for row in chosen:
+        text = Encoded(split.row(row))
+        if split.segments is not None:
+            start, end = int(split.offsets[row]), int(split.offsets[row + 1])
+            types = split.segments[start:end].tolist()
+            text.types = types if any(types) else None
+        texts.append(text)
+    labels = split.labels[chosen]
+
+    def score(logits: Any) -> dict[str, float]:
+        metrics = build_metrics(run.spec, data.num_labels)
+        metrics.update(torch.from_numpy(logits), labels)
+        return {name: float(value) for name, value in metrics.compute().items()}
+
+    about = {
+        "title": f"{run.result['method']} on {run.result['task']}",
+        "method": run.result["method"],
+        "task": run.result["task"],
+        "run": run.result["hash"],
+        "metric": run.spec.score,
+        "split": "validation",
+    }
+    return Subject(
+        run.model, pretrained.load(run.model), texts,
+        place=run.path, about=about, score=score, padded_to=run.spec.padded_length,
+    )  # fmt: skip
+
+
+def _of_model(given: Mapping[str, Any]) -> Subject:
+    """A user's dense model and texts of a file; nothing is trained."""
+    from transformers import AutoTokenizer
+
+    from prunekit import pretrained
+    from prunekit.data.encoding import load_tokenizer
+    from prunekit.data.tables import read_table
+    from prunekit.heads import CLASSIFIER, stored_head
+    from prunekit.pipeline import quieten
+    from prunekit.runtime.protocol import Encoded
+    from prunekit.tokens.backbones import most_tokens
+    from prunekit.tokens.encoder import install
+
+    folder = Path(given["model"])
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model={folder} is no model: it has no config.json.\n"
+            "Allowed: a folder written by save_pretrained, with its tokenizer.\nGive such a folder."
+        )
+    if not Path(given["data"]).is_file():
+        raise ConfigError(
+            f"data={given['data']} does not exist (looked in {Path.cwd()}).\n"
+            "Allowed: a .csv, .tsv, .jsonl or .parquet file.\nGive its path."
+        )
+    quieten()
+    load_tokenizer(folder)  # says what is missing
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    table = read_table(Path(given["data"]))
+    column = given["text"] or _text_column(table.columns)
+    entries = [str(entry) for entry in table.column(column)]
+    examples = MODEL_EXAMPLES if given["examples"] is None else given["examples"]
+    chosen = _sample(len(entries), examples, given["seed"])
+    if (folder / pretrained.SETTINGS).is_file():
+        model = pretrained.load(folder)
+    else:
+        if stored_head(folder) is not CLASSIFIER:
+            raise ConfigError(
+                f"model={folder} has no classifier: its architecture is {stored_head(folder)}.\n"
+                "Allowed: a fine-tuned ...ForSequenceClassification.\nGive the folder of a fine-tuned model."
+            )
+        model = install(pretrained.load_stock(folder), None, "pack")
+    reads = min(MODEL_TOKENS, tokenizer.model_max_length, most_tokens(model))
+    width = min(reads, given["max_length"] or reads)
+    ids = tokenizer([entries[row] for row in chosen], truncation=True, max_length=width, verbose=False)["input_ids"]
+    score = None
+    if given["label"] is not None:
+        score = _accuracy([table.column(given["label"])[row] for row in chosen], model.config)
+    # who pads to a fixed length pads to what was asked for, or at least to the longest text
+    widest = given["max_length"] or max(map(len, ids))
+    subject = Subject(
+        folder, model, [Encoded(row) for row in ids], place=Path.cwd(), score=score, padded_to=min(reads, widest),
+        about={"title": f"{folder.name} on {Path(given['data']).name}", "method": "dense", "task": given["data"],
+               "metric": "accuracy", "split": f"column {column}"},
+    )  # fmt: skip
+    subject.quick = True
+    return subject
+
+
+def _text_column(columns: Mapping[str, Sequence[Any]]) -> str:
+    if "text" in columns:
+        return "text"
+    return max(columns, key=lambda name: sum(len(str(entry)) for entry in columns[name][:100]))
+
+
+def _accuracy(labels: Sequence[Any], config: Any) -> Callable[[Any], dict[str, float]]:
+    """Accuracy for labels that are the model's class names, or their numbers.
+
+    Raises:
+        ConfigError: a label that the model does not know.
+    """
+    known = {str(name): int(number) for name, number in (config.label2id or {}).items()}
+    numbers = []
+    for label in labels:
+        place = known.get(str(label), int(str(label)) if str(label).isdigit() else -1)
+        if not 0 <= place < config.num_labels:
+            raise ConfigError(
+                f"label {label!r} is none of the model's.\nAllowed: {', '.join(known)}, or 0 to "
+                f"{config.num_labels - 1}.\nName another column with label=..., or leave it out."
+            )
+        numbers.append(place)
+
+    def score(logits: Any) -> dict[str, float]:
+        return {"accuracy": float((logits.argmax(-1) == numbers[: len(logits)]).mean())}
+
+    return score
+
+
+def _sample(count: int, limit: int | None, seed: int) -> list[int]:
+    import numpy as np
+
+    if limit is None or limit >= count:
+        return list(range(count))
+    return np.random.default_rng((seed, 2)).permutation(count)[:limit].tolist()
+
+
+# -- measuring ---------------------------------------------------------------------------------------------
+
+
+def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is measured, as it is stored.
+
+    Raises:
+        BenchError: a peer that does not exist, or data with fewer than two texts.
+    """
+    from prunekit.environment import environment
+    from prunekit.runtime import peers
+    from prunekit.runtime.protocol import BenchError, Workload
+
+    if len(subject.texts) < 2:
+        raise BenchError(f"{len(subject.texts)} texts are too few to compare anything.\nAllowed: 2 and more.")
+    asked = given["peers"] or ("hf" if subject.quick else "all")
+    taken, absent = peers.chosen(asked, given["dtypes"])
+    sizes = given["batch_sizes"] or list(MODEL_SIZES if subject.quick else RUN_SIZES)
+    seconds = given["seconds"] or (MODEL_SECONDS / len(sizes) if subject.quick else None)
+    if subject.quick and given["examples"] is None:
+        subject.texts = subject.texts[: _affordable(subject, seconds, candidates=4 + 2 * len(taken))]
+    fewer = _flops_ratio(subject) if subject.prunes else 1.0
+    work = Workload(subject.texts, _dense_flops(subject), given["seed"], subject.score)
+    around = environment()
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        **subject.about,
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": {name: around[name] for name in ("cpu", "cpus", "platform")},
+        "versions": _versions(around["versions"]),
+        "load_before": _load(),
+        "settings": {name: value for name, value in given.items() if name not in ("out", "from", "into")},
+        "workload": _about_texts(work, sizes, subject.padded_to),
+        "flops_ratio": fewer,
+        "absent": absent,
+        "blocks": [],
+    }
+    for threads in [1, *([given["wall_threads"]] if given["wall_threads"] else [])]:
+        setup = (sizes, threads, given["rounds"], seconds, given["dtypes"])
+        result["blocks"].append(_block(subject, work, taken, result["absent"], *setup, fewer))
+    result["load_after"] = _load()
+    return result
+
+
+def _block(
+    subject: Subject,
+    work: Workload,
+    taken: Sequence[Peer],
+    absent: dict[str, str],
+    sizes: Sequence[int],
+    threads: int,
+    rounds: int,
+    seconds: float | int | None,
+    dtypes: Sequence[str],
+    fewer: float,
+) -> dict[str, Any]:
+    """One number of threads: engines are made, then all batch sizes are timed."""
+    from prunekit.progress import track
+    from prunekit.runtime import protocol
+    from prunekit.runtime.bench import one_thread
+
+    clock = "cpu" if threads == 1 else "wall"
+    block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}, "sizes": []}
+    with tempfile.TemporaryDirectory() as scratch, one_thread(threads):
+        block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in dtypes}}
+        own = list(_own(subject, dtypes, threads, fewer, absent, block["engines"], work))
+        others = list(_peers(subject, taken, threads, Path(scratch), absent, block["engines"], work))
+        for size in sizes:
+            found = protocol.time_candidates(
+                list(_candidates(own, others, size)),
+                work,
+                size,
+                track(protocol.rounds_within(rounds, seconds), f"batch {size}, {threads} thr", rounds + 1),
+            )
+            block["sizes"].append(_measured(found, work, size, clock, fewer, block["gemm_peak"]["before"]))
+        block["gemm_peak"]["after"] = {dtype: gemm_peak(dtype, clock) for dtype in dtypes}
+    return block
+
+
+def _measured(
+    found: Sequence[Timed], work: Workload, size: int, clock: str, fewer: float, peaks: Mapping[str, Any]
+) -> dict[str, Any]:
+    from prunekit.runtime import protocol
+
+    reference = next(timed.logits for timed in found if timed.candidate.role in ("unpruned", "peer", "padded"))
+    value = protocol.control(found, clock)
+    return {
+        "batch_size": size,
+        "rounds": len(found[0].cpu) - 1,
+        "control": value,
+        "trusted": protocol.trusted(value),
+        "candidates": [
+            protocol.summary(timed, work, size, clock, peaks.get(timed.candidate.dtype))
+            | protocol.quality(timed, work, reference)
+            for timed in found
+        ],
+        "ratios": protocol.comparisons(found, size, clock, fewer),
+    }
+
+
+def _own(
+    subject: Subject,
+    dtypes: Sequence[str],
+    threads: int,
+    fewer: float,
+    absent: dict[str, str],
+    engines: dict[str, Any],
+    work: Workload,
+) -> Iterator[Candidate]:
+    """prunekit's own engines: packed, pruned and unpruned, with a second copy as the control; and the graph."""
+    from prunekit.runtime.engine import PackedEngine
+    from prunekit.runtime.extras import MissingPackage
+    from prunekit.runtime.graph import NotExportable
+    from prunekit.runtime.protocol import Candidate
+
+    for position, dtype in enumerate(dtypes):
+
+        def packed(dtype: str = dtype) -> Runs:
+            engine = PackedEngine(subject.model, dtype=dtype, threads=threads)
+            return Packed(f"prunekit packed {dtype}", engine, prune=False)
+
+        dense: Any = _built(packed, work, engines)
+        name = f"prunekit packed {dtype}"
+        yield Candidate(f"{name}, unpruned", dense, "unpruned", dtype)
+        if position == 0:
+            yield Candidate("control", dense, "control", dtype)
+        if subject.prunes:
+            ours = Packed(name, dense.engine, prune=True)
+            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=1 / fewer)
+        if dtype == "bf16" or subject.quick:  # ONNX Runtime has no bf16 on a CPU
+            continue
+        graph = f"prunekit onnx {dtype}{', pruned' if subject.prunes else ''}"
+
+        def opened(dtype: str = dtype, graph: str = graph) -> Runs:
+            from prunekit.runtime import onnx_engine
+
+            return onnx_engine.of_model(subject.model, subject.folder, dtype, threads, graph)
+
+        try:
+            role: Any = "pruned" if subject.prunes else "unpruned"
+            yield Candidate(graph, _built(opened, work, engines), role, dtype, weight=1 / fewer)
+        except (MissingPackage, NotExportable) as error:
+            absent[graph] = str(error).splitlines()[0]
+
+
+class Packed:
+    """The packed engine as the protocol calls it."""
+
+    def __init__(self, name: str, engine: Any, prune: bool) -> None:
+        self.name = name
+        self.engine = engine
+        self.prune = prune
+
+    def logits(self, batch: Sequence[Sequence[int]]) -> Any:
+        """Logits of token ids; pairs of texts, which have token types, go in as a padded batch."""
+        import torch
+
+        if all(getattr(ids, "types", None) is None for ids in batch):
+            return self.engine(list(batch), prune=self.prune).logits
+        from prunekit.runtime.peers import Inputs
+
+        given = Inputs(0, True).padded(batch)
+        return self.engine({key: torch.from_numpy(array) for key, array in given.items()}, prune=self.prune).logits
+
+
+def _peers(
+    subject: Subject,
+    taken: Sequence[Peer],
+    threads: int,
+    scratch: Path,
+    absent: dict[str, str],
+    engines: dict[str, Any],
+    work: Workload,
+) -> Iterator[Candidate]:
+    """Every peer that can run, and who is padded as papers pad; the others are noted in `absent`."""
+    from prunekit.progress import say
+    from prunekit.runtime.extras import version
+    from prunekit.runtime.peers import Absent, eager_padded
+    from prunekit.runtime.protocol import Candidate
+
+    for peer in taken:
+        try:
+            engine = _built(lambda peer=peer: peer.build(subject.folder, threads, scratch), work, engines)  # type: ignore[misc]
+        except Absent as error:
+            absent[peer.name] = str(error)
+            say(f"absent     {peer.name}: {error}")
+            continue
+        engines[peer.name]["version"] = f"{peer.package} {version(peer.package)}"
+        yield Candidate(peer.name, engine, "peer", peer.dtype, padded=peer.padded)
+    if taken:
+        eager = _built(lambda: eager_padded(subject.folder, threads, subject.padded_to), work, engines)
+        yield Candidate(eager.name, eager, "padded", "fp32", padded=True)
+
+
+def _candidates(own: Sequence[Candidate], others: Sequence[Candidate], size: int) -> Iterator[Candidate]:
+    """Who runs at a batch size: graphs of one text at batch 1 alone, padded peers also on batches of like lengths."""
+    from dataclasses import replace
+
+    for candidate in own:
+        if size == 1 or not candidate.name.startswith("prunekit onnx"):
+            yield candidate
+    for candidate in others:
+        yield candidate
+        if size > 1 and candidate.padded and candidate.role == "peer":
+            yield replace(candidate, name=f"{candidate.name}, sorted", order="sorted")
+
+
+def _built(make: Callable[[], Runs], work: Workload, engines: dict[str, Any]) -> Runs:
+    """An engine, and how much memory making it and its largest batch took at most beside what was there before."""
+    longest = sorted(work.texts, key=len)[-32:]
+    with _memory() as peak:
+        engine = make()
+        engine.logits(longest)
+    engines[engine.name] = {"peak_mb": peak[0]}
+    return engine
+
+
+@contextmanager
+def _memory() -> Iterator[list[float | None]]:
+    """The rise of this process's resident memory at its highest, in MB, put in the list at the end; None where the
+    system cannot say.
+    """
+    found: list[float | None] = [None]
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS")
+    except OSError:
+        before = None
+    yield found
+    after = _resident("VmHWM") if before is not None else None
+    found[0] = None if before is None or after is None else max(0.0, after - before)
+
+
+def _resident(entry: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in lines if line.startswith(f"{entry}:")), None)
+    return None if found is None else int(found) / 1024
+
+
+def gemm_peak(dtype: str, clock: str, repeats: int = 5) -> float | None:
+    """FLOP/s of this machine's best square matrix product in a precision; None where torch has none."""
+    import torch
+
+    from prunekit.runtime.protocol import clocks
+
+    side = PEAK_SIDE
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[dtype]
+    one = torch.ones(side, side, dtype=kind)
+    product = torch._int_mm if dtype == "int8" else torch.matmul
+    best = None
+    try:
+        for _ in range(repeats):
+            start = clocks()
+            product(one, one)
+            spent = clocks()[clock == "wall"] - start[clock == "wall"]
+            best = spent if best is None else min(best, spent)
+    except RuntimeError:
+        return None
+    return 2 * side**3 / best if best else None
+
+
+def _dense_flops(subject: Subject) -> float:
+    import torch
+
+    from prunekit.cost import Shape, dense_macs
+
+    lengths = torch.tensor([len(text) for text in subject.texts])
+    return 2 * float(dense_macs(Shape.from_config(subject.model.config), lengths).sum())
+
+
+def _flops_ratio(subject: Subject) -> float:
+    """FLOPs of the texts, unpruned and unpadded, per FLOPs that the pruned model executes on them."""
+    import torch
+
+    from prunekit.cost import CostMeter, Shape
+    from prunekit.evaluation import predict
+    from prunekit.runtime.peers import Inputs
+
+    meter = CostMeter(Shape.from_config(subject.model.config), subject.padded_to)
+    inputs = Inputs.of(subject.model)
+    ordered = sorted(subject.texts, key=len)
+    for start in range(0, len(ordered), 32):
+        given = inputs.padded(ordered[start : start + 32])
+        batch = {key: torch.from_numpy(array) for key, array in given.items()}
+        _, trace = predict(subject.model, batch, "pack")
+        meter.update(trace.tokens_in, trace.tokens_out, batch["attention_mask"].sum(-1), trace.scorer_macs)
+    return float(meter.compute()["flops_vs_unpadded"])
+
+
+def _affordable(subject: Subject, seconds: float | int | None, candidates: int) -> int:
+    """How many texts leave time for three rounds and a first pass, judged by one text of middle length."""
+    import torch
+
+    from prunekit.runtime.protocol import LEAST_ROUNDS, clocks
+
+    middle = sorted(subject.texts, key=len)[len(subject.texts) // 2]
+    ids = torch.tensor([middle])
+    with torch.inference_mode():
+        subject.model(input_ids=ids)
+        start = clocks()[1]
+        subject.model(input_ids=ids)
+        spent = clocks()[1] - start
+    passes = candidates * (LEAST_ROUNDS + 1)
+    return max(2, min(len(subject.texts), int((seconds or MODEL_SECONDS) / (passes * spent))))
+
+
+def _about_texts(work: Workload, sizes: Sequence[int], padded_to: int) -> dict[str, Any]:
+    """Lengths, and how many tokens padding makes of each real one."""
+    import numpy as np
+
+    lengths = np.array([len(text) for text in work.texts])
+    orders: tuple[Any, ...] = ("random", "sorted")
+    waste = {
+        order: {
+            str(size): float(
+                sum(len(batch) * max(lengths[place] for place in batch) for batch in work.batches(size, order))
+                / lengths.sum()
+            )
+            for size in sizes
+        }
+        for order in orders
+    }
+    return {
+        "texts": len(lengths),
+        "tokens": int(lengths.sum()),
+        "mean": float(lengths.mean()),
+        "p90": float(np.quantile(lengths, 0.9)),
+        "max": int(lengths.max()),
+        "padded_to": padded_to,
+        "computed_per_real_token": {**waste, "padded_to": float(np.maximum(lengths, padded_to).sum() / lengths.sum())},
+    }
+
+
+def _versions(known: Mapping[str, str]) -> dict[str, str | None]:
+    from prunekit.runtime.extras import EXTRA, version
+
+    return {name: known.get(name) for name in ("prunekit", "torch", "transformers")} | {
+        name: version(name) for name in EXTRA
+    }
+
+
+def _load() -> list[float] | None:
+    try:
+        return [round(value, 2) for value in os.getloadavg()]
+    except OSError:
+        return None

@@ -1,0 +1,126 @@
+"""The table of `prunekit bench`, from its stored timings; imports nothing slow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BEGIN, END = "<!-- bench -->", "<!-- end of bench -->"
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Everything that may be said: the texts, the four ratios, each engine's numbers, and who is not there."""
+    work = result["workload"]
+    lines = [
+        f"**{result['title']}**: {work['texts']} texts of {result['split']}, {work['mean']:.0f} tokens on average, "
+        f"{work['p90']:.0f} at the 90th percentile, {work['max']} at most",
+        "",
+    ]
+    for block in result["blocks"]:
+        lines += _block(result, block)
+    if result["absent"]:
+        lines += ["Not measured: " + "; ".join(f"{name} ({why})" for name, why in result["absent"].items()) + ".", ""]
+    machine = result["hardware"]
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items() if number)
+    lines += [f"{machine['cpus']} cores of {machine['cpu']}, {result['date']}; {versions}."]
+    return "\n".join(lines) + "\n"
+
+
+def replaced(text: str, table: str) -> str:
+    """The text with what stands between its two markers replaced by the table.
+
+    Raises:
+        ValueError: it does not have both, in this order.
+    """
+    start, end = text.find(BEGIN), text.find(END)
+    if start < 0 or end < start:
+        raise ValueError(f"it lacks {BEGIN} or {END}")
+    return f"{text[: start + len(BEGIN)]}\n{table}{text[end:]}"
+
+
+def _block(result: Mapping[str, Any], block: Mapping[str, Any]) -> list[str]:
+    cpu = block["clock"] == "cpu"
+    what = "process CPU time, 1 thread" if cpu else f"wall time, {block['threads']} threads"
+    lines = [f"Clock: {what}; medians of interleaved rounds, quartiles in the raw file.", ""]
+    for size in block["sizes"]:
+        padding = result["workload"]["computed_per_real_token"]
+        count = size["batch_size"]
+        title = f"Batch {count}"
+        if count > 1:
+            title += (
+                f" ({padding['random'][str(count)]:.2f} tokens computed per real one by padding random batches, "
+                f"{padding['sorted'][str(count)]:.2f} sorted by length)"
+            )
+        lines += [title, ""]
+        if not size["trusted"]:
+            value = "missing" if size["control"] is None else f"{size['control']:.3f}"
+            lines += [f"*The control is {value}, not within 2 % of 1: the machine was not quiet.*", ""]
+            if not cpu:
+                lines += ["Wall times are not reported.", ""]
+                continue
+        lines += _ratios(size["ratios"])
+        lines += _engines(size, block, result["metric"])
+    return lines
+
+
+def _ratios(ratios: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not ratios:
+        return []
+    head = ["ours", "fewer FLOPs", "than ourselves unpruned", "than the best peer, sorted",
+            "than the best unpadded peer", "than HF eager, padded (papers)"]  # fmt: skip
+    rows = []
+    for row in ratios:
+        merit = row.get("vs_unpruned")
+        rows.append(
+            [
+                row["own"],
+                f"{merit['flops_ratio']:.2f}x" if merit else "-",
+                f"{_times(merit)}: {100 * merit['efficiency']:.0f} % realised" if merit else "-",
+                *(_against(row[name]) for name in ("vs_sorted", "vs_unpadded", "vs_padded_eager")),
+            ]
+        )
+    return [*_table(head, rows), ""]
+
+
+def _times(found: Mapping[str, Any]) -> str:
+    value = found["median"]
+    return f"{value:.2f}x faster" if value >= 1 else f"{value:.2f}x, **slower**"
+
+
+def _against(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "none here"
+    if found["median"] < 1:
+        return f"{found['median']:.2f}x: **{found['against']} is faster**"
+    return f"{found['median']:.2f}x ({found['against']})"
+
+
+def _engines(size: Mapping[str, Any], block: Mapping[str, Any], metric: str) -> list[str]:
+    latency = size["batch_size"] == 1
+    scored = any("score" in row for row in size["candidates"])
+    head = ["engine", "ms per batch", "texts/s", "tokens/s", "of GEMM peak", "first pass"]
+    head += ["p50 / p95 / p99 ms"] * latency + [metric] * scored + ["same labels", "peak MB"]
+    rows = []
+    for row in size["candidates"]:
+        if row["role"] == "control":
+            continue
+        share, peak = row["share_of_peak"], block["engines"].get(row["engine"], {}).get("peak_mb")
+        cells = [
+            row["name"],
+            f"{row['ms']:.3g}",
+            f"{row['examples_per_s']:.3g}",
+            f"{row['tokens_per_s']:.0f}",
+            "-" if share is None else f"{100 * share:.0f} %",
+            f"{row['first_over_steady']:.2f}x",
+        ]
+        if latency:
+            cells.append(" / ".join(f"{value:.3g}" for value in row["latency_ms"].values()))
+        if scored:
+            cells.append(f"{100 * row['score'][metric]:.2f}" if "score" in row else "-")
+        rows.append([*cells, f"{100 * row['agrees']:.1f} %", "-" if peak is None else f"{peak:.0f}"])
+    return [*_table(head, rows), ""]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    line = "|---" + "|---:" * (len(head) - 1) + "|"
+    return [f"| {' | '.join(head)} |", line, *(f"| {' | '.join(row)} |" for row in rows)]
