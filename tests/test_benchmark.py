@@ -66,6 +66,7 @@ def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsy
     assert f"the table again: prunekit bench from={out}" in printed
 
 
+@pytest.mark.slow  # the README's test runs it too
 def test_a_dense_model_of_ones_own_needs_no_training(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = ["model=my_model", "data=tickets.csv", "label=queue", "batch_sizes=[4]", "rounds=3"]

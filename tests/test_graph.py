@@ -62,7 +62,7 @@ def check_equal(model, path, lengths=LENGTHS):
     return shares
 
 
-QUICK = ("topk accumulate", "ltp", "top", "tsdtp")
+QUICK = ("topk accumulate", "top", "tsdtp")
 
 
 @pytest.mark.parametrize(
