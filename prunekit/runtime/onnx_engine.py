@@ -226,7 +226,7 @@ def write(
     write_graph(model, paths[0], inputs, prune=prune)
     if int8:
         paths.append(Path(folder) / FILES["int8"])
-        quantise(*paths)
+        quantise(paths[0], paths[1])
     return paths
 
 
