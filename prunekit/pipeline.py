@@ -50,7 +50,7 @@ from prunekit.tokens.backbones import FAMILIES
 from prunekit.tokens.budget import InfeasibleBudget, check_feasible
 from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.state import Execution
-from prunekit.tracking import log_result, tracking
+from prunekit.tracking import log_result, log_tokens, tracking
 
 
 def quieten() -> None:
@@ -152,6 +152,7 @@ class Pipeline:
             found = self._settle(module)
             result = self._measure(module, data, teacher, found)
             log_result(loggers, result)
+            log_tokens(loggers, self.folder, self.cfg["logger"]["texts"])
         return result
 
     def build(self) -> tuple[TokenPruningMethod, TokenPruningDataModule, Teacher | None]:

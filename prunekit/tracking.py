@@ -1,4 +1,7 @@
-"""Where metrics go: metrics.jsonl is the record; CSV, W&B and TensorBoard are views of it, and none can stop a run."""
+"""Where metrics go: metrics.jsonl is the record; CSV, W&B, trackio and TensorBoard are views of it.
+
+None of them can stop a run, or asks for anything.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,19 @@ import netrc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from lightning.pytorch.loggers import Logger
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from prunekit.config import config_hash
 from prunekit.progress import say
+from prunekit.report import examples, media
 from prunekit.runs import RunFolder, append_jsonl, atomic_write_text, read_jsonl, write_jsonl
 
 WandbMode = Literal["online", "offline", "disabled"]
@@ -79,28 +85,75 @@ class JsonlLogger(Logger):
         atomic_write_text(path, text.getvalue())
 
 
-class WandbLogger(Logger):
-    """Sends rows to a W&B run of its own; the first failure is told in one line and ends the sending, not the run."""
+@dataclass(frozen=True)
+class Media:
+    """A run's texts for a logger that shows more than numbers."""
+
+    picture: np.ndarray  # [height, width, 3] bytes
+    columns: list[str]
+    rows: list[list[Any]]  # a token each
+
+
+class Sink(Logger):
+    """Sends rows to a `run` of a tracking library; the first failure is told in one line and ends the sending.
+
+    `title` is what users call the library.
+    """
+
+    title = ""
 
     def __init__(self, run: Any) -> None:
         super().__init__()
         self.run = run
         self._failed = False
-        self._safely(lambda: run.define_metric("trainer/global_step"))
-        self._safely(lambda: run.define_metric("*", step_metric="trainer/global_step", step_sync=True))
 
     @property
     def name(self) -> str:
-        """The W&B project."""
+        """The project."""
         return str(self.run.project)
 
     @property
     def version(self) -> str:
-        """The id of the W&B run, which is the hash of the configuration."""
+        """The id of the run."""
         return str(self.run.id)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the whole configuration was given at the start."""
+
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Keeps final values."""
+        raise NotImplementedError
+
+    def show(self, shown: Media) -> None:
+        """Keeps the picture and the table of a run's tokens."""
+        raise NotImplementedError
+
+    def finish(self, exit_code: int) -> None:
+        """Ends the run, so that the next job of the same process gets one of its own."""
+        raise NotImplementedError
+
+    def _safely(self, call: Callable[[], object]) -> None:
+        if self._failed:
+            return
+        try:
+            call()
+        except Exception as error:
+            self._failed = True
+            say(
+                f"{self.title}: logging failed ({_first_line(error)}); "
+                "the run goes on without it, metrics.jsonl has everything."
+            )
+
+
+class WandbLogger(Sink):
+    """A W&B run, whose id is the hash of the configuration."""
+
+    title = "W&B"
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self._safely(lambda: run.define_metric("trainer/global_step"))
+        self._safely(lambda: run.define_metric("*", step_metric="trainer/global_step", step_sync=True))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -115,42 +168,86 @@ class WandbLogger(Logger):
         """Puts final values into the run's summary, where W&B's scatter plots and tables look for them."""
         self._safely(lambda: self.run.summary.update(dict(values)))
 
+    @rank_zero_only
+    def show(self, shown: Media) -> None:
+        """Sends the picture as tokens/heatmap and the table as tokens/table."""
+
+        def send() -> None:
+            import wandb
+
+            table = wandb.Table(columns=shown.columns, data=shown.rows)
+            self.run.log({"tokens/heatmap": wandb.Image(shown.picture), "tokens/table": table})
+
+        self._safely(send)
+
     def finish(self, exit_code: int) -> None:
-        """Ends the W&B run, so that the next job of the same process gets one of its own."""
+        """Ends the W&B run."""
         try:
             self.run.finish(exit_code=exit_code)
         except Exception as error:
             say(f"W&B: the run could not be closed ({_first_line(error)}); {self.run.dir} keeps what it has.")
 
-    def _safely(self, call: Callable[[], object]) -> None:
-        if self._failed:
-            return
-        try:
-            call()
-        except Exception as error:
-            self._failed = True
-            say(
-                f"W&B: logging failed ({_first_line(error)}); the run goes on without it, metrics.jsonl has everything."
-            )
+
+class TrackioLogger(Sink):
+    """A trackio run, in trackio's own database on this machine."""
+
+    title = "trackio"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Sends one row."""
+        self._safely(lambda: self.run.log(dict(metrics), step=step))
+
+    @rank_zero_only
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Sends final values as a last row: trackio has no summary."""
+        self._safely(lambda: self.run.log(dict(values)))
+
+    @rank_zero_only
+    def show(self, shown: Media) -> None:
+        """Sends the picture as tokens/heatmap and the table as tokens/table."""
+
+        def send() -> None:
+            import trackio
+
+            table = trackio.Table(columns=shown.columns, data=shown.rows)
+            self.run.log({"tokens/heatmap": trackio.Image(shown.picture), "tokens/table": table})
+
+        self._safely(send)
+
+    def finish(self, exit_code: int) -> None:
+        """Ends the trackio run; waits until everything is in its database."""
+
+        def end() -> None:
+            import trackio
+
+            with redirect_stdout(io.StringIO()):
+                trackio.finish()
+
+        self._safely(end)
 
 
 @contextmanager
 def tracking(cfg: Mapping[str, Any], folder: RunFolder) -> Iterator[list[Logger]]:
     """The loggers of one job, for Lightning's Trainer; closes them whatever happens.
 
-    metrics.jsonl always; metrics.csv when the job ends, W&B and TensorBoard as `logger` says.
+    metrics.jsonl always; metrics.csv when the job ends; W&B, trackio and TensorBoard as `logger` says.
     """
     settings = cfg["logger"]
     record = JsonlLogger(folder.metrics)
-    wandb_logger = start_wandb(cfg, folder) if settings["wandb"]["enabled"] and rank_zero_only.rank == 0 else None
+    sinks: list[Sink | None] = []
+    if rank_zero_only.rank == 0:
+        sinks.append(start_wandb(cfg, folder) if settings["wandb"]["enabled"] else None)
+        sinks.append(start_trackio(cfg, folder) if settings["trackio"] else None)
+    started = [sink for sink in sinks if sink is not None]
     board = start_tensorboard(folder) if settings["tensorboard"] else None
     exit_code = 1
     try:
-        yield [logger for logger in (record, wandb_logger, board) if logger is not None]
+        yield [record, *started, *([board] if board is not None else [])]
         exit_code = 0
     finally:
-        if wandb_logger is not None:
-            wandb_logger.finish(exit_code)
+        for sink in started:
+            sink.finish(exit_code)
         if board is not None:
             board.finalize("success" if exit_code == 0 else "failed")
         if settings["csv"] and record.path.is_file():
@@ -161,8 +258,36 @@ def log_result(loggers: Sequence[Logger], result: Mapping[str, Any]) -> None:
     """Gives the numbers of result.json to the loggers that keep a summary, as final/<name>."""
     numbers = final_numbers(result)
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, Sink):
             logger.summarize(numbers)
+
+
+def log_tokens(loggers: Sequence[Logger], folder: RunFolder, texts: int) -> None:
+    """Shows which tokens stayed, of at most `texts` test texts, to the loggers that show pictures and tables.
+
+    Nothing where the run stored no tokens, as a dense one. What goes wrong here is said and stops nothing.
+    """
+    able = [logger for logger in loggers if isinstance(logger, Sink | TensorBoardLogger)]
+    if not able or not texts:
+        return
+    try:
+        found = examples.load(folder.path)
+        if found is None or not len(found.index):
+            return
+        places = media.chosen(found, texts)
+        shown = Media(media.pixels(media.heat_map(found, places)), *media.token_table(found, places))
+    except Exception as error:
+        say(f"tokens are not shown in {' and '.join(_title(logger) for logger in able)} ({_first_line(error)}).")
+        return
+    for logger in able:
+        if isinstance(logger, Sink):
+            logger.show(shown)
+        else:
+            logger.experiment.add_image("tokens/heatmap", shown.picture, dataformats="HWC")
+
+
+def _title(logger: Sink | TensorBoardLogger) -> str:
+    return logger.title if isinstance(logger, Sink) else "TensorBoard"
 
 
 def final_numbers(result: Mapping[str, Any]) -> dict[str, float | str]:
@@ -227,6 +352,12 @@ def wandb_group(cfg: Mapping[str, Any]) -> str:
     return "/".join([*path.parts[-5:-1], config_hash(rest)])
 
 
+def run_name(cfg: Mapping[str, Any], folder: RunFolder) -> str:
+    """Readable, and sorted with its like: top-cola-minilm-3x-s1."""
+    names = [cfg[key]["name"] for key in ("method", "task", "backbone")]
+    return "-".join([*names, folder.path.parent.name, f"s{cfg['seed']}"])
+
+
 def start_wandb(cfg: Mapping[str, Any], folder: RunFolder) -> WandbLogger | None:
     """A W&B run whose id is the configuration's hash, so that a resumed run goes on in it; None when there can be none.
 
@@ -246,7 +377,7 @@ def start_wandb(cfg: Mapping[str, Any], folder: RunFolder) -> WandbLogger | None
         say("W&B: not installed, so not used (pip install 'prunekit[wandb]'; logger.wandb.enabled=false hides this).")
         return None
     folder.path.mkdir(parents=True, exist_ok=True)
-    names = {key: cfg[key]["name"] for key in ("method", "task", "backbone")}
+    names = [cfg[key]["name"] for key in ("method", "task", "backbone")]
     attempts: list[WandbMode] = ["online", "offline"] if mode == "online" else ["offline"]
     for attempt in attempts:
         try:
@@ -258,10 +389,10 @@ def start_wandb(cfg: Mapping[str, Any], folder: RunFolder) -> WandbLogger | None
                 id=folder.hash,
                 # offline there is nothing to resume from: each start is a fragment that `wandb sync` joins by id
                 resume="allow" if attempt == "online" else None,
-                name=f"{names['method']}-{names['task']}-{names['backbone']}-{folder.path.parent.name}-s{cfg['seed']}",
+                name=run_name(cfg, folder),
                 group=wandb_group(cfg),
                 job_type="train",
-                tags=[*names.values(), folder.path.parent.name],
+                tags=[*names, folder.path.parent.name],
                 config=dict(cfg),
                 reinit="create_new",  # neither reuses nor ends another run of this process
                 settings=wandb.Settings(init_timeout=30, silent=True, console="off"),
@@ -274,13 +405,44 @@ def start_wandb(cfg: Mapping[str, Any], folder: RunFolder) -> WandbLogger | None
     return None
 
 
+# -- trackio -----------------------------------------------------------------------------------------
+
+
+def start_trackio(cfg: Mapping[str, Any], folder: RunFolder) -> TrackioLogger | None:
+    """A trackio run named like the W&B one with its hash, which a resumed run goes on in; None when there can be none.
+
+    Says in one line why there is none. Metrics stay on this machine unless trackio's own TRACKIO_SPACE_ID says else.
+    """
+    try:
+        import trackio
+
+        init = trackio.init
+    except (ImportError, AttributeError):
+        say("trackio: not installed, so not used (pip install 'prunekit[trackio]').")
+        return None
+    try:
+        with redirect_stdout(io.StringIO()):
+            run = init(
+                project=cfg["logger"]["wandb"]["project"],
+                name=f"{run_name(cfg, folder)}-{folder.hash}",
+                group=wandb_group(cfg),
+                config=dict(cfg),
+                resume="allow",
+                embed=False,
+                auto_log_cpu=False,
+                auto_log_gpu=False,
+            )
+    except Exception as error:
+        say(f"trackio: did not start ({_first_line(error)}); the run goes on without it.")
+        return None
+    return TrackioLogger(run)
+
+
 # -- TensorBoard -------------------------------------------------------------------------------------
 
 
-def start_tensorboard(folder: RunFolder) -> Logger | None:
+def start_tensorboard(folder: RunFolder) -> TensorBoardLogger | None:
     """Lightning's TensorBoard logger, or None and a line that says that it is not installed."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     try:
         return TensorBoardLogger(save_dir=folder.path, name="tensorboard", version="")
     except ModuleNotFoundError:

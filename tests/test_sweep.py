@@ -127,6 +127,25 @@ def test_a_missed_budget_is_listed_as_such_and_is_worth_the_least(sweep, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Deprecated API features")
+def test_a_search_is_told_the_validation_score_or_the_worst_and_goes_on_where_it_was(sweep, tmp_path: Path):
+    import optuna
+
+    storage = f"sqlite:///{tmp_path / 'search.db'}"
+    search = ["search=optuna", "method=topk", "hydra/sweeper/sampler=random", f"hydra.sweeper.storage={storage}"]
+    space = ["seed=choice(1,2,3,4)", "trainer.lr=choice(3e-5)"]
+    for trials in (6, 10):
+        code, *_ = sweep(*search, *space, f"hydra.sweeper.n_trials={trials}")
+        told = [(int(trial.params["seed"]), trial.value) for trial in optuna.load_study("prunekit", storage).trials]
+        assert len(told) == trials
+    # 3 misses its budget, 4 cannot run
+    assert set(told) == {(1, 0.51), (2, 0.52), (3, WORST), (4, WORST)}
+    assert Counter(trained(tmp_path)) == {f"{kind} {seed}": 1 for kind in ("dense", "topk") for seed in (1, 2, 3)} | {
+        "dense 4": 0
+    }
+
+
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(sweep, tmp_path: Path):
     killed = start(tmp_path, "-m", "method=dense", "seed=1,99,2")
     killed.communicate(timeout=60)

@@ -2,17 +2,22 @@ import csv
 import sys
 import types
 
+import numpy as np
 import pytest
+import wandb_read
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from prunekit import tracking as module
+from prunekit.report import examples
 from prunekit.runs import RunFolder, append_jsonl, read_jsonl
 from prunekit.tracking import (
     JsonlLogger,
+    TrackioLogger,
     WandbLogger,
     final_numbers,
     has_wandb_key,
     log_result,
+    log_tokens,
     tracking,
     wandb_group,
     wandb_mode,
@@ -33,7 +38,7 @@ def said(monkeypatch):
     return lines
 
 
-def config(runs_dir, *, seed=1, wandb=False, mode=None, csv=True, tensorboard=False):
+def config(runs_dir, *, seed=1, wandb=False, mode=None, csv=True, tensorboard=False, trackio=False):
     return {
         "method": {"name": "top"},
         "task": {"name": "cola"},
@@ -44,6 +49,8 @@ def config(runs_dir, *, seed=1, wandb=False, mode=None, csv=True, tensorboard=Fa
         "logger": {
             "csv": csv,
             "tensorboard": tensorboard,
+            "trackio": trackio,
+            "texts": 2,
             "wandb": {"enabled": wandb, "project": "prunekit", "mode": mode, "entity": None},
         },
     }
@@ -316,11 +323,182 @@ def test_final_numbers_are_flat_and_leave_out_what_is_not_known():
     }
 
 
-def test_tensorboard_is_used_where_it_is_installed_and_else_says_so(tmp_path, said):
+# -- trackio ------------------------------------------------------------------------------------------
+
+
+class FakeTrackio(types.ModuleType):
+    """What prunekit uses of trackio; tests/extras.sh runs the real one, whose pins are not those of this project."""
+
+    def __init__(self, broken=None):
+        super().__init__("trackio")
+        self.broken, self.rows, self.options, self.ended = broken, [], [], 0
+        self.project, self.id = "prunekit", "0123"
+
+    def _may(self, what):
+        if self.broken == what:
+            raise OSError(f"{what}: disk full")
+
+    def init(self, **options):
+        print("* Trackio project initialized")
+        self._may("init")
+        self.options.append(options)
+        return self
+
+    def log(self, row, step=None):
+        self._may("log")
+        self.rows.append((step, row))
+
+    def finish(self):
+        print("* Run finished")
+        self._may("finish")
+        self.ended += 1
+
+    def Table(self, columns, data):  # noqa: N802
+        self._may("Table")
+        return "table", columns, data
+
+    def Image(self, pixels):  # noqa: N802
+        return "image", pixels.shape
+
+
+@pytest.fixture
+def trackio(monkeypatch):
+    fake = FakeTrackio()
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    return fake
+
+
+def test_trackio_gets_every_row_and_the_final_numbers_and_prints_nothing(tmp_path, said, trackio, capsys):
+    cfg = config(tmp_path, trackio=True)
+    folder = RunFolder.of(cfg)
+    with tracking(cfg, folder) as loggers:
+        for logger in loggers:
+            logger.log_metrics({"loss": 0.5}, step=9)
+        log_result(loggers, RESULT)
+    (options,) = trackio.options
+    assert options["name"] == f"top-cola-minilm-3x-s1-{folder.hash}"
+    assert (options["group"], options["resume"]) == (wandb_group(cfg), "allow")
+    assert trackio.rows == [(9, {"loss": 0.5}), (None, final_numbers(RESULT))]
+    assert trackio.ended == 1
+    assert (said, capsys.readouterr().out) == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("init", "trackio: did not start (init: disk full); the run goes on without it."),
+        ("log", "trackio: logging failed (log: disk full); the run goes on without it, metrics.jsonl has everything."),
+        (
+            "finish",
+            "trackio: logging failed (finish: disk full); the run goes on without it, metrics.jsonl has everything.",
+        ),
+    ],
+)
+def test_a_trackio_that_fails_never_stops_a_run(where, line, tmp_path, said, trackio):
+    trackio.broken = where
+    cfg = config(tmp_path, trackio=True)
+    folder = RunFolder.of(cfg)
+    with tracking(cfg, folder) as loggers:
+        for step in range(2):
+            for logger in loggers:
+                logger.log_metrics({"loss": 0.5}, step=step)
+    assert len(read_jsonl(folder.metrics)) == 2
+    assert said == [line]
+
+
+def test_without_trackio_the_run_works_and_says_so_in_one_line(tmp_path, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    cfg = config(tmp_path, trackio=True)
+    with tracking(cfg, RunFolder.of(cfg)) as loggers:
+        assert len(loggers) == 1
+    assert said == ["trackio: not installed, so not used (pip install 'prunekit[trackio]')."]
+
+
+# -- all at once, and the tokens that stayed ------------------------------------------------------------
+
+
+def stored_tokens(folder):
+    """Two texts of two tokens each through one layer, the first of which pruning made wrong."""
+    found = examples.Examples(
+        labels=np.array([1, 0]),
+        predicted=np.array([0, 0]),
+        dense=np.array([1, 0]),
+        lengths=np.array([2, 2], np.uint16),
+        counts=np.array([[1], [2]], np.uint16),
+        index=np.arange(2, dtype=np.int32),
+        offsets=np.array([0, 2, 4], np.int32),
+        ids=np.array([1, 7, 1, 7], np.int32),
+        depth=np.array([1, 0, 1, 1], np.uint8),
+        scores=np.full((4, 1), 128, np.uint8),
+        piece_ids=np.array([1, 7]),
+        pieces=np.array(["[CLS]", "good"]),
+        special=np.array([True, False]),
+        classes=("bad", "fine"),
+    )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    examples.save(found, folder.path)
+
+
+def events(folder):
+    """Scalars and tags of images, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / "tensorboard"))
+    found.Reload()
+    scalars = {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    return scalars, found.Tags()["images"]
+
+
+def test_several_loggers_of_one_run_all_have_its_rows_and_its_tokens(tmp_path, said, trackio):
+    cfg = config(tmp_path, wandb=True, tensorboard=True, trackio=True)
+    folder = RunFolder.of(cfg)
+    stored_tokens(folder)
+    with tracking(cfg, folder) as loggers:
+        assert [type(logger) for logger in loggers] == [JsonlLogger, WandbLogger, TrackioLogger, TensorBoardLogger]
+        for step, loss in ((4, 0.5), (9, 0.25)):
+            for logger in loggers:
+                logger.log_metrics({"loss": loss}, step=step)
+        log_result(loggers, RESULT)
+        log_tokens(loggers, folder, 1)
+    assert said == []
+    assert [(row["step"], row["loss"]) for row in read_jsonl(folder.metrics)] == [(4, 0.5), (9, 0.25)]
+    with (folder.path / "metrics.csv").open() as stream:
+        assert [(row["step"], row["loss"]) for row in csv.DictReader(stream)] == [("4", "0.5"), ("9", "0.25")]
+    assert events(folder.path) == ({"loss": [(4, 0.5), (9, 0.25)]}, ["tokens/heatmap"])
+    assert trackio.rows[:2] == [(4, {"loss": 0.5}), (9, {"loss": 0.25})]
+    _, columns, rows = trackio.rows[-1][1]["tokens/table"]
+    assert rows == [[0, "fine", "fine", "bad", 0, "[CLS]", 1, 1.0], [0, "fine", "fine", "bad", 1, "good", 0, 1.0]]
+    left = wandb_read.read(folder.path)
+    assert [(row["trainer/global_step"], row["loss"]) for row in left.history if "loss" in row] == [(4, 0.5), (9, 0.25)]
+    assert left.summary["final/score"] == 0.962
+    assert left.table("tokens/table") == {"columns": columns, "data": rows}
+    assert left.file("tokens/heatmap").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tokens_that_cannot_be_shown_are_told_and_stop_nothing(tmp_path, said, trackio):
+    cfg = config(tmp_path, trackio=True)
+    folder = RunFolder.of(cfg)
+    with tracking(cfg, folder) as loggers:
+        log_tokens(loggers, folder, 2)  # a run that stored none
+        assert said == []
+        folder.path.mkdir(parents=True)
+        (folder.path / "examples.npz").write_bytes(b"PK\x03\x04torn")
+        log_tokens(loggers, folder, 2)
+        assert said[0].startswith("tokens are not shown in trackio (")
+        stored_tokens(folder)
+        log_tokens(loggers, folder, 0)
+        trackio.broken = "Table"
+        log_tokens(loggers, folder, 2)
+    assert trackio.rows == []
+    assert said[1].startswith("trackio: logging failed (Table: disk full)")
+
+
+def test_without_tensorboard_the_run_works_and_says_so_in_one_line(tmp_path, said, monkeypatch):
+    def missing(**options):
+        raise ModuleNotFoundError("neither tensorboard nor tensorboardX")
+
+    monkeypatch.setattr(module, "TensorBoardLogger", missing)
     cfg = config(tmp_path, tensorboard=True)
     with tracking(cfg, RunFolder.of(cfg)) as loggers:
-        kinds = [type(logger) for logger in loggers]
-    if TensorBoardLogger in kinds:
-        assert said == []
-    else:
-        assert said == ["TensorBoard: not installed, so not used (pip install 'prunekit[tensorboard]')."]
+        assert len(loggers) == 1
+    assert said == ["TensorBoard: not installed, so not used (pip install 'prunekit[tensorboard]')."]
