@@ -3,8 +3,8 @@
     prunekit dashboard entity=my-team                       saves it at the server, needs a key
     prunekit dashboard entity=my-team out=workspace.json    writes its definition, needs neither key nor network
 
-What it shows is what prunekit logs: final/* of the summary, budget/*, keep/layer_*, threshold/layer_*. Built with
-wandb-workspaces, a public preview: the golden file of the test says when its shape changes.
+What it shows is what prunekit logs: final/* of the summary, budget/*, keep/layer_*, threshold/layer_*, tokens/*. Built
+with wandb-workspaces, a public preview: the golden file of the test says when its shape changes.
 """
 
 from __future__ import annotations
@@ -81,6 +81,16 @@ def build(entity: str, project: str, name: str) -> Any:
             running_ymax=True,
             legend_template="${config:method.name} ${config:task.name}",
         ),
+        # a front per seed tells luck from method: points of one seed have one colour
+        wr.ScatterPlot(
+            title="score against FLOPs kept, by seed",
+            x=summary("final/flops_kept"),
+            y=summary("final/score"),
+            z=config("seed"),
+            log_x=True,
+            running_ymax=True,
+            legend_template="${config:method.name} ${config:task.name} seed ${config:seed}",
+        ),
         wr.ScatterPlot(
             title="measured against nominal speed-up, batch 32",
             x=summary("final/flops_vs_unpadded"),
@@ -108,20 +118,44 @@ def build(entity: str, project: str, name: str) -> Any:
         wr.ParameterImportancePlot(with_respect_to="final/score"),
         wr.RunComparer(diff_only=True),
     ]
-    titled = {"1 Pareto": pareto, "2 Budget": budget, "3 Layers": layers, "4 Training": training, "5 Search": search}
+    tokens = [
+        wr.MediaBrowser(title="tokens that stayed", media_keys=["tokens/heatmap"], num_columns=2),
+        wr.WeavePanelSummaryTable(table_name="tokens/table"),
+    ]
+    titled = {"1 Pareto": pareto, "2 Budget": budget, "3 Layers": layers}
+    titled |= {"4 Training": training, "5 Search": search, "6 Tokens": tokens}
     return ws.Workspace(
         entity=entity,
         project=project,
         name=name,
         sections=[
-            ws.Section(name=title, panels=panels, is_open=title == "1 Pareto") for title, panels in titled.items()
+            ws.Section(
+                name=title,
+                panels=panels,
+                is_open=panels is pareto,
+                panel_settings=_settings_of(ws, grouped=panels not in (pareto, tokens)),
+            )
+            for title, panels in titled.items()
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=MAX_RUNS),
         runset_settings=ws.RunsetSettings(
-            groupby=[ws.Config("method.name"), ws.Config("task.name")],
+            # what is left to average are seeds, and backbones where there are several
+            groupby=[ws.Config("method.name"), ws.Config("task.name"), ws.Config("budget")],
             order=[ws.Ordering(ws.Summary("final/score"), ascending=False)],
         ),
     )
+
+
+def _settings_of(ws: Any, *, grouped: bool) -> Any:
+    """Settings of a section; not grouped, each run is a point or a picture of its own."""
+
+    class Settings(ws.SectionPanelSettings):  # type: ignore[misc, name-defined]
+        def _to_model(self) -> Any:
+            model = super()._to_model()
+            model.use_runs_table_grouping_in_panels = grouped  # the library has no setting for it, the page has
+            return model
+
+    return Settings()
 
 
 def _line(wr: Any, title: str, keys: list[str]) -> Any:

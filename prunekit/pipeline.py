@@ -216,7 +216,9 @@ class Pipeline:
             cache_dir=cfg["data"]["cache_dir"],
         )
         data.setup()
-        self.folder.update_manifest({"data_fingerprint": data.fingerprint, "truncated": data.truncated})
+        read = {name: data.split(name) for name in ("train", "validation", "test")}
+        texts = {name: {"rows": len(one), "tokens": float(one.lengths.float().mean())} for name, one in read.items()}
+        self.folder.update_manifest({"data_fingerprint": data.fingerprint, "truncated": data.truncated, "texts": texts})
         rows = ", ".join(_rows(name, data.split(name)) for name in ("train", "validation", "test"))
         rows += "" if self.spec.kind == "span" else " rows"
         cut = sum(found["rows"] for found in data.truncated.values())

@@ -339,19 +339,20 @@ class Sweep:
             return {}
         # each runs_dir has its own runs to measure by; a sweep has one
         estimator = Estimator((missing[0].cfg or {})["runs_dir"])
-        seconds = {path: estimator.seconds(cfg) for path, cfg in [*extra.items(), *configs.items()]}
-        sizes = [estimator.size(cfg) for cfg in [*extra.values(), *configs.values()]]
-        known = [value for value in seconds.values() if value is not None]
+        found = {path: estimator.estimate(cfg) for path, cfg in [*extra.items(), *configs.items()]}
+        sizes = [size for cfg in [*extra.values(), *configs.values()] if (size := estimator.size(cfg)) is not None]
+        known = [one for one in found.values() if one is not None]
         if known:
-            disk = [size for size in sizes if size is not None]
-            mean = sum(disk) / len(disk)
-            line = f"about {clock(sum(known))} in one process and {mean * len(seconds) / 1e9:.2g} GB"
-            _tell(f"estimate   {line}, by finished runs of the same method, task and model")
-        if len(known) < len(seconds):
-            lacking = len(seconds) - len(known)
+            low, middle, high = (sum(getattr(one, name) for one in known) for name in ("low", "seconds", "high"))
+            disk = f" and {sum(sizes) / len(sizes) * len(found) / 1e9:.2g} GB" if sizes else ""
+            _tell(f"estimate   about {clock(middle)} ({clock(low)} to {clock(high)}) in one process{disk}")
+            for by, count in Counter(one.by for one in known).most_common():
+                _tell(f"           {count} {'run' if count == 1 else 'runs'} by {by}")
+        if len(known) < len(found):
+            lacking = len(found) - len(known)
             which = "nothing tells" if not known else f"and {lacking} runs of which nothing tells"
             _tell(f"estimate   {which} how long they take before one of their kind is finished")
-        return seconds
+        return {path: None if one is None else one.seconds for path, one in found.items()}
 
     def _conclude(self) -> None:
         """Lists what failed and what missed its budget; leaves the worst exit code and the list in the folder."""

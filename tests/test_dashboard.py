@@ -59,3 +59,21 @@ def test_what_is_missing_is_said_in_three_lines_and_nothing_is_asked(arguments, 
     lines = str(refused.value).splitlines()
     assert lines[0] == said
     assert len(lines) == 3
+
+
+def test_each_run_is_a_point_of_its_own_where_fronts_and_seeds_are_compared():
+    sections = {}
+    stack = [json.loads(GOLDEN.read_text())]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            if "localPanelSettings" in value and "name" in value:
+                sections[value["name"]] = value
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+    grouped = {name: one["localPanelSettings"]["useRunsTableGroupingInPanels"] for name, one in sections.items()}
+    assert grouped["1 Pareto"] is grouped["6 Tokens"] is False
+    assert grouped["2 Budget"] is grouped["3 Layers"] is True
+    assert "config:seed.value" in [panel["config"].get("zAxis") for panel in sections["1 Pareto"]["panels"]]
+    assert sections["6 Tokens"]["panels"][0]["config"]["mediaKeys"] == ["tokens/heatmap"]

@@ -15,7 +15,11 @@ from prunekit.run import canonical
 from prunekit.runs import RunFolder
 
 
-def finished_run(folder: Path, *overrides: str, steps: int, fit: float, total: float, **manifest) -> None:
+def finished_run(
+    folder: Path, *overrides: str, steps: int, fit: float, total: float, texts: dict | None = None, **manifest
+) -> None:
+    if texts is not None:
+        manifest["texts"] = {name: {"rows": rows, "tokens": tokens} for name, (rows, tokens) in texts.items()}
     cfg, _ = compose(["method=topk", "task=cola", f"runs_dir={folder}", *overrides])
     run = RunFolder.of(cfg)
     run.path.mkdir(parents=True)
@@ -59,10 +63,64 @@ def test_of_several_runs_the_middle_one_counts(tmp_path: Path):
     assert Estimator(tmp_path).seconds(planned("seed=9")) == 20.0
 
 
-@pytest.mark.parametrize("other", ["method=random", "task=mrpc", "backbone=tiny", "trainer.batch_size=8"])
-def test_another_kind_tells_nothing_about_time(tmp_path: Path, other: str):
-    finished_run(tmp_path, steps=10, fit=10.0, total=60.0)
+# three times a forward pass for 3200 training tokens, and four evaluations of 100 tokens: 10 000 units of work an epoch
+TEXTS = {"train": (320, 10.0), "validation": (10, 10.0), "test": (20, 10.0)}
+
+
+def test_another_method_of_the_task_costs_what_its_tokens_cost(tmp_path: Path):
+    dense_run = ["method=dense", "trainer.epochs=2", "trainer.evals_per_epoch=4"]
+    finished_run(tmp_path, *dense_run, steps=20, fit=20.0, total=77.0, texts=TEXTS)
+    told = Estimator(tmp_path)
+    dense = told.estimate(planned(*dense_run, "seed=2"))
+    assert dense is not None
+    assert (dense.seconds, dense.low, dense.high) == (27.0, pytest.approx(27 / 1.4), pytest.approx(27 * 1.4))
+    # half the tokens at the end, all at the beginning; and its test runs the dense model too
+    pruned = told.estimate(planned("budget=2x", "trainer.epochs=4", "trainer.evals_per_epoch=4"))
+    assert pruned is not None
+    assert pruned.seconds == pytest.approx(40 * 0.75 + 7 * 3.5)
+    assert pruned.high == pytest.approx(pruned.seconds * 1.6)
+    assert pruned.by == "finished runs of the same task and model"
+
+
+def test_another_task_is_scaled_by_the_tokens_of_its_texts(tmp_path: Path):
+    schedule = ["method=dense", "trainer.epochs=2", "trainer.evals_per_epoch=4"]
+    finished_run(tmp_path, *schedule, steps=20, fit=20.0, total=77.0, texts=TEXTS)
+    longer = {"train": (640, 30.0), "validation": (20, 30.0), "test": (20, 30.0)}
+    elsewhere = ["method=dense", "task=mrpc", "backbone=bert_base"]  # whose texts are known, but not for this backbone
+    finished_run(tmp_path, *elsewhere, steps=20, fit=900.0, total=999.0, texts=longer)
+    found = Estimator(tmp_path).estimate(planned(*schedule, "task=mrpc"))
+    assert found is not None
+    assert found.seconds == pytest.approx(20 * 6 + 7 * 3)
+    assert (found.low, found.high) == (pytest.approx(141 / 2), pytest.approx(141 * 2))
+    assert found.by == "finished runs of the model on other tasks"
+
+
+def test_a_part_of_the_rows_does_not_tell_how_many_there_are(tmp_path: Path):
+    finished_run(tmp_path, "method=dense", "data.train_rows=320", steps=10, fit=10.0, total=67.0, texts=TEXTS)
+    told = Estimator(tmp_path)
+    assert told.estimate(planned("method=random")) is None
+    assert told.estimate(planned("method=random", "data.train_rows=640")) is not None
+
+
+def test_three_runs_of_a_kind_say_how_much_they_differ(tmp_path: Path):
+    for seed, fit in enumerate((10.0, 20.0, 60.0)):
+        finished_run(tmp_path, f"seed={seed}", steps=10, fit=fit, total=fit + 50)
+    found = Estimator(tmp_path).estimate(planned("seed=9"))
+    assert found is not None
+    assert (found.low, found.seconds, found.high) == (10.0, 20.0, 60.0)
+
+
+@pytest.mark.parametrize("other", ["task=mrpc", "backbone=tiny"])
+def test_texts_or_a_model_that_no_run_had_are_not_guessed(tmp_path: Path, other: str):
+    finished_run(tmp_path, steps=10, fit=10.0, total=60.0, texts=TEXTS)
     assert Estimator(tmp_path).seconds(planned(other)) is None
+
+
+def test_weights_are_estimated_by_their_own_kind(tmp_path: Path):
+    """Their tasks have no length, their runs no training."""
+    assert (
+        Estimator(tmp_path).estimate(compose(["method=wanda", "task=domain_legal", "backbone=tiny_decoder"])[0]) is None
+    )
 
 
 def test_a_run_that_was_interrupted_or_is_half_written_is_not_measured_by(tmp_path: Path):
