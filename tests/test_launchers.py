@@ -35,7 +35,7 @@ def test_jobs_under_a_launcher_share_one_teacher_and_are_not_repeated(launcher: 
     places = [f"runs_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'cache'}"]
     command = [sys.executable, "train.py", "-m", f"launcher={launcher}", "method=topk,random", *TINY, *places]
     for said in ("2 to run, 1 teacher to train", "2 done before, 0 to run"):
-        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert answer.returncode == 0, answer.stdout + answer.stderr
         assert said in answer.stdout
     results = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("synthetic/*/*/*/*/result.json")]
@@ -53,7 +53,7 @@ def test_a_search_of_four_trials_is_told_what_the_results_say(tmp_path: Path):
     space = ["budget=choice(1.5x,99x)", "trainer.lr=choice(1e-3,2e-3)"]
     search = ["search=optuna", "hydra.sweeper.n_trials=4", f"hydra.sweeper.storage={storage}", *space]
     command = [sys.executable, "train.py", "-m", "method=topk", *search, *tiny, *places]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     trials = optuna.load_study("prunekit", storage).trials
     assert len(trials) == 4, answer.stdout + answer.stderr
     results = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("synthetic/topk/*/*/*/result.json")]

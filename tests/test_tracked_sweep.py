@@ -30,7 +30,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "train.py", "-m", "method=topk", "seed=1,2", *TINY, *LOGGERS, *places]
     environment = {**os.environ, "TRACKIO_DIR": str(folder / "trackio")}
     answer = subprocess.run(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return folder

@@ -4,6 +4,7 @@ prunekit table                                                 what lies in runs
 prunekit table runs --where task=cola,sst2 budget=2x --rows method --cols task --metric score,reduction
 prunekit table runs --save results.json                        the same runs, compact, to be committed
 prunekit table results.json --format latex
+prunekit table runs --test examples                            marks by paired tests over the test rows, for few seeds
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
+from prunekit.report import examples
+from prunekit.report.examples import Examples
+from prunekit.report.paired import by_examples
 from prunekit.report.results import (
     DENSE,
     FIELDS,
@@ -38,6 +43,7 @@ from prunekit.schema import ConfigError, shown
 
 FORMATS = ("markdown", "latex", "csv")
 SPREADS = ("ci", "sd", "none")
+TESTS = ("seeds", "examples")
 
 # methods in the order of the README, whatever else between them and the controls
 FIRST, LAST = (DENSE, "top", "ltp"), ("topk", "threshold", "random", "first")
@@ -115,6 +121,7 @@ class Cell:
     note: str = ""
     best: bool = False
     p: float | None = None
+    runs: tuple[Row, ...] = ()
 
     @property
     def summary(self) -> Summary | None:
@@ -144,6 +151,7 @@ class Table:
     lines: tuple[tuple[tuple[str, ...], tuple[Cell, ...]], ...]
     caption: str
     problems: tuple[str, ...]
+    test: str = "seeds"
 
     @property
     def cells(self) -> list[Cell]:
@@ -159,11 +167,13 @@ def build(
     *,
     best: bool = False,
     order: Mapping[str, Sequence[str]] | None = None,
+    test: str = "seeds",
 ) -> Table:
     """Puts runs into cells by the fields `rows` and `cols`, and averages each over seeds.
 
     A cell whose runs differ in more than the seed is no average and says so, unless `best` chooses the configuration
-    with the best mean validation score. `order` gives values of a field in the order wanted.
+    with the best mean validation score. `order` gives values of a field in the order wanted. `test` says over what the
+    best is compared: seeds, or test examples.
 
     Raises:
         ConfigError: an unknown field or metric.
@@ -196,11 +206,13 @@ def build(
         grid.append(line)
     for place, column in enumerate(columns):
         if column.measure.tested:
-            cells = compared(rows, heads, [line[place] for line in grid], lower=column.measure.lower)
-            for line, cell in zip(grid, cells, strict=True):
+            tested = partial(_by_examples, column.measure, problems) if test == "examples" else _by_seeds
+            here = [line[place] for line in grid]
+            for line, cell in zip(grid, compared(rows, heads, here, tested, lower=column.measure.lower), strict=True):
                 line[place] = cell
     lines = [(_head_shown(rows, head), tuple(line)) for head, line in zip(heads, grid, strict=True)]
-    return Table(tuple(rows), tuple(cols), tuple(columns), tuple(lines), _shared(runs, [*rows, *cols]), tuple(problems))
+    caption = _shared(runs, [*rows, *cols])
+    return Table(tuple(rows), tuple(cols), tuple(columns), tuple(lines), caption, tuple(problems), test)
 
 
 def _check_metrics(runs: Sequence[Row], metrics: Sequence[str]) -> None:
@@ -317,6 +329,7 @@ def _cell(runs: Sequence[Row], shows: Measure, best: bool, where: str, problems:
         {seed: shows.scale * value for seed, value in sorted(values.items())},
         dense=all(run["method"] == DENSE for run in chosen),
         missed=any(run["status"] == "budget_missed" for run in chosen),
+        runs=tuple(chosen),
     )
 
 
@@ -326,8 +339,43 @@ def _mean_validation(runs: Sequence[Row]) -> tuple[bool, float | int]:
     return all(run["status"] == "done" for run in runs), fmean(known) if known else -math.inf
 
 
+Test = Callable[[Cell, Cell], float | int | None]
+
+
+def _by_seeds(one: Cell, other: Cell) -> float | int | None:
+    return difference(one.values, other.values)
+
+
+def _by_examples(shows: Measure, problems: list[str], one: Cell, other: Cell) -> float | None:
+    """p over the test rows of the runs' stored predictions; None, and a problem, where these do not allow it."""
+    first = (*one.runs, *other.runs)[0]
+    metric = first["metric"] if shows.name == "score" else shows.name
+    stored: list[dict[int, Examples]] = []
+    for cell in (one, other):
+        try:
+            found = {run["seed"]: examples.load(Path(run["source"])) for run in cell.runs}
+        except ValueError as error:
+            problems.append(str(error))
+            return None
+        stored.append({seed: run for seed, run in found.items() if run is not None})
+    p = by_examples(*stored, metric) if all(stored) else None
+    if p is None:
+        problem = (
+            f"{first['task']}: {metric} is not tested over examples; that takes classes or values, predicted on "
+            "the same rows and stored (examples=1) in the folders of runs"
+        )
+        if problem not in problems:
+            problems.append(problem)
+    return p
+
+
 def compared(
-    rows: Sequence[str], heads: Sequence[tuple[str, ...]], column: Sequence[Cell], *, lower: bool = False
+    rows: Sequence[str],
+    heads: Sequence[tuple[str, ...]],
+    column: Sequence[Cell],
+    test: Test = _by_seeds,
+    *,
+    lower: bool = False,
 ) -> list[Cell]:
     """A column with the best of each group marked, and the p values of the others against it; dense stays apart."""
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -341,9 +389,7 @@ def compared(
         top = max(members, key=lambda number: sign * fmean(column[number].values.values()))
         others = [number for number in members if number != top]
         found[top] = replace(column[top], best=True)
-        for number, p in zip(
-            others, holm([difference(column[i].values, column[top].values) for i in others]), strict=True
-        ):
+        for number, p in zip(others, holm([test(column[i], column[top]) for i in others]), strict=True):
             found[number] = replace(column[number], p=p)
     return found
 
@@ -365,7 +411,14 @@ def notes(table: Table, spread: str) -> list[str]:
     if any(cell.best for cell in cells):
         group = " and ".join(["column", *(name for name in table.rows if name in TOGETHER)])
         text = f"bold: best of its {group}, dense apart"
-        if any(cell.p is not None for cell in cells):
+        if any(cell.p is not None for cell in cells) and table.test == "examples":
+            text += (
+                f"; * worse than it, p < {LEVEL}, on other texts with these seeds: paired bootstrap over test examples "
+                "(one seed and accuracy: McNemar's exact test), corrected for the number of comparisons (Holm)"
+            )
+        elif table.test == "examples":
+            text += "; no test: it needs the predictions that runs store"
+        elif any(cell.p is not None for cell in cells):
             text += (
                 f"; * worse than it, p < {LEVEL}: paired t-test over the seeds that both have, Welch's where they "
                 "share fewer than two, corrected for the number of comparisons (Holm)"
@@ -535,6 +588,9 @@ def parser() -> Parser:
                        help=f"{', '.join(MEASURES)}, speedup_b1, speedup_b32_padded, or a metric as f1")  # fmt: skip
     found.add_argument("--spread", choices=SPREADS, default="ci", help="95 %% interval, standard deviation or nothing")
     found.add_argument("--best", action="store_true", help="of several configurations the best on validation")
+    found.add_argument(
+        "--test", choices=TESTS, default="seeds", help="what * is tested over; examples need run folders"
+    )
     found.add_argument("--format", choices=FORMATS, default="markdown", help="markdown, latex or csv")
     found.add_argument("--save", type=Path, metavar="FILE", help="write the chosen runs into one JSON file")
     return found
@@ -561,9 +617,8 @@ def main(arguments: Sequence[str]) -> int:
     if given.save:
         save(with_teachers(one_per_seed(runs))[0], given.save)
         print(f"saved: {given.save}", file=sys.stderr)
-    table = build(
-        runs, given.rows or default_rows(runs, given.cols), given.cols, given.metric, best=given.best, order=wanted
-    )
+    rows = given.rows or default_rows(runs, given.cols)
+    table = build(runs, rows, given.cols, given.metric, best=given.best, order=wanted, test=given.test)
     for problem in table.problems:
         print(f"note: {problem}", file=sys.stderr)
     print(WRITERS[given.format](table, given.spread), end="")
