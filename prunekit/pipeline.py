@@ -34,7 +34,7 @@ from prunekit.data.encoding import EncodedSplit
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
-from prunekit.evaluation import Measured, PerRow, evaluate, kept_tokens
+from prunekit.evaluation import Measured, evaluate, kept_tokens
 from prunekit.heads import HEADS
 from prunekit.kinds import method_options, target_of
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
@@ -425,8 +425,8 @@ class Pipeline:
         if result["bands"]:
             write_bands(plots, name, self.spec.score, result["bands"])
         tokenizer = AutoTokenizer.from_pretrained(self.backbone)
-        if self.cfg["examples"] and test.per_row.predicted is not None:
-            self._examples(model, data, tokenizer, dense.per_row, test.per_row)
+        if self.cfg["examples"]:
+            self._examples(model, data, tokenizer, dense, test)
         folder = self.folder.path / "model"
         others = [split for split in data.validation_splits if split != "validation"]
         result["score"]["other_splits"] = {
@@ -452,10 +452,13 @@ class Pipeline:
         return result
 
     def _examples(
-        self, model: PreTrainedModel, data: TokenPruningDataModule, tokenizer: Any, dense: PerRow, pruned: PerRow
+        self, model: PreTrainedModel, data: TokenPruningDataModule, tokenizer: Any, tested: Measured, found: Measured
     ) -> None:
-        """Stores every prediction on the test rows, and which tokens of the first ones stayed; for reports."""
-        split = data.split("test")
+        """Stores every prediction on the test rows, and which tokens of the first ones stayed; for reports.
+
+        `tested` is what the dense model got, `found` the pruned one.
+        """
+        split, pruned = data.split("test"), found.per_row
         # of the dense model every token stays: its predictions say all
         wanted = 0 if self._is_dense else examples.rows_within(split.lengths.tolist(), self.cfg["examples"])
         size = self.cfg["trainer"]["eval_batch_size"]
@@ -471,26 +474,23 @@ class Pipeline:
         ids = split.ids[: int(split.offsets[wanted])].numpy().astype(np.int32)
         types = np.unique(ids)
         most = slice(0, examples.ROWS)
-        assert pruned.predicted is not None
-        assert pruned.labels is not None
-        assert dense.predicted is not None
-        found = examples.Examples(
-            labels=pruned.labels[most].numpy(),
-            predicted=pruned.predicted[most].numpy(),
-            dense=dense.predicted[most].numpy(),
-            lengths=pruned.lengths[most].numpy().astype(np.uint16),
-            counts=pruned.tokens[most].numpy().astype(np.uint16),
-            index=np.arange(wanted, dtype=np.int32),
-            offsets=split.offsets[: wanted + 1].numpy().astype(np.int32),
-            ids=ids,
-            depth=depth_of,
-            scores=examples.coded(torch.cat(scores).numpy(), entered),
-            piece_ids=types,
-            pieces=np.array(tokenizer.convert_ids_to_tokens(types.tolist()), dtype=np.str_),
-            special=np.isin(types, tokenizer.all_special_ids),
-            classes=tuple(data.label_names or ()),
+        examples.save(
+            examples.Examples(
+                **{name: column[most] for name, column in _predicted(split, tested, found).items()},
+                lengths=pruned.lengths[most].numpy().astype(np.uint16),
+                counts=pruned.tokens[most].numpy().astype(np.uint16),
+                index=np.arange(wanted, dtype=np.int32),
+                offsets=split.offsets[: wanted + 1].numpy().astype(np.int32),
+                ids=ids,
+                depth=depth_of,
+                scores=examples.coded(torch.cat(scores).numpy(), entered),
+                piece_ids=types,
+                pieces=np.array(tokenizer.convert_ids_to_tokens(types.tolist()), dtype=np.str_),
+                special=np.isin(types, tokenizer.all_special_ids),
+                classes=examples.FOUND if split.questions is not None else tuple(data.label_names or ()),
+            ),
+            self.folder.path,
         )
-        examples.save(found, self.folder.path)
 
     def _result(
         self,
@@ -593,6 +593,25 @@ class Pipeline:
 
 def _rows(name: str, split: EncodedSplit) -> str:
     return f"{name} {len(split)}" if split.questions is None else f"{name} {split.judged} in {len(split)} windows"
+
+
+def _predicted(split: EncodedSplit, dense: Measured, pruned: Measured) -> dict[str, np.ndarray]:
+    """Labels and both models' predictions on each row; where answers are found, also what they are."""
+    if split.questions is None:
+        columns = {
+            "labels": pruned.per_row.labels,
+            "predicted": pruned.per_row.predicted,
+            "dense": dense.per_row.predicted,
+        }
+        return {name: column.numpy() for name, column in columns.items() if column is not None}
+    assert split.examples is not None
+    assert dense.answers is not None
+    assert pruned.answers is not None
+    assert dense.per_row.right is not None
+    assert pruned.per_row.right is not None
+    golds = [next(iter(answer.texts), "") for answer in split.questions.labels]  # type: ignore[union-attr]
+    right = torch.stack([dense.per_row.right, pruned.per_row.right]).numpy()
+    return examples.answered(golds, dense.answers, pruned.answers, right, split.examples.numpy())
 
 
 def _predictions(split: EncodedSplit, answers: list[str]) -> str:

@@ -10,6 +10,9 @@ from transformers import AutoTokenizer
 
 import prunekit
 from prunekit.config import ConfigError, compose
+from prunekit.report import examples
+from prunekit.report.results import collect
+from prunekit.report.study import study
 from prunekit.run import run
 from prunekit.runs import read_jsonl
 
@@ -71,6 +74,21 @@ def test_predictions_are_left_as_squad_s_own_script_reads_them(topk):
     right = sum(not answers[str(n)] for n in range(1, 25, 3))
     assert result["score"]["pruned_all"]["no_answer_f1"] == pytest.approx(right / 8)
     assert silent >= right
+
+
+def test_windows_store_their_tokens_and_both_answers_for_the_report(topk):
+    left, result = topk
+    found = examples.load(left)
+    assert (found.classes, len(found.answers)) == (examples.FOUND, len(found.labels))
+    assert len(found.labels) > 24  # windows, of which a question has several
+    answers = json.loads((left / "predictions.json").read_text())
+    assert {text[: examples.ANSWER] for text in answers.values()} == set(found.answers[:, 2].tolist())
+    assert found.counts[:, -1].mean() == pytest.approx(result["tokens_per_layer"][-1])
+    page = study(collect([left.parents[3]]), "answers")
+    (shown,) = page["explorer"]
+    assert shown["runs"][0]["said"][0] == list(found.said(shown["rows"][0])[1:])
+    assert shown["truths"][0] == found.said(shown["rows"][0])[0]
+    assert page["labels"][0]["names"] == ["an answer", "no answer"]
 
 
 def test_the_folder_loads_as_a_reader_and_its_card_says_so(topk):

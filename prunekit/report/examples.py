@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from prunekit.files import atomic_write_bytes
 NAME = "examples.npz"
 SCHEMA = 1
 ROWS = 20_000  # predictions stored
+FOUND = ("wrong", "an answer", "no answer")  # classes where answers are found: 0, or what was right to say
+ANSWER = 80  # characters of an answer that are stored
 TOKENS = 131_072  # tokens stored with their scores, over all texts
 
 # a score is stored as 1..255: eighths of an octave around 1, which is the attention of a uniform spread; 0 = was gone
@@ -50,6 +52,9 @@ class Examples:
     pieces: np.ndarray  # [types], text of each token type
     special: np.ndarray  # [types], 1 for [CLS] and the like
     classes: tuple[str, ...]  # names of the classes; none under regression
+    # texts, where answers are found: a right one, the dense model's, the pruned one's; a row is a window then, its
+    # class one of FOUND, and what a window says is what its question got
+    answers: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.str_))  # [rows or 0, 3]
 
     @property
     def layers(self) -> int:
@@ -60,6 +65,18 @@ class Examples:
     def classification(self) -> bool:
         """Whether predictions are classes."""
         return bool(self.classes)
+
+    def said(self, row: int) -> tuple[str | float, str | float, str | float]:
+        """What is right for a test row, what the dense model said and what the pruned one, as readers want it."""
+        if len(self.answers):
+            right, dense, pruned = (str(text) or FOUND[2] for text in self.answers[row])
+            return right, dense, pruned
+        columns = (self.labels[row], self.dense[row], self.predicted[row])
+        if self.classification:
+            right, dense, pruned = (self.classes[int(value)] for value in columns)
+            return right, dense, pruned
+        first, second, third = (round(float(value), 4) for value in columns)
+        return first, second, third
 
     def first(self, texts: int) -> Examples:
         """The same with the tokens of the first texts only."""
@@ -89,9 +106,28 @@ def rows_within(lengths: Sequence[int], most: int) -> int:
     return min(inside, most)
 
 
+def answered(
+    golds: Sequence[str], dense: Sequence[str], pruned: Sequence[str], right: np.ndarray, windows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Labels, predictions and answers of windows, for `Examples`, from what questions got ("" = no answer).
+
+    `right` [2, windows] says whose answer, the dense model's and the pruned one's, is exactly right; `windows`
+    [windows] which question each is of.
+    """
+    texts = np.array([[text[:ANSWER] for text in row] for row in zip(golds, dense, pruned, strict=True)], np.str_)
+    answers = texts.reshape(-1, 3)[windows]
+    labels = np.where(answers[:, 0] == "", 2, 1)
+    return {
+        "labels": labels,
+        "dense": np.where(right[0], labels, 0),
+        "predicted": np.where(right[1], labels, 0),
+        "answers": answers,
+    }
+
+
 def save(found: Examples, folder: Path) -> None:
     """Writes the file into a run's folder."""
-    arrays: dict[str, Any] = {field.name: getattr(found, field.name) for field in fields(found)}
+    arrays: dict[str, Any] = {one.name: getattr(found, one.name) for one in fields(found)}
     arrays["classes"] = np.array(json.dumps({"schema": SCHEMA, "classes": list(found.classes)}))
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)
@@ -110,7 +146,7 @@ def load(folder: Path) -> Examples | None:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             about = json.loads(str(stored["classes"]))
-            arrays = {field.name: stored[field.name] for field in fields(Examples) if field.name in stored}
+            arrays = {one.name: stored[one.name] for one in fields(Examples) if one.name in stored}
     except (OSError, KeyError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
     if about["schema"] != SCHEMA:

@@ -31,7 +31,7 @@ def token_table(found: Examples, places: list[int]) -> tuple[list[str], list[lis
     rows = []
     for place in places:
         row, tokens = int(found.index[place]), found.text(place)
-        said = [_name(found, column[row]) for column in (found.labels, found.dense, found.predicted)]
+        said = found.said(row)
         scores = decoded(found.scores[tokens]).tolist()
         for position, (piece, depth) in enumerate(zip(found.ids[tokens], found.depth[tokens], strict=True)):
             known = [round(score, 3) if score else None for score in scores[position]]
@@ -61,7 +61,7 @@ def heat_map(found: Examples, places: list[int]) -> Figure:
         axes.set_yticks([0, found.layers - 1], ["layer 0", str(found.layers - 1)], fontsize=7)
         axes.spines[:].set_visible(False)
         more = len(found.ids[tokens]) - len(ids)
-        label, dense, pruned = (_name(found, column[row]) for column in (found.labels, found.dense, found.predicted))
+        label, dense, pruned = found.said(row)
         rest = f"; {more} more tokens" if more else ""
         title = f"test row {row}: {label}; dense says {dense}, pruned {pruned}{rest}"
         axes.set_title(_plain(title), fontsize=8, loc="left")
@@ -75,10 +75,6 @@ def pixels(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _name(found: Examples, value: Any) -> str | float:
-    return found.classes[int(value)] if found.classification else round(float(value), 4)
 
 
 def _plain(text: str) -> str:

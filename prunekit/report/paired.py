@@ -25,7 +25,8 @@ def by_examples(one: Mapping[int, Examples], other: Mapping[int, Examples], metr
     runs = [*left, *right]
     if not left or not right or metric not in METRICS or not all(_same_rows(runs[0], run) for run in runs):
         return None
-    if (metric in OF_CLASSES) != runs[0].classification:
+    # where answers are found, rows are windows, several of one question
+    if (metric in OF_CLASSES) != runs[0].classification or len(runs[0].answers):
         return None
     if metric == "accuracy" and len(left) == len(right) == 1:
         return mcnemar(left[0].predicted == left[0].labels, right[0].predicted == right[0].labels)

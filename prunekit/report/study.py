@@ -254,7 +254,10 @@ def _labels(members: Members) -> dict[str, Any] | None:
     labels = first.labels.astype(int)
     count = len(first.classes)
     rows = np.bincount(labels, minlength=count)
-    return {"names": list(first.classes), "rows": rows.tolist(), "configs": _shares(members, labels, count)}
+    occur = np.unique(labels)  # a class that no text has, as "wrong" of answers, is not shown
+    number = np.searchsorted(occur, labels)
+    names = [first.classes[place] for place in occur.tolist()]
+    return {"names": names, "rows": rows[occur].tolist(), "configs": _shares(members, number, len(occur))}
 
 
 def overlap(one: Examples, other: Examples) -> float | None:
@@ -361,6 +364,9 @@ def _explored_texts(
         tokens = where.stop - where.start
         # a token's own text, then per configuration its depth and a sign for each layer that it entered
         size -= sum(len(pieces[i].encode()) + 1 for i in np.searchsorted(first.piece_ids, first.ids[where]))
+        size -= sum(
+            len(str(text).encode()) for _, _, found in members for text in found.answers[number : number + 1].flat
+        )
         size -= (
             sum(tokens + int(np.minimum(found.depth[where] + 1, found.layers).sum()) for _, _, found in members) + 40
         )
@@ -378,6 +384,7 @@ def _explored_texts(
         "stored": len(first.index),
         "rows": rows.tolist(),
         "labels": _values(first.labels[rows], first),
+        "truths": [first.said(row)[0] for row in rows.tolist()],
         "tokens": [
             " ".join(pieces[i] for i in np.searchsorted(first.piece_ids, first.ids[first.text(number)]))
             for number in shown
@@ -407,6 +414,7 @@ def _explored_run(
         "seed": row["seed"],
         "predicted": _values(found.predicted[rows], found),
         "dense": _values(found.dense[rows], found),
+        "said": [found.said(row)[1:] for row in rows.tolist()] if len(found.answers) else None,
         "depth": depths,
         "scores": scores,
         **_word_types(found, words),

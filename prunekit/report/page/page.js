@@ -373,7 +373,7 @@ function drawExplorer() {
   if (!wanted.length) body.push(nothing("No text meets this."));
   else {
     const text = wanted[view.at];
-    const truth = place.classes.length ? place.classes[place.labels[text]] : place.labels[text];
+    const truth = place.truths[text];
     body.push(el("div", { class: "bar" }, step(-1), step(1), el("span", { class: "quiet", id: "position" }, `${view.at + 1} of ${wanted.length} · test row ${place.rows[text]} · labelled `, el("b", {}, String(truth)))));
     body.push(el("div", { class: "sides" }, [view.left, view.right].filter((side, i) => side >= 0 && (i === 0 || side !== view.left)).map((side) => oneSide(place, place.runs[side], text))));
   }
@@ -395,7 +395,7 @@ function texts(place) {
 
 function oneSide(place, run, text) {
   const config = data.configs[run.config];
-  const name = (value) => (place.classes.length ? place.classes[value] : String(value));
+  const name = (value, which) => (run.said ? run.said[text][which] : place.classes.length ? place.classes[value] : String(value));
   const right = (value) => (place.classes.length ? (value === place.labels[text] ? "good" : "bad") : "");
   const pieces = place.tokens[text].split(" ");
   const marked = pieces.some((piece) => /^[Ġ▁]/.test(piece));
@@ -420,7 +420,7 @@ function oneSide(place, run, text) {
   const list = (title, words) => words.length ? [el("h3", {}, title), el("div", { class: "words" }, words.map(([word, count, share]) => el("span", { "data-tip": `${count} times, passes ${fixed(100 * share, 0)} % of the layers` }, word, " ", el("b", {}, fixed(100 * share, 0)))))] : [];
   return el("div", { class: "side" },
     el("h3", {}, dot(config.method), ` ${label(config)}, seed ${run.seed}`),
-    el("p", { class: "verdict" }, "dense says ", el("b", { class: right(run.dense[text]) }, name(run.dense[text])), ", pruned says ", el("b", { class: right(run.predicted[text]) }, name(run.predicted[text]))),
+    el("p", { class: "verdict" }, "dense says ", el("b", { class: right(run.dense[text]) }, name(run.dense[text], 0)), ", pruned says ", el("b", { class: right(run.predicted[text]) }, name(run.predicted[text], 1))),
     ...rows,
     el("details", {}, el("summary", {}, "Words that leave first and last, over all stored texts"),
       list("Most pruned: share of the layers passed, %", run.pruned_words), list("Most kept", run.kept_words)));
