@@ -149,7 +149,7 @@ def build(entity: str, project: str, name: str) -> Any:
 def _settings_of(ws: Any, *, grouped: bool) -> Any:
     """Settings of a section; not grouped, each run is a point or a picture of its own."""
 
-    class Settings(ws.SectionPanelSettings):  # type: ignore[misc, name-defined]
+    class Settings(ws.SectionPanelSettings):
         def _to_model(self) -> Any:
             model = super()._to_model()
             model.use_runs_table_grouping_in_panels = grouped  # the library has no setting for it, the page has

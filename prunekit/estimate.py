@@ -21,6 +21,8 @@ from prunekit.files import read_jsonl
 
 Kind = tuple[Any, ...]
 
+TRAINER = ("batch_size", "precision", "freeze_embeddings", "evals_per_epoch", "accelerator")
+
 # how many times less and more than told a run may take, after our own runs on a machine that did little else: told by
 # three runs of its kind and more, by fewer, by runs of the same task and backbone, by runs of other tasks
 USUAL, FEW, SAME_TASK, OTHER_TASK = 1.2, 1.4, 2.0, 2.0
@@ -95,17 +97,21 @@ class Measured:
 
 def kind_of(cfg: Mapping[str, Any]) -> Kind:
     """What two runs must share for the one to tell the time of the other; schedules, rates and seeds may differ."""
-    trainer, data = cfg["trainer"], cfg["data"]
+    trainer, task, data = cfg["trainer"], cfg["task"], cfg["data"]
+    # runs that prune weights have neither lengths nor a training, but texts of their own
+    corpora = [task.get(name) or {} for name in ("open", "domain")]
     return (
         cfg["method"]["name"],
         trains(cfg),
         *task_of(cfg),
         cfg["backbone"]["name"],
-        *(trainer[key] for key in ("batch_size", "precision", "freeze_embeddings", "evals_per_epoch", "accelerator")),
+        *(trainer.get(key) for key in TRAINER),
+        *(corpus.get(key) for corpus in corpora for key in ("samples", "seqlen")),
+        *(task.get(key) for key in ("eval_tokens", "window", "stride")),
         # without all rows the number of steps follows from theirs; the two do not mix
         data["train_rows"] is None,
         data["eval_rows"],
-        cfg["bench"]["enabled"],
+        benched(cfg),
     )
 
 
@@ -117,6 +123,11 @@ def task_of(cfg: Mapping[str, Any]) -> Kind:
 def trains(cfg: Mapping[str, Any]) -> bool:
     """Whether a run trains at all."""
     return bool(cfg["method"].get("train", True))
+
+
+def benched(cfg: Mapping[str, Any]) -> bool:
+    """Whether a run measures speed, where it can."""
+    return bool(cfg.get("bench", {}).get("enabled"))
 
 
 def work(cfg: Mapping[str, Any], texts: Texts) -> float:
@@ -131,7 +142,7 @@ def work(cfg: Mapping[str, Any], texts: Texts) -> float:
     if trainer["max_steps"]:
         steps = min(steps, trainer["max_steps"])
     try:
-        budget = parse_budget(cfg["budget"]) or 1.0
+        budget = 1.0 if _is_dense(cfg) else parse_budget(cfg["budget"]) or 1.0
     except ConfigError:
         budget = 1.0
     pruned = (1 + 1 / budget) / 2
@@ -153,7 +164,8 @@ class Estimator:
 
     def estimate(self, cfg: Mapping[str, Any]) -> Estimate | None:
         """The same with a range, by the runs that are most like it."""
-        return self._alike(cfg) or self._scaled(cfg)
+        found = self._alike(cfg)
+        return self._scaled(cfg) if found is None and "max_length" in cfg["task"] else found
 
     def size(self, cfg: Mapping[str, Any]) -> float | None:
         """Bytes of one run's folder: the model is most of it, so that any run of the backbone tells."""
@@ -178,7 +190,7 @@ class Estimator:
         here = [run for run in alike if run.task == task_of(cfg)]
         if texts is None or not alike:
             return None
-        bench, dense = cfg["bench"]["enabled"], _is_dense(cfg)
+        dense = _is_dense(cfg)
         rest = _nearest(
             [
                 lambda run: run.task == task_of(cfg) and _is_dense(run.cfg) == dense,
@@ -188,7 +200,7 @@ class Estimator:
             ],
             alike,
         )
-        rest = _nearest([lambda run: run.cfg["bench"]["enabled"] == bench, lambda run: True], rest)
+        rest = _nearest([lambda run: benched(run.cfg) == benched(cfg), lambda run: True], rest)
         if not rest:
             return None
         beside = median(
@@ -215,7 +227,7 @@ class Estimator:
 
 
 def _machine(cfg: Mapping[str, Any]) -> Kind:
-    return cfg["backbone"]["name"], *(cfg["trainer"][key] for key in ("precision", "accelerator"))
+    return cfg["backbone"]["name"], *(cfg["trainer"].get(key) for key in ("precision", "accelerator"))
 
 
 def _is_dense(cfg: Mapping[str, Any]) -> bool:
@@ -242,10 +254,10 @@ def _texts(cfg: Mapping[str, Any], runs: Iterable[Measured]) -> Texts | None:
         return None
     most = max((texts for texts, _ in known), key=lambda texts: (texts.test, texts.rows))
     share = min(1.0, asked / most.tests) if asked else 1.0
-    rows = min(
-        [train, max(whole)] if train and whole else [train or max(whole)]
-    )  # max: max_steps may have cut an epoch
-    return replace(most, rows=rows, validation=most.validation * share, test=most.test * share)
+    rows = train or max(whole)  # the most, because max_steps may have cut an epoch
+    if train and whole:
+        rows = min(train, max(whole))
+    return replace(most, rows=float(rows), validation=most.validation * share, test=most.test * share)
 
 
 def measured(folder: Path) -> Measured | None:
@@ -259,7 +271,7 @@ def measured(folder: Path) -> Measured | None:
         seconds = result["seconds"]
         steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
         fit = float(seconds.get("fit", 0.0))
-        epochs = float(cfg["trainer"]["epochs"])
+        epochs = float(cfg["trainer"].get("epochs", 1))
         taken = max(steps) + 1 if steps and fit else 0
         return Measured(
             kind=kind_of(cfg),

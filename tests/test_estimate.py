@@ -116,13 +116,6 @@ def test_texts_or_a_model_that_no_run_had_are_not_guessed(tmp_path: Path, other:
     assert Estimator(tmp_path).seconds(planned(other)) is None
 
 
-def test_weights_are_estimated_by_their_own_kind(tmp_path: Path):
-    """Their tasks have no length, their runs no training."""
-    assert (
-        Estimator(tmp_path).estimate(compose(["method=wanda", "task=domain_legal", "backbone=tiny_decoder"])[0]) is None
-    )
-
-
 def test_a_run_that_was_interrupted_or_is_half_written_is_not_measured_by(tmp_path: Path):
     finished_run(tmp_path, "seed=1", steps=10, fit=10.0, total=60.0, resumed=["2026-01-01"])
     finished_run(tmp_path, "seed=2", steps=10, fit=10.0, total=60.0)

@@ -358,7 +358,8 @@ def _by_examples(shows: Measure, problems: list[str], one: Cell, other: Cell) ->
             problems.append(str(error))
             return None
         stored.append({seed: run for seed, run in found.items() if run is not None})
-    p = by_examples(*stored, metric) if all(stored) else None
+    left, right = stored
+    p = by_examples(left, right, metric) if left and right else None
     if p is None:
         problem = (
             f"{first['task']}: {metric} is not tested over examples; that takes classes or values, predicted on "
