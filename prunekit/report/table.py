@@ -207,8 +207,8 @@ def build(
     for place, column in enumerate(columns):
         if column.measure.tested:
             tested = partial(_by_examples, column.measure, problems) if test == "examples" else _by_seeds
-            here = [line[place] for line in grid]
-            for line, cell in zip(grid, compared(rows, heads, here, tested, lower=column.measure.lower), strict=True):
+            cells = [line[place] for line in grid]
+            for line, cell in zip(grid, compared(rows, heads, cells, tested, lower=column.measure.lower), strict=True):
                 line[place] = cell
     lines = [(_head_shown(rows, head), tuple(line)) for head, line in zip(heads, grid, strict=True)]
     caption = _shared(runs, [*rows, *cols])
