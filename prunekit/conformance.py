@@ -200,13 +200,14 @@ class MethodConformance:
         method = self._pruning()
         batch = _sentences(LENGTHS, method.model)
         mask = _see(method.model, batch, "mask")
-        for linears in ("auto", "torch"):
-            result = PackedEngine(method.model, linears=linears, cls_last=False)(batch)
+        for backends in ("auto", "torch"):
+            engine = PackedEngine(method.model, linears=backends, attention=backends, cls_last=False)
+            result = engine(batch)
             _same(
                 mask,
                 _Seen(result.logits, mask.hidden, result.trace, result.kept),
                 "'mask'",
-                f"the packed engine ({linears} linears)",
+                f"the packed engine ({backends} backends)",
                 "the decision reads something that only the traversal has: signals or state that `needs` does not "
                 "name, or an attribute set from outside. Scorer and policy get all that they may read as arguments.",
             )

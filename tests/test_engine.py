@@ -11,12 +11,21 @@ import prunekit
 from prunekit.data.synthetic import build_tiny_backbone
 from prunekit.heads import Behind, logits_of
 from prunekit.pretrained import load_classifier, save
+from prunekit.runtime.attention import Plan, attend
 from prunekit.runtime.engine import PackedEngine, rounded
 from prunekit.runtime.linears import Int8Linear, OneDnnLinear, TorchLinear, WholeNumbers, choose, works
+from prunekit.runtime.native import native_attention
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.tokens.packing import Packing
 from prunekit.tokens.policies import KeepRatio, MeanMinusStd, Threshold
 from prunekit.tokens.rank_gates import RankGate
-from prunekit.tokens.scorers import AccumulatedReceived, AttentionReceived, EarlierFirst, RandomOrder
+from prunekit.tokens.scorers import (
+    AccumulatedReceived,
+    AttentionReceived,
+    EarlierFirst,
+    RandomOrder,
+    ReceivedAfterDropout,
+)
 from prunekit.tokens.state import Trace
 from prunekit.tokens.task_attention import TaskImportance
 
@@ -50,6 +59,7 @@ DECISIONS = {
     "task attention": lambda: TokenPruner(
         task_importance(), MeanMinusStd({1: 0.2, 2: 0.2}), range(3), protect_last=True
     ),
+    "after dropout": lambda: TokenPruner(ReceivedAfterDropout(), Threshold(THRESHOLDS), range(4)),
     "nothing": lambda: None,
 }
 
@@ -72,13 +82,13 @@ CASES = [("bert", decision) for decision in DECISIONS]
 CASES += [(family, decision) for family in FAMILIES[1:] for decision in ("ratio", "task attention")]
 
 
-@pytest.mark.parametrize("linears", ["auto", "torch"])
+@pytest.mark.parametrize("backends", ["auto", "torch"])
 @pytest.mark.parametrize(("family", "decision"), CASES)
-def test_the_engine_keeps_the_tokens_of_the_mask_path_and_gives_its_logits(family, decision, linears):
+def test_the_engine_keeps_the_tokens_of_the_mask_path_and_gives_its_logits(family, decision, backends):
     model = install(tiny_model(family), DECISIONS[decision]())
     batch = batch_of(model)
     logits, kept, trace = masked(model, batch)
-    engine = PackedEngine(model, linears=linears, cls_last=False)
+    engine = PackedEngine(model, linears=backends, attention=backends, cls_last=False)
     result = engine(batch)
     assert result.kept == kept
     assert torch.equal(result.trace.tokens_in, trace.tokens_in)
@@ -112,6 +122,11 @@ def test_load_gives_the_engine_where_it_is_asked_for(saved):
         ({"engine": "packed", "execution": "mask"}, TypeError, "no execution for engine='packed'"),
         ({"engine": "packed", "dtype": "fp8"}, ValueError, "dtype='fp8' is unknown; choose one of fp32, bf16, int8"),
         ({"engine": "packed", "threads": 0}, ValueError, "threads=0 is no number of threads"),
+        (
+            {"engine": "packed", "attention": "flash"},
+            ValueError,
+            "attention='flash' is unknown; choose one of",
+        ),
         ({"engine": "packed", "linears": "int8"}, ValueError, "choose one of auto, onednn, torch"),
     ],
 )
@@ -339,6 +354,73 @@ def test_lower_precision_gives_the_same_labels_where_they_are_clear(dtype, toler
         assert (PackedEngine(model, dtype=dtype)(batch, prune=False).logits - dense).abs().max() < tolerance
     assert clear >= 20
     assert agree >= 0.95 * clear
+
+
+def needs_a_compiler():
+    found = native_attention()
+    if found is None:
+        pytest.skip("no C++ compiler here: attention is torch's")
+    return found
+
+
+@pytest.mark.parametrize(("heads", "size"), [(3, 20), (12, 32), (1, 64), (2, 8)])
+def test_native_attention_is_torchs(heads, size):
+    native = needs_a_compiler()
+    generator = torch.Generator().manual_seed(0)
+    packing = Packing.of([9, 1, 40, 16, 17, 33, 3], torch.device("cpu"))
+    rows = torch.randn(rounded(119, 7), 3 * heads * size, generator=generator)
+    needs = frozenset({"received"})
+    mixed, signals = attend(rows, heads, Plan(packing, len(rows), native), needs)
+    expected, shown = attend(rows, heads, Plan(packing, len(rows)), needs)
+    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(signals.received, shown.received, atol=1e-5, rtol=0)
+    assert not mixed[119:].any()
+
+
+def test_native_attention_of_a_sentence_is_bit_for_bit_that_in_any_batch_and_on_any_number_of_threads():
+    native = needs_a_compiler()
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(300 + 290 + 7, 3 * 64, generator=generator)
+    packing = Packing.of([300, 290, 7], torch.device("cpu"))
+    together, received = native(rows, 4, packing, scored=True)
+    alone, own = native(rows[300:590], 4, Packing.of([290], torch.device("cpu")), scored=True)
+    assert torch.equal(together[300:590], alone)
+    assert torch.equal(received[1, :290], own[0])
+    torch.set_num_threads(2)
+    try:
+        assert len(native._parts(packing, 64)) == 2
+        threaded = native(rows, 4, packing, scored=True)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(threaded[0], together)
+    assert torch.equal(threaded[1], received)
+
+
+@pytest.mark.parametrize("fault", ["no compiler", "a compiler that fails", "a wrong result"])
+def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if fault == "no compiler":
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path))
+    if fault == "a compiler that fails":
+        monkeypatch.setenv("CXX", "false")
+    if fault == "a wrong result":
+        needs_a_compiler()
+        monkeypatch.setattr("prunekit.runtime.native.build", lambda folder: "any")
+        monkeypatch.setattr(
+            "prunekit.runtime.native.NativeAttention",
+            lambda library: lambda qkv, heads, packing, scored: (torch.zeros(100, 60), torch.zeros(5, 70)),
+        )
+    native_attention.cache_clear()
+    try:
+        model = install(tiny_model(), DECISIONS["ratio"]())
+        engine = PackedEngine(model)
+        assert engine.native is None
+        assert engine([[5, 6, 7]]).logits.shape == (1, 3)
+        with pytest.raises(ValueError, match="attention='native' could not be built here"):
+            PackedEngine(model, attention="native")
+    finally:
+        native_attention.cache_clear()
 
 
 @pytest.mark.parametrize(

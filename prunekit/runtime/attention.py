@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prunekit.tokens.packing import Packing
+from prunekit.runtime.native import NativeAttention
+from prunekit.tokens.packing import Group, Packing
 from prunekit.tokens.state import Need, Signals
 
 # signals that scorers ask of attention; the others are the state's
@@ -30,19 +32,26 @@ class Block:
     real: Bool[Tensor, "block width"] | None
 
 
+@dataclass(frozen=True)
 class Plan:
-    """How attention goes over a packing: made once, used by every layer until the packing changes."""
+    """How attention goes over a packing: made once, used by every layer until the packing changes.
 
-    def __init__(self, packing: Packing, spare: int) -> None:
-        """`spare` is the row of the output that padding is written to."""
-        self.packing = packing
-        self.blocks: list[Block] = []
-        if packing.uniform:
-            return
-        for group in packing.groups:
-            rows = group.rows.clamp(min=0)  # an empty sentence has no last row
-            places = rows if group.real is None else torch.where(group.real, rows, spare)
-            self.blocks.append(Block(group.sentences, rows.shape[1], rows.flatten(), places.flatten(), group.real))
+    `spare` is the row of the output that padding is written to; `native` does what it can, None is torch alone.
+    """
+
+    packing: Packing
+    spare: int
+    native: NativeAttention | None = None
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """For torch: sentences of similar length together."""
+        return tuple(map(self._block, self.packing.groups))
+
+    def _block(self, group: Group) -> Block:
+        rows = group.rows.clamp(min=0)  # an empty sentence has no last row
+        places = rows if group.real is None else torch.where(group.real, rows, self.spare)
+        return Block(group.sentences, rows.shape[1], rows.flatten(), places.flatten(), group.real)
 
 
 def attend(
@@ -53,6 +62,9 @@ def attend(
     Queries are scaled already. `qkv` may have more rows than the packing; those come back as zeros.
     """
     packing, total = plan.packing, sum(plan.packing.lengths)
+    if plan.native is not None and not needs & {"probs", "dropped"}:
+        mixed, received = plan.native(qkv, heads, packing, scored="received" in needs)
+        return mixed, Signals(received)
     out = qkv.new_empty((qkv.shape[0] + 1, qkv.shape[1] // 3))
     out[total:] = 0
     if packing.uniform:

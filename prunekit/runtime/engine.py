@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from prunekit.heads import NOWHERE, behind_encoder, by_token
 from prunekit.runtime.attention import Plan, attend, attend_from_first
 from prunekit.runtime.linears import FLOWING, Dtype, Linear, choose, dtype_of
+from prunekit.runtime.native import NativeAttention, native_attention
 from prunekit.tokens.backbones import LayerParts, family_of, most_tokens, row_embedder
 from prunekit.tokens.encoder import TokenPruner, encoder_of
 from prunekit.tokens.packing import Packing
@@ -164,7 +165,8 @@ class PackedEngine:
 
     `dtype` "int8" quantises the matrix products of the layers, activations row by row; "bf16" computes everything but
     scores, embeddings and head in bfloat16. `threads` None leaves torch's number of threads alone. `linears` names a
-    backend (prunekit.runtime.linears), "auto" takes the fastest that works here. `cls_last` computes the last layer
+    backend (prunekit.runtime.linears), "auto" takes the fastest that works here; `attention` is "native" (C++, built at
+    first use), "torch", or "auto": native where it can be built and computes right. `cls_last` computes the last layer
     for the first token alone where the head reads no other: that changes no logit, and is no merit of pruning.
 
     Raises:
@@ -179,6 +181,7 @@ class PackedEngine:
         dtype: str = "fp32",
         threads: int | None = None,
         linears: str = "auto",
+        attention: str = "auto",
         cls_last: bool = True,
     ) -> None:
         self.dtype = dtype_of(dtype)
@@ -201,6 +204,7 @@ class PackedEngine:
         stays = self.pruner is None or self.pruner.protect_first
         self.cls_last = cls_last and self.head.first_only and stays
         self.linear = choose(self.dtype, linears)
+        self.native = _native(attention)
         self._embed = row_embedder(model)
         last = len(encoder.blocks) - 1
         with torch.inference_mode():
@@ -314,7 +318,8 @@ class _Walk:
         self.protected = stays
         self.scores: Tensor | None = None
         self.hidden = F.pad(self.start, (0, 0, 0, self._room()))
-        self.plan = Plan(self.packing, len(self.hidden))
+        self.native = engine.native
+        self.plan = Plan(self.packing, len(self.hidden), self.native)
         # who leaves has to be remembered where somebody may ask for them behind the last layer
         self.first_is_enough = engine.head.first_only
         self.output: Tensor | None = None
@@ -399,7 +404,7 @@ class _Walk:
         self.keep = packing.real.float()
         # dummy rows are copies of the first: no number in them is out of the ordinary
         chosen = F.pad(chosen, (0, self._room()))
-        self.plan = Plan(packing, len(chosen))
+        self.plan = Plan(packing, len(chosen), self.native)
         return mixed.index_select(0, chosen), hidden.index_select(0, chosen)
 
     def _note(
@@ -412,6 +417,18 @@ class _Walk:
     ) -> None:
         now = self.keep if keep is None else keep
         self.steps.append(_Step(index, decided, lengths, now, self.position, self.protected, macs))
+
+
+def _native(attention: str) -> NativeAttention | None:
+    if attention not in ("auto", "native", "torch"):
+        raise ValueError(f"attention={attention!r} is unknown; choose one of auto, native, torch.")
+    found = None if attention == "torch" else native_attention()
+    if found is None and attention == "native":
+        raise ValueError(
+            "attention='native' could not be built here, or computes something wrong: it takes a C++ compiler "
+            "(c++, or the environment's CXX); choose attention='auto', which goes without."
+        )
+    return found
 
 
 def _is_ids(text: Any) -> bool:
