@@ -1,7 +1,9 @@
 """The packed engine is the mask path, faster: the same tokens, the same logits, whatever the backend or the batch."""
 
 import gc
+import re
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from prunekit.pretrained import load_classifier, save
 from prunekit.runtime.attention import Plan, attend
 from prunekit.runtime.engine import PackedEngine, rounded
 from prunekit.runtime.linears import Int8Linear, OneDnnLinear, TorchLinear, WholeNumbers, choose, works
-from prunekit.runtime.native import native_attention
+from prunekit.runtime.native import NativeAttention, native_attention
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.packing import Packing
 from prunekit.tokens.policies import KeepRatio, MeanMinusStd, Threshold
@@ -282,6 +284,13 @@ def test_texts_pairs_and_ids_give_labels(with_tokenizer):
     torch.testing.assert_close(engine([("the match", "a draw")]).logits, pair, atol=1e-4, rtol=0)
 
 
+def test_the_example_of_the_documentation_runs(with_tokenizer, capsys):
+    page = Path(__file__).parents[1] / "docs" / "runtime.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(block, {"folder": with_tokenizer})
+    assert "torch.Size([2, 2])" in capsys.readouterr().out
+
+
 def test_a_text_that_is_too_long_is_cut_and_token_ids_that_are_too_many_are_refused(with_tokenizer):
     engine = prunekit.load(with_tokenizer, engine="packed")
     most = engine.most_tokens
@@ -313,6 +322,11 @@ def test_regression_has_no_labels():
 def test_a_head_that_it_does_not_know_is_refused():
     with pytest.raises(ValueError, match=r"BertForTokenClassification has a head .* use engine='hf'"):
         PackedEngine(install(tiny_model(head="TokenClassification"), None))
+
+
+def test_a_model_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match=r"in training mode, .* call model\.eval\(\)\.cpu\(\) first"):
+        PackedEngine(install(tiny_model(), None).train())
 
 
 def test_threads_are_set_for_the_call_alone():
@@ -398,7 +412,6 @@ def test_native_attention_of_a_sentence_is_bit_for_bit_that_in_any_batch_and_on_
 
 @pytest.mark.parametrize("fault", ["no compiler", "a compiler that fails", "a wrong result"])
 def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if fault == "no compiler":
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -406,11 +419,8 @@ def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
         monkeypatch.setenv("CXX", "false")
     if fault == "a wrong result":
         needs_a_compiler()
-        monkeypatch.setattr("prunekit.runtime.native.build", lambda folder: "any")
-        monkeypatch.setattr(
-            "prunekit.runtime.native.NativeAttention",
-            lambda library: lambda qkv, heads, packing, scored: (torch.zeros(100, 60), torch.zeros(5, 70)),
-        )
+        nothing = torch.zeros(100, 60), torch.zeros(5, 70)
+        monkeypatch.setattr(NativeAttention, "__call__", lambda *given, scored: nothing)
     native_attention.cache_clear()
     try:
         model = install(tiny_model(), DECISIONS["ratio"]())

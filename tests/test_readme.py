@@ -125,6 +125,7 @@ def test_the_three_lines_of_python_run(tmp_path, monkeypatch, capsys):
     namespace = {}
     exec(re.sub(r'"runs/[^"]*"', repr(str(folder)), block), namespace)
     assert namespace["logits"].shape == (1, 5)
+    assert namespace["labels"] == [namespace["model"].config.id2label[int(namespace["logits"].argmax())]]
 
 
 def test_the_tables_are_those_of_the_committed_results():

@@ -170,7 +170,8 @@ class PackedEngine:
     for the first token alone where the head reads no other: that changes no logit, and is no merit of pruning.
 
     Raises:
-        ValueError: a family or head that the engine does not know, or an unknown dtype or backend.
+        ValueError: a family or head that the engine does not know, a model in training mode or not on the CPU, or an
+            unknown dtype or backend.
     """
 
     def __init__(
@@ -192,6 +193,11 @@ class PackedEngine:
             raise ValueError(
                 f"{type(model).__name__} is of the family {model.config.model_type!r}, which the packed engine does "
                 f"not run; load it with engine='hf'."
+            )
+        if model.training or model.device.type != "cpu":
+            raise ValueError(
+                f"the model is {'in training mode' if model.training else f'on {model.device}'}, but the packed engine "
+                f"is compiled from one in evaluation mode on the CPU; call model.eval().cpu() first."
             )
         encoder = encoder_of(model)
         self.tokenizer = tokenizer
