@@ -48,6 +48,10 @@ def test_the_settings_of_other_commands_are_in_the_wheel(site: Path):
         assert list(site.rglob(f"prunekit/verbs/{name}.yaml")), name
 
 
+def test_the_source_of_native_attention_is_in_the_wheel(site: Path):
+    assert (site / "prunekit" / "runtime" / "attention.cpp").is_file()
+
+
 def test_the_console_script_answers_from_any_folder(site: Path, tmp_path: Path):
     script = site / "bin" / "prunekit"
     assert "name: cola" in installed(site, tmp_path, script, "train", "experiment=top_cola", "--cfg", "job")
