@@ -38,6 +38,7 @@ DECISIONS = {
     ),
     "dtp": lambda: TokenPruner(AccumulatedReceived(), MeanMinusStd(dict.fromkeys(LAYERS, 0.3)), LAYERS),
     "first": lambda: TokenPruner(EarlierFirst(), KeepRatio(SHARES), LAYERS),
+    "cls may go": lambda: TokenPruner(AttentionReceived(), Threshold(LINE), LAYERS, protect_first=False),
     "end of sentence stays": lambda: TokenPruner(AttentionReceived(), KeepRatio(SHARES), LAYERS, protect_last=True),
 }
 LENGTHS = (1, 2, 7, 40)

@@ -156,6 +156,8 @@ def test_the_four_ratios():
     assert unpruned["vs_sorted"]["median"] == pytest.approx(0.8)  # the peer is faster, and that is what is said
     assert (pruned["vs_unpadded"]["against"], pruned["vs_unpadded"]["median"]) == ("ct", pytest.approx(2.4))
     assert pruned["vs_padded_eager"]["median"] == pytest.approx(8.0)
+    assert set(pruned["vs_each"]) == {"slow", "quick", "slow, sorted", "quick, sorted", "ct"}
+    assert pruned["vs_each"]["slow, sorted"]["median"] == pytest.approx(4.0)
 
 
 def test_at_batch_1_nobody_pads():

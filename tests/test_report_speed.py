@@ -50,6 +50,7 @@ RESULT = {
                             "vs_unpruned": {**SPREAD, "flops_ratio": 2.5, "efficiency": 0.8, "against": "packed"},
                             "vs_sorted": {"median": 0.8, "against": "ort, sorted"},
                             "vs_unpadded": None,
+                            "vs_each": {"ort": {"median": 1.7}, "ort, sorted": {"median": 0.8}},
                             "vs_padded_eager": {"median": 9.0, "against": "hf eager"},
                         }
                     ],
@@ -65,6 +66,7 @@ def test_the_four_ratios_stand_beside_the_flops():
         "| packed, pruned | 2.50x | 2.00x faster: 80 % realised | 0.80x: **ort, sorted is faster** | none here "
         "| 9.00x (hf eager) |"
     ) in markdown(RESULT)
+    assert "packed, pruned against each: ort 1.70x, ort, sorted 0.80x." in markdown(RESULT)
 
 
 def test_every_engine_has_its_quality_beside_its_speed():

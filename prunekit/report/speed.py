@@ -79,7 +79,12 @@ def _ratios(ratios: Sequence[Mapping[str, Any]]) -> list[str]:
                 *(_against(row[name]) for name in ("vs_sorted", "vs_unpadded", "vs_padded_eager")),
             ]
         )
-    return [*_table(head, rows), ""]
+    each = [
+        f"{row['own']} against each: " + ", ".join(f"{name} {one['median']:.2f}x" for name, one in peers.items()) + "."
+        for row in ratios
+        if (peers := row.get("vs_each"))
+    ]
+    return [*_table(head, rows), "", *(line for found in each for line in (found, ""))]
 
 
 def _times(found: Mapping[str, Any]) -> str:

@@ -266,6 +266,8 @@ def comparisons(found: Sequence[Timed], size: int, clock: str, flops_ratio: floa
     2 against the best peer whose batches are sorted by length and padded to their longest text
     3 against the best peer that computes no padding; at batch 1 nobody does
     4 against Hugging Face's eager model padded to the task's length: for comparison with papers only
+
+    `vs_each` are all peers of the same precision, by name.
     """
     rows = []
     for own in found:
@@ -289,6 +291,7 @@ def comparisons(found: Sequence[Timed], size: int, clock: str, flops_ratio: floa
         for name, group in (("vs_sorted", sorted_peers), ("vs_unpadded", unpadded)):
             best = min(group, key=lambda timed: statistics.median(_steady(timed, clock)), default=None)
             row[name] = None if best is None else {**ratio(best, own, clock), "against": best.candidate.name}
+        row["vs_each"] = {peer.candidate.name: ratio(peer, own, clock) for peer in peers}
         eager = [t for t in found if t.candidate.role == "padded"]
         row["vs_padded_eager"] = {**ratio(eager[0], own, clock), "against": eager[0].candidate.name} if eager else None
         rows.append(row)
