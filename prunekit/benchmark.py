@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -334,11 +334,12 @@ def _block(
     from prunekit.runtime.bench import one_thread
 
     clock = "cpu" if threads == 1 else "wall"
-    block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}, "sizes": []}
+    block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}}
     with tempfile.TemporaryDirectory() as scratch, one_thread(threads):
         block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in dtypes}}
-        own = list(_own(subject, dtypes, threads, fewer, absent, block["engines"], work))
+        own = list(_own(subject, dtypes, threads, Path(scratch), fewer, absent, block["engines"], work))
         others = list(_peers(subject, taken, threads, Path(scratch), absent, block["engines"], work))
+        timed = []
         for size in sizes:
             found = protocol.time_candidates(
                 list(_candidates(own, others, size)),
@@ -346,8 +347,10 @@ def _block(
                 size,
                 track(protocol.rounds_within(rounds, seconds), f"batch {size}, {threads} thr", rounds + 1),
             )
-            block["sizes"].append(_measured(found, work, size, clock, fewer, block["gemm_peak"]["before"]))
+            timed.append((size, found))
         block["gemm_peak"]["after"] = {dtype: gemm_peak(dtype, clock) for dtype in dtypes}
+    peaks = {dtype: _highest(when[dtype] for when in block["gemm_peak"].values()) for dtype in dtypes}
+    block["sizes"] = [_measured(found, work, size, clock, fewer, peaks) for size, found in timed]
     return block
 
 
@@ -376,6 +379,7 @@ def _own(
     subject: Subject,
     dtypes: Sequence[str],
     threads: int,
+    scratch: Path,
     fewer: float,
     absent: dict[str, str],
     engines: dict[str, Any],
@@ -383,8 +387,6 @@ def _own(
 ) -> Iterator[Candidate]:
     """prunekit's own engines: packed, pruned and unpruned, with a second copy as the control; and the graph."""
     from prunekit.runtime.engine import PackedEngine
-    from prunekit.runtime.extras import MissingPackage
-    from prunekit.runtime.graph import NotExportable
     from prunekit.runtime.protocol import Candidate
 
     for position, dtype in enumerate(dtypes):
@@ -400,21 +402,48 @@ def _own(
             yield Candidate("control", dense, "control", dtype)
         if subject.prunes:
             ours = Packed(name, dense.engine, prune=True)
-            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=1 / fewer)
+            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=1 / fewer, twin=f"{name}, unpruned")
         if dtype == "bf16" or subject.quick:  # ONNX Runtime has no bf16 on a CPU
             continue
-        graph = f"prunekit onnx {dtype}{', pruned' if subject.prunes else ''}"
+        yield from _graphs(subject, dtype, threads, scratch, fewer, absent, engines, work)
 
-        def opened(dtype: str = dtype, graph: str = graph) -> Runs:
-            from prunekit.runtime import onnx_engine
 
-            return onnx_engine.of_model(subject.model, subject.folder, dtype, threads, graph)
+def _graphs(
+    subject: Subject,
+    dtype: str,
+    threads: int,
+    scratch: Path,
+    fewer: float,
+    absent: dict[str, str],
+    engines: dict[str, Any],
+    work: Workload,
+) -> Iterator[Candidate]:
+    """The graph of one text, unpruned and pruned, at a precision."""
+    from prunekit.runtime import onnx_engine
+    from prunekit.runtime.extras import MissingPackage
+    from prunekit.runtime.graph import NotExportable
+    from prunekit.runtime.protocol import Candidate
 
+    dense = f"prunekit onnx {dtype}, unpruned"
+    for prune in (False, True) if subject.prunes else (False,):
+        name = f"prunekit onnx {dtype}, pruned" if prune else dense
+        path = scratch / name.replace(", ", "_").replace(" ", "_")
         try:
-            role: Any = "pruned" if subject.prunes else "unpruned"
-            yield Candidate(graph, _built(opened, work, engines), role, dtype, weight=1 / fewer)
+            inputs = onnx_engine.graph_inputs(subject.folder)
+            onnx_engine.write(subject.model, path, inputs, int8=dtype == "int8", prune=prune)
+            file = path / onnx_engine.FILES[dtype]
+
+            def opened(file: Path = file, name: str = name) -> Runs:
+                return onnx_engine.GraphEngine(onnx_engine.OnnxRuntime(file, threads), name)
+
+            engine = _built(opened, work, engines)
         except (MissingPackage, NotExportable) as error:
-            absent[graph] = str(error).splitlines()[0]
+            absent[name] = str(error).splitlines()[0]
+            continue
+        if prune:
+            yield Candidate(name, engine, "pruned", dtype, weight=1 / fewer, twin=dense)
+        else:
+            yield Candidate(name, engine, "unpruned", dtype)
 
 
 class Packed:
@@ -454,6 +483,7 @@ def _peers(
 
     for peer in taken:
         try:
+            peer.prepare(subject.folder, scratch)
             engine = _built(lambda peer=peer: peer.build(subject.folder, threads, scratch), work, engines)  # type: ignore[misc]
         except Absent as error:
             absent[peer.name] = str(error)
@@ -514,26 +544,37 @@ def _resident(entry: str) -> float | None:
     return None if found is None else int(found) / 1024
 
 
-def gemm_peak(dtype: str, clock: str, repeats: int = 5) -> float | None:
-    """FLOP/s of this machine's best square matrix product in a precision; None where torch has none."""
+def gemm_peak(dtype: str, clock: str, repeats: int = 7) -> float | None:
+    """FLOP/s of this machine's best square matrix product in a precision, plain or with weights laid out in advance;
+    None where torch has none.
+    """
     import torch
 
+    from prunekit.runtime.linears import choose, dtype_of
     from prunekit.runtime.protocol import clocks
 
     side = PEAK_SIDE
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[dtype]
     one = torch.ones(side, side, dtype=kind)
-    product = torch._int_mm if dtype == "int8" else torch.matmul
-    best = None
-    try:
+    products: list[Callable[[], Any]] = [lambda: torch._int_mm(one, one) if dtype == "int8" else one @ one]
+    if dtype != "int8":  # that one quantises first
+        layer = choose(dtype_of(dtype))(torch.ones(side, side), None, dtype_of(dtype))
+        products.append(lambda: layer(one))
+    found: list[float] = []
+    for product in products:
         for _ in range(repeats):
             start = clocks()
-            product(one, one)
-            spent = clocks()[clock == "wall"] - start[clock == "wall"]
-            best = spent if best is None else min(best, spent)
-    except RuntimeError:
-        return None
-    return 2 * side**3 / best if best else None
+            try:
+                with torch.inference_mode():
+                    product()
+            except RuntimeError:
+                break
+            found.append(clocks()[clock == "wall"] - start[clock == "wall"])
+    return 2 * side**3 / min(found) if found else None
+
+
+def _highest(peaks: Iterable[float | None]) -> float | None:
+    return max((peak for peak in peaks if peak is not None), default=None)
 
 
 def _dense_flops(subject: Subject) -> float:
@@ -554,7 +595,7 @@ def _flops_ratio(subject: Subject) -> float:
     from prunekit.runtime.peers import Inputs
 
     meter = CostMeter(Shape.from_config(subject.model.config), subject.padded_to)
-    inputs = Inputs.of(subject.model)
+    inputs = Inputs.of(subject.model.config)
     ordered = sorted(subject.texts, key=len)
     for start in range(0, len(ordered), 32):
         given = inputs.padded(ordered[start : start + 32])

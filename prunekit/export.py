@@ -121,7 +121,7 @@ def _check_packages(given: Mapping[str, Any]) -> None:
         need("onnxruntime", f"format={given['format']}")
     if given["format"] == "openvino":
         need("openvino", "format=openvino")
-    if given["format"] == "onnx" and given["int8"]:
+    if given["format"] != "hf" and given["int8"]:
         need("onnx", "int8=true")
 
 
@@ -168,15 +168,18 @@ def _openvino(run: OpenedRun, model: PreTrainedModel, folder: Path, given: Mappi
 
     ov = need("openvino", "format=openvino")
     inputs = onnx.graph_inputs(run.model, protected=_protects(run))
-    (graph,) = onnx.write(model, folder, inputs, prune=given["prune"])
-    path = folder / "openvino_model.xml"
-    ov.save_model(ov.convert_model(str(graph)), str(path), compress_to_fp16=False)
-    graph.unlink()  # the IR holds all of it
+    graphs = onnx.write(model, folder, inputs, int8=given["int8"], prune=given["prune"])
     onnx.note_origin(folder, run.model, {"prune": given["prune"], "inputs": list(inputs)})
-    weights = path.with_suffix(".bin")
-    yield Variant(
-        "openvino fp32", True, weights, lambda: engine(onnx.GraphEngine(onnx.OpenVino(path), "openvino fp32"))
-    )
+    for graph, dtype in zip(graphs, ("fp32", "int8"), strict=False):
+        path = folder / f"openvino_{graph.stem}.xml"
+        ov.save_model(ov.convert_model(str(graph)), str(path), compress_to_fp16=False)
+        graph.unlink()  # the IR holds all of it
+        name = f"openvino {dtype}"
+
+        def opened(path: Path = path, name: str = name) -> Runtime:
+            return engine(onnx.GraphEngine(onnx.OpenVino(path), name))
+
+        yield Variant(name, dtype == "fp32", path.with_suffix(".bin"), opened)
 
 
 def _hf(run: OpenedRun, model: PreTrainedModel, folder: Path, given: Mapping[str, Any]) -> Iterator[Variant]:

@@ -48,6 +48,7 @@ def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsy
         "prunekit packed fp32, unpruned",
         "control",
         "prunekit packed fp32, pruned",
+        "prunekit onnx fp32, unpruned",
         "prunekit onnx fp32, pruned",
         "hf sdpa fp32",
         f"hf eager fp32, padded to {found['workload']['padded_to']}",
@@ -60,6 +61,11 @@ def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsy
     assert scores["prunekit packed fp32, unpruned"] == scores["hf sdpa fp32"] == scores["control"]
     pruned = next(row for row in pairs["ratios"] if row["role"] == "pruned")
     assert pruned["vs_unpruned"]["flops_ratio"] == found["flops_ratio"]
+    twins = {row["own"]: row["vs_unpruned"]["against"] for row in single["ratios"] if row["role"] == "pruned"}
+    assert twins == {
+        "prunekit packed fp32, pruned": "prunekit packed fp32, unpruned",
+        "prunekit onnx fp32, pruned": "prunekit onnx fp32, unpruned",
+    }
     assert found["absent"]["openvino fp32"] == "not asked for (peers=hf)"
     printed = capsys.readouterr().out
     assert "**topk on synthetic**: 4 texts of validation" in printed

@@ -50,7 +50,7 @@ def study(**peers):
     own = [
         Candidate("unpruned", dense, "unpruned"),
         Candidate("control", dense, "control"),
-        Candidate("pruned", Engine("packed", clock, 0.5), "pruned", weight=0.4),
+        Candidate("pruned", Engine("packed", clock, 0.5), "pruned", weight=0.4, twin="unpruned"),
     ]
     return own, clock
 

@@ -112,18 +112,22 @@ def _engines(size: Mapping[str, Any], block: Mapping[str, Any], metric: str) -> 
         share, peak = row["share_of_peak"], block["engines"].get(row["engine"], {}).get("peak_mb")
         cells = [
             row["name"],
-            f"{row['ms']:.3g}",
-            f"{row['examples_per_s']:.3g}",
+            _digits(row["ms"]),
+            _digits(row["examples_per_s"]),
             f"{row['tokens_per_s']:.0f}",
             "-" if share is None else f"{100 * share:.0f} %",
             f"{row['first_over_steady']:.2f}x",
         ]
         if latency:
-            cells.append(" / ".join(f"{value:.3g}" for value in row["latency_ms"].values()))
+            cells.append(" / ".join(_digits(value) for value in row["latency_ms"].values()))
         if scored:
             cells.append(f"{100 * row['score'][metric]:.2f}" if "score" in row else "-")
         rows.append([*cells, f"{100 * row['agrees']:.1f} %", "-" if peak is None else f"{peak:.0f}"])
     return [*_table(head, rows), ""]
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

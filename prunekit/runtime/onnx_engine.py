@@ -186,7 +186,10 @@ def load(folder: str | Path, *, dtype: str = "fp32", threads: int | None = None)
 
 
 def of_model(
-    model: PreTrainedModel, folder: str | Path, dtype: str, threads: int | None = None, name: str | None = None
+    model: PreTrainedModel,
+    folder: str | Path,
+    dtype: str,
+    threads: int | None = None,
 ) -> GraphEngine:
     """The graph of a model that `install` prepared, made now; `folder` is where its tokenizer lies.
 
@@ -197,7 +200,7 @@ def of_model(
     need("onnxruntime", "engine='onnx'")
     with tempfile.TemporaryDirectory() as scratch:
         write(model, scratch, graph_inputs(folder), int8=dtype == "int8")
-        return _opened(Path(scratch) / FILES[dtype], Path(folder), threads, name or f"onnx {dtype}")
+        return _opened(Path(scratch) / FILES[dtype], Path(folder), threads, f"onnx {dtype}")
 
 
 def _opened(path: Path, folder: Path, threads: int | None, name: str) -> GraphEngine:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from prunekit.heads import CLASSIFIER, behind_encoder
 from prunekit.pretrained import load_stock
@@ -50,10 +50,10 @@ class Inputs:
     typed: bool
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> Inputs:
+    def of(cls, config: Any) -> Inputs:
         """Of a model's configuration."""
-        pad = model.config.pad_token_id
-        return cls(0 if pad is None else int(pad), getattr(model.config, "type_vocab_size", 0) > 1)
+        pad = config.pad_token_id
+        return cls(0 if pad is None else int(pad), getattr(config, "type_vocab_size", 0) > 1)
 
     def padded(self, batch: Sequence[Sequence[int]], width: int | None = None) -> dict[str, Int[np.ndarray, "b n"]]:
         """A batch padded to its longest text, or to `width`."""
@@ -77,7 +77,7 @@ class HuggingFace:
     def __init__(self, name: str, model: PreTrainedModel, width: int | None = None) -> None:
         self.name = name
         self.model = model
-        self.inputs = Inputs.of(model)
+        self.inputs = Inputs.of(model.config)
         self.width = width
 
     def logits(self, batch: Sequence[Sequence[int]]) -> Float[Tensor, "batch outputs"]:
@@ -135,7 +135,7 @@ def write_dense_graph(folder: Path, path: Path) -> tuple[str, ...]:
 
     model = load_stock(folder)
     model.set_attn_implementation("eager")
-    batch = {key: torch.from_numpy(array) for key, array in Inputs.of(model).padded([[5] * 9, [6] * 7]).items()}
+    batch = {key: torch.from_numpy(array) for key, array in Inputs.of(model.config).padded([[5] * 9, [6] * 7]).items()}
     with exporting(), torch.no_grad():
         torch.onnx.export(
             _Dense(model, list(batch)),
@@ -163,27 +163,36 @@ class Graph:
         return self.call(self.inputs.padded(batch))
 
 
-def _onnxruntime(folder: Path, threads: int, name: str, dtype: str, scratch: Path) -> Runs:
-    ort = need("onnxruntime", name)
+def _dense_graph(folder: Path, dtype: str, scratch: Path) -> Path:
     graph = scratch / "dense.onnx"
     if not graph.is_file():
         write_dense_graph(folder, graph)
-    model = load_stock(folder)
-    chosen = scratch / "dense_fused.onnx"
-    if not chosen.is_file():
-        _fuse(model, graph, chosen)
-    if dtype == "int8":
+    return graph
+
+
+def _fused_graph(folder: Path, dtype: str, scratch: Path) -> Path:
+    need("onnxruntime", f"onnxruntime {dtype}")
+    fused, quantised = (scratch / f"dense_{form}.onnx" for form in ("fused", "int8"))
+    if not fused.is_file():
+        _fuse(load_stock(folder), _dense_graph(folder, dtype, scratch), fused)
+    if dtype != "int8":
+        return fused
+    if not quantised.is_file():
         from prunekit.runtime.onnx_engine import quantise
 
-        quantised = scratch / "dense_int8.onnx"
-        if not quantised.is_file():
-            quantise(chosen, quantised, ("MatMul", "Gemm", "Attention"))
-        chosen = quantised
+        quantise(fused, quantised, ("MatMul", "Gemm", "Attention"))
+    return quantised
+
+
+def _onnxruntime(folder: Path, threads: int, name: str, dtype: str, scratch: Path) -> Runs:
+    ort = need("onnxruntime", name)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(str(chosen), options, providers=["CPUExecutionProvider"])
-    return Graph(name, Inputs.of(model), lambda given: session.run(["logits"], given)[0])
+    graph = _fused_graph(folder, dtype, scratch)
+    session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    inputs = Inputs.of(AutoConfig.from_pretrained(folder))
+    return Graph(name, inputs, lambda given: session.run(["logits"], given)[0])
 
 
 def _fuse(model: PreTrainedModel, source: Path, target: Path) -> None:
@@ -207,29 +216,32 @@ def _fuse(model: PreTrainedModel, source: Path, target: Path) -> None:
         log.setLevel(level)
 
 
+def _openvino_graph(folder: Path, dtype: str, scratch: Path) -> Path:
+    """The graph that OpenVINO reads: as it is, or for int8 quantised by nncf on random texts."""
+    ov = need("openvino", f"openvino {dtype}")
+    if dtype != "int8":
+        return _dense_graph(folder, dtype, scratch)
+    path = scratch / "openvino_int8.xml"
+    if not path.is_file():
+        nncf = need("nncf", f"openvino {dtype}")
+        config, random = AutoConfig.from_pretrained(folder), np.random.default_rng(0)
+        texts = [random.integers(5, int(config.vocab_size), (1, n)).tolist() for n in (8, 16, 32, 64) * 8]
+        samples = nncf.Dataset([Inputs.of(config).padded(text) for text in texts])
+        nncf.set_log_level(logging.ERROR)
+        model = ov.Core().read_model(str(_dense_graph(folder, dtype, scratch)))
+        ov.save_model(nncf.quantize(model, samples, model_type=nncf.ModelType.TRANSFORMER), str(path))
+    return path
+
+
 def _openvino(folder: Path, threads: int, name: str, dtype: str, scratch: Path) -> Runs:
     ov = need("openvino", name)
-    graph = scratch / "dense.onnx"
-    if not graph.is_file():
-        write_dense_graph(folder, graph)
-    stock = load_stock(folder)
-    inputs = Inputs.of(stock)
-    core = ov.Core()
-    model = core.read_model(str(graph))
-    if dtype == "int8":
-        nncf = need("nncf", name)
-        random = np.random.default_rng(0)
-        texts = [random.integers(5, int(stock.config.vocab_size), (1, n)).tolist() for n in (8, 16, 32, 64) * 8]
-        nncf.set_log_level(logging.ERROR)
-        model = nncf.quantize(
-            model, nncf.Dataset([inputs.padded(text) for text in texts]), model_type=nncf.ModelType.TRANSFORMER
-        )
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
     }
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = ov.Core().compile_model(str(_openvino_graph(folder, dtype, scratch)), "CPU", settings)
+    inputs = Inputs.of(AutoConfig.from_pretrained(folder))
     return Graph(name, inputs, lambda given: compiled(given)["logits"])
 
 
@@ -239,26 +251,15 @@ class CTranslate2:
     def __init__(self, name: str, folder: Path, threads: int, dtype: str, scratch: Path) -> None:
         ct2 = need("ctranslate2", name)
         self.name = name
-        self.storage = ct2.StorageView
         model = load_stock(folder)
         if not type(model).__name__.endswith(CLASSIFIER.architecture):
             raise Absent("its head is no classifier")
-        self.inputs = Inputs.of(model)
+        self.inputs = Inputs.of(model.config)
         self.head = behind_encoder(model)
-        target = scratch / "ctranslate2"
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if not target.is_dir():
-                    from ctranslate2.converters import TransformersConverter
-
-                    TransformersConverter(str(_with_positions(folder, scratch / "stated"))).convert(str(target))
-                self.encoder = ct2.Encoder(
-                    str(target), device="cpu", compute_type={"fp32": "float32"}.get(dtype, dtype),
-                    inter_threads=1, intra_threads=threads,
-                )  # fmt: skip
-        except Exception as error:  # it knows few architectures, and follows transformers at a distance
-            raise Absent(f"ctranslate2 {version('ctranslate2')} cannot convert it: {_first_line(error)}") from error
+        self.encoder = ct2.Encoder(
+            str(_converted(folder, dtype, scratch)), device="cpu", compute_type={"fp32": "float32"}.get(dtype, dtype),
+            inter_threads=1, intra_threads=threads,
+        )  # fmt: skip
 
     def logits(self, batch: Sequence[Sequence[int]]) -> Float[Tensor, "batch outputs"]:
         """Logits."""
@@ -269,6 +270,22 @@ class CTranslate2:
         hidden = torch.from_numpy(np.array(found.last_hidden_state, np.float32))
         with torch.inference_mode():
             return self.head.logits(hidden)
+
+
+def _converted(folder: Path, dtype: str, scratch: Path) -> Path:
+    need("ctranslate2", f"ctranslate2 {dtype}")
+    target = scratch / "ctranslate2"
+    if target.is_dir():
+        return target
+    try:
+        from ctranslate2.converters import TransformersConverter
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            TransformersConverter(str(_with_positions(folder, scratch / "stated"))).convert(str(target))
+    except Exception as error:  # it knows few architectures, and follows transformers at a distance
+        raise Absent(f"ctranslate2 {version('ctranslate2')} cannot convert it: {_first_line(error)}") from error
+    return target
 
 
 def _with_positions(folder: Path, target: Path) -> Path:
@@ -290,14 +307,25 @@ def _ctranslate2(folder: Path, threads: int, name: str, dtype: str, scratch: Pat
 class Peer:
     """A runtime at a precision; `package` says whose version is reported, `padded` whether it computes padding.
 
-    `make` builds it from the model's folder, the number of threads and a folder for files of its own.
+    `make` builds it from the model's folder, the number of threads and a folder for files of its own; `files` writes
+    these beforehand, so that the memory it takes is not counted as the engine's.
     """
 
     name: str
     dtype: str
     package: str
     make: Callable[[Path, int, Path], Runs]
+    files: Callable[[Path, str, Path], Path] | None = None
     padded: bool = True
+
+    def prepare(self, folder: Path, scratch: Path) -> None:
+        """Writes its files, where they are not there yet.
+
+        Raises:
+            Absent: it cannot run here; says why.
+        """
+        if self.files is not None:
+            _or_absent(lambda: self.files(folder, self.dtype, scratch))  # type: ignore[misc]
 
     def build(self, folder: Path, threads: int, scratch: Path) -> Runs:
         """The engine.
@@ -305,30 +333,45 @@ class Peer:
         Raises:
             Absent: it cannot run here; says why.
         """
-        try:
-            return self.make(folder, threads, scratch)
-        except MissingPackage as error:
-            raise Absent(f"not installed: {str(error).splitlines()[-1]}") from error
+        found: Runs = _or_absent(lambda: self.make(folder, threads, scratch))
+        return found
 
 
-def _of(make: Callable[..., Runs], name: str, dtype: str, package: str, *, padded: bool = True) -> Peer:
+def _or_absent(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except MissingPackage as error:
+        raise Absent(f"not installed: {str(error).splitlines()[-1]}") from error
+
+
+def _of(
+    make: Callable[..., Runs],
+    name: str,
+    dtype: str,
+    package: str,
+    files: Callable[[Path, str, Path], Path] | None = None,
+    *,
+    padded: bool = True,
+) -> Peer:
     full = f"{name} {dtype}"
-    return Peer(
-        full, dtype, package, lambda folder, threads, scratch: make(folder, threads, full, dtype, scratch), padded
-    )
+
+    def build(folder: Path, threads: int, scratch: Path) -> Runs:
+        return make(folder, threads, full, dtype, scratch)
+
+    return Peer(full, dtype, package, build, files, padded)
 
 
 PEERS: tuple[Peer, ...] = (
     _of(_hugging_face, "hf sdpa", "fp32", "transformers"),
     _of(_hugging_face, "hf sdpa", "bf16", "transformers"),
     _of(_compiled, "torch.compile", "fp32", "torch"),
-    _of(_onnxruntime, "onnxruntime", "fp32", "onnxruntime"),
-    _of(_onnxruntime, "onnxruntime", "int8", "onnxruntime"),
-    _of(_openvino, "openvino", "fp32", "openvino"),
-    _of(_openvino, "openvino", "bf16", "openvino"),
-    _of(_openvino, "openvino", "int8", "openvino"),
-    _of(_ctranslate2, "ctranslate2", "fp32", "ctranslate2", padded=False),
-    _of(_ctranslate2, "ctranslate2", "int8", "ctranslate2", padded=False),
+    _of(_onnxruntime, "onnxruntime", "fp32", "onnxruntime", _fused_graph),
+    _of(_onnxruntime, "onnxruntime", "int8", "onnxruntime", _fused_graph),
+    _of(_openvino, "openvino", "fp32", "openvino", _openvino_graph),
+    _of(_openvino, "openvino", "bf16", "openvino", _openvino_graph),
+    _of(_openvino, "openvino", "int8", "openvino", _openvino_graph),
+    _of(_ctranslate2, "ctranslate2", "fp32", "ctranslate2", _converted, padded=False),
+    _of(_ctranslate2, "ctranslate2", "int8", "ctranslate2", _converted, padded=False),
 )
 
 

@@ -53,6 +53,7 @@ class Candidate:
     """An engine in one role: `order` says how its batches are made, `padded` whether it computes padding.
 
     `weight` is the FLOPs that it executes of those of the same texts unpruned and unpadded: 1 unless it prunes.
+    `twin` names the candidate that is the same engine without pruning, where it prunes.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Candidate:
     order: Order = "random"
     padded: bool = False
     weight: float = 1.0
+    twin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ def comparisons(found: Sequence[Timed], size: int, clock: str, flops_ratio: floa
         unpadded = [t for t in peers if not t.candidate.padded or size == 1]
         row: dict[str, Any] = {"own": own.candidate.name, "role": role, "dtype": dtype, "batch_size": size}
         if role == "pruned":
-            dense = [t for t in found if t.candidate.role == "unpruned" and t.candidate.dtype == dtype]
+            dense = [t for t in found if t.candidate.name == own.candidate.twin]
             if dense:
                 realised = ratio(dense[0], own, clock)
                 row["vs_unpruned"] = {
