@@ -87,11 +87,11 @@ def _again(given: Mapping[str, Any]) -> int:
         return DONE
     target = Path(given["into"])
     try:
-        atomic_write_text(target, replaced(target.read_text(encoding="utf-8"), table))
+        atomic_write_text(target, replaced(target.read_text(encoding="utf-8"), table, given["block"]))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"into={target} cannot take the table ({error}).\nAllowed: a file with the lines `<!-- bench -->` and "
-            "`<!-- end of bench -->`.\nAdd them where the table is to stand."
+            f"into={target} cannot take the table ({error}).\nAllowed: a file with a line `<!-- {given['block']} -->` "
+            f"and behind it one `<!-- end of {given['block']} -->`.\nAdd them where it is to stand, or set block=..."
         ) from error
     print(target)
     return DONE
@@ -303,7 +303,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
         "hardware": {name: around[name] for name in ("cpu", "cpus", "platform")},
         "versions": _versions(around["versions"]),
         "load_before": _load(),
-        "settings": {name: value for name, value in given.items() if name not in ("out", "from", "into")},
+        "settings": {name: value for name, value in given.items() if name not in ("out", "from", "into", "block")},
         "workload": _about_texts(work, sizes, subject.padded_to),
         "flops_ratio": fewer,
         "absent": absent,

@@ -115,14 +115,18 @@ def test_one_command_writes_the_table_between_its_markers(tmp_path, capsys):
     assert markdown(RESULT) in capsys.readouterr().out
 
 
+def test_a_page_may_have_several_blocks_with_words_for_the_reader():
+    page = "<!-- bench sst2: from a.json -->\nold\n<!-- end of bench sst2 -->\n<!-- bench -->\n<!-- end of bench -->\n"
+    assert replaced(page, "new\n", "bench sst2") == page.replace("old", "new")
+
+
 def test_without_markers_nothing_is_written(tmp_path):
     raw, page = tmp_path / "bench.json", tmp_path / "README.md"
     raw.write_text(json.dumps(RESULT))
     page.write_text("# mine\n")
-    with pytest.raises(ConfigError, match=r"into=.*README.md cannot take the table .*lacks <!-- bench -->"):
-        main([f"from={raw}", f"into={page}"])
-    with pytest.raises(ValueError, match="lacks <!-- bench -->"):
-        replaced("<!-- end of bench --> <!-- bench -->", "x")
+    with pytest.raises(ConfigError, match=r"into=.*README.md cannot take the table \(it has 0 blocks named mine\)"):
+        main([f"from={raw}", f"into={page}", "block=mine"])
+    assert page.read_text() == "# mine\n"
 
 
 @pytest.mark.parametrize("content", ["not json", "{}", "[1]"])

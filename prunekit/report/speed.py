@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-BEGIN, END = "<!-- bench -->", "<!-- end of bench -->"
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -26,16 +25,19 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replaced(text: str, table: str) -> str:
-    """The text with what stands between its two markers replaced by the table.
+def replaced(text: str, table: str, name: str = "bench") -> str:
+    """The text with what stands between the markers of a block replaced by the table.
+
+    Markers are lines: `<!-- NAME -->` or `<!-- NAME: any words -->`, and `<!-- end of NAME -->`.
 
     Raises:
-        ValueError: it does not have both, in this order.
+        ValueError: it does not have exactly one such block.
     """
-    start, end = text.find(BEGIN), text.find(END)
-    if start < 0 or end < start:
-        raise ValueError(f"it lacks {BEGIN} or {END}")
-    return f"{text[: start + len(BEGIN)]}\n{table}{text[end:]}"
+    block = re.compile(rf"(<!-- {re.escape(name)}(?::[^\n]*)? -->\n).*?(<!-- end of {re.escape(name)} -->)", re.DOTALL)
+    found, count = block.subn(lambda match: match[1] + table + match[2], text)
+    if count != 1:
+        raise ValueError(f"it has {count} blocks named {name}")
+    return found
 
 
 def _block(result: Mapping[str, Any], block: Mapping[str, Any]) -> list[str]:
