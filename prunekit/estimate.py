@@ -134,7 +134,7 @@ def work(cfg: Mapping[str, Any], texts: Texts) -> float:
     """Tokens that a training pushes through a dense model, forward: steps count thrice, evaluations once.
 
     A pruned step costs less: half way between dense and the budget. Measured steps of ToP cost 0.69 of dense ones at 3x
-    and 0.78 at 2x; what a method looks for afterwards, as thresholds, is not known of another one.
+    and 0.78 at 2x. Those of a method that computes removed tokens while it trains cost more, as its own runs tell.
     """
     trainer, data = cfg["trainer"], cfg["data"]
     rows = data["train_rows"] or texts.rows
@@ -208,22 +208,37 @@ class Estimator:
         )
         fit = 0.0
         if trains(cfg):
-            trained = [run for run in alike if run.per_work is not None]
-            method = cfg["method"]["name"]
-            near = _nearest(
-                [
-                    lambda run: run.task == task_of(cfg) and run.cfg["method"]["name"] == method,
-                    lambda run: run.cfg["method"]["name"] == method,
-                    lambda run: run.task == task_of(cfg),
-                    lambda run: True,
-                ],
-                trained,
-            )
-            if not near:
+            per_work = _per_work(cfg, alike)
+            if per_work is None:
                 return None
-            fit = median(run.per_work or 0.0 for run in near) * work(cfg, texts)
+            fit = per_work * work(cfg, texts)
         by = "finished runs of the same task and model" if here else "finished runs of the model on other tasks"
         return Estimate.within(float(fit + beside), SAME_TASK if here else OTHER_TASK, by)
+
+
+def _per_work(cfg: Mapping[str, Any], runs: Sequence[Measured]) -> float | None:
+    """Seconds of training per unit of work; None where none of the runs trained.
+
+    By runs of the task, where these are of other methods times what this method costs against those on other tasks;
+    else by the method's runs of other tasks, else by all. Short texts cost more a token, so the task counts first.
+    """
+    found: dict[tuple[Kind, str], list[float]] = {}
+    for run in runs:
+        if (seconds := run.per_work) is not None:
+            found.setdefault((run.task, run.cfg["method"]["name"]), []).append(seconds)
+    cost = {key: float(median(values)) for key, values in found.items()}
+    task, method = task_of(cfg), cfg["method"]["name"]
+    if (task, method) in cost:
+        return cost[task, method]
+
+    def against(other: str) -> float:
+        tasks = [where for where, which in cost if which == method and (where, other) in cost]
+        return float(median(cost[where, method] / cost[where, other] for where in tasks)) if tasks else 1.0
+
+    here = [value * against(other) for (where, other), value in cost.items() if where == task]
+    same = [value for (_, which), value in cost.items() if which == method]
+    told = here or same or list(cost.values())
+    return float(median(told)) if told else None
 
 
 def _machine(cfg: Mapping[str, Any]) -> Kind:

@@ -95,6 +95,17 @@ def test_another_task_is_scaled_by_the_tokens_of_its_texts(tmp_path: Path):
     assert found.by == "finished runs of the model on other tasks"
 
 
+def test_what_a_method_costs_beyond_its_tokens_is_told_by_another_task(tmp_path: Path):
+    """On CoLA top-k took three times what its tokens say; on MRPC a token costs half of what it costs there."""
+    schedule = ["trainer.epochs=2", "trainer.evals_per_epoch=4"]
+    finished_run(tmp_path, "method=dense", *schedule, steps=20, fit=20.0, total=77.0, texts=TEXTS)
+    finished_run(tmp_path, "budget=2x", *schedule, steps=20, fit=45.0, total=105.0, texts=TEXTS)
+    finished_run(tmp_path, "task=mrpc", "method=dense", *schedule, steps=20, fit=10.0, total=67.0, texts=TEXTS)
+    found = Estimator(tmp_path).estimate(planned("task=mrpc", "budget=2x", *schedule))
+    assert found is not None
+    assert found.seconds == pytest.approx(10 * 0.75 * 3 + 7 * 3.5)
+
+
 def test_a_part_of_the_rows_does_not_tell_how_many_there_are(tmp_path: Path):
     finished_run(tmp_path, "method=dense", "data.train_rows=320", steps=10, fit=10.0, total=67.0, texts=TEXTS)
     told = Estimator(tmp_path)

@@ -43,6 +43,7 @@ def test_jobs_under_a_launcher_share_one_teacher_and_are_not_repeated(launcher: 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Deprecated API features")
 def test_a_search_of_four_trials_is_told_what_the_results_say(tmp_path: Path):
     import optuna
 
@@ -51,7 +52,13 @@ def test_a_search_of_four_trials_is_told_what_the_results_say(tmp_path: Path):
     tiny = [value for value in TINY if not value.startswith("budget=")]
     # nothing of the tiny model can be cut 99 times
     space = ["budget=choice(1.5x,99x)", "trainer.lr=choice(1e-3,2e-3)"]
-    search = ["search=optuna", "hydra.sweeper.n_trials=4", f"hydra.sweeper.storage={storage}", *space]
+    search = [
+        "search=optuna",
+        "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.sampler.seed=4",
+        f"hydra.sweeper.storage={storage}",
+        *space,
+    ]
     command = [sys.executable, "train.py", "-m", "method=topk", *search, *tiny, *places]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     trials = optuna.load_study("prunekit", storage).trials
