@@ -141,9 +141,7 @@ def test_a_search_is_told_the_validation_score_or_the_worst_and_goes_on_where_it
         assert len(told) == trials
     # 3 misses its budget, 4 cannot run
     assert set(told) == {(1, 0.51), (2, 0.52), (3, WORST), (4, WORST)}
-    assert Counter(trained(tmp_path)) == {f"{kind} {seed}": 1 for kind in ("dense", "topk") for seed in (1, 2, 3)} | {
-        "dense 4": 0
-    }
+    assert Counter(trained(tmp_path)) == {f"{kind} {seed}": 1 for kind in ("dense", "topk") for seed in (1, 2, 3)}
 
 
 @pytest.mark.slow
