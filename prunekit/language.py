@@ -13,6 +13,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prunekit.weights.blocks import all_logits
+
 Progress = Callable[[range], Iterable[int]]
 
 
@@ -44,9 +46,9 @@ def perplexity(
     """
     sums, counts = [], []
     places = windows(len(ids), window, max(1, stride or window // 4))
-    for number in progress(range(len(places))):
-        start, end, first = places[number]
-        logits = model(ids[None, start:end].to(model.device), use_cache=False).logits[0].float()
+    inputs = [{"input_ids": ids[None, start:end]} for start, end, _ in places]
+    for (start, end, first), found in zip(places, all_logits(model, inputs, progress), strict=True):
+        logits = found[0].float()
         losses = F.cross_entropy(logits[first - start - 1 : -1], ids[first:end].to(logits.device), reduction="sum")
         sums.append(float(losses))
         counts.append(end - first)

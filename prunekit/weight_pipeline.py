@@ -10,18 +10,17 @@ import dataclasses
 import hashlib
 import json
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prunekit import pretrained
@@ -47,21 +46,36 @@ from prunekit.runs import RunFolder, atomic_write_text
 from prunekit.weights.allocation import by_outliers, by_rank, outlier_share, prunable_sparsity
 from prunekit.weights.blocks import (
     FAMILIES,
+    STORE,
     Gram,
     Matrices,
     Sample,
     all_matrices,
+    changed,
     parameter_count,
     prunable,
+    resident,
     set_weight,
     stream_gradients,
     stream_grams,
     weight_of,
 )
+from prunekit.weights.disk import (
+    INDEX,
+    BlockStore,
+    Checkpoint,
+    Stored,
+    free_memory,
+    load_streamed,
+    merge,
+    save_whole,
+    too_large,
+)
 from prunekit.weights.enforce import MaskEnforcer
 from prunekit.weights.importance import GradientSums, general_importance, inverse_factor, normalised, wanda_score
 from prunekit.weights.masks import is_nm, keep_masks
-from prunekit.weights.storage import save_compact, save_masks, sparsity_report
+from prunekit.weights.semi_structured import check_conversion
+from prunekit.weights.storage import MaskFiles, merge_compact, save_compact, save_masks, sparsity_report
 from prunekit.weights.update import obs_sweep
 
 STATISTICS = 1  # version of the cached statistics: raise it when their meaning changes
@@ -101,23 +115,56 @@ class WeightPipeline:
             torch.set_num_threads(trainer["threads"])
         L.seed_everything(self.cfg["seed"], verbose=False)
         method: WeightPruningMethod = target_of(self.cfg)(**options)
-        model = AutoModelForCausalLM.from_pretrained(self.backbone, dtype=torch.float32).to(device).eval()
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.backbone)
-        self.base = pretrained.sha256(Path(self.backbone) / "model.safetensors") if _local(self.backbone) else ""
-        self.longest = _longest(model)
+        self.scratch = self.folder.path / "scratch"
+        shutil.rmtree(self.scratch, ignore_errors=True)
         try:
-            blocks = prunable(model, options["scope"])
+            return self._stages(method, device)
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _stages(self, method: WeightPruningMethod, device: torch.device) -> dict[str, Any]:
+        try:
+            model = self._model(device)
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.backbone)
+            self.base = _weights_digest(Path(self.backbone)) or ""
+            self.longest = _longest(model)
+            blocks = prunable(model, self.cfg["method"]["scope"])
             self.texts = self._texts()
             dense = self._evaluate(model, "dense")
             masks = self._masks(method, model, blocks)
-            MaskEnforcer(model, masks).check_zeros()
             pruned = self._evaluate(model, "pruned")
         except ValueError as error:
             # what is wrong with model, text or options is said by those who know; here it only ends the run
             raise ConfigError(str(error)) from error
         result = self._result(dense, pruned, masks, parameter_count(model))
-        self._save(model, masks, result)
+        if result["two_of_four"] and self.cfg["method"]["group"] == "nm":
+            result["semi_structured"] = _semi_structured(model, blocks)
+        self._save(model, blocks, masks, result)
         return result
+
+    def _model(self, device: torch.device) -> PreTrainedModel:
+        """The dense model in float32, its blocks in memory or, by `method.stream`, left on disk."""
+        asked = self.cfg["method"]["stream"]
+        self.streamed = asked is True
+        if asked is not False:
+            folder = _folder_of(self.backbone)
+            try:
+                parameters = Checkpoint(folder).size
+            except ValueError:
+                if self.streamed:
+                    raise
+            else:
+                self.streamed = self.streamed or too_large(parameters, free_memory(device))
+        if not self.streamed:
+            return AutoModelForCausalLM.from_pretrained(self.backbone, dtype=torch.float32).to(device).eval()
+        if self.cfg["method"]["group"] == "global":
+            raise ValueError(
+                "method.group=global compares all weights at once, which method.stream takes one block at a time.\n"
+                "Allowed: method.group=matrix|column_block|row|nm with blocks on disk.\n"
+                "Choose another group, or set method.stream=false and have memory for it."
+            )
+        say(f"stream     blocks stay on disk, one in memory at a time: {folder}")
+        return load_streamed(folder, self.scratch / "blocks", device)
 
     # -- texts -----------------------------------------------------------------------------------------
 
@@ -147,7 +194,7 @@ class WeightPipeline:
 
     def _statistics(
         self, need: Need, model: PreTrainedModel, blocks: Sequence[Matrices]
-    ) -> tuple[dict[str, Tensor], int]:
+    ) -> tuple[Mapping[str, Tensor], int]:
         """One statistic of all matrices and its number of samples: read from the cache, or computed and put there."""
         samples = self._samples(need.on)
         options = self.cfg["method"]
@@ -164,48 +211,63 @@ class WeightPipeline:
         path = root / "weights" / f"{need.what}-{need.on}-{digest[:16]}.safetensors"
         if not path.is_file():
             start = time.time()
-            found = _collect(need.what, model, _plain(samples), blocks, options)
             path.parent.mkdir(parents=True, exist_ok=True)
+            parts = _collect(need.what, model, _plain(samples), blocks, options, self.scratch / "statistics")
             scratch = path.with_suffix(f".{time.time_ns()}.tmp")
-            save_file({name: tensor.to(STORED).cpu().contiguous() for name, tensor in found.items()}, scratch)
+            merge(parts, scratch, {"format": "pt"})
             scratch.replace(path)
+            shutil.rmtree(self.scratch / "statistics")
             self.seconds[f"{need.what} on {need.on}"] = time.time() - start
         else:
             self.reused.append(path.name)
             say(f"reused     {need.what} on {need.on}: {path}")
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, len(samples)  # noqa: SIM118
+        return Stored(path), len(samples)
 
     # -- masks -----------------------------------------------------------------------------------------
 
     def _masks(
         self, method: WeightPruningMethod, model: PreTrainedModel, blocks: Sequence[Matrices]
-    ) -> dict[str, Tensor]:
-        """Prunes the model in place; returns what stays."""
+    ) -> Mapping[str, Tensor]:
+        """Prunes the model in place, block by block; returns what stays."""
         options, matrices = self.cfg["method"], all_matrices(blocks)
         sizes = {name: weight_of(module).numel() for name, module in matrices.items()}
         share = prunable_sparsity(
             options["sparsity"], options["sparsity_of"], sum(sizes.values()), parameter_count(model)
         )
         shares = self._allocate(share, sizes, model, blocks)
-        masks: dict[str, Tensor] = {}
-        start = time.time()
+        masks = MaskFiles(self.scratch / "masks")
+        repairs = method.adaptive or options["weight_update"] != "none"
         if not method.adaptive:
             stored = [(need, *self._statistics(need, model, blocks)) for need in method.needs()]
             start = time.time()
-            scores = {
-                name: method.score(weight_of(module).detach(), _of_matrix(name, stored)).cpu()
-                for name, module in matrices.items()
-            }
-            masks = keep_masks(scores, shares, method.groups)
+
+            def score_of(name: str, module: nn.Module) -> Tensor:
+                return method.score(weight_of(module).detach(), _of_matrix(name, stored)).cpu()
+
+            at_once = None
+            if method.groups.kind == "global":
+                scores = {name: score_of(name, module) for name, module in matrices.items()}
+                at_once = keep_masks(scores, shares, method.groups)
+            for number, own in enumerate(blocks):
+                with resident(model, number):
+                    # matrix by matrix: the scores of a whole block are as large as the block
+                    found = {
+                        name: keep_masks({name: score_of(name, module)}, shares, method.groups)[name]
+                        if at_once is None
+                        else at_once[name]
+                        for name, module in own.items()
+                    }
+                    masks.put(number, found)
+                    if not repairs:
+                        for name, module in own.items():
+                            set_weight(module, weight_of(module).detach() * found[name].to(model.device))
+                        MaskEnforcer(model, found).check_zeros()
+                        changed(model, number)
             self.seconds["mask"] = time.time() - start
-            if options["weight_update"] == "none":
-                for name, module in matrices.items():
-                    set_weight(module, weight_of(module).detach() * masks[name].to(model.device))
-                return masks
-        start = time.time()
-        masks |= self._sweep(method, model, blocks, masks, shares)
-        self.seconds["repair"] = time.time() - start
+        if repairs:
+            start = time.time()
+            self._sweep(method, model, blocks, masks, shares)
+            self.seconds["repair"] = time.time() - start
         return masks
 
     def _allocate(
@@ -222,10 +284,11 @@ class WeightPipeline:
         norms, _ = self._statistics(Need("norms", options["calibration"]), model, blocks)
         outliers, inside = {}, {}
         for number, matrices in enumerate(blocks):
-            scores = [
-                wanda_score(weight_of(module).detach().cpu(), norms[f"{name}.norms"].float())
-                for name, module in matrices.items()
-            ]
+            with resident(model, number):
+                scores = [
+                    wanda_score(weight_of(module).detach().cpu(), norms[f"{name}.norms"].float())
+                    for name, module in matrices.items()
+                ]
             outliers[str(number)] = outlier_share(scores)
             inside[str(number)] = sum(sizes[name] for name in matrices)
         shares = by_outliers(outliers, inside, share, options["alloc_spread"])
@@ -236,23 +299,27 @@ class WeightPipeline:
         method: WeightPruningMethod,
         model: PreTrainedModel,
         blocks: Sequence[Matrices],
-        masks: Mapping[str, Tensor],
+        masks: MaskFiles,
         shares: Mapping[str, float],
-    ) -> dict[str, Tensor]:
-        """Re-fits block by block what stays, on what the pruned blocks before it put out; returns the masks."""
-        options, found = self.cfg["method"], {}
+    ) -> None:
+        """Re-fits block by block what stays, on what the pruned blocks before it put out; an adaptive mask is put."""
+        options = self.cfg["method"]
         stream: Stream = options["calibration"] if method.adaptive else options["update_on"]
         groups = method.groups
 
         def visit(number: int, grams: dict[str, Gram]) -> bool:
-            factors: dict[int, Any] = {}
+            found: dict[str, Tensor] = {}
+            factor, made_of = None, 0
             for name, module in blocks[number].items():
-                gram = grams[name]
-                if id(gram) not in factors:
-                    factors[id(gram)] = inverse_factor(gram.hessian, options["damping"], name)
+                gram = grams.pop(name)
+                if id(gram) != made_of or factor is None:  # layers that share one follow each other
+                    factor, made_of, hessian = None, id(gram), gram.hessian
+                    del gram
+                    factor = inverse_factor(hessian, options["damping"], name)
+                    del hessian
                 swept = obs_sweep(
                     weight_of(module),
-                    factors[id(gram)],
+                    factor,
                     keep=None if method.adaptive else masks[name].to(model.device),
                     sparsity=shares[name],
                     groups=groups,
@@ -260,11 +327,13 @@ class WeightPipeline:
                 )
                 set_weight(module, swept.weight.to(weight_of(module).dtype))
                 found[name] = swept.keep.cpu()
+            MaskEnforcer(model, found).check_zeros()
+            if method.adaptive:
+                masks.put(number, found)
             return True
 
         samples = _plain(self._samples(stream))
         stream_grams(model, samples, blocks, visit, _tracked(f"repair on {stream}"))
-        return found
 
     # -- evaluation ------------------------------------------------------------------------------------
 
@@ -335,6 +404,7 @@ class WeightPipeline:
             "calibration": self._provenance(),
             "two_of_four": all(is_nm(mask) for mask in masks.values()),
             "reused": self.reused,
+            "streamed": self.streamed,
             "seconds": {**self.seconds, "total": time.time() - self.started},
             "peak_memory_mib": _peak_mib(),
         }
@@ -355,14 +425,33 @@ class WeightPipeline:
             }
         return found
 
-    def _save(self, model: PreTrainedModel, masks: Mapping[str, Tensor], result: Mapping[str, Any]) -> None:
+    def _save(
+        self,
+        model: PreTrainedModel,
+        blocks: Sequence[Matrices],
+        masks: Mapping[str, Tensor],
+        result: Mapping[str, Any],
+    ) -> None:
         """An ordinary Hugging Face folder, zeros stored densely, with the masks beside it."""
         folder = self.folder.path / "model"
         folder.mkdir(parents=True, exist_ok=True)
-        if self.cfg["method"]["save_weights"]:
-            model.cpu().save_pretrained(folder)
-        else:
+        if self.cfg["method"]["compact"]:
+            parts = []
+            for number, matrices in enumerate(blocks):
+                parts.append(self.scratch / f"compact-{number:05d}.safetensors")
+                with resident(model, number):
+                    weights = {name: weight_of(module).detach().cpu() for name, module in matrices.items()}
+                    save_compact(weights, {name: masks[name] for name in matrices}, parts[-1])
+            merge_compact(parts, folder / "compact.safetensors")
+        for earlier in [*folder.glob("model*.safetensors"), folder / INDEX]:  # of a run that was forced anew
+            earlier.unlink(missing_ok=True)
+        store: BlockStore | None = getattr(model, STORE, None)
+        if not self.cfg["method"]["save_weights"]:
             model.config.save_pretrained(folder)
+        elif store is not None:
+            store.save(folder)
+        else:
+            model.cpu().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         about = {
             "group": str(self.cfg["method"]["group"]),
@@ -371,14 +460,11 @@ class WeightPipeline:
             "base_sha256": self.base,
         }
         save_masks(masks, folder / "masks.safetensors", about)
-        if self.cfg["method"]["compact"]:
-            modules = dict(model.named_modules())
-            weights = {name: weight_of(modules[name]).detach() for name in masks}
-            save_compact(weights, masks, folder / "compact.safetensors")
-        stored = folder / "model.safetensors"
+        digest = _weights_digest(folder)
         atomic_write_text(folder / "prunekit_sparsity.json", json.dumps(result["sparsity"], indent=2) + "\n")
-        atomic_write_text(folder / "README.md", card(result, self.cfg["backbone"].get("hub"), weights=stored.is_file()))
-        digest = pretrained.sha256(stored) if stored.is_file() else None
+        atomic_write_text(
+            folder / "README.md", card(result, self.cfg["backbone"].get("hub"), weights=digest is not None)
+        )
         self.folder.update_manifest({"weights_sha256": digest, "calibration": result["calibration"]})
 
 
@@ -386,26 +472,73 @@ class WeightPipeline:
 
 
 def _collect(
-    what: str, model: PreTrainedModel, samples: Sequence[Sample], blocks: Sequence[Matrices], options: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """One statistic of all matrices, by `<matrix>.<name>`."""
-    matrices, found = all_matrices(blocks), {}
+    what: str,
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    blocks: Sequence[Matrices],
+    options: Mapping[str, Any],
+    folder: Path,
+) -> list[Path]:
+    """One statistic, a file per block with `<matrix>.<name>`; no more than one block's is in memory."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    parts = [folder / f"{number:05d}.safetensors" for number in range(len(blocks))]
+
+    def put(number: int, found: Mapping[str, Tensor]) -> None:
+        save_whole({name: tensor.to(STORED).cpu() for name, tensor in found.items()}, parts[number])
+
     if what in ("general", "norms"):
 
         def visit(number: int, grams: dict[str, Gram]) -> bool:
-            for name, gram in grams.items():
-                if what == "norms":
-                    found[f"{name}.norms"] = gram.norms
-                    continue
-                weight = weight_of(matrices[name]).detach()
-                values = general_importance(weight, gram.hessian, options["metric"], options["damping"], name)
-                found[f"{name}.general"] = normalised(values).to(STORED).cpu()
+            if what == "norms":
+                put(number, {f"{name}.norms": gram.norms for name, gram in grams.items()})
+                return False
+            found = {}
+            while grams:
+                gram = grams[next(iter(grams))]
+                # one factorisation for the layers that share an input; then its Gram goes
+                weights = {
+                    name: weight_of(blocks[number][name]).detach() for name, other in grams.items() if other is gram
+                }
+                for name in weights:
+                    del grams[name]
+                hessian = gram.hessian
+                del gram
+                options_of_metric = (options["metric"], options["damping"], next(iter(weights)))
+                values = general_importance(torch.cat(list(weights.values())), hessian, *options_of_metric)
+                for name, own in zip(weights, values.split([len(weight) for weight in weights.values()]), strict=True):
+                    found[f"{name}.general"] = normalised(own).to(STORED).cpu()
+            put(number, found)
             return False
 
         stream_grams(model, samples, blocks, visit, _tracked(what))
-        return found
-    second = what == "second"
-    sums = {name: GradientSums(weight_of(module), second=second) for name, module in matrices.items()}
+        return parts
+    sums: dict[str, GradientSums] = {}
+    seen = [0] * len(blocks)
+
+    @contextmanager
+    def around(number: int) -> Iterator[None]:
+        """The sums of one block: of a few samples' gradients on top of those of earlier samples, in float32."""
+        path = folder / f"sums-{number:05d}.safetensors"
+        earlier = Stored(path) if path.is_file() else None
+        for name, module in blocks[number].items():
+            own = None if earlier is None else {key: earlier[f"{name}.{key}"] for key in _sums(what)}
+            sums[name] = GradientSums(weight_of(module), second=what == "second", earlier=own, samples=seen[number])
+        yield
+        seen[number] = max((total.samples for total in sums.values()), default=0)
+        done = seen[number] == len(samples)
+        found: dict[str, Tensor] = {}
+        for name, total in sums.items():
+            if done:
+                total.all_reduce()
+            found |= {f"{name}.{key}": total.state[key] for key in _sums(what)}
+        sums.clear()
+        if done:
+            put(number, found)
+            path.unlink(missing_ok=True)
+        else:
+            save_whole({name: tensor.cpu() for name, tensor in found.items()}, path)
+
     stream_gradients(
         model,
         samples,
@@ -413,14 +546,26 @@ def _collect(
         lambda name, gradient: sums[name].add(gradient),
         chunk=options["chunk"],
         progress=_tracked(f"gradients ({what})"),
+        around=around,
     )
-    for name, total in sums.items():
-        total.all_reduce()
-        if total.fisher is not None and total.signed is not None:
-            found |= {f"{name}.fisher": total.fisher, f"{name}.signed": total.signed}
-        else:
-            found[f"{name}.magnitude"] = total.magnitude
-    return found
+    return parts
+
+
+def _semi_structured(model: PreTrainedModel, blocks: Sequence[Matrices]) -> dict[str, Any]:
+    """How many 2:4 matrices torch's semi-structured format takes here, and why not all."""
+    done, reasons = 0, dict[str, None]()
+    for number, matrices in enumerate(blocks):
+        with resident(model, number):
+            for module in matrices.values():
+                reason = check_conversion(weight_of(module))
+                done += reason is None
+                reasons |= {} if reason is None else {reason: None}
+    return {"matrices": len(all_matrices(blocks)), "converted": done, "why_not": "; ".join(reasons) or None}
+
+
+def _sums(what: str) -> tuple[str, ...]:
+    """What of the gradients a statistic keeps."""
+    return ("fisher", "signed") if what == "second" else ("magnitude",)
 
 
 def _of_matrix(name: str, stored: Iterable[tuple[Need, Mapping[str, Tensor], int]]) -> Statistics:
@@ -447,8 +592,22 @@ def _longest(model: PreTrainedModel) -> int:
     return int(getattr(model.config, "max_position_embeddings", 0) or 2**20)
 
 
-def _local(backbone: Path | str) -> bool:
-    return (Path(backbone) / "model.safetensors").is_file()
+def _folder_of(backbone: Path | str) -> Path:
+    """The folder of a backbone; one of the hub is downloaded, as it would be to load it."""
+    if Path(backbone).is_dir():
+        return Path(backbone)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(backbone), allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"]))
+
+
+def _weights_digest(folder: Path) -> str | None:
+    """Hex digest of the weights in a folder, in one file or in shards; None where there are none."""
+    files = sorted([*folder.glob("model.safetensors"), *folder.glob("model-*-of-*.safetensors")])
+    digests = [pretrained.sha256(file) for file in files]
+    if len(digests) < 2:
+        return digests[0] if digests else None
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _score(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from tiny_decoders import tiny_decoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from prunekit.language import choice_scores, choose, combined, perplexity, windows
+from prunekit.language import choice_scores, choose, combined, perplexity, rouge, windows
 
 
 @pytest.mark.parametrize(("length", "window", "stride"), [(10, 4, 1), (10, 4, 4), (10, 4, 3), (3, 8, 2), (9, 8, 8)])
@@ -53,6 +53,15 @@ def test_a_choice_is_made_by_the_likelihood_per_character_of_the_whole_sequence(
             logs = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
         scores.append(float(logs[-len(" " + choice) :].sum()) / len(" " + choice))
     assert choose(model, tokenizer, "IS IT?", choices, 64) == scores.index(max(scores))
+
+
+def test_rouge_is_1_where_the_reference_is_what_the_model_says_and_0_where_it_says_none_of_it():
+    model, tokenizer = tiny_decoder(), letters()
+    ids = tokenizer("IS IT?", return_tensors="pt")["input_ids"]
+    said = tokenizer.decode(model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=1)[0, ids.shape[1] :])
+    assert set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") & set(said)  # ROUGE knows no other signs
+    assert rouge(model, tokenizer, [("IS IT?", said)], 6, 64) == {"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0}
+    assert rouge(model, tokenizer, [("IS IT?", "nothing alike")], 6, 64)["rouge1"] == 0.0
 
 
 def test_accuracy_and_macro_f1_by_hand():

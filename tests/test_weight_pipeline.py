@@ -105,6 +105,18 @@ def test_the_model_card_and_the_compact_file(tmp_path):
     assert (about["samples"], about["tokens"], about["seed"]) == (3, 72, 1)
 
 
+def test_sums_of_gradients_go_on_from_chunk_to_chunk(tmp_path):
+    given = ("method=dpruner", "method.score=dual_virtual")
+    statistics = []
+    for chunk in (1, 2, 16):  # of 3 samples
+        run_small(tmp_path / str(chunk), *given, f"method.chunk={chunk}")
+        files = sorted((tmp_path / str(chunk) / "cache" / "weights").glob("*.safetensors"))
+        statistics.append({name: tensor for file in files for name, tensor in load_file(file).items()})
+    assert {name.rpartition(".")[2] for name in statistics[0]} == {"general", "magnitude", "fisher", "signed"}
+    for other in statistics[1:]:
+        assert all(tensor.equal(other[name]) for name, tensor in statistics[0].items())
+
+
 def test_without_weights_the_folder_holds_masks_and_the_run_is_done(tmp_path):
     given = ("method=wanda", "method.save_weights=false")
     result, path = run_small(tmp_path, *given)
@@ -135,6 +147,32 @@ def test_own_texts_overlap_and_choice(tmp_path):
     )
     assert result["calibration"]["domain"]["overlap"] == 2
     assert result["pruned"]["choice_rows"] == 2
+
+
+def test_generation_is_scored_by_rouge_on_an_own_file(tmp_path):
+    (tmp_path / "own.txt").write_text("\n\n".join(f"ba de fi go lu ma number {n} " * 6 for n in range(20)))
+    rows = [{"q": "ba de", "a": "fi go"}, {"q": "go lu", "a": "ma de"}, {"q": "lu", "a": "ba"}]
+    (tmp_path / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result, path = run_small(
+        tmp_path,
+        "task=domain_text",
+        "task.synthetic_rows=null",
+        "method=magnitude",
+        f"task.domain.file={tmp_path / 'own.txt'}",
+        f"task.open.file={tmp_path / 'own.txt'}",
+        "task.generation.enabled=true",
+        f"task.generation.file={tmp_path / 'ask.jsonl'}",
+        "task.generation.template='{{ q }}'",
+        "task.generation.reference='{{ a }}'",
+        "task.generation.rows=2",
+        "task.generation.new_tokens=4",
+    )
+    for found in (result["dense"], result["pruned"]):
+        assert all(0 <= found[name] <= 1 for name in ("rouge1", "rouge2", "rougeL"))
+        assert found["rougeL"] <= found["rouge1"]
+    (row,) = collect([tmp_path / "runs"]).rows
+    assert row["scores"]["rouge1"] == result["pruned"]["rouge1"]
+    assert "| rougeL |" in (path / "model" / "README.md").read_text()
 
 
 def test_a_run_is_a_row_of_the_table(tmp_path):

@@ -24,10 +24,10 @@ def test_streamed_it_is_the_model(family):
     model, sample = tiny_decoder(family), texts()[0]
     streamer = Streamer(model)
     with torch.no_grad():
-        hidden, calls = streamer.enter(sample)
+        hidden, calls = streamer.enter(sample.inputs)
         for number in range(3):
             hidden = streamer.block(number, hidden, calls[number])
-        assert streamer.logits(sample, hidden).equal(model(**sample.inputs).logits)
+        assert streamer.logits(sample.inputs, hidden).equal(model(**sample.inputs).logits)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -68,7 +68,7 @@ def test_a_cache_is_forced_off_wherever_it_is_passed():
 def test_with_the_cache_left_on_the_gradients_would_be_wrong():
     model, sample = tiny_decoder(), texts()[0]
     streamer = Streamer(model)
-    hidden, calls = streamer.enter(sample)
+    hidden, calls = streamer.enter(sample.inputs)
     once = streamer.block(0, hidden, calls[0])
     assert streamer.block(0, hidden, calls[0]).equal(once)
     from transformers import DynamicCache

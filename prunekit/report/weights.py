@@ -59,6 +59,9 @@ def remarks(result: Result) -> list[tuple[str, str]]:
         if about["overlap"]:
             remark += f"; {about['overlap']} documents left out as they are also measured on"
         found.append((f"{stream} text", remark))
+    if semi := result.get("semi_structured"):
+        remark = f"torch's semi-structured format took {semi['converted']} of {semi['matrices']} matrices here"
+        found.append(("2:4", remark + (f" ({semi['why_not']})" if semi["why_not"] else "")))
     found.append(("speed", NO_FASTER))
     return found
 

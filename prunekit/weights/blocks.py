@@ -8,11 +8,16 @@ it and give wrong gradients without any error.
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -30,6 +35,7 @@ FAMILIES = {
     "opt": "model.decoder.layers",
 }
 CACHES = ("past_key_values", "past_key_value", "layer_past")
+STORE = "prunekit_store"  # attribute of a model whose blocks lie on disk: its weights.disk.BlockStore
 
 Matrices = dict[str, nn.Module]  # full parameter name without ".weight" -> its module, in the model's order
 
@@ -139,6 +145,18 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def resident(model: nn.Module, number: int) -> AbstractContextManager[None]:
+    """Has the weights of one block in memory; nothing to do where they always are."""
+    store = getattr(model, STORE, None)
+    return nullcontext() if store is None else store.resident(number)
+
+
+def changed(model: nn.Module, number: int) -> None:
+    """Says that a resident block's weights were changed, so that they are kept."""
+    if (store := getattr(model, STORE, None)) is not None:
+        store.changed(number)
+
+
 # -- one block at a time -----------------------------------------------------------------------------
 
 
@@ -157,6 +175,10 @@ class Call:
         return cls(plain, {**kwargs, **off, **({"use_cache": False} if "use_cache" in kwargs else {})})
 
 
+class _Entered(Exception):  # noqa: N818
+    """The last block was reached: nothing after it is wanted."""
+
+
 class Streamer:
     """Runs a model's decoder block by block. The model is in evaluation mode and is never changed."""
 
@@ -165,7 +187,7 @@ class Streamer:
         self.blocks = decoder_blocks(model)
 
     @torch.no_grad()
-    def enter(self, sample: Sample) -> tuple[Float[Tensor, "1 tokens hidden"], list[Call]]:
+    def enter(self, inputs: Mapping[str, Tensor]) -> tuple[Float[Tensor, "1 tokens hidden"], list[Call]]:
         """The hidden states that enter the first block, and what every block is called with."""
         entered: list[Tensor] = []
         calls: list[Call] = []
@@ -173,10 +195,12 @@ class Streamer:
         def look(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             entered.append(hidden)
             calls.append(Call.without_cache(args, kwargs))
+            if len(calls) == len(self.blocks):
+                raise _Entered  # the head over all words costs more than a block
             return hidden
 
-        with _stubbed(self.blocks, look):
-            self.model(**_on(sample.inputs, self.model.device), use_cache=False)
+        with _stubbed(self.blocks, look), suppress(_Entered):
+            self.model(**_on(inputs, self.model.device), use_cache=False)
         return entered[0].clone(), calls
 
     def block(self, number: int, hidden: Tensor, call: Call) -> Float[Tensor, "1 tokens hidden"]:
@@ -186,10 +210,10 @@ class Streamer:
         assert isinstance(found, Tensor)
         return found
 
-    def logits(self, sample: Sample, hidden: Tensor) -> Float[Tensor, "1 tokens vocabulary"]:
+    def logits(self, inputs: Mapping[str, Tensor], hidden: Tensor) -> Float[Tensor, "1 tokens vocabulary"]:
         """What the model makes of hidden states that leave the last block: its final norm and its head."""
         with _stubbed(self.blocks, lambda *args, **kwargs: hidden):
-            logits = self.model(**_on(sample.inputs, self.model.device), use_cache=False).logits
+            logits = self.model(**_on(inputs, self.model.device), use_cache=False).logits
         assert isinstance(logits, Tensor)
         return logits
 
@@ -201,14 +225,115 @@ def _on(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]
 @contextmanager
 def _stubbed(blocks: nn.ModuleList, stub: Callable[..., Tensor]) -> Iterator[None]:
     """Calls `stub` in place of every block."""
-    # an instance's own `forward` hides that of its class
+    # an instance's own `forward` hides that of its class; one whose block lies on disk has an own one already
+    before = [block.__dict__.get("forward") for block in blocks]
     for block in blocks:
         block.forward = stub
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward
+        for block, own in zip(blocks, before, strict=True):
+            if own is None:
+                del block.forward
+            else:
+                block.forward = own
+
+
+class Walk:
+    """Sequences on their way through the blocks: `hidden[place, number]` is what enters block `number`.
+
+    Where the blocks lie on disk, so do the hidden states, and what blocks are called with is found anew each time.
+    """
+
+    def __init__(self, streamer: Streamer, inputs: Sequence[Mapping[str, Tensor]], folder: Path | None) -> None:
+        self.streamer, self.inputs = streamer, inputs
+        self.hidden = Tensors(folder, streamer.model.device)
+        self._calls: list[list[Call]] = []
+        for place, own in enumerate(inputs):
+            self.hidden[place, 0], calls = streamer.enter(own)
+            if folder is None:
+                self._calls.append(calls)
+
+    @classmethod
+    @contextmanager
+    def through(cls, streamer: Streamer, inputs: Sequence[Mapping[str, Tensor]]) -> Iterator[Walk]:
+        """A walk whose files, if it has any, are gone afterwards."""
+        store = getattr(streamer.model, STORE, None)
+        if store is None:
+            yield cls(streamer, inputs, None)
+            return
+        store.scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="hidden-", dir=store.scratch))
+        try:
+            yield cls(streamer, inputs, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def call(self, place: int, number: int) -> Call:
+        """What block `number` is called with."""
+        calls = self._calls[place] if self._calls else self.streamer.enter(self.inputs[place])[1]
+        return calls[number]
+
+    @torch.no_grad()
+    def advance(self, number: int, *, keep: bool = False) -> None:
+        """Takes all sequences through one block; `keep` leaves what entered it."""
+        with resident(self.streamer.model, number):
+            for place in range(len(self.inputs)):
+                entered = self.hidden[place, number] if keep else self.hidden.pop((place, number))
+                self.hidden[place, number + 1] = self.streamer.block(number, entered, self.call(place, number))
+
+
+class Tensors:
+    """Tensors by key, in memory, or as files of a folder and read back to `device`."""
+
+    def __init__(self, folder: Path | None, device: torch.device) -> None:
+        self.folder, self.device = folder, device
+        self.here: dict[tuple[int, int], Tensor] = {}
+
+    def _file(self, key: tuple[int, int]) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{key[0]}-{key[1]}.npy"
+
+    def __setitem__(self, key: tuple[int, int], tensor: Tensor) -> None:
+        if self.folder is None:
+            self.here[key] = tensor
+        else:
+            np.save(self._file(key), tensor.detach().cpu().numpy(), allow_pickle=False)
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        if self.folder is None:
+            return self.here[key]
+        return torch.from_numpy(np.load(self._file(key), allow_pickle=False)).to(self.device)
+
+    def pop(self, key: tuple[int, int]) -> Tensor:
+        """The tensor, which is forgotten."""
+        found = self[key]
+        if self.folder is None:
+            del self.here[key]
+        else:
+            self._file(key).unlink()
+        return found
+
+
+def all_logits(
+    model: PreTrainedModel, inputs: Sequence[Mapping[str, Tensor]], progress: Callable[[range], Iterable[int]] = iter
+) -> Iterator[Float[Tensor, "1 tokens vocabulary"]]:
+    """The logits of each sequence in turn; where the blocks lie on disk, each is read once for all sequences."""
+    if getattr(model, STORE, None) is None:
+        for place in progress(range(len(inputs))):
+            with torch.no_grad():
+                logits = model(**_on(inputs[place], model.device), use_cache=False).logits
+            yield logits
+        return
+    streamer = Streamer(model)
+    count = len(streamer.blocks)
+    with Walk.through(streamer, inputs) as walk:
+        for number in progress(range(count)):
+            walk.advance(number)
+        for place, own in enumerate(inputs):
+            with torch.no_grad():
+                logits = streamer.logits(own, walk.hidden.pop((place, count)))
+            yield logits
 
 
 def next_token_loss(logits: Float[Tensor, "1 tokens vocabulary"], sample: Sample) -> Float[Tensor, ""]:
@@ -283,6 +408,7 @@ def stream_grams(
 ) -> None:
     """Hands the Grams of each block's layers to `visit(block, grams)`, from the first block to the last.
 
+    `visit` may take Grams out of the dict when it is done with them, so that their memory is free.
     Layers that read the same tensor (query, key and value; gate and up) share one Gram. Where `visit` returns True it
     has changed the block's weights, and the block runs again, so that later blocks see what the changed one puts out.
 
@@ -291,33 +417,38 @@ def stream_grams(
     """
     _check(samples)
     streamer = Streamer(model)
-    entries = [streamer.enter(sample) for sample in samples]
-    hidden = [entry[0] for entry in entries]
-    for number in progress(range(len(blocks))):
-        grams, hidden_out = _observe(streamer, number, hidden, [entry[1][number] for entry in entries], blocks[number])
-        for gram in {id(gram): gram for gram in grams.values()}.values():
-            gram.all_reduce()
-        changed = visit(number, grams)
-        if changed:
-            hidden_out = [streamer.block(number, x, entry[1][number]) for x, entry in zip(hidden, entries, strict=True)]
-        hidden = hidden_out
+    with Walk.through(streamer, [sample.inputs for sample in samples]) as walk:
+        for number in progress(range(len(blocks))):
+            with resident(model, number):
+                grams = _observe(walk, number, blocks[number])
+                _all_reduce(grams)
+                if visit(number, grams):
+                    changed(model, number)
+                    del grams
+                    if number + 1 < len(blocks):
+                        walk.advance(number, keep=True)
+            for place in range(len(samples)):
+                walk.hidden.pop((place, number))
 
 
-def _observe(
-    streamer: Streamer, number: int, hidden: Sequence[Tensor], calls: Sequence[Call], matrices: Matrices
-) -> tuple[dict[str, Gram], list[Tensor]]:
-    """The Grams of one block's layers over all samples, and the block's outputs."""
+def _all_reduce(grams: Mapping[str, Gram]) -> None:
+    for gram in {id(gram): gram for gram in grams.values()}.values():
+        gram.all_reduce()
+
+
+def _observe(walk: Walk, number: int, matrices: Matrices) -> dict[str, Gram]:
+    """The Grams of one block's layers over all samples, which go on to the next block."""
     seen: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0]))
         for name, module in matrices.items()
     ]
     grams: dict[str, Gram] = {}
-    outputs = []
     try:
-        for x, call in zip(hidden, calls, strict=True):
+        for place in range(len(walk.inputs)):
             seen.clear()
-            outputs.append(streamer.block(number, x, call))
+            x = walk.hidden[place, number]
+            walk.hidden[place, number + 1] = walk.streamer.block(number, x, walk.call(place, number))
             for name, leader in _leaders(seen).items():
                 if name not in grams:
                     size = seen[name].shape[-1]
@@ -325,6 +456,7 @@ def _observe(
                 if leader == name:
                     grams[name].add(seen[name])
     finally:
+        seen.clear()
         for hook in hooks:
             hook.remove()
     for name, gram in grams.items():
@@ -334,7 +466,7 @@ def _observe(
                 "Allowed: calibration text on which the model computes finite numbers.\n"
                 "Look for a broken checkpoint, or run in float32."
             )
-    return grams, outputs
+    return grams
 
 
 def _leaders(seen: Mapping[str, Tensor]) -> dict[str, str]:
@@ -351,6 +483,8 @@ def _check(samples: Sequence[Sample]) -> None:
 
 # -- gradients ---------------------------------------------------------------------------------------
 
+ABOVE = -1  # in a walk: the gradient of what leaves the block at hand
+
 
 def stream_gradients(
     model: PreTrainedModel,
@@ -360,11 +494,13 @@ def stream_gradients(
     *,
     chunk: int = 16,
     progress: Callable[[range], Iterable[int]] = iter,
+    around: Callable[[int], AbstractContextManager[object]] = lambda number: nullcontext(),
 ) -> list[float]:
     """Hands the gradient of each sample's loss to `visit(name, gradient)`, matrix by matrix; returns the losses.
 
     Exact: each block is run again from its stored input and differentiated, from the last block to the first. Of
-    `chunk` samples the inputs of all blocks are kept at a time. The model's own `.grad` stays as it is.
+    `chunk` samples the inputs of all blocks are kept at a time. The model's own `.grad` stays as it is. `around(block)`
+    is entered while a block's gradients of a chunk are visited, with its weights in memory.
 
     Raises:
         BadCalibration: no samples, or gradients that are not finite.
@@ -376,36 +512,30 @@ def stream_gradients(
     steps = iter(progress(range(len(starts) * len(blocks))))
     for start in starts:
         part = samples[start : start + chunk]
-        stored, calls = [], []
-        for sample in part:
-            inputs, own = _forward(streamer, sample, len(blocks))
-            stored.append(inputs)
-            calls.append(own)
-        above = []
-        for sample, inputs in zip(part, stored, strict=True):
-            top = inputs.pop().detach().requires_grad_()
-            with torch.enable_grad():
-                loss = next_token_loss(streamer.logits(sample, top), sample)
-                above.append(torch.autograd.grad(loss, top)[0])
-            losses.append(float(loss.detach()))
-        for number in reversed(range(len(blocks))):
-            next(steps, None)
-            for place, inputs in enumerate(stored):
-                above[place] = _backward(
-                    streamer, number, inputs.pop(), calls[place][number], above[place], blocks[number], visit
-                )
+        with Walk.through(streamer, [sample.inputs for sample in part]) as walk:
+            for number in range(len(blocks)):
+                walk.advance(number, keep=True)
+            for place, sample in enumerate(part):
+                top = walk.hidden.pop((place, len(blocks))).detach().requires_grad_()
+                with torch.enable_grad():
+                    loss = next_token_loss(streamer.logits(sample.inputs, top), sample)
+                    walk.hidden[place, ABOVE] = torch.autograd.grad(loss, top)[0]
+                losses.append(float(loss.detach()))
+            for number in reversed(range(len(blocks))):
+                next(steps, None)
+                with resident(model, number), around(number):
+                    for place in range(len(part)):
+                        walk.hidden[place, ABOVE] = _backward(
+                            streamer,
+                            number,
+                            walk.hidden.pop((place, number)),
+                            walk.call(place, number),
+                            walk.hidden.pop((place, ABOVE)),
+                            blocks[number],
+                            visit,
+                        )
     next(steps, None)  # lets a progress bar end
     return losses
-
-
-@torch.no_grad()
-def _forward(streamer: Streamer, sample: Sample, count: int) -> tuple[list[Tensor], list[Call]]:
-    """The input of every block and the last one's output."""
-    hidden, calls = streamer.enter(sample)
-    found = [hidden]
-    for number in range(count):
-        found.append(streamer.block(number, found[-1], calls[number]))
-    return found, calls
 
 
 def _backward(
@@ -419,18 +549,22 @@ def _backward(
 ) -> Tensor:
     """Visits the gradients of one block's matrices for one sample; returns the gradient of the block's input."""
     hidden = hidden.detach().requires_grad_()
+    with _visiting(matrices, visit) as weights, torch.enable_grad():
+        out = streamer.block(number, hidden, call)
+        torch.autograd.backward(out, above, inputs=[hidden, *weights])
+    assert hidden.grad is not None
+    return hidden.grad
+
+
+@contextmanager
+def _visiting(matrices: Matrices, visit: Callable[[str, Tensor], None]) -> Iterator[list[nn.Parameter]]:
+    """Weights whose gradients are visited, and let go, as soon as they are there; afterwards all is as before."""
     weights = [module.get_parameter("weight") for module in matrices.values()]
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    for weight in frozen:
-        weight.requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            out = streamer.block(number, hidden, call)
-            below, *found = torch.autograd.grad(out, [hidden, *weights], above)
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
-    for (name, module), gradient in zip(matrices.items(), found, strict=True):
+    before = [(weight.requires_grad, weight.grad) for weight in weights]
+
+    def arrived(name: str, module: nn.Module, weight: Tensor) -> None:
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None
         if not torch.isfinite(gradient).all():
             raise BadCalibration(
                 f"the gradient of {name} is not finite.\n"
@@ -438,4 +572,17 @@ def _backward(
                 "Look for a broken checkpoint, or run in float32."
             )
         visit(name, gradient.T if isinstance(module, Conv1D) else gradient)
-    return below
+
+    hooks = []
+    for (name, module), weight in zip(matrices.items(), weights, strict=True):
+        weight.requires_grad_(True)
+        weight.grad = None
+        hooks.append(weight.register_post_accumulate_grad_hook(partial(arrived, name, module)))
+    try:
+        yield weights
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight, (wanted, gradient) in zip(weights, before, strict=True):
+            weight.grad = gradient
+            weight.requires_grad_(wanted)

@@ -8,6 +8,7 @@ GBLM-Pruner, arXiv:2311.04902.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,29 +48,33 @@ def inverse_factor(
     Where that does not help the diagonal alone is used, and a warning says so.
     """
     dead = hessian.diagonal() == 0
-    regular = hessian + torch.diag(dead.to(hessian))
     mean = hessian.diagonal().mean()
     scale = float(mean) if float(mean) > 0 else 1.0
-    eye = torch.eye(len(hessian), device=hessian.device, dtype=hessian.dtype)
     added = damping
     for _ in range(ATTEMPTS):
-        upper = _upper(regular + added * scale * eye, eye)
+        upper = _upper(hessian, dead, added * scale)
         if upper is not None:
             if added > damping:
                 LOG.warning("%s: Hessian not positive definite; damping raised from %g to %g", name, damping, added)
             return InverseFactor(upper, dead.to(hessian), added)
         added *= 10
     LOG.warning("%s: Hessian not positive definite with damping up to %g; its diagonal is used", name, added / 10)
-    diagonal = regular.diagonal().clamp(min=0) + damping * scale
+    diagonal = (hessian.diagonal() + dead.to(hessian)).clamp(min=0) + damping * scale
     return InverseFactor(torch.diag(diagonal.rsqrt()), dead.to(hessian), damping, diagonal=True)
 
 
-def _upper(matrix: Tensor, eye: Tensor) -> Tensor | None:
-    lower, failed = torch.linalg.cholesky_ex(matrix)
+def _upper(hessian: Tensor, dead: Tensor, damping: float) -> Tensor | None:
+    damped = hessian.clone()
+    damped.diagonal().add_(dead.to(hessian)).add_(damping)
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    del damped  # of a wide layer these are the largest matrices there are
     if int(failed):
         return None
     inverse = torch.cholesky_inverse(lower)
-    upper, failed = torch.linalg.cholesky_ex((inverse + inverse.T) / 2, upper=True)
+    del lower
+    both = (inverse + inverse.T).div_(2)
+    del inverse
+    upper, failed = torch.linalg.cholesky_ex(both, upper=True)
     return None if int(failed) or not torch.isfinite(upper).all() else upper
 
 
@@ -111,17 +116,36 @@ class GradientSums:
     magnitude: sum of |g w|; fisher: sum of g^2; signed: sum of g; squares: sum of g^2 w^2 is fisher times w^2.
     """
 
-    def __init__(self, weight: Float[Tensor, "outputs inputs"], *, second: bool = False) -> None:
+    def __init__(
+        self,
+        weight: Float[Tensor, "outputs inputs"],
+        *,
+        second: bool = False,
+        earlier: Mapping[str, Tensor] | None = None,
+        samples: int = 0,
+    ) -> None:
+        """Begins at 0, or goes on from the `state` after so many samples."""
         self.weight = weight.detach()
-        self.magnitude = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        self.fisher = torch.zeros_like(self.magnitude) if second else None
-        self.signed = torch.zeros_like(self.magnitude) if second else None
-        self.samples = 0
+        sums = ("magnitude", "fisher", "signed") if second else ("magnitude",)
+        begun = {
+            name: earlier[name].to(weight.device)
+            if earlier is not None and name in earlier
+            else torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            for name in sums
+        }
+        self.magnitude, self.fisher, self.signed = begun["magnitude"], begun.get("fisher"), begun.get("signed")
+        self.samples = samples
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The sums, by name."""
+        sums = {"magnitude": self.magnitude, "fisher": self.fisher, "signed": self.signed}
+        return {name: tensor for name, tensor in sums.items() if tensor is not None}
 
     def add(self, gradient: Float[Tensor, "outputs inputs"]) -> None:
         """Adds one sample's gradient; a batch's mean gradient would underestimate every square."""
         gradient = gradient.float()
-        self.magnitude += (gradient * self.weight).abs()
+        self.magnitude += (gradient * self.weight).abs_()
         if self.fisher is not None and self.signed is not None:
             self.fisher += gradient.square()
             self.signed += gradient

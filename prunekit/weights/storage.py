@@ -6,7 +6,7 @@ Unstructured zeros make neither dense kernels faster nor ordinary checkpoints sm
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from jaxtyping import Bool, UInt8
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from prunekit.weights.disk import merge
 
 FORMAT = "prunekit-mask"
 COMPACT = "prunekit-bitmask"
@@ -53,6 +55,32 @@ def load_masks(path: Path) -> dict[str, Bool[Tensor, "_ _"]]:
         return {name: unpack_bits(file.get_tensor(f"{name}.mask"), shape[1]) for name, shape in shapes.items()}
 
 
+class MaskFiles(Mapping[str, Tensor]):
+    """Masks in files of a folder, a bit per weight; each is read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.places: dict[str, tuple[Path, int]] = {}
+
+    def put(self, number: int, masks: Mapping[str, Bool[Tensor, "_ _"]]) -> None:
+        """Writes the masks of one block."""
+        path = self.folder / f"masks-{number:05d}.safetensors"
+        save_masks(masks, path)
+        self.places |= {name: (path, mask.shape[1]) for name, mask in masks.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        path, columns = self.places[name]
+        with safe_open(path, "pt") as file:
+            return unpack_bits(file.get_tensor(f"{name}.mask"), columns)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
 def save_compact(weights: Mapping[str, Tensor], masks: Mapping[str, Bool[Tensor, "_ _"]], path: Path) -> None:
     """Writes the kept values of each matrix, row by row, and a bit per weight: (1 - s) + 1/16 of the size in bf16.
 
@@ -64,6 +92,15 @@ def save_compact(weights: Mapping[str, Tensor], masks: Mapping[str, Bool[Tensor,
         tensors[f"{name}.bitmask"] = pack_bits(mask)
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
     _save(tensors, path, {"format": COMPACT, "version": VERSION, "shapes": json.dumps(shapes)})
+
+
+def merge_compact(parts: Sequence[Path], path: Path) -> None:
+    """One compact file of several, none of which is in memory."""
+    shapes: dict[str, Any] = {}
+    for part in parts:
+        with safe_open(part, "pt") as file:
+            shapes |= json.loads(_header(file, part, COMPACT)["shapes"])
+    merge(parts, path, {"format": COMPACT, "version": VERSION, "shapes": json.dumps(shapes)})
 
 
 def load_compact(path: Path) -> dict[str, Tensor]:
