@@ -90,6 +90,45 @@ def dense_macs(
     return shape.layers * layer_macs(shape, lengths, lengths, convention)
 
 
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes of a decoder that its cost depends on."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    attention: int  # width of all heads together
+    vocabulary: int
+
+    @classmethod
+    def from_config(cls, config: Any) -> DecoderShape:
+        """The shape of the decoder of a Hugging Face translation model (Marian, T5)."""
+        heads = getattr(config, "num_heads", None)
+        return cls(
+            layers=int(getattr(config, "decoder_layers", None) or config.num_decoder_layers),
+            hidden=int(config.hidden_size),
+            ffn=int(getattr(config, "decoder_ffn_dim", None) or config.d_ff),
+            attention=int(heads * config.d_kv if heads else config.hidden_size),
+            vocabulary=int(config.vocab_size),
+        )
+
+
+def decoder_macs(
+    shape: DecoderShape, sources: Num[Tensor, "sentences"], words: Num[Tensor, "sentences"]
+) -> Float[Tensor, "sentences"]:
+    """MACs of one pass of a decoder over `words` words that attend to `sources` tokens each; float64.
+
+    Counted as the encoder is, per layer: self-attention over all words as teacher forcing computes it,
+    cross-attention, feed-forward; and the vocabulary's product once per word. A search with n beams takes about n
+    times that, the keys and values of the source excepted.
+    """
+    s, t = sources.double(), words.double()
+    d, a = shape.hidden, shape.attention
+    own = 4 * d * a * t + 2 * a * t * t
+    across = 2 * d * a * t + 2 * d * a * s + 2 * a * t * s
+    return shape.layers * (own + across + 2 * d * shape.ffn * t) + d * shape.vocabulary * t
+
+
 def expected_keep(
     fine: Float[Tensor, "locations bins"], coarse: Float[Tensor, "locations"]
 ) -> Float[Tensor, "locations"]:

@@ -9,23 +9,19 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from prunekit.cost import CostMeter, Shape
 from prunekit.data.answering import AnswerQuality
 from prunekit.data.metrics import build_metrics
 from prunekit.data.reading import Rows
-from prunekit.data.spec import TaskSpec
-from prunekit.heads import logits_of
+from prunekit.data.spec import WORD_ACCURACY, TaskSpec
+from prunekit.heads import head_logits, traverse
+from prunekit.objectives import PADDING
 from prunekit.tokens.state import Execution, Trace
 
 Batch = Mapping[str, Tensor]
-NOT_SEEN = ("labels", "index", "example", "spans")
-
-
-def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """The part of a batch that the model sees: neither labels nor what says which rows these are."""
-    return {name: tensor for name, tensor in batch.items() if name not in NOT_SEEN}
 
 
 def staying(batch: Batch) -> Int[Tensor, "batch"] | int:
@@ -37,8 +33,9 @@ def staying(batch: Batch) -> Int[Tensor, "batch"] | int:
 class PerRow:
     """What happened to each sentence, in the order of its row number.
 
-    `tokens` entered the feed-forward half of each layer; `right` is None for regression. `predicted` and `labels` are
-    classes, or values under regression; None where answers are found: there a window is as right as its question.
+    `tokens` entered the feed-forward half of each layer; `right` is None for regression and translation. `predicted`
+    and `labels` are classes, or values under regression; None where answers are found, there a window is as right as
+    its question, and of translations, of which `words` counts the words of the targets.
     """
 
     lengths: Int[Tensor, "rows"]
@@ -46,6 +43,7 @@ class PerRow:
     right: Bool[Tensor, "rows"] | None
     predicted: Shaped[Tensor, "rows"] | None = None
     labels: Shaped[Tensor, "rows"] | None = None
+    words: Int[Tensor, "rows"] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,8 @@ class Measured:
     """Metrics by name, cost by name (`CostMeter.compute`), mean tokens entering each layer's feed-forward half.
 
     `per_row` holds the rows that this process saw. `judged` counts what a prediction was made for: rows, or questions
-    whose windows are rows. `settled` are keys of the task that it left open, as this split would have them.
+    whose windows are rows. `settled` are keys of the task that it left open, as this split would have them. `answers`
+    are texts, found or translated, one per thing judged, and `details` what more there is to say about them.
     """
 
     metrics: dict[str, float]
@@ -64,6 +63,7 @@ class Measured:
     judged: int
     settled: dict[str, Any] = field(default_factory=dict)
     answers: list[str] | None = field(default=None, repr=False)
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def reduction(self) -> float:
@@ -74,7 +74,9 @@ class Measured:
 class Evaluation:
     """Collects metrics and executed token counts batch by batch; one use, then `compute`.
 
-    `questions` are what was asked, where answers are found; without them such a task gets no metrics.
+    `questions` are what was asked, where answers are found; without them such a task gets no metrics. Of a translation
+    the share of words that teacher forcing gets right is measured here; what it writes by itself is another matter
+    (translation_pipeline.py).
     """
 
     def __init__(
@@ -86,14 +88,15 @@ class Evaluation:
         questions: Rows | None = None,
     ) -> None:
         finds = spec.kind == "span"
-        self.metrics = None if finds else build_metrics(spec, classes).to(device)
+        self.words = MeanMetric().to(device) if spec.kind == "translation" else None
+        self.metrics = None if finds or self.words is not None else build_metrics(spec, classes).to(device)
         self.answers = AnswerQuality(spec, questions) if finds and questions is not None else None
         self.spec = spec
         self.cost = CostMeter(shape, spec.padded_length).to(device)
         self._seen: list[tuple[Tensor, ...]] = []
 
     def update(
-        self, logits: Float[Tensor, "batch classes"] | Float[Tensor, "batch tokens 2"], batch: Batch, trace: Trace
+        self, logits: Float[Tensor, "decisions classes"] | Float[Tensor, "batch tokens 2"], batch: Batch, trace: Trace
     ) -> None:
         """Adds one batch."""
         told: tuple[Tensor, ...] = ()
@@ -101,6 +104,10 @@ class Evaluation:
             self.metrics.update(logits.float(), batch["labels"])
             classes = self.spec.kind == "classification"
             told = (logits.argmax(-1) if classes else logits.float().squeeze(-1), batch["labels"])
+        if self.words is not None:
+            real = batch["labels"] != PADDING
+            self.words.update((logits.argmax(-1) == batch["labels"][real]).float())
+            told = (real.sum(-1),)
         if self.answers is not None:
             self.answers.update(logits, batch)
             told = (batch["example"],)
@@ -125,6 +132,9 @@ class Evaluation:
             predicted, labels = told
             right = predicted == labels if self.spec.kind == "classification" else None
             per_row = PerRow(lengths, counts, right, predicted, labels)
+        if self.words is not None:
+            quality = {WORD_ACCURACY: float(self.words.compute())}
+            per_row = PerRow(lengths, counts, None, words=told[0])
         if self.answers is not None:
             found = self.answers.compute()
             quality, judged, texts = found.metrics, len(found.texts), found.texts
@@ -138,11 +148,11 @@ class Evaluation:
 
 def predict(
     model: PreTrainedModel, batch: Batch, execution: Execution
-) -> tuple[Float[Tensor, "batch classes"] | Float[Tensor, "batch tokens 2"], Trace]:
+) -> tuple[Float[Tensor, "decisions classes"] | Float[Tensor, "batch tokens 2"], Trace]:
     """Logits in float32, and the trace; autocast is off, because a decision must not hang on it."""
     trace = Trace()
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-        logits = logits_of(model(**model_inputs(batch), execution=execution, trace=trace), batch)
+        logits = head_logits(model, batch, execution, trace)
     return logits.float(), trace
 
 
@@ -167,6 +177,23 @@ def evaluate(
     return found.compute()
 
 
+def executed_reduction(model: PreTrainedModel, batches: Iterable[Batch], shape: Shape, execution: Execution) -> float:
+    """FLOPs reduction of the encoder against the same sentences unpruned and unpadded; runs no decoder.
+
+    In evaluation mode, with autocast off, as `evaluate` measures it.
+    """
+    was_training = model.training
+    model.eval()
+    meter = CostMeter(shape, padded_to=1).to(model.device)
+    for batch in batches:
+        here, trace = {name: tensor.to(model.device) for name, tensor in batch.items()}, Trace()
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            traverse(model, here, execution, trace=trace)
+        meter.update(trace.tokens_in, trace.tokens_out, here["attention_mask"].sum(-1), trace.scorer_macs)
+    model.train(was_training)
+    return float(meter.compute()["flops_vs_unpadded"])
+
+
 def kept_tokens(
     model: PreTrainedModel, batch: Batch
 ) -> tuple[Int[Tensor, "batch tokens"], Float[Tensor, "layers batch tokens"]]:
@@ -177,7 +204,7 @@ def kept_tokens(
     """
     trace = Trace.scoring(range(model.config.num_hidden_layers))
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-        model(**model_inputs(batch), execution="mask", trace=trace)
+        traverse(model, batch, "mask", trace=trace)
     real = batch["attention_mask"] > 0
     passed = torch.stack([(entry.keep > 0) & real for entry in trace.layers])
     entered = torch.cat([real[None], passed[:-1]])  # a layer's attention sees whom the layer before let through

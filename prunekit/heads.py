@@ -1,6 +1,7 @@
 """What stands behind the encoder: the one place that knows Hugging Face's heads and the shape of their outputs.
 
-A method never does: its logits are one tensor, and losses, teachers and evaluation treat each choice alike.
+A method never does: its logits are one tensor, and losses, teachers and evaluation treat each choice alike. What stands
+behind the encoder may be a decoder: then there is a choice per word of the target, given those before it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,22 @@ from typing import Any
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from prunekit.data.spec import Kind
+from prunekit.objectives import PADDING
+from prunekit.tokens import translation
+from prunekit.tokens.backbones import family_of
+from prunekit.tokens.state import Execution, Trace
+
+Batch = Mapping[str, Tensor]
+NOT_SEEN = ("labels", "index", "example", "spans")
 
 # logit of a position where nothing is: no probability in float32, and no infinity that differences could not bear
 NOWHERE = -1e4
@@ -22,22 +36,32 @@ NOWHERE = -1e4
 
 @dataclass(frozen=True)
 class Head:
-    """One of Hugging Face's heads: its class, how its architectures are called, and the hub's name for its task."""
+    """One of Hugging Face's heads: its class, how its architectures end, and the hub's name for its task.
+
+    `decodes` says that it is a decoder, which stands behind encoders of other families than the others do.
+    """
 
     auto: Any
-    architecture: str
+    architecture: tuple[str, ...]
     pipeline: str
+    decodes: bool = False
 
 
-CLASSIFIER = Head(AutoModelForSequenceClassification, "ForSequenceClassification", "text-classification")
-READER = Head(AutoModelForQuestionAnswering, "ForQuestionAnswering", "question-answering")
-HEADS: dict[Kind, Head] = {"classification": CLASSIFIER, "regression": CLASSIFIER, "span": READER}
+CLASSIFIER = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "text-classification")
+READER = Head(AutoModelForQuestionAnswering, ("ForQuestionAnswering",), "question-answering")
+TRANSLATOR = Head(AutoModelForSeq2SeqLM, ("MTModel", "ForConditionalGeneration"), "translation", decodes=True)
+HEADS: dict[Kind, Head] = {
+    "classification": CLASSIFIER,
+    "regression": CLASSIFIER,
+    "span": READER,
+    "translation": TRANSLATOR,
+}
 
 
 def stored_head(source: Any) -> Head | None:
     """The head that a model was saved with; None where it has none that is known here."""
     saved = (AutoConfig.from_pretrained(source).architectures or [""])[0]
-    return next((head for head in (CLASSIFIER, READER) if saved.endswith(head.architecture)), None)
+    return next((head for head in (CLASSIFIER, READER, TRANSLATOR) if saved.endswith(head.architecture)), None)
 
 
 def logits_of(
@@ -51,6 +75,51 @@ def logits_of(
         return output.logits
     logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
     return logits.masked_fill(batch["attention_mask"][..., None] == 0, NOWHERE)
+
+
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """The part of a batch that the encoder sees: neither labels nor what says which rows these are."""
+    return {name: tensor for name, tensor in batch.items() if name not in NOT_SEEN}
+
+
+def decodes(model: PreTrainedModel) -> bool:
+    """Whether a decoder stands behind the encoder."""
+    return family_of(model).translates
+
+
+def head_logits(
+    model: PreTrainedModel, batch: Batch, execution: Execution, trace: Trace | None = None
+) -> Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens 2"]:
+    """The logits of a model that carries the traversal, whatever its head.
+
+    Of a translation they have a row per word of the targets, `labels`, which the decoder is given up to that word.
+    """
+    inputs = model_inputs(batch)
+    if not decodes(model):
+        return logits_of(model(**inputs, execution=execution, trace=trace), batch)
+    targets = batch["labels"]
+    return translation.forward(model, **inputs, targets=targets, execution=execution, trace=trace)[targets != PADDING]
+
+
+def traverse(model: PreTrainedModel, batch: Batch, execution: Execution, **how: Any) -> None:
+    """Runs as much as a trace needs, or a clock of what is pruned: the encoder, with a head that costs nothing.
+
+    `how` is `trace` and `prune`, as the traversal takes them.
+    """
+    inputs = model_inputs(batch)
+    if decodes(model):
+        translation.encode(model, **inputs, execution=execution, **how)
+    else:
+        model(**inputs, execution=execution, **how)
+
+
+def traverse_stock(model: PreTrainedModel, batch: Batch) -> None:
+    """The same of a plain model, which knows of no token that must stay."""
+    inputs = {name: tensor for name, tensor in model_inputs(batch).items() if name != "protected"}
+    if decodes(model):
+        model.get_encoder()(**inputs)
+    else:
+        model(**inputs)
 
 
 def by_token(logits: Shaped[Tensor, "batch ..."]) -> bool:

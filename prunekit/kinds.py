@@ -6,6 +6,7 @@ A method's file says its kind by the key `prunes`; without it, it prunes tokens.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from prunekit.config import ConfigError, budget_label, check_layers
 from prunekit.data.corpora import TextSpec, find_texts, text_files_digest
 from prunekit.data.sources import backbone_shape, find_task, own_files_digest
-from prunekit.data.spec import ALLOWED_METRICS, TaskSpec
+from prunekit.data.spec import TaskSpec
 
 Config = Mapping[str, Any]
 
@@ -48,7 +49,7 @@ class Kind(Protocol):
 class TokenRuns:
     """Fine-tuning with tokens removed, on a labelled task."""
 
-    tasks: tuple[str, ...] = tuple(ALLOWED_METRICS)
+    tasks: tuple[str, ...] = ("classification", "regression", "span")
     pipeline = "prunekit.pipeline:Pipeline"
     show = "prunekit.report.console:print_result"
 
@@ -65,8 +66,15 @@ class TokenRuns:
         return find_task(spec)
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
-        """Layers that a key names must exist."""
+        """Layers that a key names must exist, and what is to be trained needs epochs."""
         check_layers(cfg, backbone_shape(backbone)["num_hidden_layers"], cfg["backbone"]["name"])
+        method = cfg["method"]
+        if cfg["trainer"]["epochs"] == 0 and method["name"] != "dense" and method.get("train", True):
+            raise ConfigError(
+                f"trainer.epochs=0 trains nothing, but method={method['name']} is to be trained.\n"
+                "Allowed: 1 and more; 0 for method=dense, and where method.train=false.\n"
+                "Give trainer.epochs=5, or method.train=false if the method takes it."
+            )
 
     def named(self, cfg: dict[str, Any]) -> dict[str, Any]:
         """All of it."""
@@ -75,6 +83,22 @@ class TokenRuns:
     def label(self, cfg: Config) -> str:
         """The budget."""
         return "dense" if cfg["method"]["name"] == "dense" else budget_label(cfg["budget"])
+
+
+class TranslationRuns(TokenRuns):
+    """The same with a decoder behind the encoder; the test is translated."""
+
+    tasks = ("translation",)
+    pipeline = "prunekit.translation_pipeline:TranslationPipeline"
+
+    def check(self, cfg: Config, backbone: Path | str) -> None:
+        """What BLEU is computed by must be there before hours of training."""
+        super().check(cfg, backbone)
+        if importlib.util.find_spec("sacrebleu") is None:
+            raise ConfigError(
+                f"task={cfg['task']['name']} is scored by sacreBLEU, which is not installed.\n"
+                "Allowed: tasks of another kind without it.\npip install 'prunekit[translation]'"
+            )
 
 
 class WeightRuns:
@@ -128,24 +152,27 @@ class WeightRuns:
         return f"sparse{cfg['method']['sparsity']:g}"
 
 
-KINDS: dict[str, Kind] = {"tokens": TokenRuns(), "weights": WeightRuns()}
+# what a method may prune, and the kinds of runs that do, told apart by their tasks
+KINDS: dict[str, tuple[Kind, ...]] = {"tokens": (TokenRuns(), TranslationRuns()), "weights": (WeightRuns(),)}
 
 
 def kind_of(cfg: Config) -> Kind:
-    """The kind that the method asks for.
+    """The kind that the method and the task ask for.
 
     Raises:
         ConfigError: the task is not for it.
     """
     what = cfg["method"].get("prunes", "tokens")
-    kind, given = KINDS[what], cfg["task"].get("kind", "classification")
-    if given not in kind.tasks:
-        example = "domain_legal" if "text" in kind.tasks else "bbc_news"
-        raise ConfigError(
-            f"method={cfg['method']['name']} prunes {what}, and task={cfg['task']['name']} is of kind {given}.\n"
-            f"Allowed: tasks of kind {', '.join(kind.tasks)}.\nChoose another task, as task={example}."
-        )
-    return kind
+    kinds, given = KINDS[what], cfg["task"].get("kind", "classification")
+    for kind in kinds:
+        if given in kind.tasks:
+            return kind
+    allowed = [name for kind in kinds for name in kind.tasks]
+    example = "domain_legal" if "text" in allowed else "bbc_news"
+    raise ConfigError(
+        f"method={cfg['method']['name']} prunes {what}, and task={cfg['task']['name']} is of kind {given}.\n"
+        f"Allowed: tasks of kind {', '.join(allowed)}.\nChoose another task, as task={example}."
+    )
 
 
 def load(place: str) -> Any:

@@ -10,16 +10,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+PADDING = -100  # in targets, as Hugging Face has it
+
 
 def choices(
     logits: Float[Tensor, "batch options"] | Float[Tensor, "batch tokens 2"],
 ) -> Float[Tensor, "decisions options"]:
-    """Logits with a row per decision: one per text among classes, or two per text among tokens, first and last."""
+    """Logits with a row per decision: one per text among classes, one per word of a translation, or two per text among
+    tokens, first and last.
+    """
     return logits if logits.dim() == 2 else logits.movedim(-1, 1).flatten(0, 1)
 
 
 def task_loss(
-    logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens outputs"],
+    logits: Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"],
     labels: Shaped[Tensor, "batch *more"],
     kind: Literal["classification", "regression", "span", "translation"],
 ) -> Float[Tensor, ""]:
@@ -35,18 +39,22 @@ def task_loss(
 
 
 def translation_loss(
-    logits: Float[Tensor, "batch words vocabulary"], targets: Int[Tensor, "batch words"], smoothing: float = 0.1
+    logits: Float[Tensor, "words vocabulary"] | Float[Tensor, "batch width vocabulary"],
+    targets: Int[Tensor, "batch width"],
+    smoothing: float = 0.1,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of teacher forcing, mean over the words; -100 is padding.
+    """Cross-entropy of teacher forcing, mean over the words; -100 is padding, of which `logits` have rows or not.
 
     A share `smoothing` of each target is spread over the vocabulary.  Source: Szegedy et al., arXiv:1512.00567.
     """
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), label_smoothing=smoothing)
+    words = targets[targets != PADDING]
+    rows = logits[targets != PADDING] if logits.dim() == 3 else logits
+    return F.cross_entropy(rows.float(), words, label_smoothing=smoothing)
 
 
 def distillation_loss(
-    student: Float[Tensor, "batch classes"] | Float[Tensor, "batch tokens 2"],
-    teacher: Float[Tensor, "batch classes"] | Float[Tensor, "batch tokens 2"],
+    student: Float[Tensor, "decisions classes"] | Float[Tensor, "batch tokens 2"],
+    teacher: Float[Tensor, "decisions classes"] | Float[Tensor, "batch tokens 2"],
     temperature: float,
 ) -> Float[Tensor, ""]:
     """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch and, of answers, first and last.

@@ -35,7 +35,7 @@ from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Measured, evaluate, kept_tokens
-from prunekit.heads import HEADS
+from prunekit.heads import HEADS, stored_head
 from prunekit.kinds import method_options, target_of
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.progress import Progress, say, track
@@ -191,11 +191,20 @@ class Pipeline:
                     "Allowed: a folder with config.json, model.safetensors and tokenizer, as transformers saves it.\n"
                     "Give the model/ folder of a dense run, or leave it out."
                 ) from error
-            supported = sorted(name for name, family in FAMILIES.items() if not family.translates)
+            head = HEADS[self.spec.kind]
+            supported = sorted(name for name, family in FAMILIES.items() if family.translates == head.decodes)
             if kind not in supported:
+                known = kind in FAMILIES
                 raise ConfigError(
-                    f"{key}={source} is of the family {kind!r}, which prunekit cannot prune.\n"
-                    f"Allowed: {', '.join(supported)}.\nChoose another backbone."
+                    f"{key}={source} is of the family {kind!r}, which "
+                    + (f"is not for task.kind={self.spec.kind}.\n" if known else "prunekit cannot prune.\n")
+                    + f"Allowed: {', '.join(supported)}.\nChoose another backbone{' or task' * known}."
+                )
+            if self._is_dense and self.cfg["trainer"]["epochs"] == 0 and stored_head(source) is not head:
+                raise ConfigError(
+                    f"trainer.epochs=0 takes {key}={source} as it is, but it has no head for {head.pipeline}.\n"
+                    "Allowed: 1 and more, which trains the head, or a model that has one.\n"
+                    "Give trainer.epochs=2, or as a teacher's teacher.epochs=2."
                 )
 
     def _data(self) -> TokenPruningDataModule:
@@ -214,6 +223,7 @@ class Pipeline:
             eval_bands=cfg["data"]["eval_bands"],
             workers=cfg["data"]["workers"],
             cache_dir=cfg["data"]["cache_dir"],
+            prefix=self.spec.prefix(cfg["backbone"].get("prefix")),
         )
         data.setup()
         read = {name: data.split(name) for name in ("train", "validation", "test")}
@@ -305,7 +315,7 @@ class Pipeline:
         path = data.cache_dir / "teachers" / f"{teacher.weights_sha256[:16]}-{data.fingerprint[:16]}.safetensors"
         if (stored := TeacherOutputs.load_if_whole(path)) is not None:
             return stored
-        model = install(self._model(teacher.folder, data), None, "dense")
+        model = self._dense_model(teacher, data)
         batches = data.loader("train")
         outputs = teacher_outputs(model, track(batches, "teacher outputs", len(batches)), data.split("train").lengths)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -318,12 +328,15 @@ class Pipeline:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def _dense_model(self, teacher: Teacher, data: TokenPruningDataModule) -> PreTrainedModel:
+        return install(self._model(teacher.folder, data), None, "dense", prefix=data.prefix_tokens)
+
     def _method(self, setting: Setting, teacher: Teacher | None, data: TokenPruningDataModule) -> TokenPruningMethod:
         kind, options = method_class(self.cfg), method_options(self.cfg)
         model = self._model(teacher.folder if teacher else self.backbone, data)
         if kind.uses_teacher and teacher is not None:
             setting = replace(setting, teacher=self._outputs(teacher, data))
-        install(model, kind.build_pruner(setting.shape, **options), "pack")
+        install(model, kind.build_pruner(setting.shape, **options), "pack", prefix=data.prefix_tokens)
         return kind(model, setting, **options)
 
     def fit(self, module: TokenPruningMethod, data: TokenPruningDataModule, loggers: list[Logger]) -> None:
@@ -407,15 +420,17 @@ class Pipeline:
 
         validation = on("validation", "mask")
         spec = replace(self.spec, **validation.settled)
-        test = dense = on("test", module.test_execution, spec=spec)
+        test = dense = self._judged(on("test", module.test_execution, spec=spec), module.test_execution, model, data)
         dense_model = model
         if teacher is not None:
-            dense_model = install(self._model(teacher.folder, data), None, "dense")
+            dense_model = self._dense_model(teacher, data)
             settles = bool(validation.settled) and data.has_test
             own = on("validation", "dense", dense_model).settled if settles else {}
             dense = on("test", "dense", dense_model, replace(self.spec, **own))
+            dense = self._judged(dense, "dense", dense_model, data, teacher.result)
         result = self._result(module, validation, test, dense.metrics, data)
-        result["bands"] = self._bands(module, model, dense_model, data)
+        result["bands"] = self._bands(module, model, dense_model, data, test, dense)
+        result |= self._details(module, test, dense)
         name = f"{self.cfg['method']['name']} on {self.spec.name}, {_test_split(data)}"
         plots = self.folder.path / "plots"
         write_plots(plots, name, dense.per_row, test.per_row, self.folder.metrics, module.asked)
@@ -450,6 +465,23 @@ class Pipeline:
         atomic_write_text(folder / "README.md", card)
         self.folder.update_manifest({"weights_sha256": pretrained.sha256(folder / "model.safetensors")})
         return result
+
+    def _judged(
+        self,
+        found: Measured,
+        execution: Execution,
+        model: PreTrainedModel,
+        data: TokenPruningDataModule,
+        stored: dict[str, Any] | None = None,
+    ) -> Measured:
+        """What was measured on the test, with what a forward pass does not tell; `stored` is the result of a run that
+        measured the same model on the same rows. By default there is no more.
+        """
+        return found
+
+    def _details(self, module: TokenPruningMethod, test: Measured, dense: Measured) -> dict[str, Any]:
+        """Further keys of the result, by default none."""
+        return {}
 
     def _examples(
         self, model: PreTrainedModel, data: TokenPruningDataModule, tokenizer: Any, tested: Measured, found: Measured
@@ -530,13 +562,15 @@ class Pipeline:
                 "pruned": test.metrics[self.spec.score],
                 "dense_all": dense,
                 "pruned_all": test.metrics,
-                "validation": validation.metrics[self.spec.score],
+                "validation": validation.metrics[self.spec.chosen_by],
+                **({"chosen_by": self.spec.chosen_by} if self.spec.chosen_by != self.spec.score else {}),
             },
             "flops": {
                 **test.cost,
                 "padded_to": self.spec.padded_length,
                 "split": _test_split(data),
                 "per": self.spec.row_name,
+                **({"of": "encoder"} if HEADS[self.spec.kind].decodes else {}),
             },
             "tokens_per_layer": test.tokens_per_layer,
             "mean_length": float(data.split("test").lengths.float().mean()),
@@ -553,8 +587,13 @@ class Pipeline:
         model: PreTrainedModel,
         dense: PreTrainedModel,
         data: TokenPruningDataModule,
+        tested: Measured,
+        dense_tested: Measured,
     ) -> list[dict[str, Any]]:
-        """One row per band of lengths that was asked for: quality of the dense and of the pruned model, and cost."""
+        """One row per band of lengths that was asked for: quality of the dense and of the pruned model, and cost.
+
+        `tested` is what the whole test measured; here each band is measured by itself.
+        """
         setting, rows = module.setting, []
         for number, (band, _) in enumerate(data.bands):
             batches = data.band_loader(number)

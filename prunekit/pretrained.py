@@ -21,9 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 from prunekit.cost import Shape
 from prunekit.data.spec import Kind
-from prunekit.heads import CLASSIFIER, HEADS, READER, stored_head
+from prunekit.heads import CLASSIFIER, HEADS, READER, TRANSLATOR, stored_head
 from prunekit.runs import atomic_write_text
-from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.tokens.encoder import TokenPruner, TranslationEncoder, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy
 from prunekit.tokens.scorers import Scorer
 from prunekit.tokens.state import Execution
@@ -41,8 +41,10 @@ TASK = "task_pruner"  # .json and .safetensors: a pruner without a model
 def load_model(source: str | Path, kind: Kind, labels: Sequence[str] | None) -> PreTrainedModel:
     """A model with the head that a kind of task needs; `labels` are the class names, None where there are none.
 
+    A head that is missing is new, except that nobody translates with a new decoder.
+
     Raises:
-        ValueError: `source` has a head of another kind or size.
+        ValueError: `source` has a head of another kind or size, or no decoder where one is needed.
     """
     head, stored = HEADS[kind], stored_head(source)
     if stored is not None and stored is not head:
@@ -50,6 +52,14 @@ def load_model(source: str | Path, kind: Kind, labels: Sequence[str] | None) -> 
             f"{source} has a head for {stored.pipeline}, but the task is {head.pipeline}; "
             f"choose a model fine-tuned on this task, or a backbone without a head."
         )
+    if head is TRANSLATOR:
+        if stored is None:
+            raise ValueError(
+                f"{source} has no decoder, but the task is {head.pipeline}; "
+                f"choose a model that translates, as Marian or T5."
+            )
+        with _Quiet():
+            return head.auto.from_pretrained(source, dtype=torch.float32)
     if head is not READER:
         return load_classifier(source, labels=labels)
     with _Quiet():
@@ -178,6 +188,8 @@ def save(
         "pruner": None,
         "execution": encoder.execution,
     }
+    if isinstance(encoder, TranslationEncoder):
+        settings["prefix"] = encoder.prefix
     if pruner is not None:
         settings |= _write_pruner(pruner, folder / TENSORS)
     # last, so that a folder with settings is a whole one
@@ -263,7 +275,7 @@ def _load_hf(folder: str | Path, execution: Execution | None) -> PreTrainedModel
     pruner = None
     if settings["pruner"] is not None:
         pruner = _read_pruner(settings["pruner"], folder / TENSORS)
-    return install(model, pruner, execution or settings["execution"]).eval()
+    return install(model, pruner, execution or settings["execution"], prefix=settings.get("prefix", 0)).eval()
 
 
 def save_pruner(model: PreTrainedModel, folder: str | Path) -> None:

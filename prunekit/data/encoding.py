@@ -22,6 +22,7 @@ from prunekit.data.windows import question_tokens, windows
 
 # part of every fingerprint: raise it when the code below changes what it computes
 VERSION = "1"
+PADDED = -100  # behind the targets of a batch, where no loss looks
 CHUNK = 4096  # texts per call of the tokenizer
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # one of which a tokenizer is made from
 
@@ -41,6 +42,9 @@ class EncodedSplit:
     `truncated` counts rows cut at the longest length allowed; `segments` are token types, for models that have them.
     Of a task that finds answers a row is a window, `spans` and `examples` are those of `windows`, `labels` have two
     columns, and `questions` holds what was asked. `protect_question` marks all but the context as `protected`.
+    Of a translation `words` and `word_offsets` hold the targets in the same way, `labels` are row numbers, `truncated`
+    counts cut targets too, and the first `prefix` tokens of a source, which name the task, are `protected`;
+    `sources` and `references` are the texts.
     """
 
     ids: Int[Tensor, "total"]
@@ -54,6 +58,11 @@ class EncodedSplit:
     examples: Int[Tensor, "rows"] | None = None
     questions: Rows | None = field(default=None, repr=False, compare=False)
     protect_question: bool = False
+    words: Int[Tensor, "words"] | None = None
+    word_offsets: Int[Tensor, "boundaries"] | None = None
+    prefix: int = 0
+    sources: Sequence[str] | None = field(default=None, repr=False, compare=False)
+    references: Sequence[str] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +79,9 @@ class EncodedSplit:
 
     @property
     def protected(self) -> Int[Tensor, "rows"]:
-        """How many tokens of each row must stay: [CLS], or all before the context."""
+        """How many tokens of each row must stay: [CLS], or all before the context; of a source, prefix and end."""
+        if self.words is not None:
+            return self.lengths.clamp(max=self.prefix + 1)
         if self.spans is None or not self.protect_question:
             return torch.ones(len(self), dtype=torch.int64)
         context = torch.nn.functional.pad((self.spans[:, 0] >= 0).long().cumsum(0), (1, 0))
@@ -99,7 +110,19 @@ class EncodedSplit:
             batch |= {"spans": spans, "example": self.examples[rows]}
             if self.protect_question:
                 batch["protected"] = question_tokens(spans, inside)
-        return batch | {"labels": self.labels[rows], "index": rows.clone()}
+        if self.prefix > 0:
+            end = column == length[:, None] - 1
+            batch["protected"] = inside & ((column < self.prefix) | end)
+        return batch | {"labels": self._targets(rows), "index": rows.clone()}
+
+    def _targets(self, rows: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch *outputs"]:
+        if self.words is None or self.word_offsets is None:
+            return self.labels[rows]
+        start = self.word_offsets[rows]
+        count = self.word_offsets[rows + 1] - start
+        column = torch.arange(int(count.max()))
+        place = (start[:, None] + column).clamp(max=len(self.words) - 1)
+        return self.words[place].long().masked_fill(column >= count[:, None], PADDED)
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -162,10 +185,12 @@ def encode(
     tokenizer_hash: str | None = None,
     *,
     stride: int | None = None,
+    target_length: int | None = None,
 ) -> EncodedSplit:
     """Tokenises rows, or reads what an earlier call with the same rows, tokenizer and length left in `cache`.
 
     With a `stride` nothing is cut: rows are questions and contexts, read in windows that overlap by so many tokens.
+    With a `target_length` labels are targets of a translation, cut at so many tokens.
 
     Raises:
         DataError: `max_length` is more than the model reads.
@@ -175,12 +200,17 @@ def encode(
             f"task.max_length={max_length}, but this backbone reads at most {tokenizer.model_max_length} tokens; "
             f"set task.max_length={tokenizer.model_max_length} or less."
         )
-    key = fingerprint(rows, tokenizer_hash or tokenizer_fingerprint(tokenizer), max_length, stride)
+    hashed = tokenizer_hash or tokenizer_fingerprint(tokenizer)
+    if target_length is not None:
+        hashed = f"{hashed} targets {target_length}"
+    key = fingerprint(rows, hashed, max_length, stride)
     path = None if cache is None else cache / f"{key[:32]}.safetensors"
     padding = Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
     found = _load(path, key, padding) if path is not None else None
     if found is None:
-        if stride is None:
+        if target_length is not None:
+            found = _with_targets(rows, tokenizer, max_length, target_length, key, padding)
+        elif stride is None:
             found = _tokenise(rows, tokenizer, max_length, key, padding)
         else:
             found = EncodedSplit(**windows(rows, tokenizer, max_length, stride), fingerprint=key, padding=padding)
@@ -230,6 +260,30 @@ def _tokenise(rows: Rows, tokenizer: Any, max_length: int, key: str, padding: Pa
     )
 
 
+def _with_targets(
+    rows: Rows, tokenizer: Any, max_length: int, target_length: int, key: str, padding: Padding
+) -> EncodedSplit:
+    """Sources as texts are, and beside them their targets."""
+    sources = _tokenise(replace(rows, labels=list(range(len(rows)))), tokenizer, max_length, key, padding)
+    words: list[np.ndarray] = []
+    cut = 0
+    for start in range(0, len(rows), CHUNK):
+        targets = [str(target) for target in rows.labels[start : start + CHUNK]]
+        encoded = tokenizer(text_target=targets, padding=False, return_attention_mask=False, verbose=False)["input_ids"]
+        for found in encoded:
+            if len(found) > target_length:
+                cut += 1
+                found = [*found[: target_length - 1], found[-1]]  # the last one ends the sentence
+            words.append(np.asarray(found, np.int32))
+    offsets = np.concatenate([[0], np.cumsum([len(found) for found in words], dtype=np.int64)])
+    return replace(
+        sources,
+        words=torch.from_numpy(np.concatenate(words)),
+        word_offsets=torch.from_numpy(offsets),
+        truncated=sources.truncated + cut,
+    )
+
+
 def _call(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, **cut: Any) -> dict[str, list[Any]]:
     # verbose=False: a text longer than the model reads is cut and counted here, no warning is due
     return dict(tokenizer(texts, pairs, padding=False, return_attention_mask=False, verbose=False, **cut))
@@ -238,7 +292,8 @@ def _call(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, **c
 def _save(split: EncodedSplit, path: Path) -> None:
     """Writes atomically; a cache that cannot be written is done without."""
     tensors = {"ids": split.ids, "offsets": split.offsets, "labels": split.labels}
-    optional = {"segments": split.segments, "spans": split.spans, "examples": split.examples}
+    names = ("segments", "spans", "examples", "words", "word_offsets")
+    optional = {name: getattr(split, name) for name in names}
     tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -270,6 +325,8 @@ def _load(path: Path, key: str, padding: Padding) -> EncodedSplit | None:
             segments=tensors.get("segments"),
             spans=tensors.get("spans"),
             examples=tensors.get("examples"),
+            words=tensors.get("words"),
+            word_offsets=tensors.get("word_offsets"),
             truncated=int(about["truncated"]),
             padding=padding,
         )

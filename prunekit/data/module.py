@@ -26,7 +26,8 @@ class TokenPruningDataModule(L.LightningDataModule):
     where the task has no labelled test. A batch is a dict of `input_ids`, `attention_mask`, `token_type_ids` (where
     the model has them), `labels` and `index`, the row numbers in the split; it is padded to its longest row.
     Where answers are to be found, rows are windows, and a batch says where each token stands in the context (`spans`)
-    and which question a window belongs to (`example`).
+    and which question a window belongs to (`example`). Of a translation the labels are the words of the targets, -100
+    behind their end; `prefix` stands before every source, and its tokens are marked as `protected`.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class TokenPruningDataModule(L.LightningDataModule):
         eval_bands: Sequence[int | str] | None = None,
         workers: int = 0,
         cache_dir: str | Path | None = None,
+        prefix: str = "",
     ) -> None:
         """`train_rows` takes the first rows of an order drawn from `seed`, `eval_rows` of a fixed one.
 
@@ -64,6 +66,8 @@ class TokenPruningDataModule(L.LightningDataModule):
         self.eval_bands = eval_bands
         self.workers = workers
         self.cache_dir = Path(cache_dir) if cache_dir is not None else cache_folder()
+        self.prefix = prefix
+        self.prefix_tokens = 0
         self.label_names: tuple[str, ...] | None = None
         self.dropped: dict[str, int] = {}
         self.bands: list[tuple[Band, EncodedSplit]] = []  # the parts of the test that `eval_bands` asks for
@@ -85,10 +89,25 @@ class TokenPruningDataModule(L.LightningDataModule):
         self.dropped = dict(task.dropped)
         self._own_test = "test" in task.splits
 
+        spec = self.spec
+        if self.prefix:
+            self.prefix_tokens = len(tokenizer(self.prefix.strip(), add_special_tokens=False)["input_ids"])
+
         def encoded(rows: Rows) -> EncodedSplit:
-            cache, stride = self.cache_dir / "tokens", self.spec.stride if self.spec.kind == "span" else None
-            found = encode(rows, tokenizer, self.spec.max_length, cache, tokenizer_hash, stride=stride)
-            return replace(found, protect_question=self.spec.protect_question)
+            read = replace(rows, texts=[self.prefix + text for text in rows.texts]) if self.prefix else rows
+            found = encode(
+                read,
+                tokenizer,
+                spec.max_length,
+                self.cache_dir / "tokens",
+                tokenizer_hash,
+                stride=spec.stride if spec.kind == "span" else None,
+                target_length=spec.max_target_length if spec.kind == "translation" else None,
+            )
+            found = replace(found, protect_question=spec.protect_question, prefix=self.prefix_tokens)
+            if spec.kind != "translation":
+                return found
+            return replace(found, sources=rows.texts, references=[str(target) for target in rows.labels])
 
         chosen, bands = self._banded(task.splits, encoded)
         limited = {name: self._limited(name, rows) for name, rows in chosen.items()}
@@ -113,6 +132,11 @@ class TokenPruningDataModule(L.LightningDataModule):
             raise DataError(
                 f"data.train_band and data.eval_bands are of text lengths, but {self.spec.name} reads in windows.\n"
                 "Allowed: null with task.kind=span.\nLeave them out, or choose another task."
+            )
+        if self.spec.kind == "translation" and self.eval_bands is not None:
+            raise DataError(
+                f"data.eval_bands, but {self.spec.name} is translated: its BLEU is reported by source length anyway.\n"
+                "Allowed: null with task.kind=translation.\nLeave it out."
             )
         longest = self.spec.max_length
         lengths = {name: encoded(rows).lengths for name, rows in splits.items()}

@@ -25,14 +25,15 @@ WITHOUT = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts and labels of one split; labels are class numbers, floats under regression, or answers of kind "span".
+    """Texts and labels of one split; labels are class numbers, floats under regression, answers of kind "span", or
+    targets of kind "translation".
 
     `places` says for messages where each row was read, `ids` what a row is called in its file; None where nobody asks.
     """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
-    labels: Sequence[int] | Sequence[float] | Sequence[Answer]
+    labels: Sequence[int] | Sequence[float] | Sequence[Answer] | Sequence[str]
     places: Sequence[str] | None = None
     ids: Sequence[str] | None = None
 
@@ -165,16 +166,17 @@ def _contents(folder: Path) -> str:
 def _checked(spec: TaskSpec, table: Table, names: tuple[str, ...] | None) -> tuple[Rows, int]:
     """The rows of a table, and how many were left out for want of text."""
     texts = table.column(spec.text)
-    pairs = table.column(spec.text_pair) if spec.text_pair else None
+    second_column = spec.label if spec.kind == "translation" else spec.text_pair
+    pairs = table.column(second_column) if second_column else None
     kept: list[int] = []
     for row in range(len(table)):
         full = [_has_text(table, row, spec.text, texts[row])]
         if pairs is not None:
-            full.append(_has_text(table, row, str(spec.text_pair), pairs[row]))
+            full.append(_has_text(table, row, str(second_column), pairs[row]))
         if all(full) or spec.empty == "keep":
             kept.append(row)
         elif spec.empty == "error":
-            column = spec.text if not full[0] else spec.text_pair
+            column = spec.text if not full[0] else second_column
             raise DataError(
                 f"{table.at(row)}: the text in column {column!r} is empty.\n"
                 f"Give it a text, or set task.empty=drop (leave such rows out) or task.empty=keep."
@@ -182,6 +184,8 @@ def _checked(spec: TaskSpec, table: Table, names: tuple[str, ...] | None) -> tup
     if not kept:
         raise DataError(f"{table.path} has no rows left: {len(table)} read, {len(table)} without text. Give texts.")
     second = None if pairs is None else [pairs[row] or "" for row in kept]
+    if spec.kind == "translation":
+        return Rows([texts[row] or "" for row in kept], None, second or []), len(table) - len(kept)
     if spec.kind == "span":
         answers = read_answers(spec, table, kept)
         places = [table.at(row) for row in kept]

@@ -25,10 +25,10 @@ PROBE_SECONDS = 3.0
 DATA_VARIABLE = "PRUNEKIT_DATA"
 # what several families call the same number
 SHAPE_KEYS = {
-    "num_hidden_layers": ("num_hidden_layers", "n_layers"),
-    "hidden_size": ("hidden_size", "dim"),
-    "num_attention_heads": ("num_attention_heads", "n_heads"),
-    "intermediate_size": ("intermediate_size", "hidden_dim"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers"),
+    "hidden_size": ("hidden_size", "dim", "d_model"),
+    "num_attention_heads": ("num_attention_heads", "n_heads", "num_heads", "encoder_attention_heads"),
+    "intermediate_size": ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim"),
 }
 
 

@@ -10,21 +10,26 @@ from typing import Any, Literal
 
 from prunekit.schema import ConfigError
 
-Kind = Literal["classification", "regression", "span"]
+Kind = Literal["classification", "regression", "span", "translation"]
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews", "mean_of_accuracy_f1")
 REGRESSION_METRICS = ("pearson", "spearman", "mean_of_pearson_spearman")
 # HasAns and NoAns of SQuAD's own script: the same, of the questions with and without an answer
 SPAN_METRICS = ("f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_f1", "no_answer_exact_match")
+# of the words that teacher forcing gets right; the others are of whole translations, which only the test is given
+WORD_ACCURACY = "word_accuracy"
+TRANSLATION_METRICS = ("bleu", "chrf", "length_ratio", WORD_ACCURACY)
 ALLOWED_METRICS: dict[str, tuple[str, ...]] = {
     "classification": CLASSIFICATION_METRICS,
     "regression": REGRESSION_METRICS,
     "span": SPAN_METRICS,
+    "translation": TRANSLATION_METRICS,
 }
 DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "regression": REGRESSION_METRICS,
     "span": ("f1", "exact_match"),
+    "translation": TRANSLATION_METRICS,
 }
 
 
@@ -40,6 +45,8 @@ class TaskSpec:
     The first of `validation_splits` is called "validation" from here on, further ones keep their names.
     Of kind "span" the answer is a part of `text_pair`; a long one is read in windows that overlap by `stride` tokens.
     `null_threshold` None means the one with the best score on the validation split.
+    Of kind "translation" `text` is the source and `label` the target, each cut at its longest length; a column of
+    records is named with its field, as translation.en. The languages are those that a backbone's prefix names.
     """
 
     name: str
@@ -73,6 +80,10 @@ class TaskSpec:
     unanswerable: bool = False
     null_threshold: float | None = None
     protect_question: bool = False
+    source_language: str | None = None
+    target_language: str | None = None
+    max_target_length: int = 128
+    beams: int = 4
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TaskSpec:
@@ -150,6 +161,36 @@ class TaskSpec:
                 f"task.stride={self.stride} with task.max_length={self.max_length}: windows would not move on.\n"
                 f"Set task.stride to less than {self.max_length - 4} minus the tokens of the longest question."
             )
+
+    @property
+    def chosen_by(self) -> str:
+        """The metric that chooses the checkpoint: the score, or what can be known without writing translations."""
+        return WORD_ACCURACY if self.kind == "translation" else self.score
+
+    def prefix(self, template: str | None) -> str:
+        """What stands before every source, from a backbone's template such as "translate {source} to {target}: ".
+
+        Raises:
+            ConfigError: it names a language that the task does not.
+        """
+        if not template:
+            return ""
+        languages = {"source": self.source_language, "target": self.target_language}
+        try:
+            missing = [name for name, given in languages.items() if f"{{{name}}}" in template and given is None]
+            if not missing:
+                return template.format(**languages)
+        except (KeyError, ValueError, IndexError):
+            raise ConfigError(
+                f"backbone.prefix={template!r} cannot be filled in.\n"
+                "Allowed: text with {source} and {target}, the languages of the task.\n"
+                "Correct it, or set backbone.prefix=null."
+            ) from None
+        raise ConfigError(
+            f"backbone.prefix={template!r} names the {missing[0]} language, which task={self.name} does not give.\n"
+            "Allowed: a language as the model was trained on, as English.\n"
+            f"Set task.{missing[0]}_language=..., or backbone.prefix=null."
+        )
 
     @property
     def row_name(self) -> str:

@@ -24,6 +24,7 @@ FILLERS = tuple(first + second for first in SYLLABLES for second in SYLLABLES[:4
 MARKERS = tuple(first + second + "x" for first in SYLLABLES for second in SYLLABLES[4:8])
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TINY = {"layers": 4, "hidden": 32, "heads": 4, "ffn": 64}
+TRANSLATORS = ("marian", "t5")
 DECODERS = ("llama", "mistral", "qwen2", "gpt2", "opt")
 POSITIONS = 514
 SCORES = 6  # regression labels are 0.0 .. 5.0
@@ -34,7 +35,8 @@ def synthetic_task(spec: TaskSpec) -> TaskRows:
 
     Training gets `synthetic_rows` rows, every other split half as many. A sentence holds two to four markers, all of
     its class or score; with two texts they are in the second. Where answers are found, a question holds one marker,
-    and the answer is the run of markers of its kind in the context.
+    and the answer is the run of markers of its kind in the context. A translation says word by word what its source
+    says.
     """
     rows = spec.synthetic_rows or 256
     names = spec.labels or (("0", "1") if spec.kind == "classification" else None)
@@ -46,6 +48,8 @@ def synthetic_task(spec: TaskSpec) -> TaskRows:
         random = Random(f"{split} {spec.kind} {names}")
         if spec.kind == "span":
             made[split] = _questions(random, count, spec.unanswerable)
+        elif spec.kind == "translation":
+            made[split] = _pairs(random, count)
         else:
             made[split] = _rows(random, count, names, spec.text_pair is not None)
     return TaskRows(made, names)
@@ -90,6 +94,17 @@ def _questions(random: Random, count: int, unanswerable: bool) -> Rows:
     return Rows(questions, contexts, answers, places, [str(row + 1) for row in range(count)])
 
 
+def _pairs(random: Random, count: int) -> Rows:
+    """Sentences and their translations: the word for a filler is that of its syllables in reverse, markers stay."""
+    sources = [_sentence(random, random.sample(MARKERS, random.randint(1, 3))) for _ in range(count)]
+    return Rows(sources, None, [" ".join(_translated(word) for word in source.split()) for source in sources])
+
+
+def _translated(word: str) -> str:
+    turned = word[2:] + word[:2]
+    return turned if turned in FILLERS else word
+
+
 def _sentence(random: Random, markers: list[str]) -> str:
     words = [random.choice(FILLERS) for _ in range(random.randint(4, 16))] + markers
     random.shuffle(words)
@@ -106,11 +121,12 @@ def tiny_vocabulary() -> dict[str, int]:
 def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> None:
     """Writes a random model of 4 layers x 32 and its tokenizer as a Hugging Face folder; whole or not at all.
 
-    `family` is bert, roberta, electra or distilbert, or one of `DECODERS`. The global generators are not touched.
+    `family` is bert, roberta, electra or distilbert, or one of `DECODERS` or `TRANSLATORS`. The global generators are
+    not touched.
     """
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     sizes = {
         "hidden_size": TINY["hidden"],
@@ -127,6 +143,9 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     if family == "opt":
         sizes["ffn_dim"] = sizes.pop("intermediate_size")
         sizes["word_embed_proj_dim"] = TINY["hidden"]
+    spread: dict[str, Any] = {"initializer_range": 0.2}  # the usual 0.02 makes all tokens of so small a model alike
+    if family in TRANSLATORS:
+        sizes, spread = _translator_sizes(family)
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tiny_vocabulary()),
@@ -134,21 +153,23 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
         pad_token_id=0,
         bos_token_id=2,
         eos_token_id=3,
-        initializer_range=0.2,  # the usual 0.02 makes all tokens of so small a model alike
+        **spread,
         **sizes,
     )
     scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kind = AutoModelForCausalLM if family in DECODERS else AutoModel
+        kind = AutoModelForSeq2SeqLM if family in TRANSLATORS else kind
         model = kind.from_config(config, dtype=torch.float32)
     config.architectures = [type(model).__name__]
     config.save_pretrained(scratch)
-    if family in DECODERS:
+    if family in DECODERS + TRANSLATORS:
         model.save_pretrained(scratch)  # knows which weights are tied
     else:
         save_file(model.state_dict(), scratch / "model.safetensors", {"format": "pt"})
-    _tiny_tokenizer(scratch, segments=family in ("bert", "electra"), special=family not in DECODERS)
+    around = "" if family in DECODERS else "$A [SEP]" if family in TRANSLATORS else "[CLS] $A [SEP]"
+    _tiny_tokenizer(scratch, segments=family in ("bert", "electra"), around=around)
     try:
         scratch.replace(folder)
     except OSError:
@@ -156,7 +177,18 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
         shutil.rmtree(scratch)
 
 
-def _tiny_tokenizer(folder: Path, segments: bool, special: bool = True) -> None:
+def _translator_sizes(family: str) -> tuple[dict[str, int], dict[str, Any]]:
+    """Encoder and decoder of the same size, and how wide their weights are drawn."""
+    common = {"d_model": TINY["hidden"], "decoder_start_token_id": 0}
+    if family == "t5":
+        sizes = {"num_layers": TINY["layers"], "num_heads": TINY["heads"], "d_ff": TINY["ffn"]}
+        return common | sizes | {"d_kv": TINY["hidden"] // TINY["heads"]}, {"initializer_factor": 1.0}
+    parts = ("encoder", "decoder")
+    sizes = {f"{part}_layers": TINY["layers"] for part in parts} | {f"{part}_ffn_dim": TINY["ffn"] for part in parts}
+    return common | sizes | {f"{part}_attention_heads": TINY["heads"] for part in parts}, {"init_std": 0.2}
+
+
+def _tiny_tokenizer(folder: Path, segments: bool, around: str) -> None:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     vocabulary = tiny_vocabulary()
@@ -164,10 +196,10 @@ def _tiny_tokenizer(folder: Path, segments: bool, special: bool = True) -> None:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    if special:
+    if around:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            single=around,
+            pair=f"{around} $B:1 [SEP]:1",
             special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
         )
     tokenizer.save(str(folder / "tokenizer.json"))

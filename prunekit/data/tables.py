@@ -42,8 +42,12 @@ class Table:
         return f"{self.path}/{self.rows[row]}" if self.rows is not None else f"{self.path}, row {row + 1}"
 
     def column(self, name: str) -> Sequence[Any]:
-        """A column. Raises DataError when there is none of this name."""
+        """A column, or the field of a column of records, as translation.en. Raises DataError when there is none."""
         if name not in self.columns:
+            whole, _, part = name.partition(".")
+            records = self.columns.get(whole, ())
+            if part and any(isinstance(record, Mapping) and part in record for record in records):
+                return [record.get(part) if isinstance(record, Mapping) else None for record in records]
             raise DataError(
                 f"{self.path} has no column {name!r}; its columns are {', '.join(self.columns)}.\n"
                 f"Name them with task.text=... and task.label=... (task.text_pair=... for a second text)."

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 from prunekit.cost import Shape, dense_macs, encoder_macs
 from prunekit.data.reading import Rows
 from prunekit.data.spec import TaskSpec
-from prunekit.evaluation import Batch, Evaluation, model_inputs, predict
-from prunekit.heads import logits_of
+from prunekit.evaluation import Batch, Evaluation, predict
+from prunekit.heads import decodes, head_logits
 from prunekit.objectives import task_loss
 from prunekit.teacher import TeacherOutputs
+from prunekit.tokens.backbones import embeddings_of
 from prunekit.tokens.encoder import TokenPruner, encoder_of
 from prunekit.tokens.state import Execution, Trace
 
@@ -117,10 +118,10 @@ class TokenPruningMethod(L.LightningModule):
         self.model = model
         self.setting = setting
         if setting.training.freeze_embeddings:
-            model.base_model.embeddings.requires_grad_(False)
+            embeddings_of(model).requires_grad_(False)
         self.given = options  # the keys of the method's file
         self.asked: float | None = self.asks(setting, **options)
-        self.trains: bool = options.get("train", True)
+        self.trains: bool = options.get("train", True) and setting.training.epochs > 0
         self.hard_steps = self.count_hard_steps(setting.training, **options)
         self.soft_steps = max(0, setting.training.steps - self.hard_steps)
         self._found: dict[int, Evaluation] = {}
@@ -200,8 +201,8 @@ class TokenPruningMethod(L.LightningModule):
         return encoder_of(self.model).pruner
 
     def forward(self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None) -> Tensor:
-        """Logits of a batch; its labels are not shown to the model."""
-        return logits_of(self.model(**model_inputs(batch), execution=execution, trace=trace), batch)
+        """Logits of a batch, as `heads.head_logits` gives them."""
+        return head_logits(self.model, batch, execution, trace)
 
     # -- fitting ---------------------------------------------------------------------------------------
 
@@ -239,6 +240,8 @@ class TokenPruningMethod(L.LightningModule):
 
     def _is_head(self, name: str) -> bool:
         """Whether a parameter belongs to what a fresh checkpoint does not bring along: the pooler and the head."""
+        if decodes(self.model):
+            return False  # a decoder comes with its encoder
         body = f"{self.model.base_model_prefix}."
         return not name.startswith(body) or name.startswith(f"{body}pooler.")
 
@@ -308,6 +311,6 @@ class TokenPruningMethod(L.LightningModule):
             self.log_dict({f"{prefix}/{name}": value for name, value in (found.metrics | found.cost).items()})
             if number == 0:
                 self.log_dict({f"tokens/layer_{i:02d}": count for i, count in enumerate(found.tokens_per_layer)})
-                self.log("score", found.metrics[self.setting.spec.score])
+                self.log("score", found.metrics[self.setting.spec.chosen_by])
                 self.log("feasible", float(self.eligible(found.reduction)))
                 self.log("budget_gap", self.gap(found.reduction))

@@ -186,7 +186,7 @@ class LAT(TokenPruningMethod):
             f"{' '.join(f'{share:.2f}' for share in chosen.schedule)}, {chosen.reduction:.2f}x fewer FLOPs"
         )
         return {
-            "score": self.setting.spec.score,
+            "score": self.setting.spec.chosen_by,
             "asked": self.asked,
             "tolerance": self.setting.tolerance,
             "chosen": _row(chosen),
@@ -211,7 +211,7 @@ class LAT(TokenPruningMethod):
             batches = _first_rows(setting.validation(), self.options.search_rows)
             asked = setting.questions[0] if setting.questions else None
             found = evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack", asked)
-        return found.metrics[setting.spec.score]
+        return found.metrics[setting.spec.chosen_by]
 
     def _weights(self) -> str:
         """What the scores of a search hang on."""

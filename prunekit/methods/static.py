@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape
-from prunekit.evaluation import Batch, evaluate
+from prunekit.evaluation import Batch, executed_reduction
 from prunekit.methods.base import Setting, TokenPruningMethod, Training
 from prunekit.objectives import task_loss
 from prunekit.progress import PLAIN_SECONDS, say
@@ -71,7 +71,7 @@ class CalibratedMethod(StaticMethod):
             passes += 1
             setting = self.setting
             batches = aloud(setting.validation(), f"calibrate  pass {passes}")
-            return evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack").reduction
+            return executed_reduction(self.model, batches, setting.shape, "pack")
 
         found = self.meet(measure)
         say(

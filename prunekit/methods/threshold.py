@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from prunekit.cost import Shape
-from prunekit.evaluation import model_inputs
+from prunekit.heads import traverse
 from prunekit.methods.base import Setting
 from prunekit.methods.static import ThresholdMethod, aloud
 from prunekit.schema import ConfigError
@@ -63,7 +63,8 @@ class ManualThreshold(ThresholdMethod):
         lengths = setting.lengths["validation"]
 
         def reduction(rate: float) -> float:
-            return setting.reduction(*KeepRatio(geometric_ratios(layers, 1, rate)).counts(lengths, layers))
+            policy = KeepRatio(geometric_ratios(layers, 1, rate))
+            return setting.reduction(*policy.counts(lengths, layers, setting.staying))
 
         shares = geometric_ratios(layers, 1, bisect(reduction, asked, low=0.0, high=1.0, tolerance=0.0).knob)
         policy.scale.fill_(1.0)
@@ -76,13 +77,14 @@ class ManualThreshold(ThresholdMethod):
                 trace = Trace.scoring([layer])
                 here = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
                 with torch.autocast(self.model.device.type, enabled=False):
-                    self.model(**model_inputs(here), execution="pack", trace=trace)
+                    traverse(self.model, here, "pack", trace=trace)
                 entry = trace.layers[layer]
                 assert entry.received is not None
-                found.append(entry.received[(entry.keep > 0) & (entry.position > 0)])
+                found.append(entry.received[(entry.keep > 0) & (entry.protected <= 0)])
             scores = torch.cat(found).sort(descending=True).values
-            # [CLS] stays whatever it receives
-            kept = min(round(shares[layer] * int(lengths.sum())) - len(lengths), len(scores))
+            # these stay whatever they receive
+            protected = int(torch.as_tensor(setting.staying).expand(len(lengths)).sum())
+            kept = min(round(shares[layer] * int(lengths.sum())) - protected, len(scores))
             if kept > 0:
                 policy.values[row] = scores[kept - 1]
             elif len(scores):

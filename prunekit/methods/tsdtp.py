@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs
-from prunekit.evaluation import Batch, predict
+from prunekit.evaluation import Batch
+from prunekit.heads import traverse
 from prunekit.methods.base import Setting, Training
 from prunekit.methods.static import CalibratedMethod
 from prunekit.objectives import candidate_share, consistency, task_loss
@@ -193,7 +194,9 @@ class DTP(CalibratedMethod):
         self.model.eval()
         for batch in self.setting.validation():
             here = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-            _, trace = predict(self.model, here, "mask")
+            trace = Trace()
+            with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
+                traverse(self.model, here, "mask", trace=trace)
             entry = trace.layers[max(self.policy.row)]
             kept += float(((entry.keep > 0) & (entry.protected <= 0)).sum())
             whole += float((here["attention_mask"] * (entry.protected <= 0)).sum())

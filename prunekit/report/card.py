@@ -80,14 +80,28 @@ def _measurement(result: Mapping[str, Any], hardware: str | None) -> str:
     return "\n\n".join(lines)
 
 
-def _use(result: Mapping[str, Any], task_type: str) -> str:
-    answers = task_type == "question-answering"
-    call = (
+# what loads the model without prunekit, and how it is called
+USES = {
+    "text-classification": (
+        "SequenceClassification",
+        'logits = model(**tokenizer(["a text"], return_tensors="pt")).logits',
+    ),
+    "question-answering": (
+        "QuestionAnswering",
         """output = model(**tokenizer(["a question"], ["a text that answers it"], return_tensors="pt"))
-start, end = output.start_logits, output.end_logits"""
-        if answers
-        else 'logits = model(**tokenizer(["a text"], return_tensors="pt")).logits'
-    )
+start, end = output.start_logits, output.end_logits""",
+    ),
+    "translation": (
+        "Seq2SeqLM",
+        """from prunekit.tokens.translation import generate
+batch = tokenizer(["a text"], return_tensors="pt")
+print(tokenizer.batch_decode(generate(model, **batch, beams=4), skip_special_tokens=True))""",
+    ),
+}
+
+
+def _use(result: Mapping[str, Any], task_type: str) -> str:
+    stock, call = USES.get(task_type, USES["text-classification"])
     code = f"""```python
 import prunekit
 from transformers import AutoTokenizer
@@ -98,7 +112,6 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```"""
     if is_dense(result):
         return code
-    stock = "QuestionAnswering" if answers else "SequenceClassification"
     return (
         f"{code}\n\n"
         f"Without prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same weights as a plain "

@@ -128,16 +128,17 @@ def _bands(result: Result) -> list[Row]:
 def _cost(result: Result) -> list[Row]:
     flops = result["flops"]
     one = flops.get("per", "text")
+    of = f" of the {flops['of']}" if "of" in flops else ""
     pruned = significant(flops["pruned_g"])
     unpadded = Row(
-        f"GFLOPs per {one}, unpadded",
+        f"GFLOPs{of} per {one}, unpadded",
         significant(flops["dense_unpadded_g"]),
         pruned,
         f"{flops['flops_vs_unpadded']:.2f}x fewer",
         "good" if flops["flops_vs_unpadded"] > 1.005 else "plain",
     )
     padded = Row(
-        f"GFLOPs per {one}, padded to {flops['padded_to']}",
+        f"GFLOPs{of} per {one}, padded to {flops['padded_to']}",
         significant(flops["dense_padded_g"]),
         pruned,
         f"{flops['flops_vs_padded']:.2f}x fewer",
@@ -149,17 +150,47 @@ def _cost(result: Result) -> list[Row]:
         significant(sum(layers) / len(layers)),
         " ".join(f"{count:.0f}" for count in layers) + " by layer",
     )
-    return [unpadded, padded, tokens]
+    return [unpadded, padded, tokens, *_translating(result)]
+
+
+def _translating(result: Result) -> list[Row]:
+    """Of a translation: what reaches the decoder, and what encoder and decoder cost together."""
+    if "translation" not in result:
+        return []
+    found = result["translation"]
+    whole, kept = found["end_to_end"], found["source_kept"]
+    clock = {name: found[name].get("cpu_seconds") for name in ("dense", "pruned")}
+    rows = [
+        Row("source tokens that reach the decoder", "100.0 %", f"{100 * kept:.1f} %", ""),
+        Row(
+            "GFLOPs with the decoder, one pass",
+            significant(whole["dense_g"]),
+            significant(whole["pruned_g"]),
+            f"{whole['reduction']:.2f}x fewer; {100 * whole['encoder_share']:.0f} % of dense is the encoder",
+        ),
+    ]
+    if all(clock.values()):
+        rows.append(
+            Row(
+                f"CPU s of translating, {found['beams']} beams",
+                significant(clock["dense"]),
+                significant(clock["pruned"]),
+                f"{100 * found['dense']['encoder_cpu_seconds'] / clock['dense']:.1f} % of dense is the encoder; "
+                "not interleaved, an order of magnitude",
+            )
+        )
+    return rows
 
 
 def _speed(result: Result) -> list[Row]:
     found = []
+    of = f" of the {result['flops']['of']}" if "of" in result["flops"] else ""
     for row in result["speed"]:
         for layout in ("packed", "padded"):
             words, tone = speed_verdict(row[f"speedup_vs_{layout}"], noise(row))
             found.append(
                 Row(
-                    f"CPU ms per batch of {row['batch_size']}, {layout}",
+                    f"CPU ms{of} per batch of {row['batch_size']}, {layout}",
                     significant(row[f"dense_{layout}_ms"]),
                     significant(row["pruned_packed_ms"]),
                     words,
@@ -181,6 +212,8 @@ def verdicts(result: Result) -> list[tuple[str, str, str]]:
             lines.append(("clock", _clock(result["speed"][0], result["flops"].get("per", "text")), "plain"))
     if (threshold := result["score"].get("null_threshold")) is not None:
         lines.append(("no answer", f"where its logits exceed those of the best by more than {threshold:.3g}", "plain"))
+    if "translation" in result:
+        lines.append(("BLEU", result["translation"]["signature"], "plain"))
     if cut := _truncated(result.get("truncated", {})):
         lines.append(("cut texts", cut, "plain"))
     return [line for line in lines if line[1]]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prunekit.evaluation import model_inputs
+from prunekit.heads import traverse, traverse_stock
 
 Batch = Mapping[str, Tensor]
 Candidate = Callable[[Batch], object]
@@ -78,11 +78,10 @@ def compare_speed(
     """
 
     def packed(prune: bool) -> Candidate:
-        return lambda batch: pruned(**model_inputs(batch), execution="pack", prune=prune)
+        return lambda batch: traverse(pruned, batch, "pack", prune=prune)
 
     def padded(batch: Batch) -> object:
-        # a plain model knows of no token that must stay
-        return stock(**{name: tensor for name, tensor in model_inputs(batch).items() if name != "protected"})
+        return traverse_stock(stock, batch)
 
     candidates: dict[str, Candidate] = {
         "dense_padded": padded,

@@ -196,6 +196,12 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def embeddings_of(model: PreTrainedModel) -> nn.Module:
+    """What a text becomes before the first layer; of a translation model the words alone, which its decoder shares."""
+    found: nn.Module | None = getattr(model.base_model, "embeddings", None)
+    return model.get_input_embeddings() if found is None else found
+
+
 def family_of(model: PreTrainedModel) -> Family:
     """The family of a Hugging Face model.
 

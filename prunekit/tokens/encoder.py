@@ -167,7 +167,7 @@ class PrunedEncoder(nn.Module):
         pruner: TokenPruner | None,
     ) -> Float[Tensor, "batch tokens"]:
         """1 where a token stays whatever its score: marked by the caller, or what the head reads."""
-        first = int(pruner is not None and pruner.protect_first)
+        first = int(pruner is None or pruner.protect_first)
         return _protected(hidden, mask, marked, first, last=pruner is not None and pruner.protect_last)
 
     def _step(self, index: int, layer: nn.Module, walk: _Walk, pruner: TokenPruner | None, trace: Trace | None) -> None:
@@ -440,12 +440,13 @@ class _Walk:
 
 
 def install(
-    model: PreTrainedModel, pruner: TokenPruner | None, execution: Execution = "pack", *, prefix: int = 0
+    model: PreTrainedModel, pruner: TokenPruner | None, execution: Execution = "pack", *, prefix: int | None = None
 ) -> PreTrainedModel:
     """Puts the traversal into a Hugging Face model, in place, and returns the model; its dropout becomes ours.
 
     Calling it again exchanges the pruner. Parameters of `pruner` become `...encoder.pruner.*` of the model.
-    `prefix` is of translation models: how many first tokens of a source name the task (T5), and always stay.
+    `prefix` is of translation models: how many first tokens of a source name the task (T5), and always stay. None = as
+    before, at first 0.
 
     Raises:
         ValueError: unsupported architecture, or `pruner.layers` names a layer that the model does not have.
@@ -463,7 +464,8 @@ def install(
         )
     with_cheap_masks(model)
     if family.translates:
-        setattr(parent, family.encoder, TranslationEncoder(current, family, pruner, execution, prefix))
+        first = getattr(current, "prefix", 0) if prefix is None else prefix
+        setattr(parent, family.encoder, TranslationEncoder(current, family, pruner, execution, first))
         _attend_with_ours(layers)
         return model
     setattr(parent, family.encoder, PrunedEncoder(layers, family, pruner, execution))
