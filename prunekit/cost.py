@@ -97,7 +97,7 @@ class DecoderShape:
     layers: int
     hidden: int
     ffn: int
-    attention: int  # width of all heads together
+    heads: int  # width of all of them together
     vocabulary: int
 
     @classmethod
@@ -108,7 +108,7 @@ class DecoderShape:
             layers=int(getattr(config, "decoder_layers", None) or config.num_decoder_layers),
             hidden=int(config.hidden_size),
             ffn=int(getattr(config, "decoder_ffn_dim", None) or config.d_ff),
-            attention=int(heads * config.d_kv if heads else config.hidden_size),
+            heads=int(heads * config.d_kv if heads else config.hidden_size),
             vocabulary=int(config.vocab_size),
         )
 
@@ -123,7 +123,7 @@ def decoder_macs(
     times that, the keys and values of the source excepted.
     """
     s, t = sources.double(), words.double()
-    d, a = shape.hidden, shape.attention
+    d, a = shape.hidden, shape.heads
     own = 4 * d * a * t + 2 * a * t * t
     across = 2 * d * a * t + 2 * d * a * s + 2 * a * t * s
     return shape.layers * (own + across + 2 * d * shape.ffn * t) + d * shape.vocabulary * t

@@ -94,7 +94,7 @@ def head_logits(
 
     Of a translation they have a row per word of the targets, `labels`, which the decoder is given up to that word.
     """
-    inputs = model_inputs(batch)
+    inputs: dict[str, Any] = model_inputs(batch)
     if not decodes(model):
         return logits_of(model(**inputs, execution=execution, trace=trace), batch)
     targets = batch["labels"]
@@ -106,7 +106,7 @@ def traverse(model: PreTrainedModel, batch: Batch, execution: Execution, **how: 
 
     `how` is `trace` and `prune`, as the traversal takes them.
     """
-    inputs = model_inputs(batch)
+    inputs: dict[str, Any] = model_inputs(batch)
     if decodes(model):
         translation.encode(model, **inputs, execution=execution, **how)
     else:

@@ -88,7 +88,7 @@ class TokenRuns:
 class TranslationRuns(TokenRuns):
     """The same with a decoder behind the encoder; the test is translated."""
 
-    tasks = ("translation",)
+    tasks: tuple[str, ...] = ("translation",)
     pipeline = "prunekit.translation_pipeline:TranslationPipeline"
 
     def check(self, cfg: Config, backbone: Path | str) -> None:

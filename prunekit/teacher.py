@@ -58,7 +58,8 @@ class TeacherOutputs:
         if by_token(logits):
             logits = logits[0, place].masked_fill(~inside[..., None], NOWHERE)
         elif self.ids is not None and self.word_offsets is not None and self.vocabulary is not None:
-            words = torch.cat([torch.arange(self.word_offsets[row], self.word_offsets[row + 1]) for row in rows])
+            borders = zip(self.word_offsets[rows].tolist(), self.word_offsets[rows + 1].tolist(), strict=True)
+            words = torch.cat([torch.arange(first, last) for first, last in borders])
             every = logits.new_full((len(words), int(self.vocabulary)), NOWHERE)
             logits = every.scatter(1, self.ids[words].long(), logits[words])
         else:

@@ -155,6 +155,6 @@ def _spent(
     tokens_in = torch.cat([lengths[None].double(), counts[:-1]])
     spent = encoder_macs(module.setting.shape, tokens_in, counts)
     pruner = encoder_of(module.model).pruner
-    for layer in sorted(pruner.layers) if pruner is not None else ():
-        spent = spent + pruner.scorer.macs(tokens_in[layer].float()).double()
-    return spent
+    if pruner is None:
+        return spent
+    return spent + torch.stack([pruner.scorer.macs(tokens_in[layer].float()) for layer in sorted(pruner.layers)]).sum(0)

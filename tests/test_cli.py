@@ -183,9 +183,9 @@ def test_configurations_of_one_s_own_are_checked_like_the_shipped_ones(tmp_path:
     (tmp_path / "own" / "trainer").mkdir(parents=True)
     (tmp_path / "own" / "trainer" / "slow.yaml").write_text("defaults: [default]\nepochs: 9\n")
     assert shell("--config-dir", "own", "trainer=slow", folder=tmp_path).stdout == "trained top 1\n"
-    (tmp_path / "own" / "trainer" / "slow.yaml").write_text("defaults: [default]\nepochs: 0\n")
+    (tmp_path / "own" / "trainer" / "slow.yaml").write_text("defaults: [default]\nepochs: -1\n")
     answer = shell("--config-dir", "own", "trainer=slow", folder=tmp_path)
-    assert (answer.returncode, answer.stderr.splitlines()[0]) == (4, "trainer.epochs=0 is out of range.")
+    assert (answer.returncode, answer.stderr.splitlines()[0]) == (4, "trainer.epochs=-1 is out of range.")
 
 
 def test_configurations_are_found_beside_the_package_or_in_it():

@@ -3,15 +3,17 @@
 import pytest
 import torch
 from conftest import FAMILIES, sentences, tiny_model
+from test_translation import SOURCE, TARGETS, translator
 
+from prunekit import teacher
 from prunekit.agreement import ExecutionsDifferError, check_executions_agree
 from prunekit.cost import expected_counts, expected_keep, nominal_counts
 from prunekit.evaluation import predict
-from prunekit.heads import CLASSIFIER, NOWHERE, READER, stored_head
+from prunekit.heads import CLASSIFIER, NOWHERE, READER, TRANSLATOR, stored_head
 from prunekit.objectives import choices, distillation_loss, task_loss
 from prunekit.pretrained import load, load_model, load_stock, save
 from prunekit.teacher import TeacherOutputs, teacher_outputs
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AttentionReceived
@@ -205,3 +207,79 @@ def test_expected_counts_keep_protected_tokens():
         nominal_counts(expected_keep(fine, coarse), lengths, [0], 1, protected=torch.tensor([6])),
     ):
         assert [count.item() for count in found] == [10.0, 8.0]
+
+
+# -- a decoder -----------------------------------------------------------------------------------------
+
+
+def translating(family, pruner=None, prefix=0):
+    """A tiny translator and a batch of two targets, of 3 and 5 words."""
+    batch = {name: tensor[:2] for name, tensor in SOURCE.items()}
+    labels = TARGETS[:2, :5].clone()
+    labels[0, 3:] = -100
+    batch |= {"labels": labels, "index": torch.tensor([0, 1])}
+    return install(translator(family), pruner, prefix=prefix), batch
+
+
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_a_translation_has_a_row_of_logits_per_word_whatever_the_execution(family):
+    model, batch = translating(family, TokenPruner(AttentionReceived(), KeepRatio({1: 0.5, 2: 0.3}), [1, 2]), 2)
+    masked, trace = predict(model, batch, "mask")
+    assert masked.shape == (8, 120)
+    assert trace.tokens_out[-1].tolist() == [4, 3]
+    for execution in ("drop", "pack"):
+        torch.testing.assert_close(predict(model, batch, execution)[0], masked, atol=1e-5, rtol=0)
+    check_executions_agree(model, batch)
+
+
+def test_its_loss_and_distillation_do_not_see_padding():
+    model, batch = translating("marian")
+    logits, _ = predict(model, batch, "dense")
+    alone = []
+    for row, words in ((0, 3), (1, 5)):
+        one = {name: tensor[row : row + 1] for name, tensor in batch.items()} | {
+            "labels": batch["labels"][[row], :words]
+        }
+        alone.append(predict(model, one, "dense")[0])
+    torch.testing.assert_close(logits, torch.cat(alone), atol=1e-5, rtol=0)
+    loss = float(task_loss(logits, batch["labels"], "translation"))
+    parts = [
+        float(task_loss(part, batch["labels"][[row], : len(part)], "translation")) for row, part in enumerate(alone)
+    ]
+    assert loss == pytest.approx((3 * parts[0] + 5 * parts[1]) / 8)
+    assert float(distillation_loss(logits, logits, 2.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_s_likely_words_are_kept_word_by_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "LIKELY_WORDS", 4)
+    model, batch = translating("t5", prefix=2)
+    found = teacher_outputs(model, [batch], batch["attention_mask"].sum(-1))
+    found.save(tmp_path / "outputs.safetensors")
+    again = TeacherOutputs.load(tmp_path / "outputs.safetensors")
+    logits, ranks = again.batch(torch.tensor([1, 0]), 16)
+    dense, _ = predict(model, batch, "dense")
+    wanted = torch.cat([dense[3:], dense[:3]])
+    assert logits.shape == wanted.shape
+    assert ((logits > NOWHERE).sum(-1) == 4).all()
+    torch.testing.assert_close(logits.max(-1).values, wanted.max(-1).values)
+    assert torch.equal(logits.argmax(-1), wanted.argmax(-1))
+    # of 14 tokens the prefix and the end are not ranked
+    assert ranks[1, :2].tolist() == [-1, -1]
+    assert ranks[1, 13:].tolist() == [-1, -1, -1]
+    assert sorted(ranks[1, 2:13].tolist()) == list(range(11))
+
+
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_a_saved_translator_comes_back_with_its_prefix(family, tmp_path):
+    model, batch = translating(family, TokenPruner(AttentionReceived(), KeepRatio({1: 0.5}), [1]), 3)
+    save(model, None, tmp_path)
+    assert stored_head(tmp_path) is TRANSLATOR
+    again = load(tmp_path)
+    assert encoder_of(again).prefix == 3
+    torch.testing.assert_close(predict(again, batch, "pack")[0], predict(model, batch, "pack")[0])
+
+
+def test_a_model_without_a_decoder_translates_nothing(tmp_path):
+    tiny_model().base_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no decoder, but the task is translation"):
+        load_model(tmp_path, "translation", None)

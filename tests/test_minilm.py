@@ -49,6 +49,8 @@ METHODS = {
     "ltp": ["method.reg_lambda=0.1", "method.final_threshold=0.008", "budget=null"],
     "random": ["method.rate=-0.2", "budget=null"],
     "first": ["method.rate=-0.2", "budget=null"],
+    "dtp": ["method.fixed_k=0", "method.prune_layers=[1,2,3]", "budget=null"],
+    "tsdtp": ["method.fixed_k=0", "method.prune_layers=[1,2,3]", "budget=null"],
     "lat": ["method.shares=[0.9,0.6,0.5,0.3,0.2,0.2]", "budget=null"],
 }
 

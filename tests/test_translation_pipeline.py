@@ -261,7 +261,7 @@ def test_without_sacrebleu_nothing_is_started(tmp_path, monkeypatch):
 
 
 def test_a_decoder_small_enough_to_count_by_hand():
-    shape = DecoderShape(layers=2, hidden=3, ffn=5, attention=4, vocabulary=7)
+    shape = DecoderShape(layers=2, hidden=3, ffn=5, heads=4, vocabulary=7)
     # own 4*3*4*2 + 2*4*4, across 2*3*4*2 + 2*3*4*6 + 2*4*2*6, feed-forward 2*3*5*2; vocabulary 3*7*2
     assert decoder_macs(shape, torch.tensor([6]), torch.tensor([2])).tolist() == [2 * (128 + 288 + 60) + 42]
 

@@ -80,8 +80,8 @@ def compare_speed(
     def packed(prune: bool) -> Candidate:
         return lambda batch: traverse(pruned, batch, "pack", prune=prune)
 
-    def padded(batch: Batch) -> object:
-        return traverse_stock(stock, batch)
+    def padded(batch: Batch) -> None:
+        traverse_stock(stock, batch)
 
     candidates: dict[str, Candidate] = {
         "dense_padded": padded,
