@@ -77,7 +77,7 @@ def cost(model: PreTrainedModel, shape: Shape, given: Sequence[Batch]) -> tuple[
 
 def method_on(model: PreTrainedModel, name: str, budget: float, setting: dict[str, Any], prefix: int) -> Any:
     """The method of conf/method/`name`.yaml on a translation model: its own terms, with a decoder behind them."""
-    cfg, _ = compose([f"method={name}"])
+    cfg, _ = compose([f"method={name}", "task=parallel"])
     kind, options = method_class(cfg), method_options(cfg)
 
     class Translating(kind):  # type: ignore[misc, valid-type]
@@ -98,7 +98,6 @@ def method_on(model: PreTrainedModel, name: str, budget: float, setting: dict[st
             """Nobody listens."""
 
     spec = TaskSpec.from_config(cfg["task"])
-    object.__setattr__(spec, "kind", "translation")  # no task of conf/ is one yet; the loss alone asks
     given = Setting(spec=spec, classes=0, budget=budget, **setting)
     install(model, kind.build_pruner(given.shape, **options), prefix=prefix)
     return Translating(model, given, **options)

@@ -78,7 +78,7 @@ def command() -> str:
 
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that names the run: dense has neither budget nor teacher, keys that play no part their defaults,
+    """The configuration that names the run: dense has neither budget nor teacher, idle keys have their defaults,
     own files count by content.
     """
     kind = kind_of(cfg)

@@ -30,7 +30,7 @@ Check = Callable[[Any], str | None]
 
 RANGE = re.compile(r"(int|float|layers) ([(\[]?)([-+.\de]*?)\.\.([-+.\de]*?)([)\]]?)")
 COMMENT = re.compile(
-    r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob|idle at \S+?=[^\s;]+))*)(?:; (?P<prose>.*))?"
+    r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob|idle at \S+?=[^\s;,]+))*)(?:; (?P<prose>.*))?"
 )
 
 

@@ -62,6 +62,8 @@ def shortened(command, folder):
         extra.append("method.bins=8")
     if "method=lat" in given:
         extra += ["method.iterations=1", "method.population=1"]
+    if any(word in ("task=wmt16_en_de", "task=parallel") for word in given):
+        extra[extra.index("backbone=tiny")] = "backbone=tiny_translator"
     chosen = {word.split("=")[0] for word in given}
     return [*given, *(word for word in extra if word.split("=")[0] not in chosen - {"backbone"})]
 

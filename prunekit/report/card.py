@@ -69,6 +69,8 @@ def _measurement(result: Mapping[str, Any], hardware: str | None) -> str:
         "FLOPs are two per multiply-accumulate, counted on the tokens that were executed; embeddings, norms, softmax, "
         f"pooler and head are left out. Split: {result['flops']['split']}."
     ]
+    if "of" in result["flops"]:
+        lines[0] += f" They are of the {result['flops']['of']} alone, and so is the speed."
     if result["speed"]:
         threads = sorted({row["threads"] for row in result["speed"] if "threads" in row})
         where = f" on {hardware}" if hardware else ""
