@@ -21,7 +21,7 @@ from prunekit.cost import Shape, dense_macs, encoder_macs
 from prunekit.data.reading import Rows
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation import Batch, Evaluation, predict
-from prunekit.heads import decodes, head_logits
+from prunekit.heads import HEADS, decodes, head_logits
 from prunekit.objectives import task_loss
 from prunekit.teacher import TeacherOutputs
 from prunekit.tokens.backbones import embeddings_of
@@ -86,6 +86,10 @@ class Setting:
     def staying(self) -> Int[Tensor, "rows"] | int:
         """How many tokens of each validation sentence stay whatever the method says."""
         return self.protected.get("validation", 1)
+
+    def stays(self, pruner: TokenPruner) -> Int[Tensor, "rows"] | int:
+        """The same, with the last token where the pruner protects that; the end of a source is counted already."""
+        return self.staying + int(pruner.protect_last and not HEADS[self.spec.kind].decodes)
 
     def reduction(
         self,

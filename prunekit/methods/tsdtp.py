@@ -97,7 +97,7 @@ class DTP(CalibratedMethod):
         chosen, layers = Options(**options), setting.shape.layers
         pruner, first = cls.build_pruner(setting.shape, **options), min(chosen.layers(setting.shape))
         whole = setting.lengths["validation"].double()
-        least = whole.minimum(torch.as_tensor(setting.staying + pruner.protect_last + chosen.min_keep).double())
+        least = whole.minimum(torch.as_tensor(setting.stays(pruner) + chosen.min_keep).double())
         everyone = torch.stack([whole] * layers)
         tokens_in = torch.stack([whole] * (first + 1) + [least] * (layers - first - 1))
         tokens_out = torch.stack([whole] * first + [least] * (layers - first))
