@@ -208,7 +208,7 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(tmp_path):
 
     run(compose(arguments("whole"))[0])
     for after in (20, 70):  # of 96 steps, 58 of them soft
-        process, deadline = begin(), time.monotonic() + 240
+        process, deadline = begin(), time.monotonic() + 600
         while step() < after and process.poll() is None:
             assert time.monotonic() < deadline, "the run never came to the point where it is to be killed"
             time.sleep(0.02)
