@@ -390,15 +390,6 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def without_idle(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the default wherever another key of the method makes a key play no part."""
-    given, method = dict(_walk(cfg)), dict(cfg["method"])
-    for key in declared({"method": method["name"]}).values():
-        if key.idle is not None and key.path in given and given.get(key.idle[0]) == yaml.safe_load(key.idle[1]):
-            method[key.path.rpartition(".")[2]] = yaml.safe_load(key.default)
-    return {**cfg, "method": method}
-
-
 def machine_keys() -> set[str]:
     """Dotted paths of the keys that cannot change a result."""
     return {key.path for key in _everywhere().values() if key.machine}

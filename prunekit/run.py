@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from prunekit.config import ConfigError, compose, without_idle
+from prunekit.config import ConfigError, compose
 from prunekit.data.sources import find_backbone
 from prunekit.kinds import kind_of, load
 from prunekit.runs import BusyError, RunFolder
@@ -78,11 +78,9 @@ def command() -> str:
 
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that names the run: dense has neither budget nor teacher, idle keys have their defaults,
-    own files count by content.
-    """
+    """The configuration that names the run: dense has neither budget nor teacher, own files count by content."""
     kind = kind_of(cfg)
-    cfg = without_idle(kind.named(cfg))
+    cfg = kind.named(cfg)
     if cfg["method"]["name"] == "dense":
         default = _dense_defaults()
         cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}

@@ -3,10 +3,8 @@
     bins: 50  # int 1..1000; rank bins per location
               #   domain      ; prose
 
-A comment is `<domain>[ or null][, machine][, knob][, idle at <key>=<value>][; <prose>]`. `machine` marks what cannot
-change a result and stays out of the hash that names a run; `knob` marks a method's own way to say how much is pruned,
-given instead of `budget`; `idle` says where another key of the same block makes this one play no part: then its default
-names the run, whatever was given.
+A comment is `<domain>[ or null][, machine][, knob][; <prose>]`. `machine` marks what cannot change a result and stays
+out of the hash that names a run; `knob` marks a method's own way to say how much is pruned, given instead of `budget`.
 Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its number), `bool`, `text`, `path`, `budget`,
 `block`, `one of a|b`, `list of <domain>`, `layers 1..`: rising layer numbers, checked against the backbone, and `band`
 and `bands`: two or more rising lengths of texts, each a number of tokens, `q25` (a quantile), `median` or `max`.
@@ -29,9 +27,7 @@ import yaml
 Check = Callable[[Any], str | None]
 
 RANGE = re.compile(r"(int|float|layers) ([(\[]?)([-+.\de]*?)\.\.([-+.\de]*?)([)\]]?)")
-COMMENT = re.compile(
-    r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob|idle at \S+?=[^\s;,]+))*)(?:; (?P<prose>.*))?"
-)
+COMMENT = re.compile(r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob))*)(?:; (?P<prose>.*))?")
 
 
 class ConfigError(ValueError):
@@ -50,7 +46,6 @@ class Key:
     knob: bool
     prose: str
     file: Path
-    idle: tuple[str, str] | None = None  # path and value, as written, of the key that puts this one out of work
 
     @property
     def allowed(self) -> str:
@@ -167,13 +162,7 @@ def _declared(path: str, comment: str, default: str, file: Path) -> Key | None:
         knob="knob" in match["flags"],
         prose=match["prose"] or "",
         file=file,
-        idle=_idle(path, match["flags"]),
     )
-
-
-def _idle(path: str, flags: str) -> tuple[str, str] | None:
-    found = re.search(r"idle at (\S+?)=([^\s;,]+)", flags)
-    return None if found is None else (f"{path.rpartition('.')[0]}.{found[1]}", found[2])
 
 
 def _comment(lines: list[str], name: yaml.Node, value: yaml.Node) -> str:

@@ -23,7 +23,6 @@ from prunekit.config import (
     declared,
     parse_budget,
     validate,
-    without_idle,
 )
 from prunekit.schema import check_of, read_keys, shown
 
@@ -278,20 +277,18 @@ def test_a_comment_declares_domain_default_flags_and_prose(tmp_path: Path):
         "mark: 'a # b'  # text or null, machine\n"
         "share: null  # float (0..1] or null, knob; of FLOPs\n"
         "sizes: [1, 2]  # list of int 1..\n"
-        "form: log  # one of log|linear, idle at share=0; of what goes\n"
         "deep:  # block; below\n"
         "  on: true  # bool\n"
         "loose: 1  # whatever one likes\n"
     )
     keys = read_keys(file, "x.")
-    assert list(keys) == ["x.bins", "x.mark", "x.share", "x.sizes", "x.form", "x.deep", "x.deep.on"]
+    assert list(keys) == ["x.bins", "x.mark", "x.share", "x.sizes", "x.deep", "x.deep.on"]
     assert (keys["x.bins"].default, keys["x.bins"].prose) == ("50", "rank bins per location")
     assert keys["x.mark"].machine
     assert keys["x.mark"].nullable
     assert (keys["x.share"].knob, keys["x.share"].machine) == (True, False)
     assert keys["x.share"].allowed == "float (0..1] or null; of FLOPs"
     assert keys["x.sizes"].default == "[1, 2]"
-    assert (keys["x.form"].idle, keys["x.form"].prose) == (("x.share", "0"), "of what goes")
 
 
 @pytest.mark.parametrize(
@@ -342,15 +339,6 @@ def test_a_number_that_could_mean_either_is_refused(given: Any, advice: str):
 
 
 # -- names -------------------------------------------------------------------------------------------
-
-
-def test_a_key_that_another_one_puts_out_of_work_names_no_second_run():
-    def named(*overrides):
-        return config_hash(without_idle(checked("method=tsdtp", *overrides)))
-
-    assert named("method.gamma=0", "method.task_attention=frozen") == named("method.gamma=0")
-    assert named("method.task_attention=frozen") != named()
-    assert named("method.gamma=0") != named()
 
 
 def test_what_the_machine_decides_leaves_the_hash_alone_and_what_changes_results_does_not():
