@@ -441,7 +441,7 @@ class Pipeline:
         if result["bands"]:
             write_bands(plots, name, self.spec.score, result["bands"])
         tokenizer = AutoTokenizer.from_pretrained(self.backbone)
-        if self.cfg["examples"]:
+        if self.cfg["examples"] and (test.per_row.predicted is not None or test.per_row.right is not None):
             self._examples(model, data, tokenizer, dense, test)
         folder = self.folder.path / "model"
         others = [split for split in data.validation_splits if split != "validation"]

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prunekit.evaluation import Batch, model_inputs, predict
-from prunekit.heads import by_token
+from prunekit.evaluation import Batch, predict
+from prunekit.heads import by_token, model_inputs
 
 # what two orders of summation in float32 may differ by
 FLOAT32_TOLERANCE = 1e-3
