@@ -80,6 +80,10 @@ def test_another_method_of_the_task_costs_what_its_tokens_cost(tmp_path: Path):
     assert pruned.seconds == pytest.approx(40 * 0.75 + 7 * 3.5)
     assert pruned.high == pytest.approx(pruned.seconds * 2)
     assert pruned.by == "finished runs of the same task and model"
+    # a hundred evaluations of 100 tokens each weigh more than an epoch's 9600
+    often = told.estimate(planned("method=dense", "trainer.epochs=2", "trainer.evals_per_epoch=100"))
+    assert often is not None
+    assert often.seconds == pytest.approx(2 * (9.6 + 10.0) + 7)
 
 
 def test_another_task_is_scaled_by_the_tokens_of_its_texts(tmp_path: Path):
