@@ -359,7 +359,11 @@ def _measured(
 ) -> dict[str, Any]:
     from prunekit.runtime import protocol
 
-    reference = next(timed.logits for timed in found if timed.candidate.role in ("unpruned", "peer", "padded"))
+    # Hugging Face's own model where it takes part, which knows nothing of ours
+    trust = ("padded", "unpruned")
+    reference = min(
+        (timed for timed in found if timed.candidate.role in trust), key=lambda t: trust.index(t.candidate.role)
+    )
     value = protocol.control(found, clock)
     return {
         "batch_size": size,
@@ -368,7 +372,7 @@ def _measured(
         "trusted": protocol.trusted(value),
         "candidates": [
             protocol.summary(timed, work, size, clock, peaks.get(timed.candidate.dtype))
-            | protocol.quality(timed, work, reference)
+            | protocol.quality(timed, work, reference.logits)
             for timed in found
         ],
         "ratios": protocol.comparisons(found, size, clock, fewer),
@@ -485,9 +489,10 @@ def _peers(
         try:
             peer.prepare(subject.folder, scratch)
             engine = _built(lambda peer=peer: peer.build(subject.folder, threads, scratch), work, engines)  # type: ignore[misc]
-        except Absent as error:
-            absent[peer.name] = str(error)
-            say(f"absent     {peer.name}: {error}")
+        except Exception as error:  # somebody else's runtime must not end the measurement
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            absent[peer.name] = reason if isinstance(error, Absent) else f"fails here: {reason[:120]}"
+            say(f"absent     {peer.name}: {absent[peer.name]}")
             continue
         engines[peer.name]["version"] = f"{peer.package} {version(peer.package)}"
         yield Candidate(peer.name, engine, "peer", peer.dtype, padded=peer.padded)
@@ -609,15 +614,16 @@ def _affordable(subject: Subject, seconds: float | int | None, candidates: int) 
     """How many texts leave time for three rounds and a first pass, judged by one text of middle length."""
     import torch
 
+    from prunekit.runtime.bench import one_thread
     from prunekit.runtime.protocol import LEAST_ROUNDS, clocks
 
     middle = sorted(subject.texts, key=len)[len(subject.texts) // 2]
     ids = torch.tensor([middle])
-    with torch.inference_mode():
+    with torch.inference_mode(), one_thread():
         subject.model(input_ids=ids)
-        start = clocks()[1]
+        start = clocks()[0]  # of the process: who else is there must not decide how much is read
         subject.model(input_ids=ids)
-        spent = clocks()[1] - start
+        spent = clocks()[0] - start
     passes = candidates * (LEAST_ROUNDS + 1)
     return max(2, min(len(subject.texts), int((seconds or MODEL_SECONDS) / (passes * spent))))
 

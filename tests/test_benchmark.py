@@ -12,6 +12,8 @@ from transformers import AutoTokenizer
 from prunekit.benchmark import gemm_peak, main
 from prunekit.config import ConfigError
 from prunekit.data.sources import find_backbone
+from prunekit.runtime import peers
+from prunekit.runtime.peers import Peer
 
 
 @pytest.fixture
@@ -34,9 +36,14 @@ def model(tmp_path):
     return folder
 
 
-def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsys):
+def broken(folder, threads, scratch):
+    raise RuntimeError("no such instruction\nand a long story")
+
+
+def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(peers, "PEERS", (*peers.PEERS, Peer("broken fp32", "fp32", "torch", broken)))
     out = tmp_path / "timings.json"
-    assert main([f"run={run}", "examples=4", "batch_sizes=[1,2]", "rounds=3", "peers=hf", f"out={out}"]) == 0
+    assert main([f"run={run}", "examples=4", "batch_sizes=[1,2]", "rounds=3", "peers=hf,broken", f"out={out}"]) == 0
     found = json.loads(out.read_text())
     assert found["workload"]["texts"] == 4
     assert found["flops_ratio"] > 1.2
@@ -66,7 +73,8 @@ def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsy
         "prunekit packed fp32, pruned": "prunekit packed fp32, unpruned",
         "prunekit onnx fp32, pruned": "prunekit onnx fp32, unpruned",
     }
-    assert found["absent"]["openvino fp32"] == "not asked for (peers=hf)"
+    assert found["absent"]["openvino fp32"] == "not asked for (peers=hf,broken)"
+    assert found["absent"]["broken fp32"] == "fails here: no such instruction"
     printed = capsys.readouterr().out
     assert "**topk on synthetic**: 4 texts of validation" in printed
     assert f"the table again: prunekit bench from={out}" in printed
