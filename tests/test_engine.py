@@ -341,7 +341,7 @@ def test_threads_are_set_for_the_call_alone():
 def test_the_engine_does_not_keep_the_model_alive():
     model = install(tiny_model(), DECISIONS["ratio"]())
     layer = weakref.ref(encoder_of(model).blocks[0])
-    engine = PackedEngine(model, linears="onednn")
+    engine = PackedEngine(model)
     del model
     gc.collect()
     assert layer() is None

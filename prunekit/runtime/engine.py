@@ -169,6 +169,8 @@ class PackedEngine:
     first use), "torch", or "auto": native where it can be built and computes right. `cls_last` computes the last layer
     for the first token alone where the head reads no other: that changes no logit, and is no merit of pruning.
 
+    Some weights are shared with the model and others are copied: if the model is trained on, make a new engine.
+
     Raises:
         ValueError: a family or head that the engine does not know, a model in training mode or not on the CPU, or an
             unknown dtype or backend.
