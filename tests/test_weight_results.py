@@ -1,5 +1,7 @@
 """The page's table is that of the committed runs."""
 
+import importlib.util
+import json
 from pathlib import Path
 
 from prunekit.report.results import collect
@@ -7,6 +9,7 @@ from prunekit.report.table import build, markdown
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "methods" / "dpruner.md").read_text(encoding="utf-8")
+MEMORY = ROOT / "benchmarks" / "results" / "weight_memory.json"
 PILOT = ROOT / "benchmarks" / "results" / "weights_pilot.json"
 
 
@@ -17,3 +20,33 @@ def test_the_pilot_s_table_is_that_of_its_file():
     shown = markdown(build(found.rows, ["variant"], ["task"], measures))
     assert shown[shown.index("| variant") :].strip() in PAGE
     assert all(abs(run["sparsity"]["of_prunable"] - 0.5) < 0.001 for run in found.rows)
+
+
+def memory():
+    spec = importlib.util.spec_from_file_location("weight_memory", ROOT / "benchmarks" / "weight_memory.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_memory_of_the_page_is_that_measured_and_does_not_grow_with_the_number_of_blocks():
+    found, own = json.loads(MEMORY.read_text()), memory()
+    assert own.table(found) in PAGE
+    # the page says by how much the prediction is missed
+    ratios = [row["measured_mib"] / row["predicted_mib"] for row in found["rows"] if row["streamed"]]
+    assert f"{min(ratios):.1f} to {max(ratios):.1f} times what the formula says" in PAGE
+    few, many, whole = (row["measured_mib"] for row in found["rows"] if row["hidden"] == 768)
+    assert many < 1.1 * few
+    assert whole > many + 0.8 * found["rows"][-1]["weights_mib"] * 8 / 9
+
+
+def test_what_the_page_says_of_7_billion_is_what_the_formula_gives():
+    stages = memory().at_seven_billion()
+    outside = stages["outside"]
+    shown = {"observe": "2.19", "factorise, score, repair": "2.28", "differentiate": "2.64"}
+    for words, gib in shown.items():
+        stage = stages[f"stage {words.partition(',')[0]}"] - outside
+        assert f"{stage:.2f}" == gib
+        assert any(line.startswith(f"| {words} ") and line.endswith(f"{gib} GiB |") for line in PAGE.splitlines())
+    bound = sum(stages[name] for name in ("block", "gradients", "hessians", "activations"))
+    assert f"{bound:.2f}" == "2.94"
