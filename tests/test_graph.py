@@ -63,7 +63,7 @@ def check_equal(model, path, lengths=LENGTHS):
     return shares
 
 
-QUICK = ("topk accumulate", "top", "tsdtp")
+QUICK = ("top", "tsdtp")
 
 
 @pytest.mark.parametrize(

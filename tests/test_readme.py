@@ -95,7 +95,10 @@ def test_every_command_that_compares_runs_runs(command, tmp_path, monkeypatch, c
     assert "top" in shown or re.search(r"report\.html: \d+ runs", shown)
 
 
-@pytest.mark.parametrize("command", DEPLOYED)
+# those on a run do in short what the tests of export and bench do
+@pytest.mark.parametrize(
+    "command", [pytest.param(line, marks=pytest.mark.slow if " run=" in line else ()) for line in DEPLOYED]
+)
 def test_every_command_that_deploys_or_measures_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command)[1:]
