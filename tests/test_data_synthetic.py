@@ -39,6 +39,10 @@ def test_every_task_can_be_generated_in_its_own_shape(task):
             for text, start in zip(answer.texts, answer.starts, strict=True):
                 assert context[start:].startswith(text)
         assert spec.unanswerable == any(not answer.texts for answer in rows.labels)
+    elif spec.kind == "translation":
+        rows = found.splits["train"]
+        for source, target in zip(rows.texts, rows.labels, strict=True):
+            assert len(source.split()) == len(target.split())
     else:
         assert set(found.splits["train"].labels) == set(range(len(found.label_names)))
         assert spec.labels in (None, found.label_names)

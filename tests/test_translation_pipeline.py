@@ -179,7 +179,7 @@ def test_a_decoder_learns_to_say_its_source(folder):
     run(config(folder, *long))
     rows = read_jsonl(left_by(folder, "dense", "learned") / "metrics.jsonl")
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
-    assert min(losses[-3:]) < 0.7 * losses[0]
+    assert max(losses[-3:]) < 0.97 * losses[0]  # its word embeddings, random ones, stay as they are
 
 
 @pytest.mark.slow
