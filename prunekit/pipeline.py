@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
@@ -94,6 +95,38 @@ def precision_of(asked: str | int) -> str:
     return {"32": "32-true", "bf16": "bf16-mixed"}[choice]
 
 
+@cache
+def _threads_at_start() -> int:
+    return torch.get_num_threads()
+
+
+def use_threads(asked: int | None) -> None:
+    """Has torch compute with so many CPU threads; None gives it back its own choice, whatever an earlier run took."""
+    own = _threads_at_start()
+    torch.set_num_threads(asked or own)
+
+
+def check_dense(key: str, folder: Path | str) -> None:
+    """Refuses a folder of ours whose model is pruned already, and a teacher whose weights cannot be told apart.
+
+    Raises:
+        ConfigError: either; `key` is the setting that named the folder.
+    """
+    told = Path(folder) / "prunekit.json"
+    if told.is_file() and json.loads(told.read_text(encoding="utf-8")).get("pruner") is not None:
+        raise ConfigError(
+            f"{key}={folder} is a pruned model, which would run unpruned here.\n"
+            "Allowed: a dense model: the model/ folder of a method=dense run, or one from elsewhere.\n"
+            "Name another folder."
+        )
+    if key == "teacher.path" and not (Path(folder) / "model.safetensors").is_file():
+        raise ConfigError(
+            f"{key}={folder} holds no model.safetensors.\n"
+            "Allowed: a folder with config.json, model.safetensors and tokenizer, as save_pretrained writes it.\n"
+            "Load it in transformers and call save_pretrained(folder) on the model and on its tokenizer."
+        )
+
+
 def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:
     """The class that `method._target_` names."""
     found: type[TokenPruningMethod] = target_of(cfg)
@@ -162,8 +195,7 @@ class Pipeline:
         self._check_models()
         trainer = self.cfg["trainer"]
         accelerator_of(trainer["accelerator"])
-        if trainer["threads"]:
-            torch.set_num_threads(trainer["threads"])
+        use_threads(trainer["threads"])
         L.seed_everything(self.cfg["seed"], verbose=False)
         data = self._data()
         setting = self._setting(data)
@@ -192,6 +224,7 @@ class Pipeline:
                     "Allowed: a folder with config.json, model.safetensors and tokenizer, as transformers saves it.\n"
                     "Give the model/ folder of a dense run, or leave it out."
                 ) from error
+            check_dense(key, source)
             head = HEADS[self.spec.kind]
             supported = sorted(name for name, family in FAMILIES.items() if family.translates == head.decodes)
             if kind not in supported:
@@ -370,7 +403,7 @@ class Pipeline:
             trainer.fit(module, datamodule=data, ckpt_path=resumable(checkpoints))
         except SystemExit as ended:
             # lightning ends the process itself when it is interrupted; who called decides what that means
-            if isinstance(ended.__context__, KeyboardInterrupt):
+            if isinstance(ended, SIGTERMException) or isinstance(ended.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from ended
             raise
         self.seconds["fit"] = time.time() - start

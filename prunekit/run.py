@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import shlex
 import sys
@@ -62,7 +63,10 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
         folder.prepare(cfg, command())
         from prunekit.checkpoint import discard_resume_points
 
-        result = load(kind.pipeline)(cfg, folder, spec, source, backbone, wait=wait).execute()
+        try:
+            result = load(kind.pipeline)(cfg, folder, spec, source, backbone, wait=wait).execute()
+        finally:
+            gc.collect()  # a trainer and its modules know each other: a sweep's next run needs their memory now
         folder.write_result(result)
         # only now: a kill before the result is written must not cost the training
         discard_resume_points(folder.checkpoints)

@@ -81,7 +81,7 @@ class RunFolder:
     # -- beginning -------------------------------------------------------------------------------------
 
     def prepare(self, cfg: Mapping[str, Any], command: str) -> None:
-        """Makes the folder and writes config.yaml and manifest.json; with `force`, forgets what an earlier run left.
+        """Makes the folder and writes config.yaml and manifest.json; with `force`, forgets what a finished run left.
 
         On a run that goes on, the manifest keeps its first start and lists this one under "resumed".
         """
@@ -89,8 +89,8 @@ class RunFolder:
 
         from prunekit.environment import environment
 
-        if cfg.get("force"):
-            self.clear()
+        if cfg.get("force") and (self.path / "result.json").exists():
+            self.clear()  # without a result it is this very run, interrupted: it goes on
         elif problem := self.stored()[1]:
             print(problem, file=sys.stderr)
         atomic_write_text(self.path / "config.yaml", yaml.safe_dump(dict(cfg), sort_keys=False, allow_unicode=True))

@@ -31,6 +31,7 @@ from prunekit.runs import BusyError, RunFolder
 from prunekit.text import clock
 
 WORST = -1.0  # what a job is worth that has no score, or has one without meeting its budget: no metric goes below
+MOST_LAUNCHES = 3  # of one job; then it is listed as failed, though nothing says why it leaves no result
 POLL_SECONDS = 5.0  # between two looks at runs that other processes are at
 TEACHER_ONLY = "PRUNEKIT_TEACHER_ONLY"  # set for a job whose teacher alone is to be trained
 
@@ -191,6 +192,16 @@ def _over(folder: RunFolder, since: float) -> bool:
     return (folder.path / "result.json").is_file() or folder.failure(since) is not None
 
 
+def _give_up(job: Planned) -> None:
+    """Lists a job as failed that was launched and ended without a trace in its folder."""
+    job.folder.path.mkdir(parents=True, exist_ok=True)
+    job.folder.write_failure(
+        CRASHED,
+        f"was launched {MOST_LAUNCHES} times and left neither a result nor an error in {job.folder.path}: its process "
+        "was killed, or its configuration differs where it runs (as with ${now:...} in runs_dir)",
+    )
+
+
 def _tell(line: str) -> None:
     print(line, flush=True)
 
@@ -284,8 +295,20 @@ class Sweep:
         runs = tuple((path, usual if value is None else value) for path, value in seconds.items())
         Board(self.started, runs).write(self.folder)
         launched, waiting = 0, False
+        launches: Counter[tuple[str, ...]] = Counter()
         while open_jobs := [job for job in self._missing() if self._failure(job) is None]:
+            often = [list(given) for given, count in launches.items() if count >= MOST_LAUNCHES]
+            stuck = [
+                job
+                for job in open_jobs
+                if any(given[: len(job.overrides)] == job.overrides for given in often) and job.folder.holder() is None
+            ]
+            for job in stuck:
+                _give_up(job)
+            if stuck:
+                continue
             batch = self._ready(open_jobs)
+            launches.update(map(tuple, batch))
             if batch:
                 launch(batch, launched)
                 launched += len(batch)

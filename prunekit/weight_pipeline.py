@@ -38,7 +38,7 @@ from prunekit.data.sources import cache_folder
 from prunekit.kinds import method_options, target_of
 from prunekit.language import choice_scores, choose, perplexity, rouge
 from prunekit.methods.weight_base import Need, Statistics, Stream, WeightPruningMethod
-from prunekit.pipeline import accelerator_of, quieten
+from prunekit.pipeline import accelerator_of, quieten, use_threads
 from prunekit.progress import say, track
 from prunekit.report.weights import card
 from prunekit.run import command
@@ -111,8 +111,7 @@ class WeightPipeline:
         self._check_family()
         trainer, options = self.cfg["trainer"], method_options(self.cfg)
         device = torch.device("cuda" if accelerator_of(trainer["accelerator"]) == "gpu" else "cpu")
-        if trainer["threads"]:
-            torch.set_num_threads(trainer["threads"])
+        use_threads(trainer["threads"])
         L.seed_everything(self.cfg["seed"], verbose=False)
         method: WeightPruningMethod = target_of(self.cfg)(**options)
         self.scratch = self.folder.path / "scratch"

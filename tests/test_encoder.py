@@ -262,6 +262,21 @@ def test_tokens_gone_softly_are_removed_and_nothing_else_changes(soft_form, monk
     torch.testing.assert_close(found[True], found[False], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("execution", ["soft", "drop"])
+def test_a_column_without_a_token_stands_nowhere(execution):
+    """Else a gone token would still be ranked by its place, if a longer sentence in the batch left it a column."""
+
+    class Every(KeepPolicy):
+        def forward(self, layer, scores, state):
+            return (state.position % 3 == 0) * state.alive
+
+        soft = forward
+
+    model = install(tiny_model(layers=2), pruner(Every(), layers=[0]))
+    _, _, trace = run(model, sentences([12, 7]), execution)
+    assert trace.layers[1].position.tolist() == [[0, 3, 6, 9], [0, 3, 6, 0]]
+
+
 def test_gone_tokens_stay_keys_when_the_pruner_says_so():
     class Soft(KeepPolicy):
         def soft(self, layer, scores, state):

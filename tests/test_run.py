@@ -236,6 +236,53 @@ def test_a_teacher_of_another_task_is_refused(finished, tmp_path):
         train(config(tmp_path, f"teacher.path={tmp_path / 'seven'}"))
 
 
+@pytest.mark.parametrize(("key", "named"), [("teacher.path", "teacher.path"), ("backbone.path", "backbone")])
+def test_a_pruned_model_is_no_dense_one(finished, tmp_path, key, named):
+    pruned = run_folder(finished[0], "top") / "model"
+    with pytest.raises(ConfigError, match=rf"{named}={pruned} is a pruned model, which would run unpruned here"):
+        train(config(tmp_path, f"{key}={pruned}"))
+
+
+def test_a_teacher_in_another_format_is_refused_before_data_is_read(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(run_folder(finished[0], "dense") / "model", tmp_path / "teacher")
+    (tmp_path / "teacher" / "model.safetensors").rename(tmp_path / "teacher" / "pytorch_model.bin")
+    (tmp_path / "teacher" / "prunekit.json").unlink()
+    with pytest.raises(ConfigError, match=r"teacher holds no model\.safetensors"):
+        train(config(tmp_path, f"teacher.path={tmp_path / 'teacher'}"))
+
+
+def test_nothing_of_a_run_stays_in_memory(finished, tmp_path, monkeypatch):
+    """The next job of a sweep runs in the same process."""
+    import weakref
+
+    from prunekit.pipeline import Pipeline
+
+    seen = []
+
+    class Watched(Pipeline):
+        def fit(self, module, data, loggers):
+            super().fit(module, data, loggers)
+            seen.append(weakref.ref(module))
+
+    monkeypatch.setattr("prunekit.pipeline.Pipeline", Watched)
+    run(plain(tmp_path, "method=dense", "trainer.max_steps=2"))
+    assert len(seen) == 1
+    assert seen[0]() is None
+
+
+def test_threads_of_one_run_are_not_those_of_the_next():
+    from prunekit.pipeline import use_threads
+
+    use_threads(None)
+    own = torch.get_num_threads()
+    use_threads(own + 1)
+    assert torch.get_num_threads() == own + 1
+    use_threads(None)
+    assert torch.get_num_threads() == own
+
+
 def test_another_model_in_the_same_folder_is_another_run(finished, tmp_path):
     from conftest import tiny_model
 
@@ -262,14 +309,15 @@ def test_a_run_whose_model_was_removed_is_not_done(finished, tmp_path):
     assert (tmp_path / left / "model" / "config.json").is_file()
 
 
-def test_ctrl_c_in_training_ends_with_130_and_the_same_command_goes_on(tmp_path):
+@pytest.mark.parametrize("asks_to_end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_an_interrupted_training_ends_with_130_and_the_same_command_goes_on(tmp_path, asks_to_end):
     process = start(tmp_path, "trainer.epochs=200")
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/**/last.ckpt")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(asks_to_end)
     assert process.wait(timeout=60) == 130
 
 

@@ -183,6 +183,16 @@ def test_force_forgets_the_result_and_the_checkpoints(tmp_path):
     assert folder.manifest()["resumed"] == []
 
 
+def test_force_goes_on_where_a_run_without_a_result_was_interrupted(tmp_path):
+    folder = RunFolder.of(config(tmp_path))
+    folder.prepare(config(tmp_path, force=True), "first")
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "last.ckpt").touch()
+    folder.prepare(config(tmp_path, force=True), "again")
+    assert (folder.checkpoints / "last.ckpt").exists()
+    assert len(folder.manifest()["resumed"]) == 1
+
+
 def test_git_state_is_the_commit_and_whether_tracked_files_changed(tmp_path):
     def git(*arguments):
         identity = ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "commit.gpgsign=false"]

@@ -66,6 +66,14 @@ def test_teachers_are_trained_first_and_once_and_the_command_again_trains_nothin
     assert "4 runs, 4 done before, 0 to run" in out
 
 
+def test_a_job_that_leaves_nothing_where_it_was_planned_is_given_up(sweep, tmp_path: Path):
+    """Its folder is another one at each look, so that no launch brings the planned one to an end."""
+    code, out, _ = sweep("runs_dir='runs/${now:%f}'", "method=dense", "seed=1")
+    assert code == 1
+    assert trained(tmp_path) == ["dense 1"] * 3
+    assert "was launched 3 times and left neither a result nor an error" in out
+
+
 def test_only_what_a_wider_grid_adds_is_trained(sweep, tmp_path: Path):
     sweep("method=dense", "seed=1,2")
     sweep("method=dense", "seed=1,2,5")

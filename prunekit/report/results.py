@@ -30,7 +30,7 @@ NAMES = (*FIELDS, "variant")  # what a line or column may be named by; variant: 
 DENSE = "dense"
 
 # what cannot change a score; runs that differ in nothing else are one configuration
-NEUTRAL = ("seed", "bench.", "budget_tolerance", "logger.", "own.", "teacher.path", "backbone.path", "hardware")
+NEUTRAL = ("seed", "bench.", "budget_tolerance", "logger.", "own.teacher", "teacher.path", "backbone.path", "hardware")
 
 
 @dataclass(frozen=True)

@@ -394,7 +394,8 @@ class _Walk:
         width = int((~gone).sum(-1).max())
         order = gone.long().sort(dim=-1, stable=True).indices[:, :width]
         self.keep = keep.gather(1, order)
-        self.position = self.position.gather(1, order)
+        # as under "pack": a column behind a sentence's last token stands nowhere, however wide its batch is
+        self.position = self.position.gather(1, order) * (self.keep > 0)
         self.protected = self.protected.gather(1, order)
         self.scores = None if self.scores is None else self.scores.gather(1, order)
         self.everyone = False
