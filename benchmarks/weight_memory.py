@@ -47,8 +47,8 @@ def predicted(found: dict[str, int]) -> dict[str, int]:
     here = found["outside"] + found["block"]
     return {
         "observe": here + found["hessians"] + found["activations"],
-        # a Hessian and two of its factorisation at a time, and the weights that are scored by it
-        "factorise": here + 3 * found["widest_hessian"] + found["widest_matrix"],
+        # a Hessian and two of its factorisation at a time, and the block's statistics in bfloat16
+        "factorise": here + found["block"] // 2 + 3 * found["widest_hessian"],
         # the gradient of one matrix and its product with the weights
         "differentiate": here + found["sums"] + 2 * found["widest_matrix"] + found["activations"],
         "head": found["outside"] + found["logits"],
@@ -96,7 +96,11 @@ def run_one(backbone: str, streamed: bool, folder: str) -> float:
     import os
 
     done = subprocess.run(
-        [sys.executable, "-c", code, *given], capture_output=True, text=True, env={**os.environ, **environment}
+        [sys.executable, "-c", code, *given],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
     )
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])

@@ -504,7 +504,8 @@ def _collect(
                 hessian = gram.hessian
                 del gram
                 options_of_metric = (options["metric"], options["damping"], next(iter(weights)))
-                values = general_importance(torch.cat(list(weights.values())), hessian, *options_of_metric)
+                rows = torch.cat(list(weights.values())) if len(weights) > 1 else weights[next(iter(weights))]
+                values = general_importance(rows, hessian, *options_of_metric)
                 for name, own in zip(weights, values.split([len(weight) for weight in weights.values()]), strict=True):
                     found[f"{name}.general"] = normalised(own).to(STORED).cpu()
             put(number, found)

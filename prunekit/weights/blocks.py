@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from prunekit.weights.importance import finite
+
 # where a family keeps its decoder blocks
 FAMILIES = {
     "llama": "model.layers",
@@ -460,7 +462,7 @@ def _observe(walk: Walk, number: int, matrices: Matrices) -> dict[str, Gram]:
         for hook in hooks:
             hook.remove()
     for name, gram in grams.items():
-        if not torch.isfinite(gram.total).all():
+        if not finite(gram.total):
             raise BadCalibration(
                 f"the activations that enter {name} are not finite.\n"
                 "Allowed: calibration text on which the model computes finite numbers.\n"
@@ -565,7 +567,7 @@ def _visiting(matrices: Matrices, visit: Callable[[str, Tensor], None]) -> Itera
     def arrived(name: str, module: nn.Module, weight: Tensor) -> None:
         gradient, weight.grad = weight.grad, None
         assert gradient is not None
-        if not torch.isfinite(gradient).all():
+        if not finite(gradient):
             raise BadCalibration(
                 f"the gradient of {name} is not finite.\n"
                 "Allowed: calibration text on which the loss is finite.\n"

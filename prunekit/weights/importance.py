@@ -75,7 +75,14 @@ def _upper(hessian: Tensor, dead: Tensor, damping: float) -> Tensor | None:
     both = (inverse + inverse.T).div_(2)
     del inverse
     upper, failed = torch.linalg.cholesky_ex(both, upper=True)
-    return None if int(failed) or not torch.isfinite(upper).all() else upper
+    del both
+    return None if int(failed) or not finite(upper) else upper
+
+
+def finite(tensor: Float[Tensor, "_ _"]) -> bool:
+    """Whether all of it are numbers; torch.isfinite would take twice its memory."""
+    plain = tensor if tensor.is_contiguous() else tensor.mT  # factors lie column by column; copied they would count too
+    return bool(torch.isfinite(torch.stack(plain.aminmax())).all())
 
 
 def general_importance(
@@ -90,10 +97,10 @@ def general_importance(
     obs_chol: w^2 / U_jj^2, with the remaining columns right of it re-fitted (SparseGPT's; the factor 1/2 is dropped).
     obs: w^2 / (2 [H^-1]_jj), independent of the order of columns. wanda2: w^2 H_jj / 2, nothing re-fitted, no inverse.
     """
-    squared = weight.float().square()
     if metric == "wanda2":
-        return squared * hessian.diagonal() / 2
+        return weight.float().square() * hessian.diagonal() / 2
     factor = inverse_factor(hessian, damping, name)
+    squared = weight.float().square()
     if metric == "obs":
         found = squared / (2 * factor.upper.square().sum(0))
     else:
