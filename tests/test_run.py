@@ -238,7 +238,8 @@ def test_a_teacher_of_another_task_is_refused(finished, tmp_path):
 
 @pytest.mark.parametrize(("key", "named"), [("teacher.path", "teacher.path"), ("backbone.path", "backbone")])
 def test_a_pruned_model_is_no_dense_one(finished, tmp_path, key, named):
-    pruned = run_folder(finished[0], "top") / "model"
+    (found,) = (finished[0] / "runs").glob(f"synthetic/top/tiny/*/*-{finished[1]['hash']}")
+    pruned = found / "model"
     with pytest.raises(ConfigError, match=rf"{named}={pruned} is a pruned model, which would run unpruned here"):
         train(config(tmp_path, f"{key}={pruned}"))
 

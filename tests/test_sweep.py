@@ -112,16 +112,16 @@ def test_what_failed_is_listed_with_its_log_and_tried_again_by_the_same_command(
 
 
 def test_a_job_that_cannot_be_configured_stops_no_other_and_starts_nothing(sweep, tmp_path: Path):
-    code, out, _ = sweep("method=topk", "trainer.epochs=0,1")
+    code, out, _ = sweep("method=topk", "trainer.epochs=-1,1")
     assert code == 4
     assert trained(tmp_path) == ["dense 1", "topk 1"]
-    assert "trainer.epochs=0 is out of range." in out
+    assert "trainer.epochs=-1 is out of range." in out
 
 
 def test_when_no_job_can_be_configured_the_reason_is_given_once(sweep, tmp_path: Path):
-    code, out, err = sweep("method=topk", "trainer.epochs=0,-1")
+    code, out, err = sweep("method=topk", "trainer.epochs=-1,-2")
     assert (code, out) == (4, "")
-    assert err.splitlines()[0] == "trainer.epochs=0 is out of range."
+    assert err.splitlines()[0] == "trainer.epochs=-1 is out of range."
     assert len(err.splitlines()) == 3
 
 
