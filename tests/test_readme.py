@@ -73,7 +73,13 @@ def run(arguments, monkeypatch):
     return cli.train(arguments)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def unless_short(line):
+    """Commands that train are of the slow suite, but for the main job and an own file."""
+    short = line.startswith("./run") or "task=csv" in line or "--dry" in line or "--cfg" in line
+    return line if short else pytest.param(line, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("command", map(unless_short, COMMANDS))
 def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tickets(tmp_path)
@@ -97,7 +103,7 @@ def test_every_command_that_compares_runs_runs(command, tmp_path, monkeypatch, c
 
 # those on a run do in short what the tests of export and bench do
 @pytest.mark.parametrize(
-    "command", [pytest.param(line, marks=pytest.mark.slow if " run=" in line else ()) for line in DEPLOYED]
+    "command", [pytest.param(line, marks=pytest.mark.slow if "=bench.json" not in line else ()) for line in DEPLOYED]
 )
 def test_every_command_that_deploys_or_measures_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

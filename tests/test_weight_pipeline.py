@@ -43,7 +43,9 @@ def test_every_method_removes_what_was_asked_and_saves_it(given, tmp_path):
     assert result["two_of_four"] == ("method.group=nm" in given)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "mistral", "qwen2"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("opt", "mistral", "qwen2"))]
+)
 def test_every_family_runs(family, tmp_path):
     result, _ = run_small(tmp_path, "method=dpruner", f"backbone.family={family}", "method.weight_update=obs")
     assert result["sparsity"]["of_prunable"] == pytest.approx(0.5, abs=0.01)
@@ -55,6 +57,7 @@ def test_nothing_removed_is_the_dense_model(tmp_path):
     assert result["sparsity"]["removed"] == 0
 
 
+@pytest.mark.slow
 def test_another_sparsity_masks_anew_without_scoring_anew(tmp_path):
     first, _ = run_small(tmp_path, "method=dpruner")
     again, path = run_small(tmp_path, "method=dpruner", "method.sparsity=0.7", "method.lambda_=1")
@@ -65,6 +68,7 @@ def test_another_sparsity_masks_anew_without_scoring_anew(tmp_path):
     assert fresh["pruned"] == again["pruned"]
 
 
+@pytest.mark.slow
 def test_what_changes_the_statistics_makes_them_anew(tmp_path):
     run_small(tmp_path, "method=dpruner")
     other, _ = run_small(tmp_path, "method=dpruner", "method.metric=obs")
@@ -105,6 +109,7 @@ def test_the_model_card_and_the_compact_file(tmp_path):
     assert (about["samples"], about["tokens"], about["seed"]) == (3, 72, 1)
 
 
+@pytest.mark.slow
 def test_sums_of_gradients_go_on_from_chunk_to_chunk(tmp_path):
     given = ("method=dpruner", "method.score=dual_virtual")
     statistics = []

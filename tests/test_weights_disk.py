@@ -132,7 +132,8 @@ EQUAL = [
 ]
 
 
-@pytest.mark.parametrize("given", [EQUAL[0], *(pytest.param(one, marks=pytest.mark.slow) for one in EQUAL[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("given", EQUAL)
 def test_a_streamed_run_is_the_run_in_memory_to_the_bit(given, tmp_path):
     found = []
     for how in ("false", "true"):
