@@ -378,7 +378,14 @@ def test_a_schedule_that_cannot_meet_the_budget_is_refused_before_anything_is_tr
 @pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
 def test_every_family_runs_end_to_end(tmp_path, family):
     result = run(
-        config(tmp_path, f"backbone.family={family}", "trainer.epochs=2", "teacher.epochs=1", "bench.enabled=false")
+        config(
+            tmp_path,
+            f"backbone.family={family}",
+            "trainer.epochs=2",
+            "teacher.epochs=1",
+            "bench.enabled=false",
+            "budget_tolerance=0.05",  # of 15 tokens in 8 bins a bin is more than 2 % of the FLOPs
+        )
     )
     assert result["budget"]["met"]
 
