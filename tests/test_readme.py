@@ -79,7 +79,7 @@ def unless_short(line):
     return line if short else pytest.param(line, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("command", map(unless_short, COMMANDS))
+@pytest.mark.parametrize("command", [unless_short(line) for line in COMMANDS])
 def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tickets(tmp_path)

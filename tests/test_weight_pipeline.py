@@ -29,6 +29,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", VARIANTS, ids=" ".join)
 def test_every_method_removes_what_was_asked_and_saves_it(given, tmp_path):
     result, path = run_small(tmp_path, *given)
