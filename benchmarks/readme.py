@@ -8,12 +8,11 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from prunekit.report.console import markdown
+from prunekit.report.speed import replaced
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -27,28 +26,9 @@ def main_job() -> str:
     return markdown(result) + (f"\nMeasured on {hardware}.\n" if hardware else "")
 
 
-# the README has each between `<!-- NAME: ... -->` and `<!-- end of NAME -->`
-BLOCKS: dict[str, Callable[[], str]] = {"main job": main_job}
-
-
-def with_block(readme: str, name: str, text: str) -> str:
-    """The README with the text between the markers of a block replaced.
-
-    Raises:
-        ValueError: the README does not have exactly one such block.
-    """
-    block = re.compile(rf"(<!-- {name}:[^\n]*\n).*?(<!-- end of {name} -->)", re.DOTALL)
-    found = block.subn(lambda match: match[1] + text + match[2], readme)
-    if found[1] != 1:
-        raise ValueError(f"README.md has {found[1]} blocks named {name!r}; it must have one.")
-    return found[0]
-
-
 def rewritten(readme: str) -> str:
-    """The README with all its blocks as the committed results have them."""
-    for name, text in BLOCKS.items():
-        readme = with_block(readme, name, text())
-    return readme
+    """The README with its table as the committed result has it."""
+    return replaced(readme, main_job(), "main job")
 
 
 def take_over(folder: Path) -> dict:

@@ -35,7 +35,7 @@ from prunekit.methods.top import ToP
 from prunekit.pipeline import precision_of
 from prunekit.run import canonical, find_backbone
 from prunekit.runs import RunFolder
-from prunekit.runtime.bench import one_thread
+from prunekit.runtime.threads import threads
 
 Step = Callable[[], None]
 
@@ -130,7 +130,7 @@ def main() -> None:
     ordered = bucketed_batches(split.lengths[some], size, generator_of("bench", "order"))
     buckets = [split.batch(some[rows]) for rows in ordered]
     precision = precision_of(cfg["trainer"]["precision"])
-    with one_thread():
+    with threads(1):
         candidates = {
             "reference": reference_steps(teacher.folder, random, given.pad),
             "soft": our_steps(modules["soft"], buckets, precision),

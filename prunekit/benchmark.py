@@ -331,11 +331,11 @@ def _block(
     """One number of threads: engines are made, then all batch sizes are timed."""
     from prunekit.progress import track
     from prunekit.runtime import protocol
-    from prunekit.runtime.bench import one_thread
+    from prunekit.runtime.threads import threads as computing_with
 
     clock = "cpu" if threads == 1 else "wall"
     block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}}
-    with tempfile.TemporaryDirectory() as scratch, one_thread(threads):
+    with tempfile.TemporaryDirectory() as scratch, computing_with(threads):
         block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in dtypes}}
         own = list(_own(subject, dtypes, threads, Path(scratch), fewer, absent, block["engines"], work))
         others = list(_peers(subject, taken, threads, Path(scratch), absent, block["engines"], work))
@@ -614,12 +614,12 @@ def _affordable(subject: Subject, seconds: float | int | None, candidates: int) 
     """How many texts leave time for three rounds and a first pass, judged by one text of middle length."""
     import torch
 
-    from prunekit.runtime.bench import one_thread
     from prunekit.runtime.protocol import LEAST_ROUNDS, clocks
+    from prunekit.runtime.threads import threads as computing_with
 
     middle = sorted(subject.texts, key=len)[len(subject.texts) // 2]
     ids = torch.tensor([middle])
-    with torch.inference_mode(), one_thread():
+    with torch.inference_mode(), computing_with(1):
         subject.model(input_ids=ids)
         start = clocks()[0]  # of the process: who else is there must not decide how much is read
         subject.model(input_ids=ids)

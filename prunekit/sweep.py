@@ -297,17 +297,13 @@ class Sweep:
         launched, waiting = 0, False
         launches: Counter[tuple[str, ...]] = Counter()
         while open_jobs := [job for job in self._missing() if self._failure(job) is None]:
-            often = [list(given) for given, count in launches.items() if count >= MOST_LAUNCHES]
-            stuck = [
-                job
-                for job in open_jobs
-                if any(given[: len(job.overrides)] == job.overrides for given in often) and job.folder.holder() is None
-            ]
-            for job in stuck:
-                _give_up(job)
-            if stuck:
-                continue
             batch = self._ready(open_jobs)
+            worn = [given for given in batch if launches[tuple(given)] >= MOST_LAUNCHES]
+            if worn:
+                for job in open_jobs:
+                    if any(given[: len(job.overrides)] == job.overrides for given in worn):
+                        _give_up(job)
+                continue
             launches.update(map(tuple, batch))
             if batch:
                 launch(batch, launched)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -97,10 +98,11 @@ class Media:
 class Sink(Logger):
     """Sends rows to a `run` of a tracking library; the first failure is told in one line and ends the sending.
 
-    `title` is what users call the library.
+    `title` is what users call the library, `library` what Python does: it has a `Table` and an `Image`.
     """
 
     title = ""
+    library = ""
 
     def __init__(self, run: Any) -> None:
         super().__init__()
@@ -124,9 +126,16 @@ class Sink(Logger):
         """Keeps final values."""
         raise NotImplementedError
 
+    @rank_zero_only
     def show(self, shown: Media) -> None:
-        """Keeps the picture and the table of a run's tokens."""
-        raise NotImplementedError
+        """Sends the picture as tokens/heatmap and the table as tokens/table."""
+
+        def send() -> None:
+            library: Any = import_module(self.library)
+            table = library.Table(columns=shown.columns, data=shown.rows)
+            self.run.log({"tokens/heatmap": library.Image(shown.picture), "tokens/table": table})
+
+        self._safely(send)
 
     def finish(self, exit_code: int) -> None:
         """Ends the run, so that the next job of the same process gets one of its own."""
@@ -149,6 +158,7 @@ class WandbLogger(Sink):
     """A W&B run, whose id is the hash of the configuration."""
 
     title = "W&B"
+    library = "wandb"
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -168,18 +178,6 @@ class WandbLogger(Sink):
         """Puts final values into the run's summary, where W&B's scatter plots and tables look for them."""
         self._safely(lambda: self.run.summary.update(dict(values)))
 
-    @rank_zero_only
-    def show(self, shown: Media) -> None:
-        """Sends the picture as tokens/heatmap and the table as tokens/table."""
-
-        def send() -> None:
-            import wandb
-
-            table = wandb.Table(columns=shown.columns, data=shown.rows)
-            self.run.log({"tokens/heatmap": wandb.Image(shown.picture), "tokens/table": table})
-
-        self._safely(send)
-
     def finish(self, exit_code: int) -> None:
         """Ends the W&B run."""
         try:
@@ -192,6 +190,7 @@ class TrackioLogger(Sink):
     """A trackio run, in trackio's own database on this machine."""
 
     title = "trackio"
+    library = "trackio"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -202,18 +201,6 @@ class TrackioLogger(Sink):
     def summarize(self, values: Mapping[str, Any]) -> None:
         """Sends final values as a last row: trackio has no summary."""
         self._safely(lambda: self.run.log(dict(values)))
-
-    @rank_zero_only
-    def show(self, shown: Media) -> None:
-        """Sends the picture as tokens/heatmap and the table as tokens/table."""
-
-        def send() -> None:
-            import trackio
-
-            table = trackio.Table(columns=shown.columns, data=shown.rows)
-            self.run.log({"tokens/heatmap": trackio.Image(shown.picture), "tokens/table": table})
-
-        self._safely(send)
 
     def finish(self, exit_code: int) -> None:
         """Ends the trackio run; waits until everything is in its database."""

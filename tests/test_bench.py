@@ -3,7 +3,8 @@
 import torch
 from conftest import sentences, tiny_model
 
-from prunekit.runtime.bench import compare_speed, interleaved, one_thread
+from prunekit.runtime.bench import compare_speed, interleaved
+from prunekit.runtime.threads import threads
 from prunekit.tokens.encoder import TokenPruner, install
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.scorers import AttentionReceived
@@ -49,6 +50,6 @@ def test_ratios_are_medians_over_rounds(monkeypatch):
 
 def test_the_thread_count_is_put_back():
     before = torch.get_num_threads()
-    with one_thread():
+    with threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before

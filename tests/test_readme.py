@@ -144,8 +144,8 @@ def test_the_tables_are_those_of_the_committed_results():
     readme = module_from_spec(place)
     place.loader.exec_module(readme)
     assert readme.rewritten(README) == README
-    with pytest.raises(ValueError, match="0 blocks named 'other'"):
-        readme.with_block(README, "other", "")
+    with pytest.raises(ValueError, match="0 blocks named main job"):
+        readme.rewritten("")
     result = json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text())
     assert markdown(result) in README
     assert result["method"] == "top"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,20 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.heads import traverse, traverse_stock
+from prunekit.runtime.threads import threads
 
 Batch = Mapping[str, Tensor]
 Candidate = Callable[[Batch], object]
-
-
-@contextmanager
-def one_thread(count: int = 1) -> Iterator[None]:
-    """One thread, unless told: on a shared machine a second one mostly measures who else is there."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def measured(
@@ -89,7 +78,7 @@ def compare_speed(
         "pruned_packed": packed(prune=True),
         "control": packed(prune=False),
     }
-    with torch.inference_mode(), one_thread():
+    with torch.inference_mode(), threads(1):
         spent = interleaved(candidates, batches, rounds)
 
     def ratio(above: str, below: str) -> float:

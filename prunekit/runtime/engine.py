@@ -7,8 +7,7 @@ a batch depend on their own sentence alone, and so do all results.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from prunekit.heads import NOWHERE, behind_encoder, by_token
 from prunekit.runtime.attention import Plan, attend, attend_from_first
 from prunekit.runtime.linears import FLOWING, Dtype, Linear, choose, dtype_of
 from prunekit.runtime.native import NativeAttention, native_attention
+from prunekit.runtime.threads import threads as computing_with
 from prunekit.tokens.backbones import LayerParts, family_of, most_tokens, row_embedder
 from prunekit.tokens.encoder import TokenPruner, encoder_of
 from prunekit.tokens.packing import Packing
@@ -231,20 +231,8 @@ class PackedEngine:
             ValueError: a text without tokens or with more than the model has positions for, or padding elsewhere than
                 on the right; texts given to an engine without a tokenizer.
         """
-        with torch.inference_mode(), self._threads():
+        with torch.inference_mode(), computing_with(self.threads):
             return self._run(self._rows(inputs), self.pruner if prune else None)
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        if self.threads is None or self.threads == before:
-            yield
-            return
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     # -- what comes in ---------------------------------------------------------------------------------
 
