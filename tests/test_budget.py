@@ -43,6 +43,34 @@ def test_it_stops_as_soon_as_the_budget_is_met():
     assert asked == [0.0, 4.0, 2.0]
 
 
+def test_dear_measurements_are_interpolated_and_none_is_repeated():
+    # 1.5^knob is a line in the logarithm: the first guess between the known ends is the answer
+    measure, asked = counted(lambda knob: 1.5**knob)
+    found = bisect(measure, 1.5**3, low=0.0, high=4.0, tolerance=1e-6, known={0.0: 1.0, 4.0: 1.5**4})
+    assert asked == pytest.approx([3.0])
+    assert (found.knob, found.met) == (pytest.approx(3.0), True)
+
+
+def test_a_known_knob_that_meets_the_budget_is_taken_without_measuring():
+    measure, asked = counted(lambda knob: 1 + knob)
+    found = bisect(measure, 3.03, low=0.0, high=4.0, tolerance=0.02, known={0.0: 1.0, 2.0: 3.0, 4.0: 5.0})
+    assert (found.knob, found.met, asked) == (2.0, True, [])
+
+
+def test_known_knobs_narrow_the_search():
+    measure, asked = counted(lambda knob: 1 + knob)
+    bisect(measure, 3.5, low=0.0, high=4.0, tolerance=1e-3, known={0.0: 1.0, 2.0: 3.0, 4.0: 5.0})
+    assert asked
+    assert all(2 < knob < 4 for knob in asked)
+
+
+def test_interpolation_does_not_get_stuck_at_a_cliff():
+    measure, asked = counted(lambda knob: 1.0 if knob < 0.9 else 100 * (knob - 0.89))
+    found = bisect(measure, 4.0, low=0.0, high=1.0, tolerance=0.01, known={0.0: 1.0, 1.0: 11.0})
+    assert found.met
+    assert len(asked) < 14
+
+
 def test_of_two_steps_around_the_target_the_nearer_wins():
     def steps(knob):
         return 2.0 if knob < 0.7 else 3.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -30,30 +30,41 @@ def bisect(
     high: float,
     tolerance: float = 0.02,
     iterations: int = 40,
+    known: Mapping[float, float] | None = None,
 ) -> Bisected:
     """The knob whose measured FLOPs reduction is nearest to `target`, for a measure that rises or falls with the knob.
 
     Steps and plateaus are fine: the best knob seen is returned, whether or not it is within `tolerance` (a fraction
     of FLOPs). Stops as soon as it is.
+
+    Where a measurement is dear, `known` are reductions at knobs between `low` and `high`, both included: none is
+    measured again, and every other step interpolates between the nearest two instead of halving.
     """
-    ends = {low: measure(low), high: measure(high)}
-    least, most = min(ends.values()), max(ends.values())
-    rises = ends[low] < ends[high]
+    seen = {low: measure(low), high: measure(high)} if known is None else dict(known)
+    least, most = min(seen[low], seen[high]), max(seen[low], seen[high])
+    rises = seen[low] < seen[high]
 
-    def gap(reached: float) -> float:
-        return abs(target / reached - 1)
+    def gap(knob: float) -> float:
+        return abs(target / seen[knob] - 1)
 
-    best = min(ends, key=lambda knob: gap(ends[knob]))
-    reached, below, above = ends[best], low, high
-    for _ in range(iterations):
-        if gap(reached) <= tolerance or not least < target < most:
+    def short(knob: float) -> bool:
+        return (seen[knob] < target) == rises
+
+    below = max((knob for knob in seen if short(knob)), default=low)
+    above = min((knob for knob in seen if knob > below), default=high)
+    for step in range(iterations):
+        if min(map(gap, seen)) <= tolerance or not least < target < most:
             break
-        middle = (below + above) / 2
-        found = measure(middle)
-        if gap(found) < gap(reached):
-            best, reached = middle, found
-        below, above = (middle, above) if (found < target) == rises else (below, middle)
-    return Bisected(best, reached, gap(reached) <= tolerance, least, most)
+        share = 0.5
+        if known is not None and step % 2 == 0 and seen[below] != seen[above]:
+            # in the logarithm, in which FLOPs fall about evenly; never so near an end that nothing is learned
+            share = math.log(target / seen[below]) / math.log(seen[above] / seen[below])
+            share = min(0.95, max(0.05, share))
+        middle = below + share * (above - below)
+        seen[middle] = measure(middle)
+        below, above = (middle, above) if short(middle) else (below, middle)
+    best = min(seen, key=gap)
+    return Bisected(best, seen[best], gap(best) <= tolerance, least, most)
 
 
 def check_feasible(asked: float, low: float, high: float, what: str) -> None:

@@ -156,15 +156,11 @@ class Threshold(KeepPolicy):
         """
 
         def at(knob: float) -> float:
-            if knob in (0.0, 1.0):  # known without measuring: every token stays, or none that may go
-                return most if knob else 1.0
             self.scale.fill_(knob / (1 - knob))
             return measure()
 
-        now = measure()
-        if abs(target / now - 1) <= tolerance:
-            return Bisected(float(self.scale / (1 + self.scale)), now, True, 1.0, most)
-        found = bisect(at, target, low=0.0, high=1.0, tolerance=tolerance, iterations=20)
+        known = {1 - 1 / (1 + float(self.scale)): measure(), 0.0: 1.0, 1.0: most}
+        found = bisect(at, target, low=0.0, high=1.0, tolerance=tolerance, iterations=20, known=known)
         self.scale.fill_(math.inf if found.knob == 1 else found.knob / (1 - found.knob))
         return found
 
@@ -298,16 +294,13 @@ class MeanMinusStd(KeepPolicy):
         """
 
         def at(knob: float) -> float:
-            if knob in (0.0, 1.0):  # known without measuring
-                return most if knob else least
             self.shift.fill_(_logit(knob))
             return measure()
 
+        known = {0.0: least, 1.0: most}
         if target > least:
-            now = measure()
-            if abs(target / now - 1) <= tolerance:
-                return Bisected(float(self.shift.sigmoid()), now, True, least, most)
-        found = bisect(at, target, low=0.0, high=1.0, tolerance=tolerance, iterations=20)
+            known = {float(self.shift.double().sigmoid()): measure(), **known}
+        found = bisect(at, target, low=0.0, high=1.0, tolerance=tolerance, iterations=20, known=known)
         self.shift.fill_(_logit(found.knob))
         return found
 
