@@ -161,7 +161,9 @@ def test_the_published_recipes_of_ltp_hold_the_paper_s_values(task: str):
     # sentences are padded to 128 there; windows of 384 are not, and no setting of theirs is published
     norm, batch, length = ("live", 32, 384) if task == "squad2" else ("reference", 64, 128)
     assert (method["reg_lambda"], method["reg_norm"], cfg["budget"]) == (0.1, norm, None)
-    assert (trainer["epochs"] - method["hard_epochs"], method["hard_epochs"]) == (soft, 5)
+    assert trainer["epochs"] == soft + 5
+    for steps in (600, 100_000):  # of a whole epoch, and of the largest task
+        assert round(method["hard_fraction"] * trainer["epochs"] * steps) == 5 * steps
     assert (trainer["batch_size"], trainer["lr"], method["lr_threshold"]) == (batch, 2e-5, 2e-5)
     assert (cfg["task"]["name"], cfg["backbone"]["name"], cfg["task"]["max_length"]) == (task, "roberta_base", length)
     assert cfg["task"]["score"] == metric

@@ -14,7 +14,7 @@ BATCH = VALIDATION[0]
 
 
 def ltp(**given):
-    given = {"lr_threshold": None, "hard_epochs": 1.0, **given}
+    given = {"lr_threshold": None, "hard_fraction": 0.25, **given}
     found = method_under_test("ltp", lengths=ROWS * 4, validation=VALIDATION, **given)
     return found
 
@@ -157,7 +157,7 @@ def test_only_the_hard_stage_has_a_best_checkpoint():
     assert not ltp(step=20, budget=2.0).eligible(2.0)
     assert ltp(step=35, budget=2.0).eligible(2.0)
     assert not ltp(step=35, budget=2.0).eligible(2.1)
-    assert ltp(step=20, budget=2.0, hard_epochs=0.0).eligible(2.0)
+    assert ltp(step=20, budget=2.0, hard_fraction=0.0).eligible(2.0)
     assert not ltp(step=20, budget=None, reg_lambda=0.1).eligible(1.1)
 
 
@@ -175,7 +175,7 @@ def test_thresholds_have_a_group_of_their_own_in_the_papers_unit():
 
 @pytest.mark.parametrize(("epochs", "rate"), [(3, 2 * 0.01 / 20), (1000, 2e-5)])
 def test_in_short_runs_thresholds_move_fast_enough(epochs, rate):
-    assert ltp(epochs=epochs).parameter_groups()[0]["lr"] == pytest.approx(rate * 128, rel=1e-3)
+    assert ltp(epochs=epochs, hard_fraction=1 / epochs).parameter_groups()[0]["lr"] == pytest.approx(rate * 128, rel=1e-3)
 
 
 def test_each_stage_has_a_schedule_of_its_own():

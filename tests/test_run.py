@@ -418,7 +418,7 @@ def test_every_published_recipe_runs_on_generated_sentences(tmp_path, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("ltp_*.yaml")), ids=lambda path: path.stem)
 def test_every_published_recipe_of_ltp_runs_on_generated_sentences(tmp_path, path):
-    short = ["trainer.epochs=2", "trainer.evals_per_epoch=1", "method.hard_epochs=1", "trainer.lr=1e-3"]
+    short = ["trainer.epochs=2", "trainer.evals_per_epoch=1", "method.hard_fraction=0.5", "trainer.lr=1e-3"]
     cfg = plain(tmp_path, f"experiment={path.stem}", "budget=null", "task.synthetic_rows=48", *short)
     assert run(cfg)["method"] == "ltp"
 
@@ -438,7 +438,7 @@ def test_ltp_learns_thresholds_and_meets_the_budget(tmp_path, profile):
 
 @pytest.mark.slow
 def test_a_run_trained_on_short_texts_is_reported_by_band_of_length(tmp_path, capsys):
-    short = ["trainer.lr=1e-3", "method.hard_epochs=1", "trainer.epochs=2"]
+    short = ["trainer.lr=1e-3", "method.hard_fraction=0.5", "trainer.epochs=2"]
     cfg = plain(tmp_path, "experiment=length_robustness", "task.synthetic_rows=96", *short)
     result = run(cfg)
     bands = result["bands"]
@@ -526,7 +526,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(finishe
 @pytest.mark.slow
 def test_calibrated_thresholds_survive_kills_too(tmp_path):
     """LTP killed in the soft stage and, with thresholds scaled and a fresh optimiser, in the hard one."""
-    overrides = ["method=ltp", "trainer.epochs=4", "method.hard_epochs=2", "trainer.checkpoint_seconds=1"]
+    overrides = ["method=ltp", "trainer.epochs=4", "method.hard_fraction=0.5", "trainer.checkpoint_seconds=1"]
     run(plain(tmp_path / "whole", *overrides))
     given = [word for word in SMALL if not word.startswith("method.")]
     places = [f"runs_dir={tmp_path / 'killed' / 'runs'}", f"data.cache_dir={tmp_path / 'killed' / 'cache'}"]

@@ -39,7 +39,7 @@ class Options:
     budget_weight: float
     lr_threshold: float | None
     threshold_clip: float
-    hard_epochs: float
+    hard_fraction: float
     hard_lr: float | None
     profile: Literal["house", "reference"]
 
@@ -60,8 +60,8 @@ class LTP(ThresholdMethod):
 
     @classmethod
     def count_hard_steps(cls, training: Training, **options: Any) -> int:
-        """Stage 2."""
-        return round(options["hard_epochs"] * training.steps_per_epoch)
+        """Stage 2, the last `hard_fraction` of the training."""
+        return round(options["hard_fraction"] * training.steps)
 
     @classmethod
     def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
