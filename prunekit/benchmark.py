@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from prunekit.verbs import HELP, explanation, settings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from prunekit.opened import OpenedRun
     from prunekit.runtime.peers import Peer, Runs
     from prunekit.runtime.protocol import Candidate, Encoded, Timed, Workload
 
@@ -55,11 +57,12 @@ def main(arguments: Sequence[str]) -> int:
             "Allowed: run=<folder of a run>; model=<folder> data=<.csv, .jsonl or .parquet>; from=<file of timings>.\n"
             "As prunekit bench model=./my_model data=tickets.csv"
         )
+    run = None if given["run"] is None else _benched(given["run"])  # refused before anything slow is imported
     from prunekit.data.spec import DataError
     from prunekit.runtime.protocol import BenchError
 
     try:
-        subject = _of_run(given) if given["run"] is not None else _of_model(given)
+        subject = _of_model(given) if run is None else _of_run(run, given)
         result = bench(subject, given)
     except ConfigError:
         raise
@@ -128,22 +131,33 @@ class Subject:
         return encoder_of(self.model).pruner is not None
 
 
-def _of_run(given: Mapping[str, Any]) -> Subject:
+def _benched(given: str) -> OpenedRun:
+    """The run in a folder, if its texts are read one by one.
+
+    Raises:
+        ConfigError: it is none, is not finished, or finds answers or translates.
+    """
+    from prunekit.opened import open_run
+
+    run = open_run(given)
+    if run.spec.kind not in ("classification", "regression"):
+        does = "finds answers in texts, which it reads in windows" if run.spec.kind == "span" else "translates"
+        raise ConfigError(
+            f"run={given} {does}; bench does not measure that.\n"
+            "Allowed: a run of classification or regression.\nWhat the run measured itself is in its result.json."
+        )
+    return run
+
+
+def _of_run(run: OpenedRun, given: Mapping[str, Any]) -> Subject:
     """A run's model and its validation set."""
     import torch
 
     from prunekit import pretrained
     from prunekit.data.metrics import build_metrics
-    from prunekit.opened import open_run
     from prunekit.pipeline import quieten
     from prunekit.runtime.protocol import Encoded
 
-    run = open_run(given["run"])
-    if run.spec.kind == "span":
-        raise ConfigError(
-            f"run={given['run']} finds answers, whose windows are no single texts.\n"
-            "Allowed: a run of classification or regression.\nIts own speed is in result.json."
-        )
     quieten()
     data = run.data()
     split = data.split("validation")
@@ -337,8 +351,9 @@ def _block(
     block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}}
     with tempfile.TemporaryDirectory() as scratch, computing_with(threads):
         block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in dtypes}}
-        own = list(_own(subject, dtypes, threads, Path(scratch), fewer, absent, block["engines"], work))
-        others = list(_peers(subject, taken, threads, Path(scratch), absent, block["engines"], work))
+        shop = Workshop(subject, work, threads, Path(scratch), fewer, absent, block["engines"])
+        own = list(_own(shop, dtypes))
+        others = list(_peers(shop, taken))
         timed = []
         for size in sizes:
             found = protocol.time_candidates(
@@ -379,16 +394,20 @@ def _measured(
     }
 
 
-def _own(
-    subject: Subject,
-    dtypes: Sequence[str],
-    threads: int,
-    scratch: Path,
-    fewer: float,
-    absent: dict[str, str],
-    engines: dict[str, Any],
-    work: Workload,
-) -> Iterator[Candidate]:
+@dataclass(frozen=True)
+class Workshop:
+    """Where engines are made to be timed: for whom and on how many threads, and where is noted what became of them."""
+
+    subject: Subject
+    work: Workload
+    threads: int
+    scratch: Path  # for files of graphs and conversions
+    fewer: float  # times fewer FLOPs of the pruned model
+    absent: dict[str, str]  # name -> why it could not be made
+    engines: dict[str, Any]  # name -> what is known about it
+
+
+def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
     """prunekit's own engines: packed, pruned and unpruned, with a second copy as the control; and the graph."""
     from prunekit.runtime.engine import PackedEngine
     from prunekit.runtime.protocol import Candidate
@@ -396,32 +415,23 @@ def _own(
     for position, dtype in enumerate(dtypes):
 
         def packed(dtype: str = dtype) -> Runs:
-            engine = PackedEngine(subject.model, dtype=dtype, threads=threads)
+            engine = PackedEngine(shop.subject.model, dtype=dtype, threads=shop.threads)
             return Packed(f"prunekit packed {dtype}", engine, prune=False)
 
-        dense: Any = _built(packed, work, engines)
+        dense: Any = _built(shop, packed)
         name = f"prunekit packed {dtype}"
         yield Candidate(f"{name}, unpruned", dense, "unpruned", dtype)
         if position == 0:
             yield Candidate("control", dense, "control", dtype)
-        if subject.prunes:
+        if shop.subject.prunes:
             ours = Packed(name, dense.engine, prune=True)
-            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=1 / fewer, twin=f"{name}, unpruned")
-        if dtype == "bf16" or subject.quick:  # ONNX Runtime has no bf16 on a CPU
+            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=1 / shop.fewer, twin=f"{name}, unpruned")
+        if dtype == "bf16" or shop.subject.quick:  # ONNX Runtime has no bf16 on a CPU
             continue
-        yield from _graphs(subject, dtype, threads, scratch, fewer, absent, engines, work)
+        yield from _graphs(shop, dtype)
 
 
-def _graphs(
-    subject: Subject,
-    dtype: str,
-    threads: int,
-    scratch: Path,
-    fewer: float,
-    absent: dict[str, str],
-    engines: dict[str, Any],
-    work: Workload,
-) -> Iterator[Candidate]:
+def _graphs(shop: Workshop, dtype: str) -> Iterator[Candidate]:
     """The graph of one text, unpruned and pruned, at a precision."""
     from prunekit.runtime import onnx_engine
     from prunekit.runtime.extras import MissingPackage
@@ -429,23 +439,23 @@ def _graphs(
     from prunekit.runtime.protocol import Candidate
 
     dense = f"prunekit onnx {dtype}, unpruned"
-    for prune in (False, True) if subject.prunes else (False,):
+    for prune in (False, True) if shop.subject.prunes else (False,):
         name = f"prunekit onnx {dtype}, pruned" if prune else dense
-        path = scratch / name.replace(", ", "_").replace(" ", "_")
+        path = shop.scratch / name.replace(", ", "_").replace(" ", "_")
         try:
-            inputs = onnx_engine.graph_inputs(subject.folder)
-            onnx_engine.write(subject.model, path, inputs, int8=dtype == "int8", prune=prune)
+            inputs = onnx_engine.graph_inputs(shop.subject.folder)
+            onnx_engine.write(shop.subject.model, path, inputs, int8=dtype == "int8", prune=prune)
             file = path / onnx_engine.FILES[dtype]
 
             def opened(file: Path = file, name: str = name) -> Runs:
-                return onnx_engine.GraphEngine(onnx_engine.OnnxRuntime(file, threads), name)
+                return onnx_engine.GraphEngine(onnx_engine.OnnxRuntime(file, shop.threads), name)
 
-            engine = _built(opened, work, engines)
+            engine = _built(shop, opened)
         except (MissingPackage, NotExportable) as error:
-            absent[name] = str(error).splitlines()[0]
+            shop.absent[name] = str(error).splitlines()[0]
             continue
         if prune:
-            yield Candidate(name, engine, "pruned", dtype, weight=1 / fewer, twin=dense)
+            yield Candidate(name, engine, "pruned", dtype, weight=1 / shop.fewer, twin=dense)
         else:
             yield Candidate(name, engine, "unpruned", dtype)
 
@@ -470,34 +480,27 @@ class Packed:
         return self.engine({key: torch.from_numpy(array) for key, array in given.items()}, prune=self.prune).logits
 
 
-def _peers(
-    subject: Subject,
-    taken: Sequence[Peer],
-    threads: int,
-    scratch: Path,
-    absent: dict[str, str],
-    engines: dict[str, Any],
-    work: Workload,
-) -> Iterator[Candidate]:
+def _peers(shop: Workshop, taken: Sequence[Peer]) -> Iterator[Candidate]:
     """Every peer that can run, and who is padded as papers pad; the others are noted in `absent`."""
     from prunekit.progress import say
     from prunekit.runtime.extras import version
     from prunekit.runtime.peers import Absent, eager_padded
     from prunekit.runtime.protocol import Candidate
 
+    subject = shop.subject
     for peer in taken:
         try:
-            peer.prepare(subject.folder, scratch)
-            engine = _built(lambda peer=peer: peer.build(subject.folder, threads, scratch), work, engines)  # type: ignore[misc]
+            peer.prepare(subject.folder, shop.scratch)
+            engine = _built(shop, lambda peer=peer: peer.build(subject.folder, shop.threads, shop.scratch))  # type: ignore[misc]
         except Exception as error:  # somebody else's runtime must not end the measurement
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            absent[peer.name] = reason if isinstance(error, Absent) else f"fails here: {reason[:120]}"
-            say(f"absent     {peer.name}: {absent[peer.name]}")
+            shop.absent[peer.name] = reason if isinstance(error, Absent) else f"fails here: {reason[:120]}"
+            say(f"absent     {peer.name}: {shop.absent[peer.name]}")
             continue
-        engines[peer.name]["version"] = f"{peer.package} {version(peer.package)}"
+        shop.engines[peer.name]["version"] = f"{peer.package} {version(peer.package)}"
         yield Candidate(peer.name, engine, "peer", peer.dtype, padded=peer.padded)
     if taken:
-        eager = _built(lambda: eager_padded(subject.folder, threads, subject.padded_to), work, engines)
+        eager = _built(shop, lambda: eager_padded(subject.folder, shop.threads, subject.padded_to))
         yield Candidate(eager.name, eager, "padded", "fp32", padded=True)
 
 
@@ -514,13 +517,13 @@ def _candidates(own: Sequence[Candidate], others: Sequence[Candidate], size: int
             yield replace(candidate, name=f"{candidate.name}, sorted", order="sorted")
 
 
-def _built(make: Callable[[], Runs], work: Workload, engines: dict[str, Any]) -> Runs:
+def _built(shop: Workshop, make: Callable[[], Runs]) -> Runs:
     """An engine, and how much memory making it and its largest batch took at most beside what was there before."""
-    longest = sorted(work.texts, key=len)[-32:]
+    longest = sorted(shop.work.texts, key=len)[-32:]
     with _memory() as peak:
         engine = make()
         engine.logits(longest)
-    engines[engine.name] = {"peak_mb": peak[0]}
+    shop.engines[engine.name] = {"peak_mb": peak[0]}
     return engine
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
+import yaml
 from conftest import tiny_model
 from test_export import PRUNERS, stored_run
 from transformers import AutoTokenizer
 
 from prunekit.benchmark import gemm_peak, main
-from prunekit.config import ConfigError
+from prunekit.config import ConfigError, compose
 from prunekit.data.sources import find_backbone
 from prunekit.runtime import peers
 from prunekit.runtime.peers import Peer
@@ -114,6 +116,29 @@ def test_wrong_settings_say_what_is_allowed(arguments, said, model, tmp_path, mo
         main(arguments)
     assert said in str(refused.value)
     assert len(str(refused.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("task", "does"),
+    [("squad2", "finds answers in texts, which it reads in windows"), ("wmt16_en_de", "translates")],
+)
+def test_runs_whose_texts_are_not_read_one_by_one_are_refused_before_anything_slow(task, does, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "config.json").write_text("{}")  # no weights: none are looked at
+    cfg, _ = compose(["method=topk", f"task={task}", "backbone=tiny"])
+    (run / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(cfg))))
+    result = {"schema": 1, "status": "done", "hash": "1a2b3c4d", "method": "topk", "task": task}
+    (run / "result.json").write_text(json.dumps(result))
+    for slow in ("torch", "prunekit.pretrained", "prunekit.runtime.protocol"):
+        monkeypatch.setitem(sys.modules, slow, None)  # importing it now is an ImportError
+    with pytest.raises(ConfigError) as refused:
+        main([f"run={run}"])
+    assert str(refused.value).splitlines() == [
+        f"run={run} {does}; bench does not measure that.",
+        "Allowed: a run of classification or regression.",
+        "What the run measured itself is in its result.json.",
+    ]
 
 
 def test_help_is_the_commented_file(capsys):
