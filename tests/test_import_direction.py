@@ -36,7 +36,7 @@ FOR_TESTS_ONLY = ("prunekit.conformance",)
 LIGHT = (
     "prunekit", "prunekit.config", "prunekit.cli", "prunekit.run", "prunekit.runs",
     "prunekit.data.spec", "prunekit.data.sources", "prunekit.data.packages", "train", "prunekit.report.table",
-    "prunekit.export", "prunekit.benchmark",
+    "prunekit.export", "prunekit.benchmark", "prunekit.opened", "prunekit.runtime.batching",
 )  # fmt: skip
 HEAVY = (
     "torch", "lightning", "transformers", "datasets", "pandas", "torchmetrics", "pyarrow", "matplotlib", "safetensors",

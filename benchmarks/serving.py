@@ -1,0 +1,317 @@
+"""How a served model answers under load, on this machine: requests per second, latencies, batch sizes.
+
+python benchmarks/serving.py run=runs/<task>/<method>/<backbone>/<budget>/s<seed>-<hash> 'server=[threads=1]'
+python benchmarks/serving.py                        # the table of docs/serving.md again, from what is stored
+
+The server is examples/serve.py in a process of its own; this one asks, over loopback, with keep-alive. In a closed loop
+a client asks again as soon as it is answered. Requests that arrive at random (Poisson) do not wait for each other, and
+their times count from the moment they were due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from prunekit.config import ConfigError
+from prunekit.environment import environment
+from prunekit.exit_codes import BAD_CONFIG, DONE
+from prunekit.files import atomic_write_text
+from prunekit.opened import OpenedRun, open_run
+from prunekit.report.speed import replaced
+from prunekit.runtime.batching import milliseconds
+from prunekit.verbs import HELP, explanation, settings
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = Path(__file__).with_suffix(".yaml")
+SERVER = ROOT / "examples" / "serve.py"
+RESULTS = ROOT / "benchmarks" / "results"
+SCHEMA = 1
+PATIENCE_S = 120.0  # of a client; longer than the server's
+ENDING_S = 60.0  # for the server to finish its queue
+
+
+@dataclass
+class Heard:
+    """What came back in the counted time of a load."""
+
+    seconds: list[float] = field(default_factory=list)  # of the requests that were answered
+    errors: Counter[str] = field(default_factory=Counter)  # by status, or by the name of the exception
+    tokens: int = 0
+    texts: int = 0
+
+
+Ask = Callable[[float], Awaitable[None]]
+
+
+# -- loads ---------------------------------------------------------------------------------------------------
+
+
+async def closed_loop(ask: Ask, clients: int, until: float) -> None:
+    """So many clients, each asking again as soon as it is answered, until a time of the event loop."""
+    loop = asyncio.get_running_loop()
+
+    async def client() -> None:
+        while loop.time() < until:
+            await ask(loop.time())
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+
+
+async def arrivals(ask: Ask, per_s: float, until: float, rng: random.Random) -> None:
+    """Requests at random times, so many per second on average, whatever became of those before."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    async with asyncio.TaskGroup() as group:
+        while (due := due + rng.expovariate(per_s)) < until:
+            await asyncio.sleep(due - loop.time())
+            group.create_task(ask(due))
+
+
+async def measured(
+    client: httpx2.AsyncClient, requests: Iterator[bytes], seconds: float, load: Callable[[Ask, float], Awaitable[None]]
+) -> dict[str, Any]:
+    """What came of a load that lasted so many seconds, and what the server says that it did meanwhile."""
+    loop = asyncio.get_running_loop()
+    heard = Heard()
+    counted_from = loop.time() + seconds / 10
+
+    async def ask(due: float) -> None:
+        try:
+            answer = await client.post("/predict", content=next(requests))
+            outcome = str(answer.status_code)
+        except httpx2.HTTPError as error:
+            answer, outcome = None, type(error).__name__
+        if answer is None or answer.status_code != 200:
+            await asyncio.sleep(0.05)  # who is turned away does not come again at once
+        if due < counted_from:
+            return
+        if answer is None or answer.status_code != 200:
+            heard.errors[outcome] += 1
+            return
+        heard.seconds.append(loop.time() - due)
+        found = answer.json()["predictions"]
+        heard.texts += len(found)
+        heard.tokens += sum(one["tokens"] for one in found)
+
+    before, cpu = (await client.get("/stats")).json(), time.process_time()
+    start = loop.time()
+    await load(ask, counted_from + seconds)
+    spent = loop.time() - start
+    after, cpu = (await client.get("/stats")).json(), time.process_time() - cpu
+    counted = max(spent - seconds / 10, 1e-9)
+    batches = after["batches"] - before["batches"]
+    ordered = sorted(heard.seconds)
+    return {
+        "seconds": counted,
+        "answered": len(ordered),
+        "errors": dict(heard.errors),
+        "requests_per_s": len(ordered) / counted,
+        "texts_per_s": heard.texts / counted,
+        "tokens_per_text": heard.tokens / heard.texts if heard.texts else None,
+        "latency_ms": {f"p{percent}": milliseconds(ordered, percent) for percent in (50, 95, 99)},
+        "mean_batch_texts": (after["texts"] - before["texts"]) / batches if batches else None,
+        "server_computing": (after["computing_s"] - before["computing_s"]) / spent,
+        "client_cpu": cpu / spent,
+    }
+
+
+# -- the server ----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def served(run: OpenedRun, given: Mapping[str, Any]) -> AsyncIterator[str]:
+    """The address of a server of this run, which ends with the block.
+
+    Raises:
+        ConfigError: it did not start; what it said is on stderr.
+    """
+    words = [sys.executable, str(SERVER), f"run={run.path}", "port=0", "cut=true", *given["server"]]
+    child = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        try:
+            line = (await asyncio.wait_for(child.stdout.readline(), given["start_s"])).decode()
+        except TimeoutError:
+            line = ""
+        address = re.search(r"http://\S+", line)
+        if address is None:
+            raise ConfigError(
+                f"the server did not start within {given['start_s']:g} s, or ended; it was\n"
+                f"python examples/serve.py run={run.path} port=0 cut=true {' '.join(given['server'])}\n"
+                "See what it wrote above, or try that command by itself."
+            )
+        yield address[0]
+    finally:
+        if child.returncode is None:
+            child.terminate()
+            try:
+                await asyncio.wait_for(child.wait(), ENDING_S)
+            except TimeoutError:
+                child.kill()
+                await child.wait()
+
+
+def bodies(run: OpenedRun, count: int, seed: int) -> Iterator[bytes]:
+    """Requests of so many validation texts of the run each, in a random order, again and again."""
+    from prunekit.data.reading import read_task
+    from prunekit.kinds import kind_of
+
+    rows = read_task(run.spec, kind_of(run.cfg).source(run.spec)).splits["validation"]
+    texts: list[Any] = list(rows.texts) if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))
+    texts = [text for text in texts if all(part.strip() for part in ([text] if isinstance(text, str) else text))]
+    random.Random(seed).shuffle(texts)
+    endless = cycle(texts)
+    while True:
+        yield json.dumps({"texts": list(islice(endless, count))}).encode()
+
+
+async def measure(run: OpenedRun, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All loads, one after the other, on one server."""
+    requests = bodies(run, given["texts"], given["seed"])
+    loads: list[dict[str, Any]] = []
+    load_before = os.getloadavg()
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    async with (
+        served(run, given) as address,
+        httpx2.AsyncClient(base_url=address, limits=limits, timeout=PATIENCE_S, trust_env=False) as client,
+    ):
+        about = (await client.get("/healthz")).json()
+        for clients in given["clients"]:
+            found = await measured(
+                client, requests, given["seconds"], lambda ask, until, n=clients: closed_loop(ask, n, until)
+            )
+            loads.append({"kind": "closed", "clients": clients, **found})
+            print(f"  {name_of(loads[-1])}: {found['requests_per_s']:.1f} requests/s", flush=True)
+        most = max((load["requests_per_s"] for load in loads), default=0.0)
+        for share in given["shares"] if most else []:
+            rng = random.Random(given["seed"])
+            found = await measured(
+                client, requests, given["seconds"], lambda ask, until, s=share, r=rng: arrivals(ask, s * most, until, r)
+            )
+            loads.append({"kind": "random", "share": share, "asked_per_s": share * most, **found})
+            print(f"  {name_of(loads[-1])}: {found['requests_per_s']:.1f} requests/s", flush=True)
+    around = environment()
+    return {
+        "schema": SCHEMA,
+        **{name: about[name] for name in ("task", "method", "hash", "dtype", "max_length")},
+        "budget": (run.result.get("budget") or {}).get("reached"),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": {name: around[name] for name in ("cpu", "cpus")},
+        "versions": {name: around["versions"].get(name) for name in ("prunekit", "torch", "transformers")},
+        "load_average": {"before": load_before[0], "after": os.getloadavg()[0]},
+        "settings": {name: given[name] for name in ("server", "seconds", "texts", "seed")},
+        "loads": loads,
+    }
+
+
+# -- the table -----------------------------------------------------------------------------------------------
+
+
+def name_of(load: Mapping[str, Any]) -> str:
+    """A load, as the table calls it."""
+    if load["kind"] == "closed":
+        return "1 client" if load["clients"] == 1 else f"{load['clients']} clients"
+    return f"at random, {load['asked_per_s']:.1f} per s"
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """The tables of stored results; a sentence where there are none."""
+    if not results:
+        return "Not measured yet.\n"
+    return "\n".join(_table(result) for result in results)
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    budget = result["budget"]
+    fewer = f", {budget:.2f}x fewer FLOPs" if budget and result["method"] != "dense" else ""
+    settings = " ".join(result["settings"]["server"]) or "its defaults"
+    lengths = [load["tokens_per_text"] for load in result["loads"] if load["tokens_per_text"]]
+    texts = result["settings"]["texts"]
+    lines = [
+        f"**{result['method']} on {result['task']}{fewer}**, {result['dtype']}; {texts} text{'s' * (texts > 1)} in a "
+        f"request, {sum(lengths) / max(1, len(lengths)):.0f} tokens on average, cut at {result['max_length']}; "
+        f"server: {settings}",
+        "",
+        "| load | requests/s | p50 ms | p95 ms | p99 ms | texts per batch | computing | errors |",
+        "|---" + "|---:" * 7 + "|",
+    ]
+    for load in result["loads"]:
+        errors = ", ".join(f"{count} x {name}" for name, count in sorted(load["errors"].items()))
+        cells = [
+            name_of(load),
+            f"{load['requests_per_s']:.1f}",
+            *("-" if value is None else f"{value:.0f}" for value in load["latency_ms"].values()),
+            "-" if load["mean_batch_texts"] is None else f"{load['mean_batch_texts']:.1f}",
+            f"{100 * load['server_computing']:.0f} %",
+            errors or "none",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    machine, average = result["hardware"], result["load_average"]
+    lines += [
+        "",
+        f"{machine['cpus']} cores of {machine['cpu']}, load average {average['before']:.1f} before; {result['date']}, "
+        f"{result['settings']['seconds']:g} s per load; the clients ran on the same machine.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def rewritten(text: str, folder: Path = RESULTS) -> str:
+    """The document with the block `serving` as the stored results have it."""
+    return replaced(
+        text, markdown([json.loads(path.read_text()) for path in sorted(folder.glob("serving_*.json"))]), "serving"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures, stores and writes the table. Returns 0.
+
+    Raises:
+        ConfigError: a setting, a run or a server that cannot be.
+    """
+    if any(argument in HELP for argument in arguments):
+        print(explanation(SETTINGS), end="")
+        return DONE
+    given = settings(SETTINGS, arguments)
+    folder = RESULTS
+    if given["run"] is not None:
+        result = asyncio.run(measure(open_run(given["run"]), given))
+        name = "serving_{task}_{method}_{dtype}.json".format(**result)
+        out = Path(given["out"]) if given["out"] is not None else RESULTS / name
+        folder = out.parent
+        atomic_write_text(out, json.dumps(result, indent=1) + "\n")
+        print(f"{_table(result)}\nstored: {out}")
+    target = Path(given["into"])
+    try:
+        atomic_write_text(target, rewritten(target.read_text(encoding="utf-8"), folder))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"into={target} cannot take the table ({error}).\nAllowed: a file with the lines `<!-- serving -->` and "
+            "`<!-- end of serving -->`.\nAdd them, or give another file."
+        ) from error
+    print(target)
+    return DONE
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except ConfigError as error:
+        print("\n".join(str(error).splitlines()[:3]), file=sys.stderr)
+        raise SystemExit(BAD_CONFIG) from None
