@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from prunekit.config import ConfigError, compose
+from prunekit.config import ConfigError, compose, parse_budget
 from prunekit.data.sources import find_backbone
 from prunekit.kinds import kind_of, load
 from prunekit.runs import BusyError, RunFolder
@@ -82,9 +82,14 @@ def command() -> str:
 
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that names the run: dense has neither budget nor teacher, own files count by content."""
+    """The configuration that names the run: dense has neither budget nor teacher, own files count by content.
+
+    A budget has one spelling, in which 0.5 and 2.0x are 2x.
+    """
     kind = kind_of(cfg)
     cfg = kind.named(cfg)
+    if (reduction := parse_budget(cfg["budget"])) is not None:
+        cfg = cfg | {"budget": f"{reduction:.10g}x"}
     if cfg["method"]["name"] == "dense":
         default = _dense_defaults()
         cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}

@@ -24,6 +24,7 @@ from prunekit.config import (
     parse_budget,
     validate,
 )
+from prunekit.run import canonical
 from prunekit.schema import check_of, read_keys, shown
 
 FILES = sorted(file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml"))
@@ -351,6 +352,13 @@ def test_what_the_machine_decides_leaves_the_hash_alone_and_what_changes_results
         assert config_hash(checked(machine)) == here, machine
     for meant in ("seed=2", "budget=2x", "trainer.lr=1e-5", "method.bins=49", "data.train_rows=10", "task=cola"):
         assert config_hash(checked(meant)) != here, meant
+
+
+@pytest.mark.parametrize("spelled", ["2.0x", "2X", "0.5"])
+def test_one_budget_spelled_differently_is_one_run(spelled: str):
+    here, there = canonical(checked("budget=2x")), canonical(checked(f"budget={spelled}"))
+    assert there["budget"] == "2x"
+    assert config_hash(there) == config_hash(here)
 
 
 @settings(max_examples=20, deadline=None)

@@ -175,7 +175,8 @@ def test_thresholds_have_a_group_of_their_own_in_the_papers_unit():
 
 @pytest.mark.parametrize(("epochs", "rate"), [(3, 2 * 0.01 / 20), (1000, 2e-5)])
 def test_in_short_runs_thresholds_move_fast_enough(epochs, rate):
-    assert ltp(epochs=epochs, hard_fraction=1 / epochs).parameter_groups()[0]["lr"] == pytest.approx(rate * 128, rel=1e-3)
+    found = ltp(epochs=epochs, hard_fraction=1 / epochs)
+    assert found.parameter_groups()[0]["lr"] == pytest.approx(rate * 128, rel=1e-3)
 
 
 def test_each_stage_has_a_schedule_of_its_own():
