@@ -48,12 +48,13 @@ ENDING_S = 60.0  # for the server to finish its queue
 
 @dataclass
 class Heard:
-    """What came back in the counted time of a load."""
+    """Times and errors of requests that were due in the counted time, and how many were answered within it."""
 
-    seconds: list[float] = field(default_factory=list)  # of the requests that were answered
+    seconds: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)  # by status, or by the name of the exception
+    answers: int = 0
+    texts: int = 0  # in these answers
     tokens: int = 0
-    texts: int = 0
 
 
 Ask = Callable[[float], Awaitable[None]]
@@ -90,6 +91,7 @@ async def measured(
     loop = asyncio.get_running_loop()
     heard = Heard()
     counted_from = loop.time() + seconds / 10
+    until = counted_from + seconds
 
     async def ask(due: float) -> None:
         try:
@@ -97,32 +99,31 @@ async def measured(
             outcome = str(answer.status_code)
         except httpx2.HTTPError as error:
             answer, outcome = None, type(error).__name__
+        now = loop.time()
         if answer is None or answer.status_code != 200:
+            heard.errors[outcome] += due >= counted_from
             await asyncio.sleep(0.05)  # who is turned away does not come again at once
-        if due < counted_from:
             return
-        if answer is None or answer.status_code != 200:
-            heard.errors[outcome] += 1
-            return
-        heard.seconds.append(loop.time() - due)
-        found = answer.json()["predictions"]
-        heard.texts += len(found)
-        heard.tokens += sum(one["tokens"] for one in found)
+        if due >= counted_from:
+            heard.seconds.append(now - due)
+        if counted_from <= now < until:
+            found = answer.json()["predictions"]
+            heard.answers += 1
+            heard.texts += len(found)
+            heard.tokens += sum(one["tokens"] for one in found)
 
     before, cpu = (await client.get("/stats")).json(), time.process_time()
     start = loop.time()
-    await load(ask, counted_from + seconds)
+    await load(ask, until)
     spent = loop.time() - start
     after, cpu = (await client.get("/stats")).json(), time.process_time() - cpu
-    counted = max(spent - seconds / 10, 1e-9)
     batches = after["batches"] - before["batches"]
     ordered = sorted(heard.seconds)
     return {
-        "seconds": counted,
-        "answered": len(ordered),
-        "errors": dict(heard.errors),
-        "requests_per_s": len(ordered) / counted,
-        "texts_per_s": heard.texts / counted,
+        "timed": len(ordered),
+        "errors": {name: count for name, count in heard.errors.items() if count},
+        "requests_per_s": heard.answers / seconds,
+        "texts_per_s": heard.texts / seconds,
         "tokens_per_text": heard.tokens / heard.texts if heard.texts else None,
         "latency_ms": {f"p{percent}": milliseconds(ordered, percent) for percent in (50, 95, 99)},
         "mean_batch_texts": (after["texts"] - before["texts"]) / batches if batches else None,

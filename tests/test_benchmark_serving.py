@@ -41,12 +41,12 @@ RESULT = {
     "settings": {"server": ["threads=1"], "seconds": 20, "texts": 1, "seed": 0},
     "loads": [
         {
-            "kind": "closed", "clients": 8, "seconds": 20.0, "answered": 1000, "errors": {}, "requests_per_s": 50.0,
+            "kind": "closed", "clients": 8, "timed": 1000, "errors": {}, "requests_per_s": 50.0,
             "texts_per_s": 50.0, "tokens_per_text": 120.0, "latency_ms": {"p50": 150.4, "p95": 200.0, "p99": 251.0},
             "mean_batch_texts": 7.5, "server_computing": 0.95, "client_cpu": 0.1,
         },
         {
-            "kind": "random", "share": 0.8, "asked_per_s": 40.0, "seconds": 20.0, "answered": 0, "errors": {"503": 2},
+            "kind": "random", "share": 0.8, "asked_per_s": 40.0, "timed": 0, "errors": {"503": 2},
             "requests_per_s": 0.0, "texts_per_s": 0.0, "tokens_per_text": None,
             "latency_ms": {"p50": None, "p95": None, "p99": None}, "mean_batch_texts": None, "server_computing": 0.0,
             "client_cpu": 0.1,
@@ -99,10 +99,10 @@ def loaded(load, seconds=0.3):
 
 def test_a_closed_loop_counts_answers_and_errors_apart():
     found, server = loaded(lambda ask, until: serving.closed_loop(ask, 2, until))
-    assert found["answered"] > 0
+    assert found["timed"] > 0
     assert set(found["errors"]) == {"503"}
-    assert found["answered"] + found["errors"]["503"] <= server.asked  # what warms up is not counted
-    assert found["requests_per_s"] == pytest.approx(found["answered"] / found["seconds"])
+    assert found["timed"] + found["errors"]["503"] < server.asked  # what warms up is not counted
+    assert found["requests_per_s"] * 0.3 == pytest.approx(found["timed"], abs=4)  # of 2 clients, at both ends
     assert (found["tokens_per_text"], found["texts_per_s"]) == (7, found["requests_per_s"])
     assert found["mean_batch_texts"] == pytest.approx(2, rel=0.2)
 
@@ -144,7 +144,7 @@ def test_a_run_is_served_and_asked(tmp_path, monkeypatch, capsys):
     assert [load["kind"] for load in found["loads"]] == ["closed", "closed", "random"]
     for load in found["loads"]:
         assert load["errors"] == {}
-        assert load["answered"] > 0
+        assert load["timed"] > 0
         assert 0 < load["latency_ms"]["p50"] <= load["latency_ms"]["p99"]
         assert load["mean_batch_texts"] >= 1
     assert "| 3 clients |" in (tmp_path / "serving.md").read_text()

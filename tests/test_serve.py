@@ -21,10 +21,14 @@ from pathlib import Path
 import httpx2
 import pytest
 import yaml
+from conftest import tiny_model
 from test_export import PRUNERS, stored_run
 
 from prunekit.config import ConfigError, compose
 from prunekit.opened import open_run
+from prunekit.runtime.engine import PackedEngine
+from prunekit.runtime.protocol import Encoded
+from prunekit.tokens.encoder import install
 from prunekit.verbs import settings
 
 ROOT = Path(__file__).parents[1]
@@ -136,6 +140,14 @@ def test_a_pair_is_read_with_its_token_types(run):
         assert list(answer["scores"].values()) == pytest.approx(
             model.engine([pair]).logits.softmax(-1)[0].tolist(), abs=1e-5
         )
+
+
+def test_of_a_regression_the_score_is_the_value():
+    engine = PackedEngine(install(tiny_model(classes=1), None))
+    model = serve.Model(engine, None, max_length=8, cut=False)
+    (answer,) = model.compute([Encoded([5, 6, 7])])
+    value = engine([[5, 6, 7]]).logits.item()
+    assert answer == {"label": None, "scores": {"LABEL_0": pytest.approx(value)}, "tokens": 3, "kept": [3, 3, 3, 1]}
 
 
 def test_a_text_that_is_too_long_is_refused_or_cut(run):
