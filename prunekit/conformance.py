@@ -432,7 +432,7 @@ def _fit(given: tuple[str, ...], interruptions: tuple[int, ...] = ()) -> _Fitted
 
         def training_step(
             batch: Batch, batch_idx: int, stop: Any = stop, train: Any = train, m: Any = method
-        ) -> Tensor:
+        ) -> dict[str, Any]:
             if m.global_step == stop:
                 raise _InterruptedError
             return train(batch, batch_idx)

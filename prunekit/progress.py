@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
@@ -122,6 +122,7 @@ class Progress(Callback):
         self._evaluations = 0
         self._evaluation_began = 0.0
         self._expected: tuple[float, int] | None = None
+        self._terms: Collection[str] | None = None  # of the last step's loss; None = all that were logged
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
@@ -135,6 +136,7 @@ class Progress(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Redraws when it is time."""
+        self._terms = outputs.get("terms")
         if self._line is not None and self._line.due:
             self._line.update(self._fit_parts(trainer))
 
@@ -189,7 +191,8 @@ class Progress(Callback):
         spent = time.monotonic() - self._began
         training = max(1e-9, spent - self._evaluating)
         parts = [f"fit {_epoch(trainer)}", f"step {steps}/{total}"]
-        parts += _loss_parts(metrics)[:1]
+        losses = _loss_parts(metrics, self._terms)
+        parts += losses[:1]
         parts += self._budget_parts(metrics, steps)
         if steps > self._first:
             left = training / (steps - self._first) * max(0, total - steps)
@@ -197,12 +200,13 @@ class Progress(Callback):
                 left += self._evaluating / self._evaluations * _evaluations_to_come(trainer, steps, total)
             parts.append(f"ETA {clock(left)}")
         parts.append(rate(steps - self._first, training))
-        return parts + _loss_parts(metrics)[1:] + _score_parts(metrics) + _token_parts(metrics)
+        return parts + losses[1:] + _score_parts(metrics) + _token_parts(metrics)
 
     def _evaluation_parts(self, trainer: L.Trainer) -> list[str]:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         now = metrics.get("val/flops_vs_unpadded")
-        parts = [_epoch(trainer), f"step {trainer.global_step}", *_loss_parts(metrics), *_score_parts(metrics)]
+        losses = _loss_parts(metrics, self._terms)
+        parts = [_epoch(trainer), f"step {trainer.global_step}", *losses, *_score_parts(metrics)]
         if now is not None:
             parts.append(_budget(now, self.budget))
         return [*parts, *_token_parts(metrics), clock(time.monotonic() - self._began)]
@@ -244,9 +248,11 @@ def _budget(now: float, asked: float | int | None) -> str:
     return f"budget {now:.2f}x" if asked is None else f"budget {now:.2f}x -> {asked:.2f}x"
 
 
-def _loss_parts(metrics: Mapping[str, float]) -> list[str]:
+def _loss_parts(metrics: Mapping[str, float], now: Collection[str] | None) -> list[str]:
+    """The loss and its terms; lightning remembers those of a stage that is over, too."""
     terms = {name[len("train/") :]: value for name, value in metrics.items() if name.startswith("train/")}
     total = terms.pop("loss", None)
+    terms = {name: value for name, value in terms.items() if now is None or name in now}
     parts = [] if total is None else [f"loss {total:.3f}"]
     if len(terms) > 1:  # a single term is the loss
         parts.append(" ".join(f"{name} {value:.3f}" for name, value in terms.items()))

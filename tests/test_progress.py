@@ -138,7 +138,7 @@ class Toy(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(callback, epochs=2):
+def fit(callback, epochs=2, toy=Toy):
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -149,7 +149,7 @@ def fit(callback, epochs=2):
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(Toy(), range(60), range(2))
+    trainer.fit(toy(), range(60), range(2))
 
 
 def test_a_log_file_gets_one_line_per_evaluation_of_a_short_fit(log):
@@ -167,6 +167,19 @@ def test_the_live_line_shows_step_loss_budget_and_eta_first(terminal):
     first = next(line for line in lines if line.startswith("fit epoch 1/2 | step 30/120"))
     assert re.match(r"fit epoch 1/2 \| step 30/120 \| loss 0\.750 \| budget 2\.00x -> 3\.00x \| ETA 00:0\d", first)
     assert any(line.startswith("evaluate epoch 1/2 | batch 1/2") for line in lines)
+
+
+def test_a_term_of_a_stage_that_is_over_is_shown_no_more(log):
+    class Staged(Toy):
+        def training_step(self, batch, batch_idx):
+            terms = ("kd", "rank") if self.current_epoch == 0 else ("task", "rank")
+            self.log_dict({"train/loss": 0.75} | {f"train/{name}": 0.25 for name in terms})
+            return {"loss": self.weight.sum(), "terms": terms}
+
+    fit(Progress(3.0), toy=Staged)
+    soft, hard = log.getvalue().splitlines()
+    assert "loss 0.750 | kd 0.250 rank 0.250 |" in soft
+    assert "loss 0.750 | rank 0.250 task 0.250 |" in hard
 
 
 def test_when_training_expects_nothing_any_more_the_budget_is_the_measured_one(terminal):

@@ -220,8 +220,8 @@ class TokenPruningMethod(L.LightningModule):
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The sum of the method's terms."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The sum of the method's terms as "loss", and their names as "terms", which differ from stage to stage."""
         terms = self.terms(batch)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         if not torch.isfinite(loss):
@@ -233,7 +233,7 @@ class TokenPruningMethod(L.LightningModule):
         size = len(batch["labels"])
         self.log_dict({f"train/{name}": term.detach().float() for name, term in terms.items()}, batch_size=size)
         self.log("train/loss", loss.detach(), batch_size=size)
-        return loss
+        return {"loss": loss, "terms": tuple(terms)}
 
     def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trainable parameters of the model, without the pruner's."""
