@@ -303,9 +303,12 @@ class Pipeline:
             protected={name: data.split(name).protected for name in ("train", "validation", "test")},
         )
 
+    def _options(self, setting: Setting) -> dict[str, Any]:
+        return method_class(self.cfg).completed(setting, **method_options(self.cfg))
+
     def _check_budget(self, setting: Setting) -> None:
         """Refuses a budget that the method cannot reach on these sentences, before anything is trained."""
-        method, options = method_class(self.cfg), method_options(self.cfg)
+        method, options = method_class(self.cfg), self._options(setting)
         asked = method.asks(setting, **options)
         if asked is None:
             return
@@ -366,7 +369,7 @@ class Pipeline:
         return install(self._model(teacher.folder, data), None, "dense", prefix=data.prefix_tokens)
 
     def _method(self, setting: Setting, teacher: Teacher | None, data: TokenPruningDataModule) -> TokenPruningMethod:
-        kind, options = method_class(self.cfg), method_options(self.cfg)
+        kind, options = method_class(self.cfg), self._options(setting)
         model = self._model(teacher.folder if teacher else self.backbone, data)
         if kind.uses_teacher and teacher is not None:
             setting = replace(setting, teacher=self._outputs(teacher, data))
@@ -569,7 +572,7 @@ class Pipeline:
         cfg, setting, spec = self.cfg, module.setting, replace(self.spec, **validation.settled)
         budget = module.budget_report(validation.reduction)
         met = budget["met"]
-        low, high = module.feasible(setting, **method_options(cfg))
+        low, high = module.feasible(setting, **self._options(setting))
         return {
             "schema": 1,
             "status": "done" if met else "budget_missed",

@@ -181,10 +181,10 @@ def test_the_published_recipes_of_ltp_hold_the_paper_s_values(task: str):
 @pytest.mark.parametrize(
     ("override", "given", "allowed", "advice"),
     [
-        ("method.bins=0", "method.bins=0 is out of range", "int 1..1000; rank bins", "the default, 50"),
-        ("method.bins=12.5", "method.bins=12.5 is not a whole number", "int 1..1000", "50"),
-        ("method.bins=true", "method.bins=true is not a whole number", "int 1..1000", "50"),
-        ("method.bins=null", "method.bins=null is not a whole number", "int 1..1000", "50"),
+        ("method.bins=0", "method.bins=0 is out of range", "int 1..1000 or null; rank bins", "the default, null"),
+        ("method.rank_topk=12.5", "method.rank_topk=12.5 is not a whole number", "int 2..4096", "20"),
+        ("method.rank_topk=true", "method.rank_topk=true is not a whole number", "int 2..4096", "20"),
+        ("method.rank_topk=null", "method.rank_topk=null is not a whole number", "int 2..4096", "20"),
         ("method.beta=hot", "method.beta=hot is not a number", "float (0..10]; temperature", "0.6667"),
         ("method.beta=0", "method.beta=0.0 is out of range", "float (0..10]", "0.6667"),
         ("trainer.clip=inf", "trainer.clip=inf is not a number", "float 0..", "1.0"),
@@ -211,7 +211,7 @@ def test_the_published_recipes_of_ltp_hold_the_paper_s_values(task: str):
         ("experiment=best", "experiment=best does not exist", "top_cola", "add experiment/best.yaml"),
         ("method=null", "method=null: a group without which nothing runs", "sweeps, experiment and debug", "--help"),
         ("~trainer", "there is no trainer", "conf/trainer/", "trainer=..."),
-        ("~method.bins", "method.bins is missing", "int 1..1000", "method.bins=..., as 50"),
+        ("~method.rank_topk", "method.rank_topk is missing", "int 2..4096", "method.rank_topk=..., as 20"),
         ("method=[", "method=[ cannot be read", "key=value", "Quote"),
         ("seed=1,2", "'seed=1,2'", "one value per key", "Add -m"),
         ("method.bins=???", "method.bins is not given", "comment", "Add method.bins=..."),

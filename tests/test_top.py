@@ -1,5 +1,6 @@
 """ToP's training: which terms, which groups, when the gates are fixed, what counts as reached."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -177,6 +178,16 @@ def test_the_measured_constraint_sees_that_empty_bins_save_nothing():
             found.policy.token_loga[:, 1:13].fill_(-4.60517)  # ranks 0, 1, 2 fall in bins 0, 13, 26
     assert nominal.expected_sparsity(short).item() > 0.1
     assert measured.expected_sparsity(short).item() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("lengths", "bins"),
+    [([8] * 2 + [30] * 18, 7), ([8] * 1 + [30] * 19, 29), ([128] * 20, 50), ([2] * 20, 1)],
+)
+def test_bins_left_to_the_texts_are_those_that_nine_of_ten_reach(lengths, bins):
+    setting = replace(module().setting, lengths={"validation": torch.tensor(lengths)})  # [CLS] has no rank
+    assert ToP.completed(setting, bins=None)["bins"] == bins
+    assert ToP.completed(setting, bins=20)["bins"] == 20
 
 
 def test_feasible_ends_with_cls_alone_behind_the_first_location():

@@ -138,6 +138,11 @@ class TokenPruningMethod(L.LightningModule):
         return None
 
     @classmethod
+    def completed(cls, setting: Setting, **options: Any) -> dict[str, Any]:
+        """The options, with those filled in that are null and follow from the texts; by default as they are."""
+        return options
+
+    @classmethod
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
         """Smallest and largest FLOPs reduction that the method can reach on the validation sentences."""
         return 1.0, 1.0

@@ -38,13 +38,15 @@ from prunekit.tokens.rank_gates import EVERYTHING, RankGate
 from prunekit.tokens.scorers import AttentionReceived, ReferenceReceived
 from prunekit.tokens.state import Execution, Trace
 
+MOST_BINS = 50  # where the texts decide; most published recipes have 50
+
 
 @dataclass(frozen=True)
 class Options:
     """The keys of conf/method/top.yaml, explained there."""
 
     prune_location: list[int] | None
-    bins: int
+    bins: int | None
     target_sparsity: float | None
     warmup_epochs: float
     hard_fraction: float
@@ -102,7 +104,7 @@ class ToP(TokenPruningMethod):
         layers = chosen.decision_layers(shape.layers)
         policy = RankGate(
             layers,
-            chosen.bins,
+            chosen.bins or MOST_BINS,
             distribution=HardConcrete(beta=chosen.beta, gamma=chosen.gamma, zeta=chosen.zeta),
             init_fine=chosen.init_fine,
             init_slope=0.0 if chosen.compat else chosen.init_slope,
@@ -118,6 +120,14 @@ class ToP(TokenPruningMethod):
     def count_hard_steps(cls, training: Training, **options: Any) -> int:
         """The last `hard_fraction` of the training."""
         return round(options["hard_fraction"] * training.steps)
+
+    @classmethod
+    def completed(cls, setting: Setting, **options: Any) -> dict[str, Any]:
+        """`bins`, where null: such that nine of ten validation sentences have a rank in each, at most 50."""
+        if options["bins"] is not None:
+            return options
+        ranked = (setting.lengths["validation"] - setting.staying).float()
+        return options | {"bins": min(MOST_BINS, max(1, int(ranked.quantile(0.1, interpolation="lower"))))}
 
     @classmethod
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
