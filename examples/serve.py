@@ -173,7 +173,7 @@ class Model:
 
 
 def load(run: OpenedRun, given: Mapping[str, Any]) -> Model:
-    """The run's model, which has computed something already: the first request compiles nothing.
+    """The run's model, which has computed something already: what is built at first use is there.
 
     Raises:
         ConfigError: lengths that do not go together, or a model that the packed engine does not run.
@@ -348,7 +348,7 @@ def main(arguments: Sequence[str]) -> int:
     with place:
         model = load(run, given)
         about = {name: run.result[name] for name in ("task", "method", "hash")}
-        about |= {"run": str(run.path), "dtype": given["dtype"], "max_length": model.max_length}
+        about |= {"dtype": given["dtype"], "max_length": model.max_length}
         app = build_app(model, given, about, pairs=run.spec.text_pair is not None)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         # uvicorn raises the signal again when it is done, and that is not to kill us
