@@ -90,7 +90,9 @@ async def measured(
     """What came of a load that lasted so many seconds, and what the server says that it did meanwhile."""
     loop = asyncio.get_running_loop()
     heard = Heard()
-    counted_from = loop.time() + seconds / 10
+    before, cpu = (await client.get("/stats")).json(), time.process_time()
+    start = loop.time()
+    counted_from = start + seconds / 10
     until = counted_from + seconds
 
     async def ask(due: float) -> None:
@@ -112,8 +114,6 @@ async def measured(
             heard.texts += len(found)
             heard.tokens += sum(one["tokens"] for one in found)
 
-    before, cpu = (await client.get("/stats")).json(), time.process_time()
-    start = loop.time()
     await load(ask, until)
     spent = loop.time() - start
     after, cpu = (await client.get("/stats")).json(), time.process_time() - cpu

@@ -87,7 +87,7 @@ class Server:
         return httpx2.Response(200, json={"predictions": [{"tokens": 7}]})
 
 
-def loaded(load, seconds=0.3):
+def loaded(load, seconds):
     server = Server()
 
     async def play():
@@ -97,26 +97,43 @@ def loaded(load, seconds=0.3):
     return asyncio.run(play()), server
 
 
-def test_a_closed_loop_counts_answers_and_errors_apart():
-    found, server = loaded(lambda ask, until: serving.closed_loop(ask, 2, until))
-    assert found["timed"] > 0
-    assert set(found["errors"]) == {"503"}
-    assert found["timed"] + found["errors"]["503"] < server.asked  # what warms up is not counted
-    assert found["requests_per_s"] * 0.3 == pytest.approx(found["timed"], abs=4)  # of 2 clients, at both ends
-    assert (found["tokens_per_text"], found["texts_per_s"]) == (7, found["requests_per_s"])
-    assert found["mean_batch_texts"] == pytest.approx(2, rel=0.2)
+def test_times_are_of_requests_due_in_the_counted_time_and_throughput_of_answers_within_it():
+    async def four(ask, until):  # the time is counted for 1 s after 0.1 s
+        now = asyncio.get_running_loop().time
+        await ask(now())  # while it warms up: nothing
+        await asyncio.sleep(until - 0.8 - now())
+        await ask(now())  # both
+        await ask(now())  # turned away
+        await asyncio.sleep(until + 0.01 - now())
+        await ask(until - 0.1)  # due within, answered later: its time
+
+    found, _ = loaded(four, 1.0)
+    assert (found["timed"], found["errors"], found["requests_per_s"]) == (2, {"503": 1}, 1.0)
+    assert (found["tokens_per_text"], found["texts_per_s"], found["mean_batch_texts"]) == (7, 1.0, 2)
+    assert found["latency_ms"]["p50"] < 100 < found["latency_ms"]["p99"]
+
+
+def test_in_a_closed_loop_clients_ask_again_as_soon_as_they_are_answered():
+    found, server = loaded(lambda ask, until: serving.closed_loop(ask, 2, until), 0.3)
+    assert server.asked > 4
+    assert found["timed"] > 2
+    assert found["timed"] + found["errors"]["503"] < server.asked  # the first asked while it warmed up
 
 
 def test_requests_at_random_do_not_wait_for_answers():
-    due = []
+    due, inside, most = [], 0, 0
 
-    async def never(at):
+    async def slow(at):
+        nonlocal inside, most
         due.append(at)
+        inside += 1
+        most = max(most, inside)
         await asyncio.sleep(0.3)
+        inside -= 1
 
     async def play():
         start = asyncio.get_running_loop().time()
-        await serving.arrivals(never, 100, start + 0.5, random.Random(0))
+        await serving.arrivals(slow, 100, start + 0.5, random.Random(0))
         return start
 
     start = asyncio.run(play())
@@ -124,6 +141,7 @@ def test_requests_at_random_do_not_wait_for_answers():
     assert due[0] == pytest.approx(start + rng.expovariate(100), abs=0.05)
     assert due[1] - due[0] == pytest.approx(rng.expovariate(100))
     assert 25 < len(due) < 80  # 50 expected
+    assert most > 5
 
 
 def test_a_file_without_the_block_is_refused(tmp_path):
