@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Runs the tests of an extra whose pins contradict constraints.txt, in a temporary environment on top of this one:
+# Runs the tests of an extra that is not part of dev, in a temporary environment on top of this one:
 #   ./run ./tests/extras.sh trackio      (needs pillow < 13)
 #   ./run ./tests/extras.sh ray          (needs cloudpickle < 3, about 400 MB)
+#   ./run ./tests/extras.sh triton       (286 MB; its kernels in its interpreter, no GPU needed)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+pins=() # those of the first two contradict constraints.txt
 case "${1:-}" in
 trackio) tests=(tests/test_tracked_sweep.py) ;;
 ray) tests=(tests/test_launchers.py -k ray) ;;
+triton) tests=(tests/test_gpu.py) pins=(-c constraints.txt) ;;
 *)
-    echo "usage: tests/extras.sh trackio|ray" >&2
+    echo "usage: tests/extras.sh trackio|ray|triton" >&2
     exit 4
     ;;
 esac
@@ -20,6 +23,6 @@ above=$("$place/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pure
 echo "$below" >"$above/below.pth"
 wanted=$(python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]])' "$1")
 # shellcheck disable=SC2086
-"$place/bin/pip" install --quiet --disable-pip-version-check $wanted || exit 1
+"$place/bin/pip" install --quiet --disable-pip-version-check "${pins[@]}" $wanted || exit 1
 [ -x "$place/bin/wandb" ] || ln -s "$(command -v wandb)" "$place/bin/wandb"
 RAY_USAGE_STATS_ENABLED=0 PYTHONPATH="$PWD" "$place/bin/python" -m pytest -n 0 -m slow -rs "${tests[@]}"

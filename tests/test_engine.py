@@ -425,7 +425,7 @@ def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
     try:
         model = install(tiny_model(), DECISIONS["ratio"]())
         engine = PackedEngine(model)
-        assert engine.native is None
+        assert engine.fused is None
         assert engine([[5, 6, 7]]).logits.shape == (1, 3)
         with pytest.raises(ValueError, match="attention='native' could not be built here"):
             PackedEngine(model, attention="native")

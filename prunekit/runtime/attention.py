@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,12 +12,26 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prunekit.runtime.native import NativeAttention
 from prunekit.tokens.packing import Group, Packing
 from prunekit.tokens.state import Need, Signals
 
 # signals that scorers ask of attention; the others are the state's
 OF_ATTENTION: frozenset[Need] = frozenset({"received", "probs", "dropped"})
+
+
+# attention over one packing, of rows with so many heads, `scored` or not: what `attend` gives, and the column sums in
+# the padded view where scored
+Over = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+class Fused(ABC):
+    """A backend that attends and adds up columns in one go: C++ on a CPU, Triton on a GPU."""
+
+    name: str
+
+    @abstractmethod
+    def over(self, packing: Packing) -> Over:
+        """Attention over a packing: `over(qkv, heads, scored=...)`; what the packing decides is laid out once."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +52,17 @@ class Block:
 class Plan:
     """How attention goes over a packing: made once, used by every layer until the packing changes.
 
-    `spare` is the row of the output that padding is written to; `native` does what it can, None is torch alone.
+    `spare` is the row of the output that padding is written to; `fused` does what it can, None is torch alone.
     """
 
     packing: Packing
     spare: int
-    native: NativeAttention | None = None
+    fused: Fused | None = None
+
+    @cached_property
+    def over(self) -> Over | None:
+        """Fused attention over this packing."""
+        return None if self.fused is None else self.fused.over(self.packing)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -62,8 +83,8 @@ def attend(
     Queries are scaled already. `qkv` may have more rows than the packing; those come back as zeros.
     """
     packing, total = plan.packing, sum(plan.packing.lengths)
-    if plan.native is not None and not needs & {"probs", "dropped"}:
-        mixed, received = plan.native(qkv, heads, packing, scored="received" in needs)
+    if plan.over is not None and not needs & {"probs", "dropped"}:
+        mixed, received = plan.over(qkv, heads, scored="received" in needs)
         return mixed, Signals(received)
     out = qkv.new_empty((qkv.shape[0] + 1, qkv.shape[1] // 3))
     out[total:] = 0

@@ -1,13 +1,19 @@
-"""The packed engine: a trained model compiled for speed on a CPU, with the method's own decisions.
+"""The packed engine: a trained model compiled for speed, on a CPU or a GPU, with the method's own decisions.
 
 Tokens of the whole batch lie end to end, [rows, hidden]; no padding is ever computed. Who leaves is decided by the
 model's own TokenPruner after each layer's attention; who leaves is gone before the output projection. All decisions of
 a batch depend on their own sentence alone, and so do all results.
+
+On a GPU the host lays out every layer before the device has computed the one before: shapes are known from the lengths
+where a policy says how many it keeps of so many (`counts`), and are read from the device, once per deciding layer,
+where it does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +26,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from prunekit.heads import NOWHERE, behind_encoder, by_token
-from prunekit.runtime.attention import Plan, attend, attend_from_first
+from prunekit.runtime.attention import Fused, Plan, attend, attend_from_first
+from prunekit.runtime.extras import need
 from prunekit.runtime.linears import FLOWING, Dtype, Linear, choose, dtype_of
-from prunekit.runtime.native import NativeAttention, native_attention
+from prunekit.runtime.native import native_attention
 from prunekit.runtime.threads import threads as computing_with
 from prunekit.tokens.backbones import LayerParts, family_of, most_tokens, row_embedder
 from prunekit.tokens.encoder import TokenPruner, encoder_of
+from prunekit.tokens.host import read, send
 from prunekit.tokens.packing import Packing
 from prunekit.tokens.state import LayerTrace, TokenState, Trace
 
@@ -37,14 +45,49 @@ ROUNDING = ((32, 4), (128, 8), (512, 16))
 ROUNDING_ABOVE = 32
 
 
-def load(folder: str | Path, *, dtype: str = "fp32", threads: int | None = None, **options: Any) -> PackedEngine:
+def load(
+    folder: str | Path, *, dtype: str = "fp32", threads: int | None = None, device: str = "cpu", **options: Any
+) -> PackedEngine:
     """The engine of a checkpoint folder, with the folder's tokenizer if it has one; options as `PackedEngine`."""
     dtype_of(dtype)
+    device_of(device)
     from prunekit import pretrained
 
     has_tokenizer = any(Path(folder).glob("tokenizer*")) or (Path(folder) / "vocab.txt").is_file()
     tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
-    return PackedEngine(pretrained.load(folder), tokenizer, dtype=dtype, threads=threads, **options)
+    return PackedEngine(pretrained.load(folder), tokenizer, dtype=dtype, threads=threads, device=device, **options)
+
+
+@contextmanager
+def computing_on(device: torch.device) -> Iterator[None]:
+    """Inference, with a GPU as the current one: that is where kernels are launched."""
+    with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
+
+
+def device_of(name: str | torch.device) -> torch.device:
+    """Where the engine computes, by its name.
+
+    Raises:
+        ValueError: there is no such device here, or the engine does not run on one of its kind.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={str(name)!r} is none that the packed engine runs on; choose cpu or cuda.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={str(name)!r}, but torch {torch.__version__} sees no CUDA device here; "
+            f"choose device='cpu', or run where there is a GPU and a torch that was built for it."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={str(name)!r}, but this machine has {torch.cuda.device_count()} CUDA devices, counted from 0; "
+            f"choose one of them."
+        )
+    return device
 
 
 def rounded(rows: int, sentences: int) -> int:
@@ -67,18 +110,31 @@ class Rows:
     types: Int[Tensor, "rows"] | None = None
     protected: Bool[Tensor, "rows"] | None = None
 
+    def on(self, device: torch.device) -> Rows:
+        """The same on a device."""
+        if device.type == "cpu":
+            return self
+        types, protected = (None if part is None else send(part, device) for part in (self.types, self.protected))
+        return Rows(send(self.ids, device), Packing(self.packing.lengths, device), types, protected)
+
 
 @dataclass(frozen=True)
 class Result:
     """What the engine says about a batch.
 
-    `logits` are float32: per class, or [batch, tokens, 2] of the first and last token of an answer, where padding has
-    none. `labels` are the names of the best classes; None for regression and answers.
+    `logits` are float32, on the engine's device: per class, or [batch, tokens, 2] of the first and last token of an
+    answer, where padding has none. `names` are those of the classes, None for regression and answers.
+    On a GPU the device may still be computing them; whoever looks at labels or kept tokens waits for it.
     """
 
     logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens 2"]
-    labels: list[str] | None
+    names: Mapping[int, str] | None
     steps: tuple[_Step, ...]
+
+    @cached_property
+    def labels(self) -> list[str] | None:
+        """The names of the best classes; None for regression and answers."""
+        return None if self.names is None else [self.names[best] for best in self.logits.argmax(-1).tolist()]
 
     @cached_property
     def kept(self) -> list[list[list[int]]]:
@@ -110,15 +166,16 @@ class _Step:
     macs: Float[Tensor, "batch"] | None = None
 
     def entry(self) -> LayerTrace:
+        keep = self.keep.cpu()
         return LayerTrace(
             self.layer,
             self.decided,
             torch.tensor(self.tokens_in, dtype=torch.float32),
-            (self.keep > 0).float().sum(-1),
-            self.keep,
-            self.position,
-            self.protected,
-            scorer_macs=self.macs,
+            (keep > 0).float().sum(-1),
+            keep,
+            self.position.cpu(),
+            self.protected.cpu(),
+            scorer_macs=None if self.macs is None else self.macs.cpu(),
         )
 
 
@@ -163,17 +220,20 @@ class PackedEngine:
         engine = prunekit.load("runs/.../model", engine="packed")
         engine(["The match ended in a draw.", "Shares fell."]).labels
 
-    `dtype` "int8" quantises the matrix products of the layers, activations row by row; "bf16" computes everything but
-    scores, embeddings and head in bfloat16. `threads` None leaves torch's number of threads alone. `linears` names a
-    backend (prunekit.runtime.linears), "auto" takes the fastest that works here; `attention` is "native" (C++, built at
-    first use), "torch", or "auto": native where it can be built and computes right. `cls_last` computes the last layer
-    for the first token alone where the head reads no other: that changes no logit, and is no merit of pruning.
+    `device` is "cpu" or "cuda"; the model stays where it is, on the CPU. `dtype` "int8" quantises the matrix products
+    of the layers, activations row by row; "bf16" computes everything but scores, embeddings and head in bfloat16; a GPU
+    has no int8. `threads` None leaves torch's number of threads alone. `linears` names a backend
+    (prunekit.runtime.linears), "auto" takes the fastest that works here; `attention` is "native" (C++, built at first
+    use), "triton" (on a GPU), "torch", or "auto": native, or on a GPU triton, where it can be built and computes right.
+    `cls_last` computes the last layer for the first token alone where the head reads no other: that changes no logit,
+    and is no merit of pruning.
 
     Some weights are shared with the model and others are copied: if the model is trained on, make a new engine.
 
     Raises:
-        ValueError: a family or head that the engine does not know, a model in training mode or not on the CPU, or an
-            unknown dtype or backend.
+        ValueError: a family or head that the engine does not know, a model in training mode or not on the CPU, an
+            unknown dtype, device or backend, or one that is not here.
+        MissingPackage: `attention` is "triton", which is not installed.
     """
 
     def __init__(
@@ -183,11 +243,13 @@ class PackedEngine:
         *,
         dtype: str = "fp32",
         threads: int | None = None,
+        device: str | torch.device = "cpu",
         linears: str = "auto",
         attention: str = "auto",
         cls_last: bool = True,
     ) -> None:
         self.dtype = dtype_of(dtype)
+        self.device = device_of(device)
         if threads is not None and threads < 1:
             raise ValueError(f"threads={threads} is no number of threads; give 1 or more, or None for torch's own.")
         family = family_of(model)
@@ -201,6 +263,16 @@ class PackedEngine:
                 f"the model is {'in training mode' if model.training else f'on {model.device}'}, but the packed engine "
                 f"is compiled from one in evaluation mode on the CPU; call model.eval().cpu() first."
             )
+        # before the weights are laid out, which takes a while
+        self.linear = choose(self.dtype, linears, self.device)
+        first = family.parts(encoder_of(model).blocks[0])
+        self.fused = fused_attention(attention, self.dtype, self.device, first.query.out_features // first.heads)
+        # counts are the host's affair: this pruner stays there
+        self.on_host: TokenPruner | None = encoder_of(model).pruner
+        # to say beforehand how many tokens stay costs the host time, which only another device makes up for
+        self.ahead = self.device.type != "cpu"
+        if self.device.type != "cpu":
+            model = copy.deepcopy(model).to(self.device)
         encoder = encoder_of(model)
         self.tokenizer = tokenizer
         self.threads = threads
@@ -211,11 +283,9 @@ class PackedEngine:
         # a first token that may be pruned might not be there any more
         stays = self.pruner is None or self.pruner.protect_first
         self.cls_last = cls_last and self.head.first_only and stays
-        self.linear = choose(self.dtype, linears)
-        self.native = _native(attention)
         self._embed = row_embedder(model)
         last = len(encoder.blocks) - 1
-        with torch.inference_mode():
+        with computing_on(self.device):
             self.layers = [
                 _Layer(family.parts(layer), self.linear, self.dtype, self.cls_last and index == last)
                 for index, layer in enumerate(encoder.blocks)
@@ -231,8 +301,10 @@ class PackedEngine:
             ValueError: a text without tokens or with more than the model has positions for, or padding elsewhere than
                 on the right; texts given to an engine without a tokenizer.
         """
-        with torch.inference_mode(), computing_with(self.threads):
-            return self._run(self._rows(inputs), self.pruner if prune else None)
+        with computing_on(self.device), computing_with(self.threads):
+            rows = self._rows(inputs)
+            known = self._counts(rows) if prune and self.ahead else {}
+            return self._run(rows.on(self.device), self.pruner if prune else None, known)
 
     # -- what comes in ---------------------------------------------------------------------------------
 
@@ -275,8 +347,25 @@ class PackedEngine:
 
     # -- through the layers ----------------------------------------------------------------------------
 
-    def _run(self, rows: Rows, pruner: TokenPruner | None) -> Result:
-        walk = _Walk(self, rows, pruner)
+    def _counts(self, rows: Rows) -> dict[int, tuple[int, ...]]:
+        """For each layer that decides, how many tokens of each sentence stay, where lengths alone say so; else empty.
+
+        Nothing is asked of the device.
+        """
+        pruner = self.on_host
+        if pruner is None or not _countable(pruner.policy):
+            return {}
+        protected = _stays(rows, pruner).sum(-1).long()
+        lengths = torch.tensor(rows.packing.lengths)
+        policy: Any = pruner.policy
+        before, after = policy.counts(lengths, len(self.layers), protected=protected)
+        others = [layer for layer in range(len(self.layers)) if layer not in pruner.layers]
+        if not torch.equal(before[others], after[others]):
+            return {}  # a policy that counts on layers at which it is never asked
+        return {layer: tuple(map(int, after[layer].tolist())) for layer in pruner.layers}
+
+    def _run(self, rows: Rows, pruner: TokenPruner | None, known: Mapping[int, tuple[int, ...]]) -> Result:
+        walk = _Walk(self, rows, pruner, known)
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             if index == last and self.cls_last:
@@ -288,40 +377,40 @@ class PackedEngine:
         logits = self.head.logits(hidden.float())
         if by_token(logits):
             logits = logits.masked_fill(~walk.whole.real[..., None], NOWHERE)
-        labels = None
-        if not by_token(logits) and logits.shape[-1] > 1:
-            labels = [self.config.id2label[best] for best in logits.argmax(-1).tolist()]
-        return Result(logits, labels, tuple(walk.steps))
+        names = None if by_token(logits) or logits.shape[-1] == 1 else self.config.id2label
+        return Result(logits, names, tuple(walk.steps))
 
 
 class _Walk:
     """A batch on its way: rows [rows, hidden] with a few dummies behind them, bookkeeping in the padded view."""
 
-    def __init__(self, engine: PackedEngine, rows: Rows, pruner: TokenPruner | None) -> None:
+    def __init__(
+        self,
+        engine: PackedEngine,
+        rows: Rows,
+        pruner: TokenPruner | None,
+        known: Mapping[int, tuple[int, ...]],
+    ) -> None:
         self.whole = self.packing = rows.packing
+        self.known = known
         self.steps: list[_Step] = []
         real = self.packing.real
-        self.position = torch.arange(self.packing.width).expand_as(real) * real
-        self.places = self.position[real]
-        self.start = engine._embed(rows.ids, rows.types, self.places).to(FLOWING[engine.dtype])
+        self.position = torch.arange(self.packing.width, device=real.device).expand_as(real) * real
+        places = self.position.flatten().index_select(0, self.packing.places)
+        self.start = engine._embed(rows.ids, rows.types, places).to(FLOWING[engine.dtype])
         self.keep = real.float()
         self.length = self.keep.sum(-1)
-        stays = torch.zeros_like(self.keep) if rows.protected is None else self.packing.padded(rows.protected.float())
-        if pruner is not None and pruner.protect_first:
-            stays[:, 0] = 1
-        if pruner is not None and pruner.protect_last:
-            stays = torch.where(torch.arange(self.packing.width) == self.length[:, None] - 1, 1.0, stays)
-        self.protected = stays
+        self.protected = _stays(rows, pruner)
         self.scores: Tensor | None = None
         self.hidden = F.pad(self.start, (0, 0, 0, self._room()))
-        self.native = engine.native
-        self.plan = Plan(self.packing, len(self.hidden), self.native)
+        self.fused = engine.fused
+        self.plan = Plan(self.packing, len(self.hidden), self.fused)
         # who leaves has to be remembered where somebody may ask for them behind the last layer
         self.first_is_enough = engine.head.first_only
         self.output: Tensor | None = None
         if not self.first_is_enough or (pruner is not None and not pruner.protect_first):
             self.output = torch.zeros_like(self.start)
-            self.origin = torch.arange(len(self.start))
+            self.origin = torch.arange(len(self.start), device=real.device)
 
     @property
     def total(self) -> int:
@@ -346,7 +435,7 @@ class _Walk:
             self.scores = scores if "previous" in needs else None
             macs = pruner.scorer.macs(state.count)
             self._note(index, lengths, True, keep, macs)
-            mixed, hidden = self._leave(keep, mixed, hidden)
+            mixed, hidden = self._leave(index, keep, mixed, hidden)
         else:
             self._note(index, lengths, False)
         self.hidden = layer.finish(mixed, hidden) if self.total else hidden
@@ -381,26 +470,34 @@ class _Walk:
             embedded = self.start[rows].float()
         return TokenState(self.keep, self.position, self.protected, self.length, hidden, self.scores, embedded, index)
 
-    def _leave(self, keep: Float[Tensor, "batch tokens"], mixed: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _leave(
+        self, index: int, keep: Float[Tensor, "batch tokens"], mixed: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Takes the decision; returns what is left of attention's output and of the layer's input."""
-        staying = keep > 0
-        counts = staying.sum(-1).tolist()
-        if sum(counts) == self.total:
+        staying, before = keep > 0, self.packing
+        counts = self.known.get(index) or read(staying.sum(-1))
+        left = sum(counts)
+        if left == self.total:
             return mixed, hidden
-        stay = self.packing.packed(staying)
-        chosen = stay.nonzero().squeeze(-1)
+        # places in the padded view: how many there are is known, so nobody waits for the device to count them
+        places = torch.nonzero_static(staying.flatten(), size=left, fill_value=0)[:, 0]
+        chosen = before.rows.flatten().index_select(0, places)
         if self.output is not None:
-            gone = (~stay).nonzero().squeeze(-1)
-            self.output[self.origin[gone]] = hidden[gone]
-            self.origin = self.origin[chosen]
+            others = torch.nonzero_static((before.real & ~staying).flatten(), size=self.total - left, fill_value=0)
+            gone = before.rows.flatten().index_select(0, others[:, 0])
+            self.output.index_copy_(0, self.origin.index_select(0, gone), hidden.index_select(0, gone))
+            self.origin = self.origin.index_select(0, chosen)
         self.packing = packing = Packing.of(counts, keep.device)
-        self.position = packing.padded(self.position[staying])
-        self.protected = packing.padded(self.protected[staying])
-        self.scores = None if self.scores is None else packing.padded(self.scores[staying])
+
+        def moved(view: Tensor) -> Tensor:
+            return packing.padded(view.flatten().index_select(0, places))
+
+        self.position, self.protected = moved(self.position), moved(self.protected)
+        self.scores = None if self.scores is None else moved(self.scores)
         self.keep = packing.real.float()
         # dummy rows are copies of the first: no number in them is out of the ordinary
         chosen = F.pad(chosen, (0, self._room()))
-        self.plan = Plan(packing, len(chosen), self.native)
+        self.plan = Plan(packing, len(chosen), self.fused)
         return mixed.index_select(0, chosen), hidden.index_select(0, chosen)
 
     def _note(
@@ -415,14 +512,66 @@ class _Walk:
         self.steps.append(_Step(index, decided, lengths, now, self.position, self.protected, macs))
 
 
-def _native(attention: str) -> NativeAttention | None:
-    if attention not in ("auto", "native", "torch"):
-        raise ValueError(f"attention={attention!r} is unknown; choose one of auto, native, torch.")
-    found = None if attention == "torch" else native_attention()
+def _stays(rows: Rows, pruner: TokenPruner | None) -> Float[Tensor, "batch tokens"]:
+    """1 where a token stays whatever its score: marked by the caller, or what the head reads."""
+    packing = rows.packing
+    real = packing.real
+    stays = torch.zeros_like(real, dtype=torch.float32)
+    if rows.protected is not None:
+        stays = packing.padded(rows.protected.float())
+    if pruner is not None and pruner.protect_first:
+        stays = torch.cat([torch.ones_like(stays[:, :1]), stays[:, 1:]], dim=1)
+    if pruner is not None and pruner.protect_last:
+        column = torch.arange(packing.width, device=real.device)
+        stays = torch.where(column == real.sum(-1)[:, None] - 1, 1.0, stays)
+    return stays
+
+
+def _countable(policy: Any) -> bool:
+    """Whether `policy.counts` speaks of this policy's own decision, and not of one that a subclass replaced."""
+    kinds = type(policy).__mro__
+    counts, decides = (
+        next((place for place, kind in enumerate(kinds) if name in vars(kind)), None) for name in ("counts", "forward")
+    )
+    return counts is not None and decides is not None and counts <= decides
+
+
+def fused_attention(attention: str, dtype: Dtype, device: torch.device, size: int) -> Fused | None:
+    """Attention's backend by its name, for heads of `size`; None is torch.
+
+    Raises:
+        ValueError: an unknown name, or one that is not for this device or does not work here.
+        MissingPackage: "triton", which is not installed.
+    """
+    if attention not in ("auto", "native", "triton", "torch"):
+        raise ValueError(f"attention={attention!r} is unknown; choose one of auto, native, triton, torch.")
+    if attention == "torch":
+        return None
+    if attention == "triton" or (attention == "auto" and device.type == "cuda"):
+        return _triton(dtype, device, size, required=attention == "triton")
+    if device.type == "cuda":
+        raise ValueError("attention='native' is for the CPU; choose auto, triton or torch on a GPU.")
+    found = native_attention()
     if found is None and attention == "native":
         raise ValueError(
             "attention='native' could not be built here, or computes something wrong: it takes a C++ compiler "
             "(c++, or the environment's CXX); choose attention='auto', which goes without."
+        )
+    return found
+
+
+def _triton(dtype: Dtype, device: torch.device, size: int, *, required: bool) -> Fused | None:
+    if required:
+        need("triton", "attention='triton'")
+    try:
+        from prunekit.runtime.triton_attention import triton_attention
+    except ImportError:
+        return None
+    found = triton_attention(device, FLOWING[dtype], size)
+    if found is None and required:
+        raise ValueError(
+            f"attention='triton' computes nothing right in {dtype} on {device.type} here: it takes a GPU that Triton "
+            f"compiles for; choose attention='auto', which goes without."
         )
     return found
 
@@ -432,7 +581,8 @@ def _is_ids(text: Any) -> bool:
 
 
 def _of_padded(batch: Mapping[str, Tensor]) -> Rows:
-    """A padded batch without its padding."""
+    """A padded batch without its padding, on the host."""
+    batch = {name: tensor.cpu() for name, tensor in batch.items()}
     ids = batch["input_ids"]
     mask = batch.get("attention_mask", torch.ones_like(ids)) > 0
     lengths = mask.sum(-1)

@@ -13,6 +13,7 @@ EXTRA = {
     "openvino": "export",
     "ctranslate2": "peers",
     "nncf": "peers",
+    "triton": "triton",
 }
 
 

@@ -199,15 +199,20 @@ def quantised(rows: Float[Tensor, "rows in"]) -> tuple[Int[Tensor, "rows in"], F
 
 # in the order in which they are tried
 BACKENDS: tuple[type[Linear], ...] = (OneDnnLinear, Int8Linear, TorchLinear, WholeNumbers)
+ON_A_GPU: tuple[type[Linear], ...] = (TorchLinear,)
+CPU = torch.device("cpu")
 
 
-def choose(dtype: Dtype, asked: str = "auto") -> type[Linear]:
+def choose(dtype: Dtype, asked: str = "auto", device: torch.device = CPU) -> type[Linear]:
     """The backend for a precision: the first that works here, or the one that is asked for by name.
 
     Raises:
-        ValueError: there is no such backend for this precision, or it does not work here.
+        ValueError: there is no such backend for this precision and device, or it does not work here.
     """
-    able = [backend for backend in BACKENDS if dtype in backend.dtypes]
+    backends = BACKENDS if device.type == "cpu" else ON_A_GPU
+    able = [backend for backend in backends if dtype in backend.dtypes]
+    if not able:
+        raise ValueError(f"dtype={dtype!r} is for the CPU; choose fp32 or bf16 on {device.type}.")
     if asked == "auto":
         return next(backend for backend in able if works(backend, dtype))
     named = [backend for backend in able if backend.name == asked]

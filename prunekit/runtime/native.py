@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunekit.data.sources import cache_folder
+from prunekit.runtime.attention import Fused, Over
 from prunekit.tokens.packing import Packing
 
 SOURCE = Path(__file__).with_name("attention.cpp")
@@ -33,8 +34,10 @@ SECONDS = 300  # after which a compiler is given up
 WORTH_A_THREAD = 2_000_000
 
 
-class NativeAttention:
+class NativeAttention(Fused):
     """The library, loaded."""
+
+    name = "native"
 
     def __init__(self, library: Path) -> None:
         """Loads it.
@@ -82,6 +85,10 @@ class NativeAttention:
         else:
             list(_workers().map(work, range(len(parts))))
         return out, received
+
+    def over(self, packing: Packing) -> Over:
+        """The same, of one packing."""
+        return lambda qkv, heads, *, scored: self(qkv, heads, packing, scored=scored)
 
     def _parts(self, packing: Packing, hidden: int) -> list[tuple[int, int]]:
         """Ranges of sentences of about equal work, one per thread that is worth it."""

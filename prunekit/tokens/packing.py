@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from prunekit.tokens.host import upload
+
 # a group may pad its shortest sentence by this share, or by a few tokens when sentences are tiny:
 # more padding wastes arithmetic, less makes more and smaller matrix products
 PADDING_SHARE = 1.25
@@ -49,7 +51,7 @@ class Packing:
 
     @cached_property
     def _length(self) -> Int[Tensor, "batch"]:
-        return torch.tensor(self.lengths, device=self.device)
+        return upload(self.lengths, self.device)
 
     @cached_property
     def offsets(self) -> Int[Tensor, "boundaries"]:
@@ -67,6 +69,16 @@ class Packing:
             return rows.view(len(self.lengths), self.width, *rows.shape[1:])
         view = rows.new_full((len(self.lengths), self.width, *rows.shape[1:]), fill)
         return view.masked_scatter(self.real.view(*self.real.shape, *[1] * (rows.dim() - 1)), rows)
+
+    @cached_property
+    def rows(self) -> Int[Tensor, "batch width"]:
+        """For each place of the padded view its packed row; in the padding, rows of whoever comes behind."""
+        return self.offsets[:-1, None] + torch.arange(self.width, device=self.device)
+
+    @cached_property
+    def places(self) -> Int[Tensor, "total"]:
+        """For each packed row its place in the padded view, flattened; found without asking the device."""
+        return torch.nonzero_static(self.real.flatten(), size=sum(self.lengths))[:, 0]
 
     def packed(self, view: Shaped[Tensor, "batch width *rest"]) -> Shaped[Tensor, "total *rest"]:
         """The packed rows of a padded view."""
@@ -86,7 +98,7 @@ class Packing:
         return tuple(self._group(group) for group in members)
 
     def _group(self, members: list[int]) -> Group:
-        sentences = torch.tensor(members, device=self.device)
+        sentences = upload(members, self.device)
         width = self.lengths[members[-1]]
         column = torch.arange(width, device=self.device)
         length = self._length[sentences][:, None]
