@@ -270,7 +270,7 @@ def test_the_kernels_in_tritons_interpreter():
     folder = Path(__file__).parent
     given = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", str(folder / "triton_interpreted.py")]
-    run = subprocess.run(command, env=given, cwd=folder.parent, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(command, env=given, cwd=folder.parent, capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert "skipped" not in run.stdout
 
