@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from prunekit import __version__
 from prunekit.config import ConfigError, conf_dir, explain, prepare
-from prunekit.exit_codes import BAD_CONFIG, CRASHED, DONE, FROM_BEST_TO_WORST, INTERRUPTED
+from prunekit.exit_codes import CRASHED, DONE, FROM_BEST_TO_WORST, INTERRUPTED
 
 # verb -> function(arguments) -> exit code; a module is imported when its verb is typed
 VERBS = {
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(getattr(importlib.import_module(module), function)(arguments))
     except ConfigError as error:
         _report(error)
-        raise SystemExit(BAD_CONFIG) from None
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
@@ -136,7 +136,7 @@ def _attempt(config: Any) -> int:
         return run(configuration(config, HydraConfig.get()))
     except ConfigError as error:
         _report(error)
-        return BAD_CONFIG
+        return error.exit_code
     except Exception:
         traceback.print_exc()
         return CRASHED

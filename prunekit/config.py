@@ -28,12 +28,15 @@ from prunekit.schema import ConfigError, Key, parse_budget, read_keys, shown
 
 __all__ = [
     "ConfigError",
+    "amount_label",
     "budget_label",
     "check_layers",
     "compose",
     "conf_dir",
     "config_hash",
     "explain",
+    "goal_before_default",
+    "has_goal",
     "machine_keys",
     "parse_budget",
     "prepare",
@@ -41,8 +44,11 @@ __all__ = [
     "sweeps_dir",
     "typed",
     "validate",
+    "without_idle_goal",
 ]
 
+GOAL = "goal.latency_ms"
+GOAL_TASKS = ("classification", "regression")
 PLUGINS = "prunekit.plugins"  # the entry-point group: a package with a folder conf/, or an attribute conf_dir
 
 
@@ -133,7 +139,8 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
         chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
         assert isinstance(chosen, dict)
         choices = {str(k): v for k, v in chosen.items() if not str(k).startswith("hydra/")}
-        return typed(resolve(composed), choices, [Path(folder), *plugin_dirs()]), choices
+        cfg = goal_before_default(resolve(composed), overrides)
+        return typed(cfg, choices, [Path(folder), *plugin_dirs()]), choices
     except Exception as error:
         explained = explain(error, overrides)
         if explained is None:
@@ -157,6 +164,28 @@ def resolve(config: Any) -> dict[str, Any]:
         raise explained from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def goal_before_default(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration without the budget that is config.yaml's default, where a goal says how much to prune.
+
+    A budget that `overrides` or a file of their choosing names stays: validation then says that there are two.
+    """
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    default = read_keys(conf_dir() / "config.yaml")["budget"].default
+    if not has_goal(cfg) or "budget" in given or shown(cfg.get("budget")) != default:
+        return cfg
+    return cfg | {"budget": None}
+
+
+def has_goal(cfg: Mapping[str, Any]) -> bool:
+    """Whether a latency is asked for in place of a budget."""
+    return (cfg.get("goal") or {}).get("latency_ms") is not None
+
+
+def without_idle_goal(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the block `goal` where no goal is set: its other keys mean nothing then."""
+    return {key: value for key, value in cfg.items() if key != "goal" or has_goal(cfg)}
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | None:
@@ -309,6 +338,7 @@ def validate(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequen
     for group in ("method", "task", "backbone", "trainer", "logger"):
         if group not in given:
             raise ConfigError(f"there is no {group}.\nAllowed: an option of conf/{group}/.\nGive {group}=...")
+    _check_goal(given)
     _check_knobs(given, keys)
     _check_bands(given)
 
@@ -331,16 +361,44 @@ def _wrong_value(key: Key, value: Any, wrong: str) -> ConfigError:
     return ConfigError(f"{key.path}={shown(value)} {wrong}.\nAllowed: {key.allowed}.\n{advice}")
 
 
+def _check_goal(given: Mapping[str, Any]) -> None:
+    """A goal needs a method that removes tokens, a task that the packed engine serves, and no budget beside it."""
+    if given.get(GOAL) is None:
+        return
+    goal, method, kind = f"{GOAL}={shown(given[GOAL])}", given["method.name"], given.get("task.kind", "classification")
+    if given["budget"] is not None:
+        raise ConfigError(
+            f"budget={shown(given['budget'])} and {goal} both say how much to prune.\n"
+            f"Allowed: one of budget, {GOAL}.\nAdd budget=null to go by {GOAL}, or leave that out."
+        )
+    if method == "dense" or given.get("method.prunes", "tokens") != "tokens":
+        raise ConfigError(
+            f"{goal}: method={method} removes no tokens, so that it gets nothing faster.\n"
+            "Allowed: a method that does, as topk, top or ltp.\nGive method=topk, or leave the goal out."
+        )
+    if kind not in GOAL_TASKS:
+        raise ConfigError(
+            f"{goal}: task={given['task.name']} is of kind {kind}, whose latency is not measured.\n"
+            f"Allowed: tasks of kind {' and '.join(GOAL_TASKS)}.\nGive a budget instead, as budget=2x."
+        )
+
+
 def _check_knobs(given: Mapping[str, Any], keys: Mapping[str, Key]) -> None:
     knobs = [key.path for key in keys.values() if key.knob]
-    turned = [path for path in ("budget", *knobs) if given[path] is not None]
+    turned = [path for path in ("budget", GOAL, *knobs) if given.get(path) is not None]
     if knobs and len(turned) != 1:
         both = " and ".join(f"{path}={shown(given[path])}" for path in turned)
         raise ConfigError(
             (f"{both} both say how much to prune.\n" if turned else "nothing says how much to prune.\n")
-            + f"Allowed: one of budget, {', '.join(knobs)}.\n"
-            + (f"Add budget=null to go by {turned[-1]}." if turned else f"Give budget=3x, or {knobs[0]}=...")
+            + f"Allowed: one of budget, {', '.join(knobs)}, {GOAL}.\n"
+            + _only_one(turned, knobs)
         )
+
+
+def _only_one(turned: Sequence[str], knobs: Sequence[str]) -> str:
+    if GOAL in turned:
+        return f"Leave {' or '.join(turned)} out."
+    return f"Add budget=null to go by {turned[-1]}." if turned else f"Give budget=3x, or {knobs[0]}=..."
 
 
 def _check_bands(given: Mapping[str, Any]) -> None:
@@ -382,9 +440,15 @@ def budget_label(value: Any) -> str:
     return "dense" if reduction == 1 else f"{reduction:.4g}x"
 
 
+def amount_label(cfg: Mapping[str, Any]) -> str:
+    """How much is pruned, as a folder name: the budget, or the goal as "12ms"."""
+    return f"{cfg['goal']['latency_ms']:g}ms" if has_goal(cfg) else budget_label(cfg["budget"])
+
+
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
     machine = machine_keys()
+    cfg = without_idle_goal(cfg)
     flat = {path: value for path, value in _walk(cfg) if path not in machine and not isinstance(value, dict)}
     text = json.dumps(flat, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

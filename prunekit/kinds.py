@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from prunekit.config import ConfigError, budget_label, check_layers
+from prunekit.config import ConfigError, amount_label, check_layers
 from prunekit.data.corpora import TextSpec, find_texts, text_files_digest
 from prunekit.data.sources import backbone_shape, find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
@@ -81,8 +81,8 @@ class TokenRuns:
         return cfg
 
     def label(self, cfg: Config) -> str:
-        """The budget."""
-        return "dense" if cfg["method"]["name"] == "dense" else budget_label(cfg["budget"])
+        """The budget, or the goal."""
+        return "dense" if cfg["method"]["name"] == "dense" else amount_label(cfg)
 
 
 class TranslationRuns(TokenRuns):

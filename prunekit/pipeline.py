@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
-from prunekit import pretrained
+from prunekit import latency, pretrained
 from prunekit.agreement import check_executions_agree
 from prunekit.checkpoint import (
     SETTLING,
@@ -49,7 +49,7 @@ from prunekit.runtime.bench import compare_speed
 from prunekit.teacher import TeacherOutputs, teacher_outputs
 from prunekit.tokens.backbones import FAMILIES
 from prunekit.tokens.budget import InfeasibleBudget, check_feasible
-from prunekit.tokens.encoder import encoder_of, install
+from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.state import Execution
 from prunekit.tracking import log_result, log_tokens, tracking
 
@@ -172,6 +172,7 @@ class Pipeline:
         self.spec = spec
         self.source = source
         self.backbone = backbone
+        self.goal = latency.Goal.of(cfg)
         self.started = time.time()
         self.seconds: dict[str, float] = {}
 
@@ -198,12 +199,19 @@ class Pipeline:
         use_threads(trainer["threads"])
         L.seed_everything(self.cfg["seed"], verbose=False)
         data = self._data()
-        setting = self._setting(data)
+        setting = self._aimed(self._setting(data), data)
         self._check_budget(setting)
         teacher = self._teacher(data)
         if teacher is not None:
             self._note_teacher(teacher)
-        return self._method(setting, teacher, data), data, teacher
+        module = self._method(setting, teacher, data)
+        if self.goal is not None and module.test_execution != "pack":
+            raise ConfigError(
+                f"{self.goal.key}: this method is tested under {module.test_execution!r}, which is not what the packed "
+                "engine computes.\nAllowed: methods that are tested packed; top without method.compat.\n"
+                "Leave that out, or give a budget."
+            )
+        return module, data, teacher
 
     @property
     def _is_dense(self) -> bool:
@@ -326,6 +334,33 @@ class Pipeline:
             check_feasible(asked, low, high, what)
         except InfeasibleBudget as error:
             raise ConfigError(str(error)) from error
+
+    def _aimed(self, setting: Setting, data: TokenPruningDataModule) -> Setting:
+        """The setting with the budget that a goal in milliseconds comes to on this machine; without a goal as it is."""
+        if self.goal is None:
+            return setting
+        start = time.time()
+        names = self.cfg["method"]["name"], self.cfg["backbone"]["name"], self.spec.name
+
+        def model(pruner: TokenPruner) -> PreTrainedModel:
+            return install(self._model(self.backbone, data), pruner)
+
+        found = latency.aim(
+            self.goal,
+            self.folder.path,
+            data.cache_dir / "staircases",
+            setting,
+            data.split("validation"),
+            method_class(self.cfg),
+            method_options(self.cfg),
+            model,
+            f"method={names[0]} on {names[1]} and {names[2]}",
+            AutoConfig.from_pretrained(self.backbone).model_type,
+        )
+        self.seconds["staircase"] = time.time() - start
+        # a model that was made or not for it must not change what is drawn from here on
+        L.seed_everything(self.cfg["seed"], verbose=False)
+        return replace(setting, budget=found.budget)
 
     def _teacher(self, data: TokenPruningDataModule) -> Teacher | None:
         """The dense model that every pruning run of this task and backbone starts from; trained once, then reused."""
@@ -490,6 +525,8 @@ class Pipeline:
         pretrained.save(model, tokenizer, folder)
         if self.cfg["bench"]["enabled"] and module.test_execution == "pack":
             result["speed"] = self._speed(model, folder, data)
+        if self.goal is not None:
+            result |= self._verified(self.goal, model, validation, data)
         result["seconds"] = {**self.seconds, "total": time.time() - self.started}
         pretrained.describe(folder, result)
         card = model_card(
@@ -651,6 +688,26 @@ class Pipeline:
                 }
             )
         return rows
+
+    def _verified(
+        self, goal: latency.Goal, model: PreTrainedModel, validation: Measured, data: TokenPruningDataModule
+    ) -> dict[str, Any]:
+        """What came of the goal, which decides how the run ends; the budget was only the way there."""
+        pruner = encoder_of(model).pruner
+        assert pruner is not None
+        staying = validation.per_row.tokens.T.float()
+        entering = torch.cat([validation.per_row.lengths[None].float(), staying[:-1]])
+        split = data.split("validation")
+        found = latency.verify(goal, self.folder.path, model, split, (entering, staying), pruner.layers)
+        say(
+            f"goal 4/4   {found['measured_ms']:.3g} ms measured, p95 {found['p95_ms']:.3g}; {goal.latency_ms:g} asked: "
+            + ("met" if found["met"] else "MISSED")
+        )
+        return {
+            "goal": found,
+            "status": "done" if found["met"] else "budget_missed",
+            "exit_code": 0 if found["met"] else 3,
+        }
 
     def _speed(self, model: PreTrainedModel, folder: Path, data: TokenPruningDataModule) -> list[dict[str, Any]]:
         """Interleaved medians at each batch size, on test sentences in a seeded order."""

@@ -13,14 +13,14 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from prunekit.config import ConfigError, compose, parse_budget
+from prunekit.config import ConfigError, compose, parse_budget, without_idle_goal
 from prunekit.data.sources import find_backbone
 from prunekit.kinds import kind_of, load
 from prunekit.runs import BusyError, RunFolder
 
 
 def train(cfg: dict[str, Any]) -> int:
-    """Trains, evaluates and reports one configuration; returns the exit code, 0 done or 3 budget missed.
+    """Trains, evaluates and reports one configuration; returns the exit code, 0 done or 3 budget or goal missed.
 
     The configuration decides the folder. A finished run is not repeated (unless `force`), an interrupted one goes on.
 
@@ -87,7 +87,7 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
     A budget has one spelling, in which 0.5 and 2.0x are 2x.
     """
     kind = kind_of(cfg)
-    cfg = kind.named(cfg)
+    cfg = without_idle_goal(kind.named(cfg))
     if (reduction := parse_budget(cfg["budget"])) is not None:
         cfg = cfg | {"budget": f"{reduction:.10g}x"}
     if cfg["method"]["name"] == "dense":
@@ -102,6 +102,7 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
 def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
     """The configuration of the dense run that a pruning run starts from; equal for all that may share it."""
     dense = copy.deepcopy(cfg)
+    dense.pop("goal", None)  # the same teacher serves every goal and every budget
     default = copy.deepcopy(_dense_defaults())
     dense["method"] = default["method"]
     dense["trainer"] |= {"epochs": cfg["teacher"]["epochs"], "lr": cfg["teacher"]["lr"], "max_steps": None}

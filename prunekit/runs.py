@@ -4,6 +4,7 @@
         config.yaml    the resolved configuration
         manifest.json  versions, git state, hardware, command line; data and weights once they are known
         metrics.jsonl  one line per logged step
+        goal.json      the budget that a goal in milliseconds came to, and what it was derived from
         examples.npz   predictions on the test rows, and which tokens of the first ones stayed
         result.json    written last, so that it is there only when the run is done
         checkpoints/  model/
@@ -109,7 +110,16 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes result, metrics, manifest and checkpoints, so that the next run starts at the beginning."""
-        for name in ("result.json", "failed.json", "manifest.json", "metrics.jsonl", "metrics.csv", "examples.npz"):
+        names = (
+            "result.json",
+            "failed.json",
+            "goal.json",
+            "manifest.json",
+            "metrics.jsonl",
+            "metrics.csv",
+            "examples.npz",
+        )
+        for name in names:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 

@@ -23,6 +23,8 @@ from typing import Any
 
 import yaml
 
+from prunekit.exit_codes import BAD_CONFIG
+
 # what is wrong with a value, put so that it follows "key=value"; None when nothing is
 Check = Callable[[Any], str | None]
 
@@ -32,6 +34,8 @@ COMMENT = re.compile(r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machi
 
 class ConfigError(ValueError):
     """A configuration that cannot run; the message says what was given, what is allowed and what to do."""
+
+    exit_code = BAD_CONFIG
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from prunekit.config import ConfigError, conf_dir, resolve, typed, validate
+from prunekit.config import ConfigError, conf_dir, goal_before_default, resolve, typed, validate
 from prunekit.estimate import Estimator
 from prunekit.exit_codes import BAD_CONFIG, CRASHED, DONE, FROM_BEST_TO_WORST, MISSED
 from prunekit.files import atomic_write_text
@@ -67,7 +67,7 @@ def configuration(config: Any, context: Any) -> dict[str, Any]:
         str(group): option for group, option in context.runtime.choices.items() if not group.startswith("hydra/")
     }
     folders = [Path(source.path) for source in context.runtime.config_sources if source.schema == "file"]
-    cfg = resolve(config)
+    cfg = goal_before_default(resolve(config), list(context.overrides.task))
     validate(cfg, choices, folders or [conf_dir()])
     return typed(cfg, choices, folders or [conf_dir()])
 
@@ -88,7 +88,7 @@ def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, flo
     except BusyError:
         return DONE, WORST  # another process is at it, which says what comes of it
     except ConfigError as error:
-        code, message = BAD_CONFIG, str(error)
+        code, message = error.exit_code, str(error)
     except Exception as error:
         code, message = CRASHED, f"{type(error).__name__}: {error}"
     folder.write_failure(code, message)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from prunekit.config import (
     ConfigError,
+    amount_label,
     budget_label,
     check_layers,
     compose,
@@ -231,9 +232,51 @@ def test_a_mistake_is_answered_with_what_was_given_what_is_allowed_and_what_to_d
 def test_budget_and_the_method_s_own_knob_exclude_each_other():
     first, second, third = message("method.target_sparsity=0.5")
     assert first == "budget=3x and method.target_sparsity=0.5 both say how much to prune."
-    assert second == "Allowed: one of budget, method.target_sparsity."
+    assert second == "Allowed: one of budget, method.target_sparsity, goal.latency_ms."
     assert third == "Add budget=null to go by method.target_sparsity."
     assert checked("method.target_sparsity=0.5", "budget=null")["method"]["target_sparsity"] == 0.5
+
+
+def test_a_goal_replaces_the_default_budget_and_no_other():
+    asked = checked("goal.latency_ms=12")
+    assert (asked["budget"], asked["goal"]["latency_ms"]) == (None, 12.0)
+    assert checked("goal.latency_ms=12", "budget=null") == asked
+    for budget in ("budget=3x", "budget=2x", "++budget=3x"):
+        first, second, third = message("goal.latency_ms=12", budget)
+        assert first == f"budget={budget[-2:]} and goal.latency_ms=12.0 both say how much to prune."
+        assert second == "Allowed: one of budget, goal.latency_ms."
+        assert third == "Add budget=null to go by goal.latency_ms, or leave that out."
+    assert message("goal.latency_ms=12", "method.target_sparsity=0.5")[0] == (
+        "goal.latency_ms=12.0 and method.target_sparsity=0.5 both say how much to prune."
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "given", "allowed"),
+    [
+        (["method=dense"], "method=dense removes no tokens", "topk, top or ltp"),
+        (["method=wanda", "task=domain_legal", "backbone=smollm2"], "method=wanda removes no tokens", "topk"),
+        (["task=squad2"], "task=squad2 is of kind span", "classification and regression"),
+        (["goal.device=cuda"], "goal.device=cuda is not one of the choices", "runs on nothing else"),
+        (["goal.batch=0"], "goal.batch=0 is out of range", "int 1..256"),
+        (["goal.latency_ms=0"], "goal.latency_ms=0.0 is out of range", "float (0..)"),
+    ],
+)
+def test_a_goal_that_cannot_be_is_refused(overrides: list[str], given: str, allowed: str):
+    first, second, _ = message("goal.latency_ms=12", *overrides)
+    assert given in first
+    assert allowed in second
+
+
+def test_a_goal_names_a_run_and_without_one_its_other_keys_do_not():
+    asked = checked("goal.latency_ms=12")
+    assert amount_label(asked) == "12ms"
+    assert amount_label(checked()) == "3x"
+    here = config_hash(checked())
+    assert config_hash(checked("goal.batch=1", "goal.threads=2")) == here
+    assert config_hash({key: value for key, value in checked().items() if key != "goal"}) == here
+    named = {config_hash(checked("goal.latency_ms=12", *more)) for more in ([], ["goal.batch=1"], ["goal.dtype=int8"])}
+    assert len(named | {here}) == 4
 
 
 def test_an_interpolation_that_leads_nowhere_is_named():

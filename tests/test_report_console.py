@@ -166,6 +166,26 @@ def test_the_budget_asked_and_reached_and_whether_it_was_met(changes, sentence, 
     assert verdicts(changed(**changes))[0] == ("budget", sentence, tone)
 
 
+GOAL = {
+    "asked_ms": 12.0, "batch": 8, "threads": 1, "dtype": "fp32", "clock": "cpu", "predicted_ms": 11.6,
+    "measured_ms": 11.9, "p95_ms": 13.1, "tolerance": 0.05, "feasible_ms": [6.25, 40.0], "control": 1.0, "met": True,
+}  # fmt: skip
+
+
+def test_a_latency_that_was_asked_for_is_said_with_what_was_predicted_and_measured():
+    label, sentence, tone = verdicts(changed(goal=GOAL))[1]
+    assert (label, tone) == ("goal", "good")
+    assert sentence == (
+        "12 ms asked per batch of 8, 11.6 predicted, 11.9 measured (p95 13.1): met within 5 %; "
+        "feasible here: 6.25 to 40.0 ms; CPU time on 1 thread, fp32"
+    )
+    missed = GOAL | {"met": False, "measured_ms": 14.0, "control": 1.2}
+    label, sentence, tone = verdicts(changed(goal=missed))[1]
+    assert tone == "bad"
+    assert "14.0 measured (p95 13.1): MISSED, 5 % allowed; feasible here" in sentence
+    assert sentence.endswith("(noise ±20 %)")
+
+
 def test_texts_that_were_cut_are_counted_by_split():
     assert verdicts(RESULT)[-1] == ("cut texts", "train 1210", "plain")
     assert verdicts(changed(truncated={}))[-1][0] == "clock"

@@ -25,7 +25,9 @@ from prunekit.heads import HEADS, decodes, head_logits
 from prunekit.objectives import task_loss
 from prunekit.teacher import TeacherOutputs
 from prunekit.tokens.backbones import embeddings_of
+from prunekit.tokens.budget import bisect
 from prunekit.tokens.encoder import TokenPruner, encoder_of
+from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.state import Execution, Trace
 
 
@@ -146,6 +148,30 @@ class TokenPruningMethod(L.LightningModule):
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
         """Smallest and largest FLOPs reduction that the method can reach on the validation sentences."""
         return 1.0, 1.0
+
+    @classmethod
+    def likely_counts(
+        cls, setting: Setting, reduction: float, **options: Any
+    ) -> tuple[Float[Tensor, "layers rows"], Float[Tensor, "layers rows"]]:
+        """Tokens of each validation sentence in the two halves of each layer, where this FLOPs reduction is reached.
+
+        What training will decide is not known, so this is a guess: at each layer that prunes the same share of those
+        that are left goes. A latency is predicted from it.
+        """
+        shape, lengths = setting.shape, setting.lengths["validation"]
+        pruner = cls.build_pruner(shape, **options)
+        layers = sorted(pruner.layers) if pruner is not None else []
+
+        def counts(share: float) -> tuple[Tensor, Tensor]:
+            policy = KeepRatio({layer: share ** (number + 1) for number, layer in enumerate(layers)})
+            return policy.counts(lengths, shape.layers, setting.staying)
+
+        def reached(share: float) -> float:
+            tokens_in, tokens_out = counts(share)
+            spent = sum((pruner.scorer.macs(tokens_in[layer]) for layer in layers), 0.0) if pruner is not None else 0.0
+            return setting.reduction(tokens_in, tokens_out, spent)
+
+        return counts(bisect(reached, reduction, low=0.0, high=1.0, tolerance=1e-3).knob)
 
     @classmethod
     def asks(cls, setting: Setting, **options: Any) -> float | None:

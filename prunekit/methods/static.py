@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -169,6 +170,14 @@ class KeepRatioMethod(StaticMethod):
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
         """From nothing pruned to the floor of the schedule at every layer that may prune."""
         return 1.0, _reduction(setting, options, _lowest_rate(setting.shape, options))
+
+    @classmethod
+    def likely_counts(
+        cls, setting: Setting, reduction: float, **options: Any
+    ) -> tuple[Float[Tensor, "layers rows"], Float[Tensor, "layers rows"]]:
+        """Exact: those of the rate that the reduction needs."""
+        policy = KeepRatio(_shares(setting.shape, options, _rate(setting, options, reduction)))
+        return policy.counts(setting.lengths["validation"], setting.shape.layers, setting.staying)
 
 
 def _dense(shape: Shape, options: Mapping[str, Any]) -> int:

@@ -131,8 +131,8 @@ def _limits(result: Mapping[str, Any], labels: list[str] | None) -> str:
         if slower:
             sizes = ", ".join(map(str, slower))
             lines.append(f"- At batch size {sizes} the dense model was faster where this was measured; use it there.")
-        if not result["budget"].get("met", True):
-            lines += [f"- The {label} was not met: {sentence}." for label, sentence, tone in verdicts(result)[:1]]
+        asked = [line for line in verdicts(result) if line[0] in ("budget", "knob", "goal")]
+        lines += [f"- The {label} was not met: {sentence}." for label, sentence, tone in asked if tone == "bad"]
     cut = {split: entry for split, entry in result.get("truncated", {}).items() if _rows(entry)}
     if cut:
         counts = ", ".join(f"{_rows(entry)} {split}" for split, entry in cut.items())

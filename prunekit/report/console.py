@@ -205,7 +205,7 @@ def _speed(result: Result) -> list[Row]:
 
 def verdicts(result: Result) -> list[tuple[str, str, str]]:
     """Label, sentence and tone of each line below the table."""
-    lines = [_budget_verdict(result)]
+    lines = [_budget_verdict(result), _goal_verdict(result)]
     if not is_dense(result):
         lines += [_speed_line(row, result["flops"]) for row in result["speed"]]
         if result["speed"]:
@@ -217,6 +217,29 @@ def verdicts(result: Result) -> list[tuple[str, str, str]]:
     if cut := _truncated(result.get("truncated", {})):
         lines.append(("cut texts", cut, "plain"))
     return [line for line in lines if line[1]]
+
+
+def _goal_verdict(result: Result) -> tuple[str, str, str]:
+    """A latency that was asked for: what was predicted and measured, and what would have been feasible."""
+    goal = result.get("goal")
+    if goal is None:
+        return "goal", "", "plain"
+    clock = "CPU time" if goal["clock"] == "cpu" else "wall time"
+    threads = f"{goal['threads']} thread" + "s" * (goal["threads"] > 1)
+    low, high = goal["feasible_ms"]
+    sentence = (
+        f"{goal['asked_ms']:g} ms asked per batch of {goal['batch']}, {significant(goal['predicted_ms'])} predicted, "
+        f"{significant(goal['measured_ms'])} measured (p95 {significant(goal['p95_ms'])}): "
+        + (
+            f"met within {100 * goal['tolerance']:g} %"
+            if goal["met"]
+            else f"MISSED, {100 * goal['tolerance']:g} % allowed"
+        )
+        + f"; feasible here: {significant(low)} to {significant(high)} ms; {clock} on {threads}, {goal['dtype']}"
+    )
+    if (margin := noise(goal)) > 0.05:
+        sentence += f" (noise ±{100 * margin:.0f} %)"
+    return "goal", sentence, "good" if goal["met"] else "bad"
 
 
 def _budget_verdict(result: Result) -> tuple[str, str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from prunekit.config import budget_label, machine_keys
+from prunekit.config import amount_label, machine_keys
 from prunekit.files import atomic_write_text
 from prunekit.runs import RunFolder
 from prunekit.schema import ConfigError, shown
@@ -127,7 +127,7 @@ def row_of(folder: Path, result: Mapping[str, Any], machine: Set[str]) -> dict[s
         "task": result["task"],
         "method": result["method"],
         "backbone": result["backbone"],
-        "budget": DENSE if dense else budget_label(config["budget"]) if "budget" in config else folder.parent.name,
+        "budget": DENSE if dense else amount_label(config) if "budget" in config else folder.parent.name,
         "seed": result["seed"],
         "hash": result["hash"],
         "status": result["status"],

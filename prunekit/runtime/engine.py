@@ -421,24 +421,33 @@ class _Walk:
 
     def step(self, index: int, layer: _Layer, pruner: TokenPruner | None) -> None:
         """One layer."""
-        decides = pruner is not None and index in pruner.layers and self.total > 0
-        lengths = self.packing.lengths
         if self.total == 0:
-            self._note(index, lengths, False)
+            self._note(index, self.packing.lengths, False)
             return
+        mixed, hidden = self.between(index, layer.qkv(self.hidden), layer.heads, pruner)
+        self.hidden = layer.finish(mixed, hidden) if self.total else hidden
+
+    def between(
+        self, index: int, qkv: Float[Tensor, "rows three_hidden"], heads: int, pruner: TokenPruner | None
+    ) -> tuple[Float[Tensor, "left hidden"], Float[Tensor, "left hidden"]]:
+        """What a layer does between its first product and the rest: attention, the decision, and removal.
+
+        Returns attention's output and the layer's input, of those who stay.
+        """
+        decides = pruner is not None and index in pruner.layers
+        lengths = self.packing.lengths
         needs = pruner.scorer.needs if pruner is not None and decides else frozenset()
-        mixed, signals = attend(layer.qkv(self.hidden), layer.heads, self.plan, needs)
-        hidden, macs = self.hidden, None
+        mixed, signals = attend(qkv, heads, self.plan, needs)
+        hidden = self.hidden
         if pruner is not None and decides:
             state = self._state(index, needs)
             scores, keep = pruner.decide(index, signals, state, soft=False)
             self.scores = scores if "previous" in needs else None
             macs = pruner.scorer.macs(state.count)
             self._note(index, lengths, True, keep, macs)
-            mixed, hidden = self._leave(index, keep, mixed, hidden)
-        else:
-            self._note(index, lengths, False)
-        self.hidden = layer.finish(mixed, hidden) if self.total else hidden
+            return self._leave(index, keep, mixed, hidden)
+        self._note(index, lengths, False)
+        return mixed, hidden
 
     def first_only(self, index: int, layer: _Layer) -> Float[Tensor, "batch 1 hidden"]:
         """The last layer for the first token of each sentence, which reads all of them."""
