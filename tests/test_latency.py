@@ -265,7 +265,9 @@ TINY = [
     "trainer=debug",
     "trainer.epochs=1",
     "teacher.epochs=1",
-    "task.synthetic_rows=96",
+    "trainer.max_steps=3",
+    "task.synthetic_rows=48",
+    "examples=0",
     "logger.wandb.enabled=false",
     "bench.enabled=false",
     "budget_tolerance=0.1",
@@ -316,20 +318,20 @@ def test_a_run_trains_to_the_goal_and_measures_it_and_a_killed_one_keeps_its_bud
         file.unlink()
     result = run(cfg)
     assert len(machine) == 1
-    assert "derived when this run began" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "derived when this run began" in said
+    assert "230 ms asked per batch of 4" in said
     found = result["goal"]
     assert result["budget"]["asked"] == known["aim"]["budget"] == found["budget"] > 1
-    assert result["budget"]["met"]
     assert 0.9 * 230 < found["predicted_ms"] <= 0.97 * 230
     assert found["measured_ms"] > 0
     assert found["p95_ms"] >= found["measured_ms"]
     assert found["texts"] % 4 == 0
     assert result["exit_code"] == (0 if found["met"] else 3)
     assert json.loads((folder / "result.json").read_text())["goal"] == found
-    assert "230 ms asked per batch of 4" in capsys.readouterr().out or found["met"] in (True, False)
 
 
-def test_the_second_run_measures_nothing_and_says_which_file_it_read(tmp_path, machine, capsys):
+def test_the_second_run_measures_nothing_and_says_which_file_it_read(tmp_path, machine, monkeypatch, capsys):
     """Asked for too little on purpose: refused behind the staircase, and before anything is trained."""
     for _ in range(2):
         with pytest.raises(OutOfReach, match="Feasible with method=topk on tiny and synthetic"):
@@ -343,13 +345,10 @@ def test_the_second_run_measures_nothing_and_says_which_file_it_read(tmp_path, m
     with pytest.raises(OutOfReach):
         run(config(tmp_path, "goal.latency_ms=0.001", "goal.threads=2"))
     assert len(machine) == 2
-
-
-def test_what_the_engine_cannot_compute_is_refused_before_training(tmp_path, machine, monkeypatch):
     monkeypatch.setattr(TopK, "test_execution", "mask")
     monkeypatch.setattr(Pipeline, "_teacher", lambda *_: None)
-    with pytest.raises(ConfigError, match="tested under 'mask'"):
-        run(config(tmp_path, "goal.latency_ms=230"))
+    with pytest.raises(ConfigError, match="tested under 'mask', which is not what the packed engine computes"):
+        run(config(tmp_path, "goal.latency_ms=110"))
 
 
 def test_every_goal_shares_the_teacher_of_every_budget(tmp_path):
