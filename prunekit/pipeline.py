@@ -352,7 +352,7 @@ class Pipeline:
             setting,
             data.split("validation"),
             method_class(self.cfg),
-            method_options(self.cfg),
+            self._options(setting),
             model,
             f"method={names[0]} on {names[1]} and {names[2]}",
             AutoConfig.from_pretrained(self.backbone).model_type,

@@ -93,7 +93,7 @@ def test_help_shows_groups_examples_and_exit_codes(typed):
     (methods,) = [line for line in out.splitlines() if line.startswith("method: ")]
     assert {"dense,", "dpruner,", "first,", "ltp,", "top,"} <= set(methods.split())
     assert "python train.py experiment=top_cola" in out
-    assert "0 done, 3 budget missed, 4 bad configuration, 130 interrupted" in out
+    assert "0 done, 3 budget or goal missed, 4 bad configuration, 130 interrupted" in out
 
 
 def test_cfg_job_prints_what_would_run(typed):
