@@ -120,8 +120,8 @@ def test_more_rows_than_are_needed_are_not_measured():
 
 def test_what_is_measured_part_by_part_is_the_whole_forward_pass(monkeypatch):
     engine, seen = engine_of(), []
-    known = engine.result
-    monkeypatch.setattr(engine, "result", lambda hidden, walk: seen.append(known(hidden, walk).logits))
+    known = engine._result
+    monkeypatch.setattr(engine, "_result", lambda hidden, walk: seen.append(known(hidden, walk).logits))
     ids = [[5, 6, 7, 8, 9], [7, 5, 3]]
     with torch.inference_mode():
         staircase._pass(engine, ids, ticking())

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from prunekit.files import atomic_write_text
-from prunekit.runtime.engine import PackedEngine, Walk, rounded
+from prunekit.runtime.engine import PackedEngine, _Walk, rounded
 from prunekit.runtime.native import native_attention
 from prunekit.runtime.threads import threads as computing_with
 from prunekit.tokens.encoder import TokenPruner
@@ -194,7 +194,7 @@ def _pass(engine: PackedEngine, ids: list[list[int]], read: Read) -> dict[str, f
         spent[part] += now - then
         then = now
 
-    walk = Walk(engine, engine.rows(ids), None)
+    walk = _Walk(engine, engine._rows(ids), None, {})
     took("start")
     full = engine.layers[: len(engine.layers) - int(engine.cls_last)]
     for index, layer in enumerate(full):
@@ -205,7 +205,7 @@ def _pass(engine: PackedEngine, ids: list[list[int]], read: Read) -> dict[str, f
         walk.hidden = layer.finish(*handed)
         took("finish")
     hidden = walk.first_only(len(full), engine.layers[-1]) if engine.cls_last else walk.restored()
-    engine.result(hidden, walk)
+    engine._result(hidden, walk)
     took("last")
     return spent
 
@@ -213,9 +213,9 @@ def _pass(engine: PackedEngine, ids: list[list[int]], read: Read) -> dict[str, f
 def _decision(engine: PackedEngine, ids: list[list[int]], pruner: TokenPruner, read: Read) -> dict[str, float]:
     """Seconds of a layer's attention without and with a decision."""
     (index,) = pruner.layers
-    rows, spent = engine.rows(ids), {}
+    rows, spent = engine._rows(ids), {}
     for name, who in (("without", None), ("with", pruner)):
-        walk = Walk(engine, rows, who)
+        walk = _Walk(engine, rows, who, {})
         product = walk.hidden.repeat(1, 3)  # whatever is in it, attention costs the same
         start = read()
         walk.between(index, product, engine.layers[index].heads, who)
