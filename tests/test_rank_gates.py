@@ -171,6 +171,21 @@ def test_meeting_a_target_switches_layers_on_when_none_is():
     assert float(4 * 128 / policy.counts(torch.tensor([128]), 4)[1].sum()) == pytest.approx(2.0, rel=0.02)
 
 
+def test_meeting_a_target_switches_further_layers_on_where_those_that_are_on_cannot_reach_it():
+    policy = scattered(bins=50)
+    policy.pruner_loga.data = torch.tensor([-2.0, 4.0])  # only layer 2 prunes: 3 of 4 layers' worth stays
+    lengths = torch.tensor([128])
+
+    def reduction(shift):
+        return float(4 * 128 / policy.counts(lengths, 4, shift)[1].sum())
+
+    policy.meet(reduction, 1.2)
+    assert policy.hard_gates()[1].tolist() == [0, 1]
+    policy.meet(reduction, 3.0)
+    assert policy.hard_gates()[1].tolist() == [1, 1]
+    assert reduction(None) == pytest.approx(3.0, rel=0.02)
+
+
 def test_soft_keep_is_one_draw_for_the_whole_batch():
     policy = RankGate([0], 4, init_fine=0.0, init_coarse=4.60517)
     torch.manual_seed(0)

@@ -154,7 +154,7 @@ class ToP(TokenPruningMethod):
     def fix(self) -> None:
         """Shifts the gates to the budget."""
         assert self.asked is not None
-        self.policy.meet(lambda shift: _reduction(self.policy, self.setting, shift), self.asked)
+        self.policy.meet(lambda shift: _reduction(self.policy, self.setting, shift), self.asked, self.setting.tolerance)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Holds the gates within their bound after each step, as the reference does."""

@@ -5,6 +5,7 @@ Source: ToP, arXiv:2306.14393; reference code microsoft/Moonlit, ToP/models/l0_m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -159,14 +160,24 @@ class RankGate(KeepPolicy):
         return (kept * (rank < ranked[:, None])).sum(-1).long()
 
     @torch.no_grad()
-    def meet(self, measure: Callable[[Float[Tensor, "locations"]], float], target: float) -> None:
+    def meet(
+        self, measure: Callable[[Float[Tensor, "locations"]], float], target: float, tolerance: float = 0.02
+    ) -> None:
         """Sets `shift` so that `measure`, a FLOPs reduction as a function of the shift, is nearest to `target`.
 
         One constant for all locations comes near; then each location in turn moves by at most 1, because a bin of a
-        late layer weighs less than one of an early layer. If no layer's switch is on, all are switched on first.
+        late layer weighs less than one of an early layer, and by more where few bins leave the target beyond
+        `tolerance`. If no layer's switch is on, all are switched on first; if those that are on cannot reach the
+        target, others are, the likeliest first.
         """
-        if not deterministic_coarse(self.pruner_loga, self.distribution).any():
+        on = deterministic_coarse(self.pruner_loga, self.distribution) > 0
+        if not on.any():
             self.pruner_loga.fill_(LOGA_BOUND)
+            on.fill_(True)
+        while not on.all() and measure(torch.full_like(self.shift, -EVERYTHING)) < target:
+            likeliest = self.pruner_loga.masked_fill(on, -math.inf).argmax()
+            self.pruner_loga[likeliest] = LOGA_BOUND
+            on[likeliest] = True
         found = bisect(
             lambda knob: measure(torch.full_like(self.shift, -knob)),
             target,
@@ -176,13 +187,15 @@ class RankGate(KeepPolicy):
         )
         self.shift.fill_(-found.knob)
         gap = abs(target / found.reached - 1)
-        for direction in torch.eye(len(self.shift), device=self.shift.device):
-            finer = bisect(
-                partial(_along, measure, self.shift.clone(), -direction), target, low=-1.0, high=1.0, tolerance=0.0
-            )
-            if abs(target / finer.reached - 1) < gap:
-                gap = abs(target / finer.reached - 1)
-                self.shift.sub_(finer.knob * direction)
+        for reach in (1.0, EVERYTHING):
+            for direction in torch.eye(len(self.shift), device=self.shift.device):
+                along = partial(_along, measure, self.shift.clone(), -direction)
+                finer = bisect(along, target, low=-reach, high=reach, tolerance=0.0)
+                if abs(target / finer.reached - 1) < gap:
+                    gap = abs(target / finer.reached - 1)
+                    self.shift.sub_(finer.knob * direction)
+            if gap <= tolerance:
+                return
 
     @torch.no_grad()
     def clamp(self, bound: float = LOGA_BOUND) -> None:
