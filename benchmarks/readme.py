@@ -2,6 +2,7 @@
 
 ./run python train.py force=true
 ./run python benchmarks/readme.py runs/bbc_news/top/minilm/3x/s1-<hash>  # takes over the main job's result, and writes
+./run prunekit table runs --save benchmarks/results/controls.json         # takes over a sweep's runs
 ./run python benchmarks/readme.py                                         # writes all tables from what is committed
 """
 
@@ -12,7 +13,10 @@ import sys
 from pathlib import Path
 
 from prunekit.report.console import markdown
+from prunekit.report.results import collect
 from prunekit.report.speed import replaced
+from prunekit.report.table import build, default_rows
+from prunekit.report.table import markdown as over_runs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,9 +30,16 @@ def main_job() -> str:
     return markdown(result) + (f"\nMeasured on {hardware}.\n" if hardware else "")
 
 
+def over_seeds(name: str) -> str:
+    """The runs of a committed file of `prunekit table --save`: mean and standard deviation over seeds."""
+    runs = collect([RESULTS / f"{name}.json"]).rows
+    columns = ["task"]
+    return over_runs(build(runs, default_rows(runs, columns), columns, ["score"]), "sd")
+
+
 def rewritten(readme: str) -> str:
-    """The README with its table as the committed result has it."""
-    return replaced(readme, main_job(), "main job")
+    """The README with its tables as the committed results have them."""
+    return replaced(replaced(readme, main_job(), "main job"), over_seeds("controls"), "controls")
 
 
 def take_over(folder: Path) -> dict:
