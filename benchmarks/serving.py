@@ -30,7 +30,7 @@ import httpx2
 
 from prunekit.config import ConfigError
 from prunekit.environment import environment
-from prunekit.exit_codes import BAD_CONFIG, DONE
+from prunekit.exit_codes import DONE
 from prunekit.files import atomic_write_text
 from prunekit.opened import OpenedRun, open_run
 from prunekit.report.speed import replaced
@@ -314,5 +314,4 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main(sys.argv[1:]))
     except ConfigError as error:
-        print("\n".join(str(error).splitlines()[:3]), file=sys.stderr)
-        raise SystemExit(BAD_CONFIG) from None
+        raise SystemExit(error.tell()) from None

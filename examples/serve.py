@@ -365,5 +365,4 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main(sys.argv[1:]))
     except ConfigError as error:
-        print("\n".join(str(error).splitlines()[:3]), file=sys.stderr)
-        raise SystemExit(BAD_CONFIG) from None
+        raise SystemExit(error.tell()) from None

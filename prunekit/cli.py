@@ -53,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         module, _, function = VERBS[verb].partition(":")
         raise SystemExit(getattr(importlib.import_module(module), function)(arguments))
     except ConfigError as error:
-        _report(error)
-        raise SystemExit(error.exit_code) from None
+        raise SystemExit(error.tell()) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
@@ -135,15 +134,10 @@ def _attempt(config: Any) -> int:
 
         return run(configuration(config, HydraConfig.get()))
     except ConfigError as error:
-        _report(error)
-        return error.exit_code
+        return error.tell()
     except Exception:
         traceback.print_exc()
         return CRASHED
-
-
-def _report(error: ConfigError) -> None:
-    print("\n".join(str(error).splitlines()[:3]), file=sys.stderr)
 
 
 class SweepExitCode(Callback):

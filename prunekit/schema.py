@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -36,6 +37,11 @@ class ConfigError(ValueError):
     """A configuration that cannot run; the message says what was given, what is allowed and what to do."""
 
     exit_code = BAD_CONFIG
+
+    def tell(self) -> int:
+        """Prints its three lines to stderr, and returns the exit code of the command that it ends."""
+        print("\n".join(str(self).splitlines()[:3]), file=sys.stderr)
+        return self.exit_code
 
 
 @dataclass(frozen=True)
