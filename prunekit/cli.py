@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from prunekit import __version__
-from prunekit.config import ConfigError, conf_dir, explain, prepare
+from prunekit.config import ConfigError, conf_dir, explain, options, prepare
 from prunekit.exit_codes import CRASHED, DONE, FROM_BEST_TO_WORST, INTERRUPTED
 
 # verb -> function(arguments) -> exit code; a module is imported when its verb is typed
@@ -36,6 +36,21 @@ VERBS = {
     "export": "prunekit.export:main",
     "bench": "prunekit.benchmark:main",
 }
+
+HELP = """prunekit: train, compare and deploy pruned Transformers.
+
+  python train.py                                     ToP on BBC News with MiniLM, 3x fewer FLOPs
+  python train.py method=top task=cola budget=0.4     another task, keep 40 % of the FLOPs
+  python train.py experiment=top_cola                 a published recipe
+  python train.py -m seed=1,2,3                       one run per value; --dry says what would run
+  python train.py --cfg job                           print the configuration, run nothing
+
+Groups, as group=option:
+
+{groups}
+
+Every key, as key=value, is printed by --cfg job and explained in conf/; Hydra's own flags by --hydra-help.
+Exit codes: 0 done, 3 budget or goal missed, 4 bad configuration, 130 interrupted (the same command resumes)."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,6 +85,9 @@ def train(arguments: Sequence[str]) -> int:
         flags, overrides = [*flags, "--multirun"], [*overrides, "hydra.sweeper.dry=true"]
     if {"-m", "--multirun"} & set(flags):
         overrides = _of_swept_groups(overrides)
+    if {"-h", "--help"} & set(flags):
+        print(HELP.format(groups="\n".join(f"{group}: {', '.join(names)}" for group, names in options().items())))
+        return DONE
     prepare(overrides)
     sys.argv = [sys.argv[0], *flags, *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra raises what it would print; `explain` says it shorter

@@ -108,7 +108,7 @@ class PluginConfigs(SearchPathPlugin):
 def prepare(overrides: Sequence[str] = ()) -> None:
     """Tells Hydra about plug-ins and about the group `sweeps`, which lies outside conf/; safe to call again.
 
-    Of the files of sweeps only those that `overrides` name are read: Hydra copies all it holds per group of --help.
+    Of the files of sweeps only those that `overrides` name are read: Hydra copies all it holds more than once.
     """
     Plugins.instance().register(PluginConfigs)
     store = ConfigStore.instance()
@@ -301,6 +301,18 @@ def declared(choices: Mapping[str, Any], folders: Sequence[Path] | None = None) 
 def search_dirs() -> list[Path]:
     """Where configurations are looked for, first come first served."""
     return [conf_dir(), *plugin_dirs()]
+
+
+def options() -> dict[str, list[str]]:
+    """The options of every group, by its name: own ones, those of plug-ins, and the published grids.
+
+    Read from the folders, because Hydra copies all it holds for each group that it is asked for.
+    """
+    found: dict[str, set[str]] = {"sweeps": {file.stem for file in sweeps_dir().glob("*.yaml")}}
+    for place in search_dirs():
+        for file in place.glob("*/*.yaml"):
+            found.setdefault(file.parent.name, set()).add(file.stem)
+    return {group: sorted(found[group]) for group in sorted(found)}
 
 
 def _inherited(places: Sequence[Path], group: str, option: str) -> dict[str, Key]:
