@@ -1,4 +1,4 @@
-"""Writes the README's tables from committed results.
+"""Writes the tables of the README and of the documentation from committed results.
 
 ./run python train.py force=true
 ./run python benchmarks/readme.py runs/bbc_news/top/minilm/3x/s1-<hash>  # takes over the main job's result, and writes
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from prunekit.report.console import markdown
@@ -30,16 +32,25 @@ def main_job() -> str:
     return markdown(result) + (f"\nMeasured on {hardware}.\n" if hardware else "")
 
 
-def over_seeds(name: str) -> str:
+def over_seeds(
+    name: str, rows: Sequence[str] | None = None, columns: Sequence[str] = ("task",), metrics: Sequence[str] = ("score",)
+) -> str:
     """The runs of a committed file of `prunekit table --save`: mean and standard deviation over seeds."""
     runs = collect([RESULTS / f"{name}.json"]).rows
-    columns = ["task"]
-    return over_runs(build(runs, default_rows(runs, columns), columns, ["score"]), "sd")
+    return over_runs(build(runs, rows or default_rows(runs, columns), columns, metrics), "sd")
 
 
-def rewritten(readme: str) -> str:
-    """The README with its tables as the committed results have them."""
-    return replaced(replaced(readme, main_job(), "main job"), over_seeds("controls"), "controls")
+# page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls")},
+}
+
+
+def rewritten(page: str, text: str) -> str:
+    """A page with its tables as the committed results have them. Raises ValueError where a block is missing."""
+    for name, table in PAGES[page].items():
+        text = replaced(text, table(), name)
+    return text
 
 
 def take_over(folder: Path) -> dict:
@@ -55,5 +66,6 @@ def take_over(folder: Path) -> dict:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         MAIN_JOB.write_text(json.dumps(take_over(Path(sys.argv[1])), indent=2) + "\n")
-    path = ROOT / "README.md"
-    path.write_text(rewritten(path.read_text()))
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(rewritten(page, path.read_text()))
