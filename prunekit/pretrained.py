@@ -225,7 +225,7 @@ def load(folder: str | Path, *, engine: Literal["onnx"], **options: Any) -> Grap
 
 
 def load(folder: str | Path, execution: Execution | None = None, *, engine: str = "hf", **options: Any) -> Any:
-    """The pruned model of a checkpoint folder, in evaluation mode; call it as any Hugging Face model.
+    """The pruned model of a run's folder or of its model/, in evaluation mode; call it as any Hugging Face model.
 
     `execution` None means the one that it was tested with, which is "pack" for nearly every method.
 
@@ -240,6 +240,9 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
         ValueError: a newer format, weights that do not belong to the settings beside them, or no such engine.
         TypeError: an option that the engine does not have.
     """
+    folder = Path(folder)
+    if not (folder / SETTINGS).is_file() and (folder / "model" / SETTINGS).is_file():
+        folder = folder / "model"
     if engine == "hf":
         if options:
             raise TypeError(f"load() has no option {', '.join(options)} for engine='hf'; it belongs to another engine.")
@@ -252,12 +255,11 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
     return getattr(import_module(module), name)(folder, **options)
 
 
-def _load_hf(folder: str | Path, execution: Execution | None) -> PreTrainedModel:
-    folder = Path(folder)
+def _load_hf(folder: Path, execution: Execution | None) -> PreTrainedModel:
     path = folder / SETTINGS
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} has no {SETTINGS}, so it is no pruned checkpoint; give the model/ folder of a run, "
+            f"{folder} has no {SETTINGS}, so it is no pruned checkpoint; give the folder of a finished run, "
             f"or load a dense model with transformers."
         )
     try:

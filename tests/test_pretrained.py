@@ -123,6 +123,12 @@ def test_a_model_runs_as_it_was_tested(tmp_path):
     assert encoder_of(prunekit.load(tmp_path, "drop")).execution == "drop"
 
 
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path):
+    save(install(tiny_model(), TokenPruner(AttentionReceived(), gates(), [1, 2])), None, tmp_path / "s1-abc" / "model")
+    assert encoder_of(prunekit.load(tmp_path / "s1-abc")).pruner is not None
+    assert prunekit.load(tmp_path / "s1-abc", engine="packed").pruner is not None
+
+
 def test_a_folder_without_settings_is_no_pruned_checkpoint(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"has no prunekit\.json"):
