@@ -33,7 +33,10 @@ def main_job() -> str:
 
 
 def over_seeds(
-    name: str, rows: Sequence[str] | None = None, columns: Sequence[str] = ("task",), metrics: Sequence[str] = ("score",)
+    name: str,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] = ("task",),
+    metrics: Sequence[str] = ("score",),
 ) -> str:
     """The runs of a committed file of `prunekit table --save`: mean and standard deviation over seeds."""
     runs = collect([RESULTS / f"{name}.json"]).rows

@@ -186,6 +186,21 @@ def test_meeting_a_target_switches_further_layers_on_where_those_that_are_on_can
     assert reduction(None) == pytest.approx(3.0, rel=0.02)
 
 
+def test_meeting_a_target_moves_two_locations_where_one_alone_cannot():
+    # three bins of 4 tokens; layer 1 is left with two of them, layer 2 with none: [CLS] alone
+    policy = RankGate([1, 2], 3, init_coarse=4.0)
+    policy.token_loga.data = torch.tensor([[4.0, 4.0, -9.0], [-9.0, -9.0, -9.0]])
+    lengths = torch.tensor([13])
+
+    def reduction(shift):
+        return float(5 * 13 / policy.counts(lengths, 5, shift)[1].sum())
+
+    # after layer 1 and layers 2 to 4: 9 + 3 x 1 or, with one bin less and one more, 5 + 3 x 3
+    assert policy.counts(lengths, 5)[1].flatten().tolist() == [13, 9, 1, 1, 1]
+    policy.meet(reduction, 65 / 27, tolerance=0.01)
+    assert policy.counts(lengths, 5)[1].flatten().tolist() == [13, 5, 3, 3, 3]
+
+
 def test_soft_keep_is_one_draw_for_the_whole_batch():
     policy = RankGate([0], 4, init_fine=0.0, init_coarse=4.60517)
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -166,9 +167,9 @@ class RankGate(KeepPolicy):
         """Sets `shift` so that `measure`, a FLOPs reduction as a function of the shift, is nearest to `target`.
 
         One constant for all locations comes near; then each location in turn moves by at most 1, because a bin of a
-        late layer weighs less than one of an early layer, and by more where few bins leave the target beyond
-        `tolerance`. If no layer's switch is on, all are switched on first; if those that are on cannot reach the
-        target, others are, the likeliest first.
+        late layer weighs less than one of an early layer. Where few bins leave the target beyond `tolerance`, each
+        moves by more, and then two together: one closes a bin where another opens one. If no layer's switch is on,
+        all are switched on first; if those that are on cannot reach the target, others are, the likeliest first.
         """
         on = deterministic_coarse(self.pruner_loga, self.distribution) > 0
         if not on.any():
@@ -187,15 +188,30 @@ class RankGate(KeepPolicy):
         )
         self.shift.fill_(-found.knob)
         gap = abs(target / found.reached - 1)
-        for reach in (1.0, EVERYTHING):
-            for direction in torch.eye(len(self.shift), device=self.shift.device):
-                along = partial(_along, measure, self.shift.clone(), -direction)
+        units = torch.eye(len(self.shift), device=self.shift.device)
+        for together, reach in ((False, 1.0), (False, EVERYTHING), (True, EVERYTHING)):
+            firsts = self._moves() if together else [torch.zeros_like(self.shift)]
+            for first, unit in product(firsts, units):
+                along = partial(_along, measure, self.shift + first, -unit)
                 finer = bisect(along, target, low=-reach, high=reach, tolerance=0.0)
                 if abs(target / finer.reached - 1) < gap:
                     gap = abs(target / finer.reached - 1)
-                    self.shift.sub_(finer.knob * direction)
+                    self.shift.add_(first - finer.knob * unit)
+                    if together and gap <= tolerance:
+                        return  # as few moves as serve
             if gap <= tolerance:
                 return
+
+    def _moves(self) -> list[Float[Tensor, "locations"]]:
+        """Changes of one location's shift that open or close up to three bins of it; fewest bins first."""
+        now = self.hard_gates()[0].sum(-1).long()
+        found: dict[tuple[int, int, int], Tensor] = {}
+        for by in torch.arange(-2 * EVERYTHING, 2 * EVERYTHING, 0.25, device=self.shift.device):
+            opened = self.hard_gates(self.shift + by)[0].sum(-1).long()
+            for row, unit in enumerate(torch.eye(len(now), device=self.shift.device)):
+                if 1 <= abs(change := int(opened[row] - now[row])) <= 3:
+                    found.setdefault((abs(change), change, row), by * unit)
+        return [found[key] for key in sorted(found)]
 
     @torch.no_grad()
     def clamp(self, bound: float = LOGA_BOUND) -> None:
