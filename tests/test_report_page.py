@@ -50,6 +50,14 @@ def test_seeds_of_one_configuration_are_one_point(found):
     assert top["kept"] == [round(8 / 9, 4), round(4 / 9, 4)]
 
 
+def test_configurations_of_a_grid_stand_in_the_order_of_their_own_values(tmp_path):
+    for rate in (1e-2, 1e-5, 1e-4):
+        run = result("top", "2x", 1, 0.5, hash=f"{rate:.0e}")
+        store(tmp_path, run, {"method": {"name": "top", "rank_alpha": rate}})
+    own = [config["own"] for config in numbers(tmp_path)["configs"] if config["method"] == "top"]
+    assert own == ["rank_alpha=1e-05", "rank_alpha=0.0001", "rank_alpha=0.01"]
+
+
 def test_a_run_that_is_not_finished_is_a_failure_with_its_folder(found):
     (failure,) = found["unfinished"]
     assert failure["folder"] == "cola/ltp/minilm/2x/s1-ltp02x01"

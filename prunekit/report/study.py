@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -74,19 +74,26 @@ def _configurations(runs: Sequence[Row]) -> list[list[Row]]:
     names = ("task", "backbone", "budget", "method")
 
     def order(group: list[Row]) -> list[Any]:
-        return [rank(name, str(group[0][name]), ()) for name in names]
+        first, own = group[0], _own_keys(group[0], groups.values())
+        return [rank(name, str(first[name]), ()) for name in names] + [
+            rank(key, str(first["config"].get(key)), ()) for key in own
+        ]
 
     ordered = sorted(groups.values(), key=lambda group: (group[0]["task"], group[0]["method"] != DENSE, order(group)))
     return [sorted(group, key=lambda row: row["seed"]) for group in ordered]
 
 
-def _config(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> dict[str, Any]:
-    first = group[0]
+def _own_keys(first: Row, groups: Iterable[Sequence[Row]]) -> list[str]:
+    """What tells a configuration from those of its task, method, backbone and budget."""
     alike = [
         other[0] for other in groups if all(other[0][n] == first[n] for n in ("task", "method", "backbone", "budget"))
     ]
-    keys = list(differences(alike)) if len(alike) > 1 else []
-    own = ", ".join(f"{key}={first['config'].get(key)}" for key in keys[:3])
+    return list(differences(alike)) if len(alike) > 1 else []
+
+
+def _config(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    first = group[0]
+    own = ", ".join(f"{key.removeprefix('method.')}={first['config'].get(key)}" for key in _own_keys(first, groups)[:3])
     return {
         **{name: first[name] for name in ("task", "method", "backbone", "budget", "metric", "split", "rows")},
         "own": own,

@@ -278,13 +278,14 @@ function agreement() {
       const pairs = place.pairs.filter(([left, right]) => data.configs[left].budget === cost && visible(data.configs[left]) && visible(data.configs[right]));
       const ids = unique(pairs.flatMap(([left, right]) => [left, right])).sort((a, b) => a - b);
       if (!ids.length) continue;
-      const name = (i) => data.configs[i].method + (data.configs[i].own ? ` (${data.configs[i].own})` : "");
+      const many = ids.length > 5; // then a column has its row's number
+      const name = (i) => (many ? `${ids.indexOf(i) + 1}  ` : "") + data.configs[i].method + (data.configs[i].own ? ` (${data.configs[i].own})` : "");
       const find = (a, b) => pairs.find(([left, right]) => (left === a && right === b) || (left === b && right === a));
       const lines = ids.map((a) => ({ cells: [{ text: name(a), class: "name" }, ...ids.map((b) => {
         const found = find(a, b);
         return found ? { text: fixed(found[2], 2), style: `background:rgb(var(--heat) / ${(0.06 + 0.84 * found[2]).toFixed(2)});color:${found[2] > 0.6 ? "#fff" : "inherit"}` } : { text: "" };
       })] }));
-      parts.push(el("div", {}, el("h3", {}, `${placeName(place.task, place.backbone)}, ${cost}`), table([{ text: "", class: "name" }, ...ids.map((i) => number(name(i)))], lines, "heat")));
+      parts.push(el("div", {}, el("h3", {}, `${placeName(place.task, place.backbone)}, ${cost}`), table([{ text: "", class: "name" }, ...ids.map((i, at) => number(many ? `${at + 1}` : name(i)))], lines, "heat")));
     }
   }
   put("agreement", "Overlap of the kept tokens: both keep over either keeps, mean over texts and layers, same seed, special tokens and untouched texts apart. 1 is the same choice. " +
