@@ -309,7 +309,7 @@ def _read(result: Mapping[str, Any], manifest: Mapping[str, Any], cfg: Mapping[s
         tokens = {name: float(one["rows"] * one["tokens"]) for name, one in texts.items()}
         train, tests = texts["train"], float(texts["test"]["rows"])
         return Texts(float(train["rows"]), float(train["tokens"]), tests, tokens["validation"], tokens["test"])
-    if "mean_length" not in result:
+    if "mean_length" not in result or "max_length" not in cfg["task"]:  # text without lengths, as weights are pruned on
         return None
     # written before the manifest told: as if all splits were as the test
     rows = cfg["data"]["train_rows"] or steps * cfg["trainer"]["batch_size"]

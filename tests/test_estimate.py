@@ -51,7 +51,8 @@ def test_runs_that_prune_weights_are_told_by_their_own_texts(tmp_path: Path):
     run.path.mkdir(parents=True)
     (run.path / "config.yaml").write_text(yaml.safe_dump(cfg))
     (run.path / "manifest.json").write_text("{}")
-    run.write_result({"schema": 1, "status": "done", "seconds": {"evaluate": 3.0, "total": 9.0}})
+    seconds = {"evaluate": 3.0, "total": 9.0}
+    run.write_result({"schema": 1, "status": "done", "mean_length": 1.0, "seconds": seconds})  # per token
     estimate = Estimator(tmp_path)
     assert estimate.seconds(canonical(compose([*weights, "seed=2", "method.calibration=mixed"])[0])) == 9.0
     assert estimate.seconds(canonical(compose([*weights, "task.open.samples=16"])[0])) is None
