@@ -128,6 +128,25 @@ def test_several_measures_stand_side_by_side(runs, shell):
     assert "| 2x | top | 58.00 | 2.00x | 1.50x | 68.00 |" in out
 
 
+def test_a_grid_shows_its_teacher_as_dense_and_not_as_an_option_without_a_value(tmp_path):
+    store(tmp_path, result("dense", "dense", 1, 0.6))
+    for rate, alpha, score in ((2e-5, 0.1, 0.5), (2e-5, 0.2, 0.51), (4e-5, 0.1, 0.52), (4e-5, 0.2, 0.53)):
+        run = result("top", "2x", 1, score, hash=f"{rate}{alpha}")
+        store(tmp_path, run, {"method": {"alpha": alpha}, "trainer": {"lr": rate}})
+    table = build(collect([tmp_path]).rows, ["method.alpha", "trainer.lr"], ["budget"])
+    assert [head for head, _ in table.lines] == [
+        ("dense", ""),
+        ("0.1", "2e-05"),
+        ("0.1", "4e-05"),
+        ("0.2", "2e-05"),
+        ("0.2", "4e-05"),
+    ]
+    assert [column.head for column in build(collect([tmp_path]).rows, ["trainer.lr"], ["method.alpha"]).columns] == [
+        ("0.1",),
+        ("0.2",),
+    ]
+
+
 def test_the_dense_line_comes_from_the_pruned_runs_where_its_folder_is_gone(tmp_path, shell):
     store(tmp_path, result("top", "2x", 1, 0.55))
     assert "| dense | 60.00 |" in shell(tmp_path)[1]

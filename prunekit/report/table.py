@@ -47,6 +47,7 @@ TESTS = ("seeds", "examples")
 
 # methods in the order of the README, whatever else between them and the controls
 FIRST, LAST = (DENSE, "top", "ltp"), ("topk", "threshold", "random", "first")
+NOT_OF_DENSE = ("budget", "method.")  # fields that a run of nothing pruned does not have
 
 # runs are compared where these agree
 TOGETHER = ("task", "backbone", "budget")
@@ -186,7 +187,7 @@ def build(
     problems += mixed
     heads = _heads(runs, rows, order or {})
     tops = _heads(runs, cols, order or {})
-    if "budget" in cols:  # a dense run has none: it stands in the first column of its task
+    if any(name.startswith(NOT_OF_DENSE) for name in cols):  # a dense run stands in the first column of its task
         tops = [top for top in tops if DENSE not in top] or tops
     columns = [Column(top, measure(name), _metric(runs, cols, top)) for top in tops for name in metrics]
     grid = []
@@ -247,7 +248,14 @@ def one_metric(runs: Sequence[Row]) -> tuple[list[Row], list[str]]:
 
 
 def _key(run: Row, names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(shown(value_of(run, name)) for name in names)
+    """The run's values of these fields; `dense` where a dense one has none, as of a budget or a method's option."""
+
+    def value(name: str) -> str:
+        found = value_of(run, name)
+        none = name.startswith(NOT_OF_DENSE) or found is None
+        return DENSE if run["method"] == DENSE and none else shown(found)
+
+    return tuple(value(name) for name in names)
 
 
 def _heads(runs: Sequence[Row], names: Sequence[str], order: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
@@ -277,7 +285,7 @@ def rank(name: str, value: str, wanted: Sequence[str]) -> tuple[int, float | int
 
 def _belongs(run: Row, cols: Sequence[str], top: Sequence[str]) -> bool:
     """Whether a run is of a column; a dense one is of every budget's and every option's."""
-    free = [run["method"] == DENSE and (name == "budget" or name.startswith("method.")) for name in cols]
+    free = [run["method"] == DENSE and name.startswith(NOT_OF_DENSE) for name in cols]
     return all(any_ or found == value for any_, found, value in zip(free, _key(run, cols), top, strict=True))
 
 
@@ -287,11 +295,14 @@ def _metric(runs: Sequence[Row], cols: Sequence[str], top: Sequence[str]) -> str
 
 
 def _head_shown(rows: Sequence[str], head: tuple[str, ...]) -> tuple[str, ...]:
-    """A dense run has no budget and no options to show."""
-    if "method" not in rows or head[rows.index("method")] != DENSE:
+    """A dense run has no budget and no options to show; where its method is not shown, `dense` stands once for them."""
+    if DENSE not in head:
         return head
     hidden = ("budget", "method.", "trainer.")
-    return tuple("" if name.startswith(hidden) else value for name, value in zip(rows, head, strict=True))
+    found = ["" if name.startswith(hidden) else value for name, value in zip(rows, head, strict=True)]
+    if DENSE not in found:
+        found[head.index(DENSE)] = DENSE
+    return tuple(found)
 
 
 def _shared(runs: Sequence[Row], shown_fields: Sequence[str]) -> str:
