@@ -46,6 +46,14 @@ def over_seeds(
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls")},
+    "docs/methods/dpruner.md": {
+        "ablation": partial(
+            over_seeds,
+            "dpruner_ablation",
+            ["variant"],
+            metrics=["open_perplexity", "domain_perplexity", "seconds", "memory"],
+        )
+    },
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }
 

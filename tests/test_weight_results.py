@@ -2,24 +2,24 @@
 
 import importlib.util
 import json
+from collections import Counter
 from pathlib import Path
 
 from prunekit.report.results import collect
-from prunekit.report.table import build, markdown
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "methods" / "dpruner.md").read_text(encoding="utf-8")
 MEMORY = ROOT / "benchmarks" / "results" / "weight_memory.json"
-PILOT = ROOT / "benchmarks" / "results" / "weights_pilot.json"
+ABLATION = ROOT / "benchmarks" / "results" / "dpruner_ablation.json"
 
 
-def test_the_pilot_s_table_is_that_of_its_file():
-    found = collect([PILOT])
+def test_the_ablation_has_every_variant_with_two_seeds_at_half_of_the_weights():
+    found = collect([ABLATION])
     assert found.problems == []
-    measures = ["open_perplexity", "domain_perplexity", "memory"]
-    shown = markdown(build(found.rows, ["variant"], ["task"], measures))
-    assert shown[shown.index("| variant") :].strip() in PAGE
-    assert all(abs(run["sparsity"]["of_prunable"] - 0.5) < 0.001 for run in found.rows)
+    pruned = [run for run in found.rows if run["method"] != "dense"]
+    assert Counter(run["variant"] for run in pruned) == dict.fromkeys({run["variant"] for run in pruned}, 2)
+    assert len(pruned) == 40
+    assert {run["config"]["method.sparsity"] for run in pruned} == {0.5}
 
 
 def memory():
