@@ -43,6 +43,27 @@ def over_seeds(
     return over_runs(build(runs, rows or default_rows(runs, columns), columns, metrics), "sd")
 
 
+def translations() -> str:
+    """Trained runs of a translator beside the dense one that they started from: quality, and what it takes."""
+    runs = json.loads((RESULTS / "translation_trained.json").read_text())
+    lines = [
+        "| method | encoder FLOPs | with the decoder | source kept | BLEU | chrF | length | encoder, s | whole, s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for run, side in [(runs[0], "dense"), *((run, "pruned") for run in runs)]:
+        dense, found = side == "dense", run["translation"]
+        scores, spent = run["score"][f"{side}_all"], found[side]
+        reductions = (1, 1, 1) if dense else (
+            run["flops"]["flops_vs_unpadded"], found["end_to_end"]["reduction"], found["source_kept"]
+        )  # fmt: skip
+        lines.append(
+            f"| {'dense, as it is' if dense else run['method']} | {reductions[0]:.2f}x | {reductions[1]:.2f}x "
+            f"| {reductions[2]:.2f} | {100 * scores['bleu']:.1f} | {100 * scores['chrf']:.1f} "
+            f"| {scores['length_ratio']:.3f} | {spent['encoder_cpu_seconds']:.2f} | {spent['cpu_seconds']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls")},
@@ -54,6 +75,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             metrics=["open_perplexity", "domain_perplexity", "seconds", "memory"],
         )
     },
+    "docs/translation.md": {"trained": translations},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }
 
