@@ -75,6 +75,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             metrics=["open_perplexity", "domain_perplexity", "seconds", "memory"],
         )
     },
+    "docs/methods/tsdtp.md": {"rows": partial(over_seeds, "tsdtp_rows", metrics=["score", "reduction"])},
     "docs/translation.md": {"trained": translations},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }
