@@ -164,7 +164,7 @@ def row_of(folder: Path, result: Mapping[str, Any], machine: Set[str]) -> dict[s
         "commit": ((manifest.get("git") or {}).get("commit") or "")[:12] or None,
         "hardware": manifest.get("cpu"),
         "command": manifest.get("command") or result.get("command"),
-        **{key: result[key] for key in ("variant", "peak_memory_mib") if key in result},
+        **{key: result[key] for key in ("variant", "peak_memory_mib", "sparsity") if key in result},
         "config": {key: value for key, value in flat(config).items() if key not in machine},
         "source": str(folder),
     }
@@ -355,7 +355,7 @@ def _teacher_row(row: Row) -> Row:
         **row,
         **{"method": DENSE, "budget": DENSE, "status": "done", "hash": row["teacher"] or "teacher", "config": config},
         **{"variant": DENSE, "score": row["dense"], "scores": row.get("dense_scores", {}), "dense_scores": {}},
-        **{"validation": None, "asked": None, "reached": 1.0, "flops": cost, "peak_memory_mib": None},
+        **{"validation": None, "asked": None, "reached": 1.0, "flops": cost, "peak_memory_mib": None, "sparsity": None},
         **{"tokens_per_layer": [row["mean_length"]] * layers, "speed": []},
         **{"source": "", "command": None, "seconds": 0.0},
     }
