@@ -85,6 +85,7 @@ def method_under_test(name, *, lengths=(12, 7, 9, 5), epochs=4, budget=2.0, step
         validation=lambda: validation,
     )
     kind = method_class(cfg)
+    options = kind.completed(setting, **options)
     install(model, kind.build_pruner(shape, **options))
     found = type("AtStep", (kind,), {"global_step": step})(model, setting, **options)
     found._trainer = SimpleNamespace(optimizers=[])

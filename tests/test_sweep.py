@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from prunekit import cli
-from prunekit.config import compose, sweeps_dir
+from prunekit.config import compose, config_hash, sweeps_dir
 from prunekit.run import canonical
 from prunekit.runs import RunFolder
 from prunekit.sweep import WORST, Board, objective_of, title
@@ -315,7 +315,7 @@ def test_the_controls_are_117_runs_whose_dense_ones_are_the_teachers(sweep, tmp_
 @pytest.mark.slow
 def test_the_ablation_runs_gamma_0_once_and_the_rows_share_their_teachers(sweep, tmp_path: Path):
     _, out, _ = sweep("-m", "sweeps=tsdtp_ablation", "seed=1", "budget=2x", "--dry")
-    assert out.startswith("sweep      5 runs, 0 done before, 5 to run, 1 teacher to train\n")
+    assert out.startswith("sweep      6 runs, 0 done before, 6 to run\n")
     _, out, _ = sweep("-m", "sweeps=tsdtp_rows", "seed=1", "task=qnli", "--dry")
     assert out.startswith("sweep      3 runs, 0 done before, 3 to run\n")
 
@@ -334,6 +334,12 @@ def test_every_file_composes_and_says_how_many_runs_it_is(file: Path):
     for line in lines:
         first = [f"{key}={str(values).split(',')[0]}" for key, values in (grid | line).items()]
         compose([f"sweeps={file.stem}", *first])
+
+
+@pytest.mark.parametrize("chosen", [["method=dense"], ["method=dtp", "budget=2x"], ["method=tsdtp", "budget=2x"]])
+def test_rows_of_sst2_are_runs_of_the_ablation(chosen):
+    one, other = (canonical(compose([f"sweeps=tsdtp_{name}", *chosen])[0]) for name in ("rows", "ablation"))
+    assert config_hash(one) == config_hash(other)
 
 
 def test_published_grids_stand_on_the_published_recipes():

@@ -286,13 +286,41 @@ def test_a_keep_ratio_is_aimed_at_as_it_stands():
 
 
 def test_a_budget_is_aimed_at_in_flops_with_the_task_attention_among_them():
-    """With gates of 1 everywhere the share is 1 and what task attention costs."""
+    """With gates of 1 everywhere the share is 1 and what task attention costs; curves show the share that is gone."""
     found = dtp("tsdtp", budget=2.0, k_init=100.0, gamma=1e-6).eval()
     aux = found.terms(BATCH)["aux"]
     low, _ = type(found).feasible(found.setting, **found.given)
-    assert found.logged["budget/expected"].item() == pytest.approx(1 / low, rel=0.02)
-    assert aux.item() == pytest.approx(found.logged["budget/expected"].item() - 0.5, abs=1e-5)
+    assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / low, rel=0.02)
+    assert aux.item() == pytest.approx(1 - found.logged["budget/expected"].item() - 0.5, abs=1e-5)
     assert low < 1
+
+
+@pytest.mark.parametrize("name", ["dtp", "tsdtp"])
+@pytest.mark.parametrize(("temperature", "layers"), [(1e-5, [1, 2]), (0.5, [1])])
+def test_a_budget_counts_decisions_as_they_will_be_made(name, temperature, layers):
+    """Cold gates decide as an evaluation does, and so does the first layer at any temperature; k has a gradient."""
+    found = dtp(name, budget=2.0, k_init=0.2, prune_layers=layers, temperature=[temperature] * 2).eval()
+    found.terms(BATCH)["aux"].backward()
+    setting = found.setting
+    hard = evaluate(found.model, [BATCH], setting.spec, setting.shape, setting.classes, "mask").reduction
+    assert 1.2 < hard < 2
+    assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / hard, abs=1e-5)
+    if temperature > 0.1:
+        assert (found.policy.k.grad > 0).all()  # too much is left: lower
+
+
+def test_the_multiplier_raises_the_price_until_the_budget_holds():
+    """Its gradient is the gap, and it is trained by ascent: it rises while too much is left."""
+    found = dtp(budget=2.0, k_init=100.0).eval()
+    groups = {group["name"]: group for group in found.parameter_groups()}
+    assert groups["multiplier"]["maximize"]
+    assert groups["multiplier"]["lr"] == pytest.approx(10 / found.soft_steps)
+    found.terms(BATCH)["aux"].backward()
+    assert found.multiplier.grad.item() == pytest.approx(0.5, abs=1e-3)
+    with torch.no_grad():
+        found.multiplier.fill_(3.0)
+    assert found.terms(BATCH)["aux"].item() == pytest.approx((1 + 3) * 0.5, abs=1e-2)
+    assert "multiplier" not in {group["name"] for group in dtp(aux_lr=0.0).parameter_groups()}
 
 
 @pytest.mark.parametrize(("aux", "terms"), [("none", {"task"}), ("consistency", {"task", "aux"})])
@@ -358,7 +386,7 @@ def test_without_a_weight_the_task_has_no_parameters_and_no_cost():
 
 def test_a_frozen_task_attention_is_no_parameter_that_learns():
     found = dtp("tsdtp", task_attention="frozen")
-    assert [group["name"] for group in found.parameter_groups()] == ["k"]
+    assert [group["name"] for group in found.parameter_groups()] == ["k", "multiplier"]
     assert not found.pruner.scorer.query.requires_grad
 
 

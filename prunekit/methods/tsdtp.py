@@ -8,12 +8,13 @@ for every token; this is the method as it is described. docs/methods/tsdtp.md li
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs
@@ -22,12 +23,15 @@ from prunekit.heads import traverse
 from prunekit.methods.base import Setting, Training
 from prunekit.methods.static import CalibratedMethod
 from prunekit.objectives import candidate_share, consistency, task_loss
-from prunekit.tokens.budget import Bisected
+from prunekit.tokens.budget import Bisected, bisect
 from prunekit.tokens.encoder import TokenPruner
 from prunekit.tokens.policies import MeanMinusStd
 from prunekit.tokens.scorers import AccumulatedReceived, Scorer
-from prunekit.tokens.state import Trace
+from prunekit.tokens.state import TokenState, Trace
 from prunekit.tokens.task_attention import TaskImportance
+
+# where k starts if nothing is asked: the notebook's, which prunes a sixth of normally distributed scores
+PUBLISHED_K = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Options:
     fixed_k: float | None = None
     prune_layers: Sequence[int] | None = None
     space: Literal["log", "linear"] = "log"
-    k_init: float = 1.0
+    k_init: float | None = None
     learn_k: bool = True
     lr_k: float | None = None
     min_keep: int = 1
@@ -47,6 +51,7 @@ class Options:
     temperature_fraction: float = 0.7
     aux: Literal["budget", "consistency", "none"] = "budget"
     aux_weight: float = 1.0
+    aux_lr: float | None = None
     hard_fraction: float = 0.4
     gamma: float = 0.0
     task_attention: Literal["bilinear", "frozen", "none"] = "none"
@@ -78,16 +83,33 @@ class DTP(CalibratedMethod):
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, MeanMinusStd)
         self.policy = self.pruner.policy
+        self.multiplier = nn.Parameter(torch.zeros(()))
+        self.share = _even_share(setting, self.pruner, self.policy.row)
 
     @classmethod
     def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
         """Every layer up to the last that prunes adds to the importance; a fractional keep is a bias of attention."""
         chosen = Options(**options)
         layers = chosen.layers(shape)
-        start = chosen.k_init if chosen.fixed_k is None else chosen.fixed_k
+        given = chosen.k_init if chosen.fixed_k is None else chosen.fixed_k
+        start = PUBLISHED_K if given is None else given
         policy = MeanMinusStd(dict.fromkeys(layers, start), chosen.space, chosen.min_keep, chosen.temperature[0])
         policy.k.requires_grad_(chosen.learn_k and chosen.fixed_k is None)
         return TokenPruner(chosen.scorer(shape), policy, range(max(layers) + 1), soft_form="bias", protect_last=True)
+
+    @classmethod
+    def completed(cls, setting: Setting, **options: Any) -> dict[str, Any]:
+        """`k_init`, where null: what meets the budget, or `keep_ratio`, if the scores were normally distributed and all
+        deciding layers left the same share. A start far from what is asked is paid for while the weights learn.
+        """
+        chosen = Options(**options)
+        if chosen.k_init is not None or chosen.fixed_k is not None:
+            return options
+        layers = chosen.layers(setting.shape)
+        share = _even_share(setting, cls.build_pruner(setting.shape, **options), layers)
+        if chosen.keep_ratio is not None:
+            share = chosen.keep_ratio ** (1 / len(layers))
+        return options | {"k_init": PUBLISHED_K if share >= 1 else NormalDist().inv_cdf(max(share, 1e-6))}
 
     @classmethod
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
@@ -127,37 +149,86 @@ class DTP(CalibratedMethod):
         trace = Trace()
         logits = self(batch, "soft", trace)
         terms = {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
-        distance = self._distance(trace, batch["attention_mask"].sum(-1))
-        if distance is not None:
-            terms["aux"] = self.options.aux_weight * distance
+        auxiliary = self._auxiliary(trace, batch)
+        if auxiliary is not None:
+            terms["aux"] = auxiliary
         return terms
 
-    def _distance(self, trace: Trace, lengths: Tensor) -> Tensor | None:
+    def _auxiliary(self, trace: Trace, batch: Batch) -> Tensor | None:
+        """The auxiliary loss of what the soft gates left.
+
+        The published form, a weight times the distance from what is asked, is bounded; a task loss that rises faster
+        than that per token (a translator's does) drives k until nothing is pruned. So a multiplier learns the price.
+        """
         options = self.options
         if options.aux == "none":
             return None
         entry = trace.layers[max(self.policy.row)]
         share = candidate_share(entry.keep, (entry.keep > 0) & (entry.protected <= 0))
         if options.aux == "consistency":
-            return consistency(share)
-        if self.asked is None:
-            return None if options.keep_ratio is None else (share.mean() - options.keep_ratio).abs()
-        tokens_out = torch.stack([layer.keep.sum(-1) for layer in trace.layers])
-        tokens_in = torch.cat([lengths[None].to(tokens_out.dtype), tokens_out[:-1]])
+            return options.aux_weight * consistency(share)
+        if self.asked is not None:
+            gap = self._too_much(trace, batch)
+        elif options.keep_ratio is not None:
+            gap = share.mean() - options.keep_ratio
+        else:
+            return None
+        self.log_dict({"budget/multiplier": self.multiplier.detach()})
+        return options.aux_weight * gap.abs() + self.multiplier * gap
+
+    def _too_much(self, trace: Trace, batch: Batch) -> Tensor:
+        """The share of the unpadded FLOPs that is spent on a batch, less the one that is wanted of it.
+
+        What is wanted is what the budget means for texts of these lengths: of short ones most is protected.
+        """
         assert self.pruner is not None
-        spent = encoder_macs(self.setting.shape, tokens_in, tokens_out) + _scoring(self.pruner, tokens_in)
-        left = (spent.sum() / dense_macs(self.setting.shape, lengths).sum()).float()
-        self.log_dict({"budget/expected": left.detach()})
-        return (left - 1 / self.asked).abs()
+        shape, lengths = self.setting.shape, batch["attention_mask"].sum(-1)
+        spent = _spent(self.pruner, shape, self._hard_counts(trace, lengths))
+        protected = trace.layers[0].protected.sum(-1)
+        wanted = _spent(self.pruner, shape, _even_counts(self.share, lengths, protected, self.policy.row, shape.layers))
+        dense = dense_macs(shape, lengths).sum()
+        self.log_dict({"budget/expected": 1 - (spent / dense).float().detach(), "budget/target": 1 - wanted / dense})
+        return ((spent - wanted) / dense).float()
+
+    def _hard_counts(self, trace: Trace, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens in the two halves of each layer if the scores of a soft pass were decided hard, with the gradient of
+        the gates.
+
+        Softly counted, warm gates keep a part of every token, and so do mean and deviation at the next layer: what
+        meets the budget then is far from it in an evaluation.
+        """
+        assert self.pruner is not None
+        first = trace.layers[0]
+        keep = left = (first.keep > 0).float()
+        counts = {}
+        for layer in self.policy.row:
+            scores = trace.layers[layer].scores
+            assert scores is not None
+            state = TokenState(keep, first.position, first.protected, lengths.float(), layer=layer)
+            gates = self.pruner.keep(layer, scores, state, soft=True)
+            keep = self.pruner.keep(layer, scores, state, soft=False)
+            left = left * (keep + gates - gates.detach())
+            counts[layer] = left.sum(-1)
+        now, tokens_in, tokens_out = lengths.float(), [], []
+        for layer in range(self.setting.shape.layers):
+            tokens_in.append(now)
+            now = counts.get(layer, now)
+            tokens_out.append(now)
+        return torch.stack(tokens_in), torch.stack(tokens_out)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """k, and the task's parameters where there are any."""
+        """k, the task's parameters where there are any, and the budget's multiplier, which rises by ascent."""
         assert self.pruner is not None
         groups: list[dict[str, Any]] = []
         if self.policy.k.requires_grad:
             # half of the soft stage suffices to bring k from pruning little to pruning most
             rate = self.options.lr_k or max(0.02, 4 / max(1, self.soft_steps))
             groups.append({"params": [self.policy.k], "lr": rate, "name": "k"})
+        # half of the soft stage suffices for a price that no task's loss was seen to reach
+        ascent = max(0.02, 10 / max(1, self.soft_steps)) if self.options.aux_lr is None else self.options.aux_lr
+        asks = self.asked is not None or self.options.keep_ratio is not None
+        if asks and self.options.aux == "budget" and ascent > 0:
+            groups.append({"params": [self.multiplier], "lr": ascent, "maximize": True, "name": "multiplier"})
         learned = [parameter for parameter in self.pruner.scorer.parameters() if parameter.requires_grad]
         if learned:
             groups.append({"params": learned, "lr": self.options.lr_task, "name": "task attention"})
@@ -224,6 +295,37 @@ class DTP(CalibratedMethod):
 
 class TSDTP(DTP):
     """TS-DTP: General DTP with a task's attention, whose parameters a task may carry to a shared backbone."""
+
+
+def _even_counts(
+    share: float, lengths: Tensor, protected: Tensor | int, deciding: Collection[int], layers: int
+) -> tuple[Tensor, Tensor]:
+    """Tokens in the two halves of each layer, if each deciding one leaves `share` of those that may go."""
+    may_go = (lengths - protected).double().clamp(min=0)
+    stay, tokens_in, tokens_out = lengths - may_go, [], []
+    for layer in range(layers):
+        tokens_in.append(stay + may_go)
+        may_go = may_go * share if layer in deciding else may_go
+        tokens_out.append(stay + may_go)
+    return torch.stack(tokens_in), torch.stack(tokens_out)
+
+
+def _even_share(setting: Setting, pruner: TokenPruner, deciding: Collection[int]) -> float:
+    """The share that meets the budget on the validation texts if each deciding layer leaves the same; 1 without one."""
+    if setting.budget is None:
+        return 1.0
+    lengths, protected = setting.lengths["validation"], setting.stays(pruner)
+
+    def reached(share: float) -> float:
+        tokens_in, tokens_out = _even_counts(share, lengths, protected, deciding, setting.shape.layers)
+        return setting.reduction(tokens_in, tokens_out, _scoring(pruner, tokens_in))
+
+    return bisect(reached, setting.budget, low=0.0, high=1.0, tolerance=1e-3).knob
+
+
+def _spent(pruner: TokenPruner, shape: Shape, counts: tuple[Tensor, Tensor]) -> Tensor:
+    """MACs of a batch, its scorer's among them."""
+    return (encoder_macs(shape, *counts) + _scoring(pruner, counts[0])).sum()
 
 
 def _scoring(pruner: TokenPruner, tokens_in: Tensor) -> Tensor:

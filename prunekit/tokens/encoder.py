@@ -83,11 +83,16 @@ class TokenPruner(nn.Module):
     def decide(
         self, layer: int, signals: Signals, state: TokenState, *, soft: bool
     ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
-        """Scores and keep at one layer; here a gone token stays gone and a protected one stays."""
+        """Scores and keep at one layer."""
         scores = self.scorer(signals, state).float()
+        return scores, self.keep(layer, scores, state, soft=soft)
+
+    def keep(
+        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState, *, soft: bool
+    ) -> Float[Tensor, "batch tokens"]:
+        """The decision on these scores; here a gone token stays gone and a protected one stays."""
         policy = self.policy.soft if soft else self.policy
-        keep = torch.where(state.protected > 0, 1.0, policy(layer, scores, state).float()) * state.alive
-        return scores, keep
+        return torch.where(state.protected > 0, 1.0, policy(layer, scores, state).float()) * state.alive
 
 
 class PrunedEncoder(nn.Module):
@@ -185,7 +190,7 @@ class PrunedEncoder(nn.Module):
             layer, walk.hidden, walk.call(frozenset(needs), pruner, self._relative(walk))
         )
         state = walk.state(index, needs)
-        keep = state.keep
+        keep, scores = state.keep, None
         if pruner is not None and decides:
             scores, keep = pruner.decide(index, signals, state, soft=walk.execution == "soft")
             walk.scores = scores if "previous" in pruner.scorer.needs else None
@@ -200,7 +205,7 @@ class PrunedEncoder(nn.Module):
                     position=state.position,
                     protected=state.protected,
                     received=signals.received,
-                    scores=None if asked is None else asked(signals, state),
+                    scores=scores if asked is None else asked(signals, state),
                     scorer_macs=pruner.scorer.macs(state.count) if pruner is not None and decides else None,
                 )
             )

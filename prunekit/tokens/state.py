@@ -67,7 +67,8 @@ class LayerTrace:
 
     `keep`, `protected`, `received` and `scores` are aligned with `position`, and padded with 0. Where nothing was
     decided `keep` only repeats who was alive. `received` is the canonical score, None unless somebody asked for it;
-    `scores` are those of the trace's own scorer. `scorer_macs` is what the method's scorer computed beside the layer.
+    `scores` are those of the trace's own scorer, or else of the decision that was taken. `scorer_macs` is what the
+    method's scorer computed beside the layer.
     """
 
     layer: int
