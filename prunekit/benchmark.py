@@ -181,6 +181,7 @@ def _of_run(run: OpenedRun, given: Mapping[str, Any]) -> Subject:
         "title": f"{run.result['method']} on {run.result['task']}",
         "method": run.result["method"],
         "task": run.result["task"],
+        "budget": run.cfg["budget"],
         "run": run.result["hash"],
         "metric": run.spec.score,
         "split": "validation",
@@ -314,7 +315,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
         "schema": SCHEMA,
         **subject.about,
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {name: around[name] for name in ("cpu", "cpus", "platform")},
+        "hardware": {name: around[name] for name in ("cpu", "cpus", "platform")} | {"instructions": _instructions()},
         "versions": _versions(around["versions"]),
         "load_before": _load(),
         "settings": {name: value for name, value in given.items() if name not in ("out", "from", "into", "block")},
@@ -323,11 +324,22 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
         "absent": absent,
         "blocks": [],
     }
+    plan = Plan(sizes, given["rounds"], seconds, given["dtypes"], given["attention"])
     for threads in [1, *([given["wall_threads"]] if given["wall_threads"] else [])]:
-        setup = (sizes, threads, given["rounds"], seconds, given["dtypes"])
-        result["blocks"].append(_block(subject, work, taken, result["absent"], *setup, fewer))
+        result["blocks"].append(_block(subject, work, taken, result["absent"], threads, fewer, plan))
     result["load_after"] = _load()
     return result
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of a measurement, whatever the number of threads."""
+
+    sizes: Sequence[int]  # of batches
+    rounds: int
+    seconds: float | int | None  # after which a batch size ends early
+    dtypes: Sequence[str]
+    attention: str  # of the packed engine
 
 
 def _block(
@@ -335,12 +347,9 @@ def _block(
     work: Workload,
     taken: Sequence[Peer],
     absent: dict[str, str],
-    sizes: Sequence[int],
     threads: int,
-    rounds: int,
-    seconds: float | int | None,
-    dtypes: Sequence[str],
     fewer: float,
+    plan: Plan,
 ) -> dict[str, Any]:
     """One number of threads: engines are made, then all batch sizes are timed."""
     from prunekit.progress import track
@@ -350,21 +359,23 @@ def _block(
     clock = "cpu" if threads == 1 else "wall"
     block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}}
     with tempfile.TemporaryDirectory() as scratch, computing_with(threads):
-        block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in dtypes}}
-        shop = Workshop(subject, work, threads, Path(scratch), fewer, absent, block["engines"])
-        own = list(_own(shop, dtypes))
+        block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in plan.dtypes}}
+        shop = Workshop(subject, work, threads, Path(scratch), fewer, absent, block["engines"], plan.attention)
+        own = list(_own(shop, plan.dtypes))
         others = list(_peers(shop, taken))
         timed = []
-        for size in sizes:
+        for size in plan.sizes:
             found = protocol.time_candidates(
                 list(_candidates(own, others, size)),
                 work,
                 size,
-                track(protocol.rounds_within(rounds, seconds), f"batch {size}, {threads} thr", rounds + 1),
+                track(
+                    protocol.rounds_within(plan.rounds, plan.seconds), f"batch {size}, {threads} thr", plan.rounds + 1
+                ),
             )
             timed.append((size, found))
-        block["gemm_peak"]["after"] = {dtype: gemm_peak(dtype, clock) for dtype in dtypes}
-    peaks = {dtype: _highest(when[dtype] for when in block["gemm_peak"].values()) for dtype in dtypes}
+        block["gemm_peak"]["after"] = {dtype: gemm_peak(dtype, clock) for dtype in plan.dtypes}
+    peaks = {dtype: _highest(when[dtype] for when in block["gemm_peak"].values()) for dtype in plan.dtypes}
     block["sizes"] = [_measured(found, work, size, clock, fewer, peaks) for size, found in timed]
     return block
 
@@ -405,6 +416,7 @@ class Workshop:
     fewer: float  # times fewer FLOPs of the pruned model
     absent: dict[str, str]  # name -> why it could not be made
     engines: dict[str, Any]  # name -> what is known about it
+    attention: str  # backend of the packed engine
 
 
 def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
@@ -415,11 +427,16 @@ def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
     for position, dtype in enumerate(dtypes):
 
         def packed(dtype: str = dtype) -> Runs:
-            engine = PackedEngine(shop.subject.model, dtype=dtype, threads=shop.threads)
+            engine = PackedEngine(shop.subject.model, dtype=dtype, threads=shop.threads, attention=shop.attention)
             return Packed(f"prunekit packed {dtype}", engine, prune=False)
 
         dense: Any = _built(shop, packed)
         name = f"prunekit packed {dtype}"
+        fused = dense.engine.fused
+        shop.engines[name] |= {
+            "linears": dense.engine.linear.name,
+            "attention": "torch" if fused is None else fused.name,
+        }
         yield Candidate(f"{name}, unpruned", dense, "unpruned", dtype)
         if position == 0:
             yield Candidate("control", dense, "control", dtype)
@@ -664,6 +681,13 @@ def _versions(known: Mapping[str, str]) -> dict[str, str | None]:
     return {name: known.get(name) for name in ("prunekit", "torch", "transformers")} | {
         name: version(name) for name in EXTRA
     }
+
+
+def _instructions() -> str:
+    """The widest vectors that torch uses here, as AVX2 or AVX512: bf16 and int8 gain little without the latter."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _load() -> list[float] | None:

@@ -49,6 +49,7 @@ def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsy
     found = json.loads(out.read_text())
     assert found["workload"]["texts"] == 4
     assert found["flops_ratio"] > 1.2
+    assert found["budget"] == "3x"
     (block,) = found["blocks"]
     assert (block["threads"], block["clock"]) == (1, "cpu")
     single, pairs = block["sizes"]
@@ -68,6 +69,7 @@ def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsy
     assert all(len(row["rounds"]) == 3 for size in block["sizes"] for row in size["candidates"])
     scores = {row["name"]: row["score"]["accuracy"] for row in pairs["candidates"]}
     assert scores["prunekit packed fp32, unpruned"] == scores["hf sdpa fp32"] == scores["control"]
+    assert block["engines"]["prunekit packed fp32"].keys() == {"peak_mb", "linears", "attention"}
     pruned = next(row for row in pairs["ratios"] if row["role"] == "pruned")
     assert pruned["vs_unpruned"]["flops_ratio"] == found["flops_ratio"]
     twins = {row["own"]: row["vs_unpruned"]["against"] for row in single["ratios"] if row["role"] == "pruned"}
@@ -85,13 +87,14 @@ def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsy
 @pytest.mark.slow  # the README's test runs it too
 def test_a_dense_model_of_ones_own_needs_no_training(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    given = ["model=my_model", "data=tickets.csv", "label=queue", "batch_sizes=[4]", "rounds=3"]
+    given = ["model=my_model", "data=tickets.csv", "label=queue", "batch_sizes=[4]", "rounds=3", "attention=torch"]
     assert main(given) == 0
     found = json.loads((tmp_path / "bench.json").read_text())
     rows = {row["name"]: row for row in found["blocks"][0]["sizes"][0]["candidates"]}
     assert {"prunekit packed fp32, unpruned", "hf sdpa fp32", "hf sdpa fp32, sorted"} <= set(rows)
     assert not any(row["role"] == "pruned" for row in rows.values())
     assert all(row["agrees"] == 1.0 for row in rows.values())
+    assert found["blocks"][0]["engines"]["prunekit packed fp32"]["attention"] == "torch"
     assert "column body" in capsys.readouterr().out
 
 

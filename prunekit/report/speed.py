@@ -21,7 +21,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += ["Not measured: " + "; ".join(f"{name} ({why})" for name, why in result["absent"].items()) + ".", ""]
     machine = result["hardware"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items() if number)
-    lines += [f"{machine['cpus']} cores of {machine['cpu']}, {result['date']}; {versions}."]
+    vectors = f" ({machine['instructions']})" if "instructions" in machine else ""
+    lines += [f"{machine['cpus']} cores of {machine['cpu']}{vectors}, {result['date']}; {versions}."]
     return "\n".join(lines) + "\n"
 
 

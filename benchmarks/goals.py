@@ -1,0 +1,224 @@
+"""The runtime's goals, as ratios, and whether they are reached on this machine.
+
+PRUNEKIT_DATA=... python train.py -m sweeps=goals
+python benchmarks/goals.py runs=runs    # measures what is not stored yet, and writes the table
+python benchmarks/goals.py              # the table again, from benchmarks/results/goals_*.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunekit import benchmark
+from prunekit.config import ConfigError
+from prunekit.exit_codes import DONE
+from prunekit.files import atomic_write_text
+from prunekit.progress import say
+from prunekit.report.speed import replaced
+from prunekit.verbs import HELP, explanation, settings
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = Path(__file__).with_suffix(".yaml")
+RESULTS = ROOT / "benchmarks" / "results"
+# task and budgets of sweeps=goals -> texts that are read, so that a pass takes about as long for each
+TEXTS = {"sst2": 256, "mrpc": 128, "bbc_news": 32}
+BESIDE_PEERS = "4x"
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A ratio of one run: of which texts, at which budget, how much, and whether the machine was quiet."""
+
+    task: str
+    budget: str
+    ratio: float
+    trusted: bool
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted of which ratio."""
+
+    what: str
+    wanted: float
+    read: Callable[[Sequence[Result]], Iterator[Found]]
+
+
+def _rows(results: Sequence[Result], size: int, attention: str = "auto") -> Iterator[tuple[Result, Any, bool]]:
+    """Result, row of ratios, and whether its times may be trusted, of one thread at a batch size."""
+    for result in results:
+        if result["settings"]["attention"] != attention:
+            continue
+        for found in result["blocks"][0]["sizes"]:
+            if found["batch_size"] == size:
+                yield from ((result, row, found["trusted"]) for row in found["ratios"])
+
+
+def realised(
+    size: int, dtype: str, budgets: Sequence[str], attention: str = "auto"
+) -> Callable[[Sequence[Result]], Iterator[Found]]:
+    """The packed engine's speed-up over itself unpruned, as a share of the FLOPs ratio."""
+
+    def read(results: Sequence[Result]) -> Iterator[Found]:
+        for result, row, trusted in _rows(results, size, attention):
+            if row["own"] == f"prunekit packed {dtype}, pruned" and result["budget"] in budgets:
+                yield Found(result["task"], result["budget"], row["vs_unpruned"]["efficiency"], trusted)
+
+    return read
+
+
+def faster(
+    size: int, dtype: str, role: str, against: str | None, tasks: Sequence[str] = tuple(TEXTS)
+) -> Callable[[Sequence[Result]], Iterator[Found]]:
+    """How many times as fast the best of our engines is at 4x, or unpruned, as a peer (None: the best one) or, for
+    against="itself", as the same engine unpruned.
+    """
+
+    def read(results: Sequence[Result]) -> Iterator[Found]:
+        best: dict[str, Found] = {}
+        for result, row, trusted in _rows(results, size):
+            if (row["dtype"], row["role"], result["budget"]) != (dtype, role, BESIDE_PEERS):
+                continue
+            if against == "itself":
+                compared = row.get("vs_unpruned")
+            elif against is None:
+                compared = row["vs_unpadded"]
+            else:
+                compared = row["vs_each"].get(against)
+            if compared is None or result["task"] not in tasks:
+                continue
+            found = Found(result["task"], result["budget"], compared["median"], trusted)
+            if result["task"] not in best or best[result["task"]].ratio < found.ratio:
+                best[result["task"]] = found
+        yield from best.values()
+
+    return read
+
+
+ALL = ("2x", "4x", "8x")
+GOALS = (
+    Goal("batch 32, fp32: speed-up / FLOPs ratio, 2x to 8x", 0.95, realised(32, "fp32", ALL)),
+    Goal("the same at 12x", 0.90, realised(32, "fp32", ["12x"])),
+    Goal("the same in bf16, 2x to 8x", 0.90, realised(32, "bf16", ALL)),
+    Goal("the same in int8, 2x and 4x", 0.90, realised(32, "int8", ["2x", "4x"])),
+    Goal("the same in fp32 without the native operator, 4x", 0.85, realised(32, "fp32", ["4x"], "torch")),
+    Goal("unpruned, batch 1, fp32: as fast as the best peer", 0.97, faster(1, "fp32", "unpruned", None)),
+    Goal("unpruned, batch 32: OpenVINO, dynamic padding", 1.5, faster(32, "fp32", "unpruned", "openvino fp32")),
+    Goal("unpruned, batch 32: CTranslate2", 1.2, faster(32, "fp32", "unpruned", "ctranslate2 fp32")),
+    Goal("4x, batch 32: ONNX Runtime, dynamic padding", 7, faster(32, "fp32", "pruned", "onnxruntime fp32")),
+    Goal("4x, batch 32: ONNX Runtime, sorted by length", 5, faster(32, "fp32", "pruned", "onnxruntime fp32, sorted")),
+    Goal("4x, batch 1: ONNX Runtime, MRPC", 2.7, faster(1, "fp32", "pruned", "onnxruntime fp32", ["mrpc"])),
+    Goal("4x, int8, batch 32: OpenVINO int8", 4.5, faster(32, "int8", "pruned", "openvino int8")),
+    Goal("4x, int8, batch 1: OpenVINO int8", 2, faster(1, "int8", "pruned", "openvino int8")),
+    Goal("4x, batch 1: itself unpruned, SST-2 (25 tokens)", 1.8, faster(1, "fp32", "pruned", "itself", ["sst2"])),
+    Goal("4x, batch 1: itself unpruned, MRPC (53 tokens)", 2.5, faster(1, "fp32", "pruned", "itself", ["mrpc"])),
+    Goal("4x, batch 1: itself unpruned, long texts", 3.6, faster(1, "fp32", "pruned", "itself", ["bbc_news"])),
+)
+
+
+def training(results: Path = RESULTS) -> list[tuple[str, float, list[Found]]]:
+    """The goal of training, from what benchmarks/training_step.py stored."""
+    found = []
+    for path in sorted(results.glob("training_step_*.json")):
+        stored = json.loads(path.read_text())
+        ratio = stored["faster_than_reference"]["hard"]
+        found.append(Found(stored["task"], stored["budget"], ratio, trusted=True))
+    return [("a training step that removes tokens: the reference-style step", 10, found)]
+
+
+def table(results: Sequence[Result], steps: Sequence[tuple[str, float, list[Found]]] = ()) -> str:
+    """One row per goal: what is wanted, what was found of each run, and whether that is enough."""
+    lines = ["| goal | wanted | measured | |", "|---|---:|---|---|"]
+    goals = [(goal.what, goal.wanted, list(goal.read(results))) for goal in GOALS]
+    for what, wanted, found in [*goals, *steps]:
+        cells = [
+            f"{one.task} {one.budget} {one.ratio:.2f}{'' if one.trusted else ' (not quiet)'}"
+            for one in sorted(found, key=lambda one: (one.task, float(one.budget.rstrip("x"))))
+        ]
+        enough = sum(one.ratio >= wanted for one in found)
+        verdict = "not measured" if not found else "reached" if enough == len(found) else "**missed**"
+        if 0 < enough < len(found):
+            verdict = f"{enough} of {len(found)}"
+        lines.append(f"| {what} | {wanted:g} | {', '.join(cells) or '-'} | {verdict} |")
+    machines = {
+        tuple(result["hardware"][name] for name in ("cpus", "cpu", "instructions")): result["date"]
+        for result in results
+    }
+    measured = [f"{count} cores of {cpu} ({vectors}), {day}." for (count, cpu, vectors), day in machines.items()]
+    return "\n".join([*lines, "", *measured]) + "\n"
+
+
+def stored(folder: Path = RESULTS) -> list[Result]:
+    """What was measured."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("goals_*.json"))]
+
+
+def checkpoints(runs: Path) -> list[tuple[str, str, Path]]:
+    """Task, budget and folder of each finished run of sweeps=goals.
+
+    Raises:
+        ConfigError: there is none, or two of one task and budget.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    for path in sorted(runs.glob("*/topk/*/*/s*/result.json")):
+        task, budget = path.parts[-6], path.parts[-3]
+        if task not in TEXTS:
+            continue
+        if (task, budget) in found:
+            raise ConfigError(
+                f"runs={runs} has two runs of top-k on {task} at {budget}: {found[task, budget]} and {path.parent}.\n"
+                "Allowed: those of sweeps=goals alone.\nGive them a folder of their own: runs_dir=..."
+            )
+        found[task, budget] = path.parent
+    if not found:
+        raise ConfigError(
+            f"runs={runs} has no finished run of top-k on {', '.join(TEXTS)}.\n"
+            "Allowed: a folder with the runs of sweeps=goals.\nRun python train.py -m sweeps=goals first."
+        )
+    return [(task, budget, path) for (task, budget), path in found.items()]
+
+
+def measure(given: Mapping[str, Any]) -> None:
+    """Measures each checkpoint that has no stored timings."""
+    for task, budget, run in checkpoints(Path(given["runs"])):
+        for attention in ("auto", "torch") if budget == BESIDE_PEERS else ("auto",):
+            beside = budget == BESIDE_PEERS and attention == "auto"
+            out = RESULTS / f"goals_{task}_{budget}{'' if attention == 'auto' else '_torch'}.json"
+            if out.is_file():
+                say(f"stored     {out.name}")
+                continue
+            sizes, dtypes = ("[1,8,32,128]", "[fp32,bf16,int8]") if attention == "auto" else ("[32]", "[fp32]")
+            arguments = [
+                f"run={run}", f"examples={TEXTS[task]}", f"batch_sizes={sizes}", f"dtypes={dtypes}",
+                f"attention={attention}", f"peers={given['peers'] if beside else 'none'}",
+                f"rounds={given['rounds']}", f"seconds={given['seconds']}", f"out={out}",
+            ]  # fmt: skip
+            say(f"measure    {task} at {budget}, attention {attention}")
+            benchmark.main(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures if asked to, and writes the table; 0 when done."""
+    if any(argument in HELP for argument in arguments):
+        print(explanation(SETTINGS), end="")
+        return DONE
+    given = settings(SETTINGS, arguments)
+    if given["runs"] is not None:
+        measure(given)
+    page = Path(given["into"]) if Path(given["into"]).is_absolute() else ROOT / given["into"]
+    atomic_write_text(page, replaced(page.read_text(), table(stored(), training()), "goals"))
+    print(page)
+    return DONE
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except ConfigError as error:
+        raise SystemExit(error.tell()) from None
