@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from prunekit.report.console import markdown
-from prunekit.report.results import collect
+from prunekit.report.results import collect, matching
 from prunekit.report.speed import replaced
 from prunekit.report.table import build, default_rows
 from prunekit.report.table import markdown as over_runs
@@ -37,9 +37,10 @@ def over_seeds(
     rows: Sequence[str] | None = None,
     columns: Sequence[str] = ("task",),
     metrics: Sequence[str] = ("score",),
+    where: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The runs of a committed file of `prunekit table --save`: mean and standard deviation over seeds."""
-    runs = collect([RESULTS / f"{name}.json"]).rows
+    runs = matching(collect([RESULTS / f"{name}.json"]).rows, where or {})
     return over_runs(build(runs, rows or default_rows(runs, columns), columns, metrics), "sd")
 
 
@@ -68,14 +69,27 @@ def translations() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls")},
     "docs/methods/dpruner.md": {
-        "ablation": partial(
+        "contracts": partial(
             over_seeds,
             "dpruner_ablation",
             ["variant"],
             metrics=["open_perplexity", "domain_perplexity", "seconds", "memory"],
-        )
+            where={"task": ["domain_legal"]},
+        ),
+        "medicine": partial(
+            over_seeds,
+            "dpruner_ablation",
+            ["variant"],
+            metrics=["open_perplexity", "domain_perplexity", "choice_accuracy", "choice_macro_f1", "seconds", "memory"],
+            where={"task": ["domain_medical"]},
+        ),
     },
-    "docs/methods/tsdtp.md": {"rows": partial(over_seeds, "tsdtp_rows", metrics=["score", "reduction"])},
+    "docs/methods/tsdtp.md": {
+        "rows": partial(over_seeds, "tsdtp_rows", metrics=["score", "reduction"]),
+        "ablation": partial(
+            over_seeds, "tsdtp_ablation", ["method", "method.gamma", "method.task_attention"], ["budget"]
+        ),
+    },
     "docs/translation.md": {"trained": translations},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }

@@ -1,6 +1,7 @@
 """TS-DTP: its formulas by hand, the notebook's constant importance, gates whose limit is the hard decision, budgets."""
 
 import math
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import method_under_test, sentences, tiny_model
 from prunekit import load_pruner, save_pruner
 from prunekit.cost import BERT_BASE, Shape, encoder_macs, layer_macs
 from prunekit.evaluation import evaluate
+from prunekit.methods.tsdtp import _even_counts
 from prunekit.objectives import candidate_share, consistency
 from prunekit.tokens.attention import AttentionCall, attend_padded
 from prunekit.tokens.encoder import TokenPruner, install
@@ -307,6 +309,34 @@ def test_a_budget_counts_decisions_as_they_will_be_made(name, temperature, layer
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / hard, abs=1e-5)
     if temperature > 0.1:
         assert (found.policy.k.grad > 0).all()  # too much is left: lower
+
+
+def test_padding_does_not_change_what_a_budget_counts():
+    found = dtp("tsdtp", budget=2.0, prune_layers=[0, 2]).eval()
+    aux = found.terms(BATCH)["aux"].item()
+    wider = BATCH | {name: torch.nn.functional.pad(BATCH[name], (0, 7)) for name in ("input_ids", "attention_mask")}
+    assert found.terms(wider)["aux"].item() == pytest.approx(aux, abs=1e-6)
+
+
+def test_k_starts_where_normal_scores_would_meet_the_budget():
+    """Of normal scores a share s lies above mean - k deviations for k = inverse of the distribution at s."""
+    start = dtp(budget=2.0).policy.start
+    assert len(set(start.values())) == 1
+    k = next(iter(start.values()))
+    assert NormalDist().cdf(k) == pytest.approx(dtp(budget=2.0).share, abs=1e-6)
+    assert set(dtp(budget=None, keep_ratio=0.25).policy.start.values()) == {
+        NormalDist().inv_cdf(0.25 ** (1 / len(start)))
+    }
+    assert set(dtp(budget=None).policy.start.values()) == {1.0}
+    assert set(dtp(budget=2.0, k_init=0.3).policy.start.values()) == {0.3}
+
+
+def test_leaving_the_same_share_everywhere_meets_the_budget():
+    found = dtp(budget=2.0)
+    tokens_in, tokens_out = _even_counts(found.share, torch.tensor(ROWS * 4), 2, found.policy.row, 4)
+    assert found.setting.reduction(tokens_in, tokens_out) == pytest.approx(2.0, rel=2e-3)
+    first = min(found.policy.row)
+    assert tokens_out[first, 0].item() == pytest.approx(2 + 22 * found.share)
 
 
 def test_the_multiplier_raises_the_price_until_the_budget_holds():

@@ -198,13 +198,15 @@ class DTP(CalibratedMethod):
         meets the budget then is far from it in an evaluation.
         """
         assert self.pruner is not None
-        first = trace.layers[0]
-        keep = left = (first.keep > 0).float()
+        layers, first = sorted(self.policy.row), trace.layers[0]
+        width = trace.layers[layers[-1]].keep.shape[1]  # padding beyond the longest text is gone behind layer 0
+        keep = left = (first.keep[:, :width] > 0).float()
+        position, protected = first.position[:, :width], first.protected[:, :width]
         counts = {}
-        for layer in self.policy.row:
+        for layer in layers:
             scores = trace.layers[layer].scores
             assert scores is not None
-            state = TokenState(keep, first.position, first.protected, lengths.float(), layer=layer)
+            scores, state = scores[:, :width], TokenState(keep, position, protected, lengths.float(), layer=layer)
             gates = self.pruner.keep(layer, scores, state, soft=True)
             keep = self.pruner.keep(layer, scores, state, soft=False)
             left = left * (keep + gates - gates.detach())
