@@ -98,7 +98,9 @@ def method_on(model: PreTrainedModel, name: str, budget: float, setting: dict[st
             """Nobody listens."""
 
     spec = TaskSpec.from_config(cfg["task"])
-    given = Setting(spec=spec, classes=0, budget=budget, **setting)
+    stays = {split: torch.full_like(lengths, prefix + 1) for split, lengths in setting["lengths"].items()}
+    given = Setting(spec=spec, classes=0, budget=budget, protected=stays, **setting)
+    options = kind.completed(given, **options)
     install(model, kind.build_pruner(given.shape, **options), prefix=prefix)
     return Translating(model, given, **options)
 

@@ -329,14 +329,32 @@ def test_k_starts_where_normal_scores_would_meet_the_budget():
     }
     assert set(dtp(budget=None).policy.start.values()) == {1.0}
     assert set(dtp(budget=2.0, k_init=0.3).policy.start.values()) == {0.3}
+    assert min(dtp(budget=None, keep_ratio=1.0).policy.start.values()) > 4  # nothing is asked to go
 
 
 def test_leaving_the_same_share_everywhere_meets_the_budget():
     found = dtp(budget=2.0)
-    tokens_in, tokens_out = _even_counts(found.share, torch.tensor(ROWS * 4), 2, found.policy.row, 4)
+    tokens_in, tokens_out = _even_counts(found.share, torch.tensor(ROWS * 4), 2, 1, found.policy.row, 4)
     assert found.setting.reduction(tokens_in, tokens_out) == pytest.approx(2.0, rel=2e-3)
     first = min(found.policy.row)
     assert tokens_out[first, 0].item() == pytest.approx(2 + 22 * found.share)
+
+
+def test_an_even_share_asks_for_no_more_than_a_decision_can_take():
+    """Two protected and one more stay: of 5 tokens 2 can go, of 3 none."""
+    _, tokens_out = _even_counts(0.5, torch.tensor([10, 5, 3, 2]), 2, 1, [1, 2], 4)
+    assert tokens_out.tolist() == [[10, 5, 3, 2], [6, 3.5, 3, 2], [4, 3, 3, 2], [4, 3, 3, 2]]
+
+
+def test_short_texts_are_asked_for_less_than_the_budget():
+    """What 2x means where most tokens are protected; validation has 9 to 30 tokens."""
+    found = dtp(budget=2.0).eval()
+    found.terms(BATCH)
+    as_validated = float(found.logged["budget/target"])
+    found.terms(sentences([6, 5, 8, 4], seed=1) | {"labels": torch.zeros(4, dtype=torch.long)})
+    short = float(found.logged["budget/target"])
+    assert as_validated == pytest.approx(0.5, abs=1e-3)
+    assert 0.2 < short < 0.42
 
 
 def test_the_multiplier_raises_the_price_until_the_budget_holds():
@@ -350,7 +368,18 @@ def test_the_multiplier_raises_the_price_until_the_budget_holds():
     with torch.no_grad():
         found.multiplier.fill_(3.0)
     assert found.terms(BATCH)["aux"].item() == pytest.approx((1 + 3) * 0.5, abs=1e-2)
-    assert "multiplier" not in {group["name"] for group in dtp(aux_lr=0.0).parameter_groups()}
+    for given in ({"aux_lr": 0.0}, {"learn_k": False}):  # nobody pays, or nobody can
+        assert "multiplier" not in {group["name"] for group in dtp(**given).parameter_groups()}
+
+
+@pytest.mark.parametrize("asked", [{"budget": 1.0}, {"budget": None, "keep_ratio": 1.0}])
+def test_a_soft_stage_goes_on_where_nothing_has_to_go(asked):
+    """The shift that keeps everything is found during the stage where there is no hard one: gradients stay numbers."""
+    found = dtp(hard_fraction=0.0, **asked)
+    found.calibrate()
+    torch.stack(list(found.terms(BATCH).values())).sum().backward()
+    assert all(p.grad.isfinite().all() for p in found.parameters() if p.grad is not None)
+    assert found.policy.k.grad is not None
 
 
 @pytest.mark.parametrize(("aux", "terms"), [("none", {"task"}), ("consistency", {"task", "aux"})])

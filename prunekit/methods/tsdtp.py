@@ -84,7 +84,7 @@ class DTP(CalibratedMethod):
         assert isinstance(self.pruner.policy, MeanMinusStd)
         self.policy = self.pruner.policy
         self.multiplier = nn.Parameter(torch.zeros(()))
-        self.share = _even_share(setting, self.pruner, self.policy.row)
+        self.share = _even_share(setting, self.pruner, self.policy.least, self.policy.row)
 
     @classmethod
     def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
@@ -106,10 +106,13 @@ class DTP(CalibratedMethod):
         if chosen.k_init is not None or chosen.fixed_k is not None:
             return options
         layers = chosen.layers(setting.shape)
-        share = _even_share(setting, cls.build_pruner(setting.shape, **options), layers)
         if chosen.keep_ratio is not None:
             share = chosen.keep_ratio ** (1 / len(layers))
-        return options | {"k_init": PUBLISHED_K if share >= 1 else NormalDist().inv_cdf(max(share, 1e-6))}
+        elif setting.budget is not None:
+            share = _even_share(setting, cls.build_pruner(setting.shape, **options), chosen.min_keep, layers)
+        else:
+            return options | {"k_init": PUBLISHED_K}
+        return options | {"k_init": NormalDist().inv_cdf(min(max(share, 1e-6), 1 - 1e-6))}
 
     @classmethod
     def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
@@ -185,7 +188,8 @@ class DTP(CalibratedMethod):
         shape, lengths = self.setting.shape, batch["attention_mask"].sum(-1)
         spent = _spent(self.pruner, shape, self._hard_counts(trace, lengths))
         protected = trace.layers[0].protected.sum(-1)
-        wanted = _spent(self.pruner, shape, _even_counts(self.share, lengths, protected, self.policy.row, shape.layers))
+        even = _even_counts(self.share, lengths, protected, self.policy.least, self.policy.row, shape.layers)
+        wanted = _spent(self.pruner, shape, even)
         dense = dense_macs(shape, lengths).sum()
         self.log_dict({"budget/expected": 1 - (spent / dense).float().detach(), "budget/target": 1 - wanted / dense})
         return ((spent - wanted) / dense).float()
@@ -226,10 +230,11 @@ class DTP(CalibratedMethod):
             # half of the soft stage suffices to bring k from pruning little to pruning most
             rate = self.options.lr_k or max(0.02, 4 / max(1, self.soft_steps))
             groups.append({"params": [self.policy.k], "lr": rate, "name": "k"})
-        # half of the soft stage suffices for a price that no task's loss was seen to reach
+        # in short runs half of the soft stage suffices for a price that no task's loss was seen to reach
         ascent = max(0.02, 10 / max(1, self.soft_steps)) if self.options.aux_lr is None else self.options.aux_lr
         asks = self.asked is not None or self.options.keep_ratio is not None
-        if asks and self.options.aux == "budget" and ascent > 0:
+        # a price that nobody can pay would rise for ever
+        if asks and self.policy.k.requires_grad and self.options.aux == "budget" and ascent > 0:
             groups.append({"params": [self.multiplier], "lr": ascent, "maximize": True, "name": "multiplier"})
         learned = [parameter for parameter in self.pruner.scorer.parameters() if parameter.requires_grad]
         if learned:
@@ -300,29 +305,33 @@ class TSDTP(DTP):
 
 
 def _even_counts(
-    share: float, lengths: Tensor, protected: Tensor | int, deciding: Collection[int], layers: int
+    share: float, lengths: Tensor, protected: Tensor | int, least: int, deciding: Collection[int], layers: int
 ) -> tuple[Tensor, Tensor]:
-    """Tokens in the two halves of each layer, if each deciding one leaves `share` of those that may go."""
+    """Tokens in the two halves of each layer, if each deciding one leaves `share` of those that may go.
+
+    Of these `least` stay, and the only one of a text, as every decision leaves it.
+    """
     may_go = (lengths - protected).double().clamp(min=0)
     stay, tokens_in, tokens_out = lengths - may_go, [], []
     for layer in range(layers):
         tokens_in.append(stay + may_go)
-        may_go = may_go * share if layer in deciding else may_go
+        if layer in deciding:
+            may_go = torch.maximum(may_go * share, may_go.clamp(max=max(1, least)))
         tokens_out.append(stay + may_go)
     return torch.stack(tokens_in), torch.stack(tokens_out)
 
 
-def _even_share(setting: Setting, pruner: TokenPruner, deciding: Collection[int]) -> float:
+def _even_share(setting: Setting, pruner: TokenPruner, least: int, deciding: Collection[int]) -> float:
     """The share that meets the budget on the validation texts if each deciding layer leaves the same; 1 without one."""
     if setting.budget is None:
         return 1.0
     lengths, protected = setting.lengths["validation"], setting.stays(pruner)
 
     def reached(share: float) -> float:
-        tokens_in, tokens_out = _even_counts(share, lengths, protected, deciding, setting.shape.layers)
+        tokens_in, tokens_out = _even_counts(share, lengths, protected, least, deciding, setting.shape.layers)
         return setting.reduction(tokens_in, tokens_out, _scoring(pruner, tokens_in))
 
-    return bisect(reached, setting.budget, low=0.0, high=1.0, tolerance=1e-3).knob
+    return bisect(reached, setting.budget, low=0.0, high=1.0, tolerance=1e-6).knob
 
 
 def _spent(pruner: TokenPruner, shape: Shape, counts: tuple[Tensor, Tensor]) -> Tensor:

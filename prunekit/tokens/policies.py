@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunekit.tokens.budget import Bisected, bisect
 from prunekit.tokens.state import TokenState
 
+MOST_SHIFT = 1e6  # of k: a deviation is 1e-3 at least, so that everything goes, or nothing
 LEAST_SHARE = 0.01  # where the published schedule ends, whatever its rate
 
 
@@ -306,4 +307,5 @@ class MeanMinusStd(KeepPolicy):
 
 
 def _logit(share: float) -> float:
-    return -math.inf if share == 0 else math.inf if share == 1 else math.log(share / (1 - share))
+    """Finite at the ends too: an infinite shift has no gradient, and a soft stage may go on with it."""
+    return -MOST_SHIFT if share == 0 else MOST_SHIFT if share == 1 else math.log(share / (1 - share))
