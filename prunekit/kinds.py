@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -123,8 +124,25 @@ class WeightRuns:
         return find_texts(spec)
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
-        """Groups n:m need the sparsity that they have."""
+        """A scope is a regular expression, SparseGPT has groups and a repair of its own, n:m has one sparsity."""
         method = cfg["method"]
+        try:
+            re.compile(method["scope"] or "")
+        except re.error as error:
+            raise ConfigError(
+                f"method.scope={method['scope']} is no regular expression ({error}).\n"
+                "Allowed: one that is found in names of matrices, as mlp|q_proj.\nCorrect it, or leave it out for all."
+            ) from error
+        if method["name"] == "sparsegpt" and method["group"] not in ("column_block", "nm"):
+            raise ConfigError(
+                f"method=sparsegpt chooses within blocks of columns, not method.group={method['group']}.\n"
+                "Allowed: method.group=column_block, whose width is method.width; or nm.\nSet one of these."
+            )
+        if method["name"] == "sparsegpt" and method["weight_update"] != "none":
+            raise ConfigError(
+                f"method=sparsegpt re-fits what stays already; method.weight_update={method['weight_update']} would be "
+                "a second time.\nAllowed: method.weight_update=none.\nLeave it out."
+            )
         if method["group"] != "nm":
             return
         if method["keep"] >= method["of"]:

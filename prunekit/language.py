@@ -74,7 +74,14 @@ def choose(
     """The number of the continuation with the highest log-likelihood per character; prompts are cut at their start."""
     after = [list(tokenizer(" " + choice, add_special_tokens=False)["input_ids"]) for choice in choices]
     room = longest - max(map(len, after))
-    before = torch.tensor(list(tokenizer(prompt, verbose=False)["input_ids"])[-room:], device=model.device)
+    if room < 1:
+        raise ValueError(
+            f"the longest choice has {max(map(len, after))} tokens, and the model takes {longest}.\n"
+            "Allowed: choices that leave room for a prompt.\nShorten task.choice.choices."
+        )
+    start = list(tokenizer(prompt, verbose=False)["input_ids"])[-room:]
+    start = start or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+    before = torch.tensor(start, device=model.device)
     # the prompt is read once; each choice goes on from a copy of what was kept of it
     read = model(before[None], use_cache=True)
     scores = []
@@ -112,6 +119,11 @@ def rouge(
     """ROUGE-1, -2 and -L (F) of greedy continuations of the prompts against the references."""
     from torchmetrics.functional.text import rouge_score
 
+    if new_tokens >= longest:
+        raise ValueError(
+            f"task.generation.new_tokens={new_tokens} leaves no room for a prompt: the model takes {longest} tokens.\n"
+            f"Allowed: up to {longest - 1}.\nSet it lower."
+        )
     made = []
     for prompt, _ in pairs:
         ids = tokenizer(prompt, return_tensors="pt", verbose=False)["input_ids"][:, -(longest - new_tokens) :]

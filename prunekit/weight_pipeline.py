@@ -37,7 +37,7 @@ from prunekit.data.corpora import TextSource, TextSpec
 from prunekit.data.sources import cache_folder
 from prunekit.kinds import method_options, target_of
 from prunekit.language import choice_scores, choose, perplexity, rouge
-from prunekit.methods.weight_base import Need, Statistics, Stream, WeightPruningMethod
+from prunekit.methods.weight_base import Need, Statistic, Statistics, Stream, WeightPruningMethod
 from prunekit.pipeline import accelerator_of, quieten, use_threads
 from prunekit.progress import say, track
 from prunekit.report.weights import card
@@ -79,6 +79,7 @@ from prunekit.weights.storage import MaskFiles, merge_compact, save_compact, sav
 from prunekit.weights.update import obs_sweep
 
 STATISTICS = 1  # version of the cached statistics: raise it when their meaning changes
+EVALUATION = 1  # version of the stored scores of dense models: raise it when what is measured changes
 STORED = torch.bfloat16
 
 
@@ -103,6 +104,7 @@ class WeightPipeline:
         self.started = time.time()
         self.seconds: dict[str, float] = {}
         self.reused: list[str] = []
+        self.drawn: dict[Stream, list[TokenSample]] = {}
 
     def execute(self) -> dict[str, Any]:
         """Runs all stages."""
@@ -129,6 +131,8 @@ class WeightPipeline:
             self.longest = _longest(model)
             blocks = prunable(model, self.cfg["method"]["scope"])
             self.texts = self._texts()
+            for stream in ("open", "domain"):  # too little text is said before anything is measured
+                self._samples(stream)
             dense = self._evaluate(model, "dense")
             masks = self._masks(method, model, blocks)
             pruned = self._evaluate(model, "pruned")
@@ -187,7 +191,9 @@ class WeightPipeline:
         return texts
 
     def _samples(self, stream: Stream) -> list[TokenSample]:
-        return calibration_samples(self.texts, stream, self.tokenizer, self.cfg["seed"], self.longest)
+        if stream not in self.drawn:
+            self.drawn[stream] = calibration_samples(self.texts, stream, self.tokenizer, self.cfg["seed"], self.longest)
+        return self.drawn[stream]
 
     # -- statistics ------------------------------------------------------------------------------------
 
@@ -241,13 +247,15 @@ class WeightPipeline:
             start = time.time()
 
             def score_of(name: str, module: nn.Module) -> Tensor:
-                return method.score(weight_of(module).detach(), _of_matrix(name, stored)).cpu()
+                # statistics lie on the host
+                return method.score(weight_of(module).detach().cpu(), _of_matrix(name, stored))
 
             at_once = None
             if method.groups.kind == "global":
                 scores = {name: score_of(name, module) for name, module in matrices.items()}
                 at_once = keep_masks(scores, shares, method.groups)
-            for number, own in enumerate(blocks):
+            for number in _tracked("mask")(range(len(blocks))):
+                own = blocks[number]
                 with resident(model, number):
                     # matrix by matrix: the scores of a whole block are as large as the block
                     found = {
@@ -260,7 +268,7 @@ class WeightPipeline:
                     if not repairs:
                         for name, module in own.items():
                             set_weight(module, weight_of(module).detach() * found[name].to(model.device))
-                        MaskEnforcer(model, found).check_zeros()
+                        MaskEnforcer(model, found, apply=False).check_zeros()
                         changed(model, number)
             self.seconds["mask"] = time.time() - start
         if repairs:
@@ -277,12 +285,14 @@ class WeightPipeline:
             return dict.fromkeys(sizes, share)
         stream = options.get("domain_on", options["calibration"])
         if options["alloc"] == "rank":
-            found, _ = self._statistics(Need("second", stream), model, blocks)
+            found, _ = self._statistics(Need("fisher", stream), model, blocks)
             sensitivity = {name: float(found[f"{name}.fisher"].float().mean()) for name in sizes}
             return by_rank(sensitivity, sizes, share, options["alloc_spread"])
         norms, _ = self._statistics(Need("norms", options["calibration"]), model, blocks)
         outliers, inside = {}, {}
         for number, matrices in enumerate(blocks):
+            if not matrices:  # method.scope names none of this block
+                continue
             with resident(model, number):
                 scores = [
                     wanda_score(weight_of(module).detach().cpu(), norms[f"{name}.norms"].float())
@@ -326,7 +336,7 @@ class WeightPipeline:
                 )
                 set_weight(module, swept.weight.to(weight_of(module).dtype))
                 found[name] = swept.keep.cpu()
-            MaskEnforcer(model, found).check_zeros()
+            MaskEnforcer(model, found, apply=False).check_zeros()
             if method.adaptive:
                 masks.put(number, found)
             return True
@@ -340,7 +350,8 @@ class WeightPipeline:
         """Perplexity of both corpora, and the choice and generation tasks; the dense model's is kept in the cache."""
         path = None
         if label == "dense":
-            key = json.dumps([self.base or str(self.backbone), dataclasses.asdict(self.spec), self._own_digest()])
+            model_key = self.base or str(self.backbone)
+            key = json.dumps([EVALUATION, model_key, dataclasses.asdict(self.spec), self._own_digest()])
             name = f"dense-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
             path = Path(self.cfg["data"]["cache_dir"] or cache_folder()) / "weights" / name
             if path.is_file():
@@ -471,7 +482,7 @@ class WeightPipeline:
 
 
 def _collect(
-    what: str,
+    what: Statistic,
     model: PreTrainedModel,
     samples: Sequence[Sample],
     blocks: Sequence[Matrices],
@@ -481,12 +492,13 @@ def _collect(
     """One statistic, a file per block with `<matrix>.<name>`; no more than one block's is in memory."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    parts = [folder / f"{number:05d}.safetensors" for number in range(len(blocks))]
+    parts = {number: folder / f"{number:05d}.safetensors" for number, own in enumerate(blocks) if own}
 
     def put(number: int, found: Mapping[str, Tensor]) -> None:
-        save_whole({name: tensor.to(STORED).cpu() for name, tensor in found.items()}, parts[number])
+        if number in parts:  # method.scope may name nothing of a block
+            save_whole({name: tensor.to(STORED).cpu() for name, tensor in found.items()}, parts[number])
 
-    if what in ("general", "norms"):
+    if what == "general" or what == "norms":
 
         def visit(number: int, grams: dict[str, Gram]) -> bool:
             if what == "norms":
@@ -512,7 +524,7 @@ def _collect(
             return False
 
         stream_grams(model, samples, blocks, visit, _tracked(what))
-        return parts
+        return list(parts.values())
     sums: dict[str, GradientSums] = {}
     seen = [0] * len(blocks)
 
@@ -522,16 +534,18 @@ def _collect(
         path = folder / f"sums-{number:05d}.safetensors"
         earlier = Stored(path) if path.is_file() else None
         for name, module in blocks[number].items():
-            own = None if earlier is None else {key: earlier[f"{name}.{key}"] for key in _sums(what)}
-            sums[name] = GradientSums(weight_of(module), second=what == "second", earlier=own, samples=seen[number])
+            own = None if earlier is None else {str(what): earlier[f"{name}.{what}"]}
+            sums[name] = GradientSums(weight_of(module), [what], earlier=own, samples=seen[number])
         yield
-        seen[number] = max((total.samples for total in sums.values()), default=0)
+        if number not in parts:
+            return
+        seen[number] = max(total.samples for total in sums.values())
         done = seen[number] == len(samples)
         found: dict[str, Tensor] = {}
         for name, total in sums.items():
             if done:
                 total.all_reduce()
-            found |= {f"{name}.{key}": total.state[key] for key in _sums(what)}
+            found[f"{name}.{what}"] = total.state[what]
         sums.clear()
         if done:
             put(number, found)
@@ -548,7 +562,7 @@ def _collect(
         progress=_tracked(f"gradients ({what})"),
         around=around,
     )
-    return parts
+    return list(parts.values())
 
 
 def _semi_structured(model: PreTrainedModel, blocks: Sequence[Matrices]) -> dict[str, Any]:
@@ -563,18 +577,13 @@ def _semi_structured(model: PreTrainedModel, blocks: Sequence[Matrices]) -> dict
     return {"matrices": len(all_matrices(blocks)), "converted": done, "why_not": "; ".join(reasons) or None}
 
 
-def _sums(what: str) -> tuple[str, ...]:
-    """What of the gradients a statistic keeps."""
-    return ("fisher", "signed") if what == "second" else ("magnitude",)
-
-
 def _of_matrix(name: str, stored: Iterable[tuple[Need, Mapping[str, Tensor], int]]) -> Statistics:
     found: dict[str, Any] = {}
     for need, tensors, samples in stored:
         for key in ("general", "norms", "magnitude", "fisher", "signed"):
             if f"{name}.{key}" in tensors:
                 found[key] = tensors[f"{name}.{key}"].float()
-        if need.what in ("magnitude", "second"):
+        if need.what in ("magnitude", "fisher", "signed"):
             found["samples"] = samples
     return Statistics(**found)
 
@@ -604,6 +613,7 @@ def _folder_of(backbone: Path | str) -> Path:
 def _weights_digest(folder: Path) -> str | None:
     """Hex digest of the weights in a folder, in one file or in shards; None where there are none."""
     files = sorted([*folder.glob("model.safetensors"), *folder.glob("model-*-of-*.safetensors")])
+    files = files or sorted(folder.glob("pytorch_model*.bin"))
     digests = [pretrained.sha256(file) for file in files]
     if len(digests) < 2:
         return digests[0] if digests else None

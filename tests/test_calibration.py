@@ -2,12 +2,15 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from test_language import letters
 
+from prunekit.data import corpora
 from prunekit.data.calibration import calibration_samples, evaluation_ids, read_documents, read_questions, read_texts
-from prunekit.data.corpora import ChoiceSpec, Corpus, CorpusFiles, TextSource, TextSpec, find_texts
+from prunekit.data.corpora import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec, find_texts
 from prunekit.data.gguf import dequantised
 from prunekit.data.spec import DataError
 from prunekit.schema import ConfigError
@@ -162,3 +165,53 @@ def test_a_gguf_file_without_its_packages_says_what_to_install(tmp_path, monkeyp
         ConfigError, match=r"gguf and accelerate not installed.\nWay on 1: pip install 'prunekit\[gguf\]'"
     ):
         dequantised(tmp_path / "m.gguf", tmp_path)
+
+
+def test_what_is_generated_and_scored_is_not_calibrated_on(tmp_path):
+    """Both come from one file here: the rows that are scored leave the calibration, and are counted."""
+    path = lines(tmp_path / "qa.jsonl", *({"q": f"what is {n}", "a": f"it is {n}"} for n in range(40)))
+    held = lines(tmp_path / "held.jsonl", {"q": "else", "a": "nothing"})
+    corpus = Corpus(template="{{ q }}?", completion=" {{ a }}")
+    spec = TextSpec("t", corpus, corpus, generation=GenerationSpec("{{ q }}?", "{{ a }}", rows=5))
+    found = read_texts(spec, TextSource(CorpusFiles(path, held), CorpusFiles(path, held), generation=path))
+    scored = {f"{prompt} {reference}" for prompt, reference in found.references}
+    assert len(scored) == 5
+    for documents in found.documents.values():
+        assert not scored & set(documents.calibration)
+        assert (len(documents.calibration), len(documents.prompts), documents.overlap) == (35, 35, 5)
+
+
+@pytest.mark.parametrize("template", ["{{ n / 0 }}", "{{ n + 'x' }}", "{{ missing }}"])
+def test_a_template_that_fails_says_in_which_row(template, tmp_path):
+    path = lines(tmp_path / "own.jsonl", {"n": 1})
+    with pytest.raises(DataError, match=r"row 1: the template of task\.open cannot be filled"):
+        read_documents(Corpus(template=template), CorpusFiles(path, None), "open")
+
+
+def test_a_column_may_be_called_self(tmp_path):
+    """The name means something to Python and to Jinja; other columns can be used beside it."""
+    path = lines(tmp_path / "own.jsonl", {"self": 1, "text": "me"}, {"self": 2, "text": "you"})
+    found = read_documents(Corpus(), CorpusFiles(path, None), "open")
+    assert sorted(found.calibration + found.evaluation) == ["me", "you"]
+
+
+def test_a_corpus_of_the_hub(tmp_path, monkeypatch):
+    """Its two files are fetched by name; a name that is not there is said, and so is one that was not given."""
+    fetched = []
+
+    def fetch(repo, file, repo_type):
+        fetched.append((repo, file, repo_type))
+        if "none" in file:
+            raise EntryNotFoundError("404")
+        return str(lines(tmp_path / file, {"text": "a"}))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(corpora, "_cached", lambda *given: True)
+    corpus = Corpus(hub="some/texts", hub_file="train.jsonl", eval_hub_file="test.jsonl")
+    found = find_texts(TextSpec("t", corpus, corpus), {})
+    assert (found.open.calibration, found.open.evaluation) == (tmp_path / "train.jsonl", tmp_path / "test.jsonl")
+    assert fetched[:2] == [("some/texts", "train.jsonl", "dataset"), ("some/texts", "test.jsonl", "dataset")]
+    with pytest.raises(ConfigError, match=r"some/texts has no file none\.jsonl"):
+        find_texts(TextSpec("t", Corpus(hub="some/texts", hub_file="none.jsonl"), corpus), {})
+    with pytest.raises(ConfigError, match=r"task\.open\.hub=some/texts without task\.open\.hub_file"):
+        TextSpec.from_config({"name": "t", "open": {"hub": "some/texts"}, "domain": {"file": "x.txt"}})

@@ -45,13 +45,15 @@ def letters():
 
 def test_a_choice_is_made_by_the_likelihood_per_character_of_the_whole_sequence():
     model, tokenizer = tiny_decoder(), letters()
-    choices = ["YES", "NO", "MAYBE SO"]
-    scores = []
+    choices = ["YES", "PERHAPS"]
+    scores, sums = [], []
     for choice in choices:
         ids = torch.tensor(tokenizer("IS IT? " + choice)["input_ids"])
         with torch.no_grad():
             logs = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-        scores.append(float(logs[-len(" " + choice) :].sum()) / len(" " + choice))
+        sums.append(float(logs[-len(" " + choice) :].sum()))
+        scores.append(sums[-1] / len(" " + choice))
+    assert sums.index(max(sums)) != scores.index(max(scores))  # the shorter one has the higher sum
     assert choose(model, tokenizer, "IS IT?", choices, 64) == scores.index(max(scores))
 
 
@@ -68,3 +70,13 @@ def test_accuracy_and_macro_f1_by_hand():
     found = choice_scores([0, 0, 1, 1], [0, 1, 1, 1], 3)
     assert found["accuracy"] == 0.75
     assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)  # class 2 never occurs
+
+
+def test_a_prompt_may_be_empty_and_must_have_room():
+    model, tokenizer = tiny_decoder(), letters()
+    tokenizer.eos_token = "?"
+    assert choose(model, tokenizer, "", ["YES", "NO"], 64) in (0, 1)
+    with pytest.raises(ValueError, match="the longest choice has 4 tokens, and the model takes 4"):
+        choose(model, tokenizer, "IS IT?", ["YES", "NO"], 4)
+    with pytest.raises(ValueError, match=r"new_tokens=64 leaves no room for a prompt: the model takes 64 tokens"):
+        rouge(model, tokenizer, [("IS IT?", "YES")], 64, 64)

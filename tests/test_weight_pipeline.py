@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from weight_runs import configured, run_small
 
+from prunekit import weight_pipeline
 from prunekit.config import ConfigError
 from prunekit.report.results import collect
 from prunekit.run import run
@@ -26,6 +27,8 @@ VARIANTS = [
     ["method=dpruner", "method.score=general_only", "method.group=matrix", "method.metric=obs"],
     ["method=dpruner", "method.score=domain_only", "method.group=row", "method.alloc=rank"],
     ["method=dpruner", "method.weight_update=obs", "method.group=nm"],
+    ["method=dpruner", "method.score=dual_add"],
+    ["method=dpruner", "method.score=taylor2_signed"],
 ]
 
 
@@ -211,6 +214,13 @@ def test_a_run_is_a_row_of_the_table(tmp_path):
             ["method=dpruner", "task.domain.samples=999"],
             r"gives \d+ samples of 24 tokens, not task\.domain\.samples=999",
         ),
+        (["method=dpruner", "method.scope='mlp('"], r"method\.scope=mlp\( is no regular expression"),
+        (["method=sparsegpt", "method.group=row"], r"not method\.group=row"),
+        (["method=sparsegpt", "method.weight_update=obs"], r"re-fits what stays already"),
+        (
+            ["method=dpruner", "task.loss_on=completion", "task.domain.completion=x"],
+            r"task\.domain\.pack=packed cuts samples out of running text",
+        ),
         (["method=dpruner", "task.stride=33"], r"task\.stride=33 leaves out text"),
         (["method=dpruner", "task.loss_on=completion"], r"task\.domain\.completion is null"),
         (["method=dpruner", "task.synthetic_rows=null"], r"task\.open: no texts\. Tried PRUNEKIT_DATA"),
@@ -229,6 +239,29 @@ def test_what_cannot_run_is_said_in_three_lines(given, words, tmp_path, monkeypa
     with pytest.raises(ConfigError, match=words) as refused:
         run_small(tmp_path, *task, *given)
     assert len(str(refused.value).splitlines()) <= 3
+
+
+def test_too_little_text_is_said_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_pipeline, "perplexity", lambda *given: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match=r"not task\.open\.samples=999"):
+        run_small(tmp_path, "method=magnitude", "task.open.samples=999")
+
+
+@pytest.mark.parametrize("given", [["method=dpruner"], ["method=gblm"], ["method=wanda", "method.alloc=owl"]])
+def test_a_scope_may_name_nothing_of_a_block(given, tmp_path):
+    result, path = run_small(tmp_path, *given, r"method.scope='layers\.0\.'")
+    masks = load_masks(path / "model" / "masks.safetensors")
+    assert masks
+    assert all(".0." in name for name in masks)
+    assert result["sparsity"]["of_prunable"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_every_long_step_says_how_far_it_is(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(weight_pipeline, "track", lambda items, label, total=None: seen.append(label) or items)
+    run_small(tmp_path, "method=dpruner", "method.weight_update=obs")
+    steps = {"general", "gradients (magnitude)", "mask", "repair on mixed"}
+    assert steps | {f"{text} ({model})" for text in ("open", "domain") for model in ("dense", "pruned")} <= set(seen)
 
 
 def test_a_calibration_sequence_is_never_longer_than_the_model_takes(tmp_path):

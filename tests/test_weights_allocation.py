@@ -40,6 +40,9 @@ def test_a_share_of_the_model_is_more_of_what_is_prunable():
     # 7B: 6476 M of 6738 M are prunable
     assert prunable_sparsity(0.5, "model", 6_476_005_376, 6_738_415_616) == pytest.approx(0.52026, abs=1e-5)
     assert prunable_sparsity(0.5, "prunable", 6, 10) == 0.5
+    # 13B: 12,688 M of 13,016 M
+    assert prunable_sparsity(0.5, "model", 12_687_769_600, 13_015_864_320) == pytest.approx(0.51293, abs=1e-5)
+    assert prunable_sparsity(0.506892, "model", 12_687_769_600, 13_015_864_320) == pytest.approx(0.52, abs=1e-5)
     assert prunable_sparsity(0.49975, "model", 6_476_005_376, 6_738_415_616) == pytest.approx(0.52, abs=1e-4)
 
 

@@ -61,3 +61,39 @@ def test_masks_of_another_model_are_refused():
     name = "model.layers.0.self_attn.q_proj"
     with pytest.raises(ValueError, match=r"has shape \(1, 1\), the model has \(32, 32\)"):
         MaskEnforcer(model, {name: torch.ones(1, 1).bool()})
+
+
+def test_an_enforcer_that_only_looks_finds_what_was_not_removed():
+    """What checks a pipeline before it saves: it must not mend what it is to find."""
+    model, masks = masked()
+    with pytest.raises(ValueError, match="are not 0 any more"):
+        MaskEnforcer(model, masks, apply=False).check_zeros()
+    MaskEnforcer(model, masks)
+    MaskEnforcer(model, masks, apply=False).check_zeros()
+
+
+class Adapted(torch.nn.Module):
+    """A frozen linear layer with a low-rank adapter beside it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = torch.nn.Parameter(torch.randn(2, base.in_features) * 0.1)
+        self.up = torch.nn.Parameter(torch.zeros(base.out_features, 2))
+
+    def forward(self, x):
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+
+def test_an_adapter_learns_beside_zeros_that_stay():
+    model, masks = masked()
+    enforcer = MaskEnforcer(model, masks)  # before the adapters, which rename the matrices
+    adapters = []
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = Adapted(layer.self_attn.q_proj)
+        adapters.append(layer.self_attn.q_proj)
+    optimizer = torch.optim.AdamW([p for a in adapters for p in (a.down, a.up)], lr=0.01, weight_decay=0.1)
+    enforcer.watch(optimizer)
+    train(model, optimizer)
+    enforcer.check_zeros()
+    assert all(adapter.up.abs().sum() > 0 for adapter in adapters)

@@ -99,18 +99,20 @@ def logistic_gradients():
 
 def test_per_sample_gradients_rank_weights_otherwise_than_their_signed_sum():
     gradients, w = logistic_gradients()
-    sums = GradientSums(w[None], second=True)
+    sums = GradientSums(w[None], ("magnitude", "fisher", "signed"))
     for gradient in gradients:
         sums.add(gradient[None])
     n = sums.samples
-    torch.testing.assert_close(sums.signed / n, torch.tensor([[0.127895, -0.213681]]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(sums.fisher / n, torch.tensor([[0.648622, 0.242775]]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(sums.magnitude, torch.tensor([[0.723796, 0.662940]]), atol=1e-6, rtol=0)
-    signed = dual_score(w[None], None, None, sums.fisher, sums.signed, samples=n, score="taylor2_signed")
+    torch.testing.assert_close(sums.state["signed"] / n, torch.tensor([[0.127895, -0.213681]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sums.state["fisher"] / n, torch.tensor([[0.648622, 0.242775]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sums.state["magnitude"], torch.tensor([[0.723796, 0.662940]]), atol=1e-6, rtol=0)
+    signed = dual_score(
+        w[None], None, None, sums.state["fisher"], sums.state["signed"], samples=n, score="taylor2_signed"
+    )
     torch.testing.assert_close(signed, torch.tensor([[0.036722, 0.264202]]), atol=1e-6, rtol=0)
-    assert signed.argsort().tolist() != sums.magnitude.argsort().tolist()
+    assert signed.argsort().tolist() != sums.state["magnitude"].argsort().tolist()
     # the square of the mean gradient is far below the mean of the squares
-    assert ((sums.signed / n).square() < sums.fisher / n / 5).all()
+    assert ((sums.state["signed"] / n).square() < sums.state["fisher"] / n / 5).all()
 
 
 def test_the_regulariser_of_the_paper_does_next_to_nothing_unless_its_parts_are_scaled():

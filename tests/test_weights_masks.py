@@ -78,6 +78,15 @@ def test_more_sparsity_removes_more_of_the_same():
     assert bool((less | ~more).all())
 
 
+def test_a_cap_counts_whole_weights():
+    """0.9 of three is 2: of two such matrices no more than 4 of 6 can go, and 0.9 of 6 are 5."""
+    scores = {name: torch.arange(3.0)[None] + 1 for name in ("a", "b")}
+    with pytest.raises(ValueError, match="more than max_sparsity"):
+        keep_masks(scores, {"a": 0.9, "b": 0.9}, Groups("global", max_sparsity=0.9))
+    found = keep_masks(scores, {"a": 0.7, "b": 0.7}, Groups("global", max_sparsity=0.9))
+    assert sum(int((~mask).sum()) for mask in found.values()) == 4
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -87,6 +89,7 @@ def read_texts(spec: TextSpec, source: TextSource) -> Texts:
     references = []
     if spec.generation is not None and source.generation is not None:
         references = _references(spec.generation, source.generation)
+        documents = {name: _without(found, references) for name, found in documents.items()}
     return Texts(spec, documents, questions, references)
 
 
@@ -154,8 +157,9 @@ def _filled(template: Any, row: Mapping[str, Any], path: Path, number: int, name
     from jinja2 import TemplateError
 
     try:
-        return str(template.render(**{key: "" if value is None else value for key, value in row.items()}))
-    except TemplateError as error:
+        # as one mapping: a column may be called self
+        return str(template.render({key: "" if value is None else value for key, value in row.items()}))
+    except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
         raise DataError(
             f"{path}, row {number + 1}: the template of task.{name} cannot be filled ({error}).\n"
             f"Allowed: the columns {', '.join(row)}.\nSet task.{name}.template='...{{{{ column }}}}...'"
@@ -206,6 +210,23 @@ def _references(spec: GenerationSpec, path: Path) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: _share(pair[0]))[: spec.rows]
 
 
+def _without(documents: Documents, references: Sequence[tuple[str, str]]) -> Documents:
+    """Without calibration documents that hold a prompt with its reference text; they are counted as overlap."""
+    measured = [_plain(f"{prompt} {reference}") for prompt, reference in references]
+    stays = [not any(text in _plain(document) for text in measured) for document in documents.calibration]
+    if not any(stays):
+        raise DataError(
+            "every document to calibrate on is also generated and scored by ROUGE.\n"
+            "Allowed: at least one that is not.\nGive task.generation.file=..., or fewer task.generation.rows."
+        )
+    return dataclasses.replace(
+        documents,
+        calibration=list(compress(documents.calibration, stays)),
+        prompts=list(compress(documents.prompts, stays)),
+        overlap=documents.overlap + stays.count(False),
+    )
+
+
 def _synthetic(spec: TextSpec) -> Texts:
     """Generated documents: the domain repeats a few of its own words, the open corpus others."""
     documents = {}
@@ -242,7 +263,9 @@ def calibration_samples(
     if corpus.pack == "packed":
         found = _packed(documents.calibration, order, corpus.samples, length, tokenizer, seed)
     else:
-        found = _examples(documents, order, corpus.samples, length, tokenizer, texts.spec.loss_on == "completion")
+        # only the domain has completions
+        completion_only = stream == "domain" and texts.spec.loss_on == "completion"
+        found = _examples(documents, order, corpus.samples, length, tokenizer, completion_only)
     if len(found) < corpus.samples:
         raise DataError(
             f"task.{stream} gives {len(found)} samples of {length} tokens, "

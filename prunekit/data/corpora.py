@@ -105,8 +105,20 @@ class TextSpec:
                 "task.loss_on=completion, but task.domain.completion is null.\n"
                 "Allowed: completion with a template for the completion.\nSet task.loss_on=all, or give the template."
             )
+        if spec.loss_on == "completion" and spec.domain.pack != "examples":
+            raise ConfigError(
+                f"task.loss_on=completion, but task.domain.pack={spec.domain.pack} cuts samples out of running text, "
+                "where prompts are not told from completions.\n"
+                "Allowed: task.domain.pack=examples with it.\nSet that, or task.loss_on=all."
+            )
         for name in STREAMS:
             corpus = getattr(spec, name)
+            if corpus.hub and not corpus.hub_file and not (corpus.file or corpus.folder):
+                raise ConfigError(
+                    f"task.{name}.hub={corpus.hub} without task.{name}.hub_file.\n"
+                    "Allowed: both, a dataset and the path of a .jsonl, .csv, .txt or .parquet file in it.\n"
+                    f"Give task.{name}.hub_file=..."
+                )
             if corpus.eval_file and not corpus.file:
                 raise ConfigError(
                     f"task.{name}.eval_file={corpus.eval_file} without task.{name}.file.\n"
@@ -233,8 +245,16 @@ def _under_data(place: str, env: Mapping[str, str]) -> tuple[Path | None, str]:
 
 def _from_hub(repo: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-    return Path(hf_hub_download(repo, file, repo_type="dataset"))
+    try:
+        return Path(hf_hub_download(repo, file, repo_type="dataset"))
+    except (EntryNotFoundError, RepositoryNotFoundError) as error:
+        raise ConfigError(
+            f"the hub's dataset {repo} has no file {file} ({type(error).__name__}).\n"
+            "Allowed: the path of a .jsonl, .csv, .txt or .parquet file in a public dataset.\n"
+            "Correct hub_file or eval_hub_file, or give a file of your own."
+        ) from error
 
 
 def described(spec: TextSpec) -> dict[str, Any]:

@@ -6,10 +6,18 @@ Built from the published idea; the authors' code is not available under a licenc
 from jaxtyping import Float
 from torch import Tensor
 
-from prunekit.methods.weight_base import Need, Statistics, WeightPruningMethod
+from prunekit.methods.weight_base import Need, Statistic, Statistics, WeightPruningMethod
 from prunekit.weights.importance import dual_score
 
-SECOND_ORDER = ("dual_add", "dual_virtual", "taylor2_signed")
+# the sums of gradients that each score is made of
+SUMS: dict[str, tuple[Statistic, ...]] = {
+    "general_only": (),
+    "domain_only": ("magnitude",),
+    "dual_mul": ("magnitude",),
+    "dual_virtual": ("magnitude", "fisher"),
+    "dual_add": ("fisher",),
+    "taylor2_signed": ("fisher", "signed"),
+}
 
 
 class DPruner(WeightPruningMethod):
@@ -20,11 +28,7 @@ class DPruner(WeightPruningMethod):
         score, found = self.options["score"], []
         if score not in ("domain_only", "taylor2_signed"):
             found.append(Need("general", self.options["general_on"]))
-        if score != "general_only":
-            found.append(Need("magnitude", self.options["domain_on"]))
-        if score in SECOND_ORDER:
-            found.append(Need("second", self.options["domain_on"]))
-        return found
+        return found + [Need(what, self.options["domain_on"]) for what in SUMS[score]]
 
     def score(self, weight: Float[Tensor, "outputs inputs"], found: Statistics) -> Float[Tensor, "outputs inputs"]:
         """By `method.score`."""

@@ -12,7 +12,7 @@ class GBLM(WeightPruningMethod):
 
     def needs(self) -> list[Need]:
         """Input norms and squared gradients of the same text."""
-        return [Need("norms", self.options["calibration"]), Need("second", self.options["calibration"])]
+        return [Need("norms", self.options["calibration"]), Need("fisher", self.options["calibration"])]
 
     def score(self, weight: Float[Tensor, "outputs inputs"], found: Statistics) -> Float[Tensor, "outputs inputs"]:
         """By the formula of the class."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunekit.weights.masks import Groups
 
-Statistic = Literal["general", "norms", "magnitude", "second"]
+Statistic = Literal["general", "norms", "magnitude", "fisher", "signed"]
 Stream = Literal["open", "domain", "mixed"]
 
 
@@ -22,7 +22,8 @@ Stream = Literal["open", "domain", "mixed"]
 class Need:
     """A statistic and the text that it is taken on.
 
-    general: normalised reconstruction error; norms: of the inputs; magnitude: sum of |g w|; second: sums of g and g^2.
+    general: normalised reconstruction error; norms: of the inputs; sums over samples of gradients g: magnitude |g w|,
+    fisher g^2, signed g. Each sum is a pass of its own, so that no more than one is in memory.
     """
 
     what: Statistic

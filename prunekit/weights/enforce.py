@@ -18,11 +18,14 @@ from prunekit.weights.blocks import weight_of
 class MaskEnforcer:
     """Puts the zeros back: at once, and after every step of an optimiser that it watches.
 
+    `apply=False` leaves the weights as they are for now, to check them. An enforcer for adapters (LoRA) is made before
+    they are put around the model, which renames its matrices.
+
     Raises:
         ValueError: a mask for a matrix that the model lacks, or of another shape.
     """
 
-    def __init__(self, model: nn.Module, masks: Mapping[str, Bool[Tensor, "_ _"]]) -> None:
+    def __init__(self, model: nn.Module, masks: Mapping[str, Bool[Tensor, "_ _"]], *, apply: bool = True) -> None:
         modules = dict(model.named_modules())
         for name, mask in masks.items():
             there = modules.get(name)
@@ -33,7 +36,8 @@ class MaskEnforcer:
                     f"give the masks of this model."
                 )
         self.pairs = [(name, modules[name], mask) for name, mask in masks.items()]
-        self.apply()
+        if apply:
+            self.apply()
 
     @torch.no_grad()
     def apply(self) -> None:

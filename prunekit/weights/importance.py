@@ -8,7 +8,7 @@ GBLM-Pruner, arXiv:2311.04902.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ LOG = logging.getLogger(__name__)
 ATTEMPTS = 4  # of a factorisation, each with ten times the damping of the last
 
 Metric = Literal["obs_chol", "obs", "wanda2"]
+Sum = Literal["magnitude", "fisher", "signed"]
 Score = Literal["dual_mul", "dual_add", "dual_virtual", "taylor2_signed", "general_only", "domain_only"]
 
 
@@ -118,53 +119,47 @@ def normalised(values: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "output
 
 
 class GradientSums:
-    """What per-sample gradients of one matrix add up to; `fisher` and `signed` only where they were asked for.
+    """What per-sample gradients of one matrix add up to: those sums that are asked for, each as large as the matrix.
 
-    magnitude: sum of |g w|; fisher: sum of g^2; signed: sum of g; squares: sum of g^2 w^2 is fisher times w^2.
+    magnitude: sum of |g w|; fisher: sum of g^2; signed: sum of g. The sum of g^2 w^2 is fisher times w^2.
     """
 
     def __init__(
         self,
         weight: Float[Tensor, "outputs inputs"],
+        sums: Sequence[Sum] = ("magnitude",),
         *,
-        second: bool = False,
         earlier: Mapping[str, Tensor] | None = None,
         samples: int = 0,
     ) -> None:
         """Begins at 0, or goes on from the `state` after so many samples."""
         self.weight = weight.detach()
-        sums = ("magnitude", "fisher", "signed") if second else ("magnitude",)
-        begun = {
+        self.state: dict[str, Tensor] = {
             name: earlier[name].to(weight.device)
             if earlier is not None and name in earlier
             else torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
             for name in sums
         }
-        self.magnitude, self.fisher, self.signed = begun["magnitude"], begun.get("fisher"), begun.get("signed")
         self.samples = samples
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """The sums, by name."""
-        sums = {"magnitude": self.magnitude, "fisher": self.fisher, "signed": self.signed}
-        return {name: tensor for name, tensor in sums.items() if tensor is not None}
 
     def add(self, gradient: Float[Tensor, "outputs inputs"]) -> None:
         """Adds one sample's gradient; a batch's mean gradient would underestimate every square."""
         gradient = gradient.float()
-        self.magnitude += (gradient * self.weight).abs_()
-        if self.fisher is not None and self.signed is not None:
-            self.fisher += gradient.square()
-            self.signed += gradient
+        for name, total in self.state.items():
+            if name == "magnitude":
+                total += (gradient * self.weight).abs_()
+            elif name == "fisher":
+                total.addcmul_(gradient, gradient)
+            else:
+                total += gradient
         self.samples += 1
 
     def all_reduce(self) -> None:
         """Sums over the processes of a distributed run; nothing where there is none."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            count = torch.tensor(float(self.samples))
-            for tensor in (self.magnitude, self.fisher, self.signed, count):
-                if tensor is not None:
-                    torch.distributed.all_reduce(tensor)
+            count = torch.tensor(float(self.samples), device=self.weight.device)
+            for tensor in (*self.state.values(), count):
+                torch.distributed.all_reduce(tensor)
             self.samples = int(count)
 
 

@@ -89,7 +89,8 @@ def keep_masks(
         return {name: keep_mask(score, sparsity[name], groups) for name, score in scores.items()}
     total = sum(sparsity[name] * score.numel() for name, score in scores.items())
     count = sum(score.numel() for score in scores.values())
-    if total > groups.max_sparsity * count + 1e-6:
+    most = sum(removed_count(groups.max_sparsity, score.numel()) for score in scores.values())
+    if total > groups.max_sparsity * count + 1e-6 or removed_count(total / count, count) > most:
         raise ValueError(
             f"sparsity {total / count:.3g} is more than max_sparsity={groups.max_sparsity:g} lets every matrix lose; "
             f"ask for less, or raise method.granularity.max_sparsity."
