@@ -114,14 +114,17 @@ def test_the_model_card_and_the_compact_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_sums_of_gradients_go_on_from_chunk_to_chunk(tmp_path):
-    given = ("method=dpruner", "method.score=dual_virtual")
+@pytest.mark.parametrize(
+    ("score", "kept"), [("dual_virtual", {"general", "magnitude", "fisher"}), ("taylor2_signed", {"fisher", "signed"})]
+)
+def test_sums_of_gradients_go_on_from_chunk_to_chunk(score, kept, tmp_path):
+    given = ("method=dpruner", f"method.score={score}")
     statistics = []
     for chunk in (1, 2, 16):  # of 3 samples
         run_small(tmp_path / str(chunk), *given, f"method.chunk={chunk}")
         files = sorted((tmp_path / str(chunk) / "cache" / "weights").glob("*.safetensors"))
         statistics.append({name: tensor for file in files for name, tensor in load_file(file).items()})
-    assert {name.rpartition(".")[2] for name in statistics[0]} == {"general", "magnitude", "fisher", "signed"}
+    assert {name.rpartition(".")[2] for name in statistics[0]} == kept
     for other in statistics[1:]:
         assert all(tensor.equal(other[name]) for name, tensor in statistics[0].items())
 
