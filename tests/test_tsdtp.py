@@ -13,7 +13,7 @@ from prunekit.cost import BERT_BASE, Shape, encoder_macs, layer_macs
 from prunekit.evaluation import evaluate
 from prunekit.methods.tsdtp import _even_counts
 from prunekit.objectives import candidate_share, consistency
-from prunekit.tokens.attention import AttentionCall, attend_padded
+from prunekit.tokens.attention import AttentionCall, attend_padded, received
 from prunekit.tokens.encoder import TokenPruner, install
 from prunekit.tokens.policies import MeanMinusStd
 from prunekit.tokens.scorers import AccumulatedReceived
@@ -82,9 +82,11 @@ IMPORTANCE = [2.1, 1.75, 0.65]
 
 def test_importance_is_what_a_token_receives_of_both():
     """E-2: column sums, whose mean is 1 + gamma."""
-    importance = STANDARD[0, 0].sum(0) + 0.5 * OF_TASK.sum(0)
-    assert importance.tolist() == pytest.approx(IMPORTANCE)
-    assert importance.mean().item() == pytest.approx(1.5)
+    scorer = TaskImportance(2, 3, [0], gamma=0.5)
+    scorer.received = lambda state: received(OF_TASK[None, None], state.alive)
+    found = scorer(Signals(received=received(STANDARD, torch.ones(1, 3))), state(3))[0]
+    assert found.tolist() == pytest.approx(IMPORTANCE)
+    assert found.mean().item() == pytest.approx(1.5)
 
 
 def test_task_attention_by_hand():
