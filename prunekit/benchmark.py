@@ -339,7 +339,7 @@ class Plan:
     rounds: int
     seconds: float | int | None  # after which a batch size ends early
     dtypes: Sequence[str]
-    attention: str  # of the packed engine
+    attend_by: str  # backend of the packed engine
 
 
 def _block(
@@ -360,7 +360,7 @@ def _block(
     block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}}
     with tempfile.TemporaryDirectory() as scratch, computing_with(threads):
         block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in plan.dtypes}}
-        shop = Workshop(subject, work, threads, Path(scratch), fewer, absent, block["engines"], plan.attention)
+        shop = Workshop(subject, work, threads, Path(scratch), fewer, absent, block["engines"], plan.attend_by)
         own = list(_own(shop, plan.dtypes))
         others = list(_peers(shop, taken))
         timed = []
@@ -416,7 +416,7 @@ class Workshop:
     fewer: float  # times fewer FLOPs of the pruned model
     absent: dict[str, str]  # name -> why it could not be made
     engines: dict[str, Any]  # name -> what is known about it
-    attention: str  # backend of the packed engine
+    attend_by: str  # backend of the packed engine
 
 
 def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
@@ -427,7 +427,7 @@ def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
     for position, dtype in enumerate(dtypes):
 
         def packed(dtype: str = dtype) -> Runs:
-            engine = PackedEngine(shop.subject.model, dtype=dtype, threads=shop.threads, attention=shop.attention)
+            engine = PackedEngine(shop.subject.model, dtype=dtype, threads=shop.threads, attention=shop.attend_by)
             return Packed(f"prunekit packed {dtype}", engine, prune=False)
 
         dense: Any = _built(shop, packed)
