@@ -84,12 +84,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             where={"task": ["domain_medical"]},
         ),
     },
-    "docs/methods/tsdtp.md": {
-        "rows": partial(over_seeds, "tsdtp_rows", metrics=["score", "reduction"]),
-        "ablation": partial(
-            over_seeds, "tsdtp_ablation", ["method", "method.gamma", "method.task_attention"], ["budget"]
-        ),
-    },
+    "docs/methods/tsdtp.md": {"rows": partial(over_seeds, "tsdtp_rows", metrics=["score", "reduction"])},
     "docs/translation.md": {"trained": translations},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }
