@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunekit.cost import Shape, dense_macs, encoder_macs
+from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
 from prunekit.evaluation import Batch
 from prunekit.heads import traverse
 from prunekit.methods.base import Setting, Training
@@ -204,23 +204,16 @@ class DTP(CalibratedMethod):
         assert self.pruner is not None
         layers, first = sorted(self.policy.row), trace.layers[0]
         width = trace.layers[layers[-1]].keep.shape[1]  # padding beyond the longest text is gone behind layer 0
-        keep = left = (first.keep[:, :width] > 0).float()
+        keep, decided = (first.keep[:, :width] > 0).float(), []
         position, protected = first.position[:, :width], first.protected[:, :width]
-        counts = {}
         for layer in layers:
             scores = trace.layers[layer].scores
             assert scores is not None
             scores, state = scores[:, :width], TokenState(keep, position, protected, lengths.float(), layer=layer)
             gates = self.pruner.keep(layer, scores, state, soft=True)
             keep = self.pruner.keep(layer, scores, state, soft=False)
-            left = left * (keep + gates - gates.detach())
-            counts[layer] = left.sum(-1)
-        now, tokens_in, tokens_out = lengths.float(), [], []
-        for layer in range(self.setting.shape.layers):
-            tokens_in.append(now)
-            now = counts.get(layer, now)
-            tokens_out.append(now)
-        return torch.stack(tokens_in), torch.stack(tokens_out)
+            decided.append(keep + gates - gates.detach())
+        return straight_through_counts(torch.stack(decided), lengths, layers, self.setting.shape.layers)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """k, the task's parameters where there are any, and the budget's multiplier, which rises by ascent."""
