@@ -8,7 +8,6 @@ python benchmarks/goals.py              # the table again, from benchmarks/resul
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from prunekit.exit_codes import DONE
 from prunekit.files import atomic_write_text
 from prunekit.progress import say
 from prunekit.report.speed import replaced
-from prunekit.verbs import HELP, explanation, settings
+from prunekit.verbs import HELP, explanation, run_script, settings
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -193,7 +192,8 @@ def measure(given: Mapping[str, Any]) -> None:
             if out.is_file():
                 say(f"stored     {out.name}")
                 continue
-            sizes, dtypes = ("[1,8,32,128]", "[fp32,bf16,int8]") if attention == "auto" else ("[32]", "[fp32]")
+            # no goal is set for any other batch size, nor for batch 1 at other budgets
+            sizes, dtypes = "[1,32]" if beside else "[32]", "[fp32,bf16,int8]" if attention == "auto" else "[fp32]"
             arguments = [
                 f"run={run}", f"examples={TEXTS[task]}", f"batch_sizes={sizes}", f"dtypes={dtypes}",
                 f"attention={attention}", f"peers={given['peers'] if beside else 'none'}",
@@ -218,7 +218,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main(sys.argv[1:]))
-    except ConfigError as error:
-        raise SystemExit(error.tell()) from None
+    run_script(main)

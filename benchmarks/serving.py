@@ -35,7 +35,7 @@ from prunekit.files import atomic_write_text
 from prunekit.opened import OpenedRun, open_run
 from prunekit.report.speed import replaced
 from prunekit.runtime.batching import milliseconds
-from prunekit.verbs import HELP, explanation, settings
+from prunekit.verbs import HELP, explanation, run_script, settings
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -311,7 +311,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main(sys.argv[1:]))
-    except ConfigError as error:
-        raise SystemExit(error.tell()) from None
+    run_script(main)

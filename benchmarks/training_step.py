@@ -1,6 +1,7 @@
 """What a training step costs, against a step as the reference codes take it.
 
-PRUNEKIT_DATA=... ./run python benchmarks/training_step.py --out benchmarks/results/training_step_sst2.json task=sst2
+PRUNEKIT_DATA=... ./run python benchmarks/training_step.py --out benchmarks/results/training_step_sst2.json \
+    task=sst2 budget=2x data.train_rows=1000 teacher.epochs=1
 
 Both train ToP's loss on the same rows. The reference's step pads to --pad tokens in random order, computes in
 float32, asks a live teacher for its attention, trains the embeddings too and loops over parameters in AdamW; it is
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from prunekit.benchmark import hardware
 from prunekit.config import compose, validate
 from prunekit.data.loading import bucketed_batches, generator_of
+from prunekit.environment import environment
 from prunekit.files import atomic_write_text
 from prunekit.kinds import kind_of, load
 from prunekit.methods.top import ToP
@@ -155,7 +157,7 @@ def main() -> None:
         "faster_than_reference": ratios,
         "seconds": spent,
         "torch": torch.__version__,
-        "machine": platform.machine(),
+        "hardware": hardware(environment()),
         "date": date.today().isoformat(),
         "command": "python benchmarks/training_step.py " + " ".join(given.overrides),
     }

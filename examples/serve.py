@@ -25,7 +25,7 @@ from prunekit.config import ConfigError
 from prunekit.exit_codes import BAD_CONFIG, DONE
 from prunekit.opened import OpenedRun, open_run
 from prunekit.runtime.batching import Batcher, Closed, Failed, Full, Late, Limits
-from prunekit.verbs import HELP, explanation, settings
+from prunekit.verbs import HELP, explanation, run_script, settings
 
 try:
     import uvicorn
@@ -362,7 +362,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main(sys.argv[1:]))
-    except ConfigError as error:
-        raise SystemExit(error.tell()) from None
+    run_script(main)

@@ -315,7 +315,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
         "schema": SCHEMA,
         **subject.about,
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {name: around[name] for name in ("cpu", "cpus", "platform")} | {"instructions": _instructions()},
+        "hardware": hardware(around),
         "versions": _versions(around["versions"]),
         "load_before": _load(),
         "settings": {name: value for name, value in given.items() if name not in ("out", "from", "into", "block")},
@@ -683,11 +683,14 @@ def _versions(known: Mapping[str, str]) -> dict[str, str | None]:
     }
 
 
-def _instructions() -> str:
-    """The widest vectors that torch uses here, as AVX2 or AVX512: bf16 and int8 gain little without the latter."""
+def hardware(around: Mapping[str, Any]) -> dict[str, Any]:
+    """What timings hang on, of an `environment()`, and the widest vectors that torch uses here, as AVX2 or AVX512: bf16
+    and int8 gain little without the latter.
+    """
     import torch
 
-    return torch.backends.cpu.get_cpu_capability()
+    known = {name: around[name] for name in ("cpu", "cpus", "platform")}
+    return known | {"instructions": torch.backends.cpu.get_cpu_capability()}
 
 
 def _load() -> list[float] | None:

@@ -232,7 +232,8 @@ def _protects(run: OpenedRun) -> bool:
     return run.spec.kind == "span" and run.spec.protect_question
 
 
-def _score(found: Mapping[str, Any], who: str, metric: str) -> str:
+def score_of(found: Mapping[str, Any], who: str, metric: str) -> str:
+    """A variant's score in hundredths as text, of the `export` or of the `model`; "-" where nothing is scored."""
     return f"{100 * found['score'][who][metric]:.2f}" if "score" in found else "-"
 
 
@@ -250,10 +251,7 @@ def shown_report(report: Mapping[str, Any]) -> str:
                 f"{100 * found['labels_agree']:.2f} %",
                 f"{100 * found['tokens_equal']:.2f} %",
                 f"{found['max_difference']:.1e}",
-                *(
-                    f"{100 * found['score'][who][metric]:.2f}" if "score" in found else "-"
-                    for who in ("export", "model")
-                ),
+                *(score_of(found, who, metric) for who in ("export", "model")),
                 f"{found['bytes'] / 1e6:.1f}",
             )
         )

@@ -1,6 +1,9 @@
 """Shared by all tests: one thread, no network, and tiny random models of each family."""
 
 import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -59,7 +62,27 @@ def family(request):
     return request.param
 
 
-def method_under_test(name, *, lengths=(12, 7, 9, 5), epochs=4, budget=2.0, step=0, validation=(), **options):
+def benchmark_script(name):
+    """A script of benchmarks/ as a module."""
+    place = spec_from_file_location(f"benchmark_{name}", Path(__file__).parents[1] / "benchmarks" / f"{name}.py")
+    module = module_from_spec(place)
+    sys.modules[place.name] = module  # where dataclasses look for their names
+    place.loader.exec_module(module)
+    return module
+
+
+def method_under_test(
+    name,
+    *,
+    lengths=(12, 7, 9, 5),
+    epochs=4,
+    budget=2.0,
+    step=0,
+    validation=(),
+    model=None,
+    task="synthetic",
+    **options,
+):
     """A method's module on a tiny random model, as it is at an optimiser step; its log is `module.logged`."""
     from prunekit.config import compose
     from prunekit.cost import Shape
@@ -69,9 +92,9 @@ def method_under_test(name, *, lengths=(12, 7, 9, 5), epochs=4, budget=2.0, step
     from prunekit.pipeline import method_class
     from prunekit.tokens.encoder import install
 
-    cfg, _ = compose([f"method={name}", "task=synthetic", "backbone=tiny"])
+    cfg, _ = compose([f"method={name}", f"task={task}", "backbone=tiny"])
     options = method_options(cfg) | options
-    model = tiny_model()
+    model = tiny_model() if model is None else model
     shape = Shape.from_config(model.config)
     counts = torch.tensor(lengths)
     setting = Setting(

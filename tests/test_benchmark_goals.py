@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from conftest import benchmark_script
 from test_export import PRUNERS, stored_run
 
 from prunekit.config import ConfigError
 
 ROOT = Path(__file__).parents[1]
 
-
-def script():
-    place = spec_from_file_location("benchmark_goals", ROOT / "benchmarks" / "goals.py")
-    module = module_from_spec(place)
-    sys.modules[place.name] = module  # where dataclasses look for their names
-    place.loader.exec_module(module)
-    return module
-
-
-goals = script()
+goals = benchmark_script("goals")
 
 
 def result(task, budget, *sizes, attention="auto"):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import httpx2
 import pytest
+from conftest import benchmark_script
 from test_export import PRUNERS, stored_run
 
 from prunekit.config import ConfigError
@@ -18,16 +17,7 @@ from prunekit.config import ConfigError
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 
-
-def script():
-    place = spec_from_file_location("benchmark_serving", ROOT / "benchmarks" / "serving.py")
-    module = module_from_spec(place)
-    sys.modules[place.name] = module  # where dataclasses look for their names
-    place.loader.exec_module(module)
-    return module
-
-
-serving = script()
+serving = benchmark_script("serving")
 
 RESULT = {
     "task": "bbc_news",

@@ -166,18 +166,21 @@ class DTP(CalibratedMethod):
         options = self.options
         if options.aux == "none":
             return None
-        entry = trace.layers[max(self.policy.row)]
-        share = candidate_share(entry.keep, (entry.keep > 0) & (entry.protected <= 0))
         if options.aux == "consistency":
-            return options.aux_weight * consistency(share)
+            return options.aux_weight * consistency(self._shares(trace))
         if self.asked is not None:
             gap = self._too_much(trace, batch)
         elif options.keep_ratio is not None:
-            gap = share.mean() - options.keep_ratio
+            gap = self._shares(trace).mean() - options.keep_ratio
         else:
             return None
         self.log_dict({"budget/multiplier": self.multiplier.detach()})
         return options.aux_weight * gap.abs() + self.multiplier * gap
+
+    def _shares(self, trace: Trace) -> Tensor:
+        """The share of each text's candidates that the gates of the last deciding layer left."""
+        entry = trace.layers[max(self.policy.row)]
+        return candidate_share(entry.keep, (entry.keep > 0) & (entry.protected <= 0))
 
     def _too_much(self, trace: Trace, batch: Batch) -> Tensor:
         """The share of the unpadded FLOPs that is spent on a batch, less the one that is wanted of it.

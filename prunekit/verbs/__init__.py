@@ -6,9 +6,10 @@ A command is a verb of prunekit, whose file is here, or a script, named by the p
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -50,6 +51,14 @@ def settings(command: str | Path, arguments: Sequence[str]) -> dict[str, Any]:
             )
         found[name] = value
     return found
+
+
+def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs a script's `main` on what was typed and exits with its code; a ConfigError is told, without a traceback."""
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except ConfigError as error:
+        raise SystemExit(error.tell()) from None
 
 
 def _file(command: str | Path) -> Path:
