@@ -11,7 +11,6 @@ runtime/peers.py.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -296,7 +295,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BenchError: a peer that does not exist, or data with fewer than two texts.
     """
-    from prunekit.environment import environment
+    from prunekit.environment import environment, load_average
     from prunekit.runtime import peers
     from prunekit.runtime.protocol import BenchError, Workload
 
@@ -317,7 +316,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(around),
         "versions": _versions(around["versions"]),
-        "load_before": _load(),
+        "load_before": load_average(),
         "settings": {name: value for name, value in given.items() if name not in ("out", "from", "into", "block")},
         "workload": _about_texts(work, sizes, subject.padded_to),
         "flops_ratio": fewer,
@@ -327,7 +326,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
     plan = Plan(sizes, given["rounds"], seconds, given["dtypes"], given["attention"])
     for threads in [1, *([given["wall_threads"]] if given["wall_threads"] else [])]:
         result["blocks"].append(_block(subject, work, taken, result["absent"], threads, fewer, plan))
-    result["load_after"] = _load()
+    result["load_after"] = load_average()
     return result
 
 
@@ -691,10 +690,3 @@ def hardware(around: Mapping[str, Any]) -> dict[str, Any]:
 
     known = {name: around[name] for name in ("cpu", "cpus", "platform")}
     return known | {"instructions": torch.backends.cpu.get_cpu_capability()}
-
-
-def _load() -> list[float] | None:
-    try:
-        return [round(value, 2) for value in os.getloadavg()]
-    except OSError:
-        return None

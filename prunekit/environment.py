@@ -96,3 +96,11 @@ def cpu_model() -> str:
         if match:
             return match.group(1)
     return platform.processor() or platform.machine()
+
+
+def load_average() -> list[float] | None:
+    """Of the last 1, 5 and 15 minutes; None where the system does not say."""
+    try:
+        return [round(value, 2) for value in os.getloadavg()]
+    except (OSError, AttributeError):
+        return None

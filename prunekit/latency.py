@@ -7,7 +7,6 @@ run trains to is decided once and kept in its folder: a machine that is measured
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from transformers import PreTrainedModel
 from prunekit.benchmark import Packed
 from prunekit.config import has_goal
 from prunekit.data.encoding import EncodedSplit
-from prunekit.environment import cpu_model
+from prunekit.environment import cpu_model, load_average
 from prunekit.exit_codes import MISSED
 from prunekit.files import atomic_write_text
 from prunekit.methods.base import Setting, TokenPruningMethod
@@ -136,22 +135,26 @@ def _ms(value: float, *, up: bool = False) -> str:
 # -- before training -------------------------------------------------------------------------------------
 
 
-def aim(
-    goal: Goal,
-    folder: Path,
-    cache: Path,
-    setting: Setting,
-    split: EncodedSplit,
-    method: type[TokenPruningMethod],
-    options: Mapping[str, Any],
-    model: Callable[[TokenPruner], PreTrainedModel],
-    what: str,
-    family: str,
-) -> Aim:
-    """What a run trains to: as its `folder` has it, or from the staircase in `cache`, or from one measured now.
+@dataclass(frozen=True)
+class Subject:
+    """What is to be as fast as asked: a method on a backbone, and the task whose texts it reads."""
 
-    `model` makes the model that carries a pruner; its weights play no part. `family` is the kind of it, `what` names
-    method, backbone and task. `split` is the validation split, as in `setting`.
+    method: type[TokenPruningMethod]
+    options: Mapping[str, Any]
+    setting: Setting
+    model: Callable[[TokenPruner], PreTrainedModel]  # that carries a pruner; its weights play no part
+    family: str  # of the model, as Hugging Face calls its type
+    what: str  # all of it, for messages
+
+    def pruner(self) -> TokenPruner:
+        """A pruner as the method begins with it."""
+        found = self.method.build_pruner(self.setting.shape, **self.options)
+        assert found is not None
+        return found
+
+
+def aim(goal: Goal, subject: Subject, folder: Path, cache: Path) -> Aim:
+    """What a run trains to: as its `folder` has it, or from the staircase in `cache`, or from one measured now.
 
     Raises:
         ConfigError: the goal is out of reach or met already, or validation is smaller than a batch.
@@ -161,18 +164,18 @@ def aim(
         found, steps = stored
         say(f"goal 1/4   {folder / FILE}: derived when this run began, nothing is measured")
     else:
-        pruner = method.build_pruner(setting.shape, **options)
-        assert pruner is not None
-        batches = drawn(len(split), goal)
-        steps = _staircase(goal, cache, setting, pruner, model, family)
+        pruner, setting = subject.pruner(), subject.setting
         whole = setting.lengths["validation"].expand(setting.shape.layers, -1).float()
+        batches = drawn(whole.shape[1], goal)
+        steps = _staircase(goal, subject, pruner, cache)
         dense = float(np.median(steps.milliseconds(whole, whole, batches)))
 
         def predict(reduction: float) -> float:
-            counts = method.likely_counts(setting, reduction, **options)
+            counts = subject.method.likely_counts(setting, reduction, **subject.options)
             return float(np.median(steps.milliseconds(*counts, batches, pruner.layers)))
 
-        found = translate(predict, goal, *method.feasible(setting, **options), dense, what)
+        feasible = subject.method.feasible(setting, **subject.options)
+        found = translate(predict, goal, *feasible, dense, subject.what)
         content = {"goal": asdict(goal), "aim": asdict(found), "staircase": asdict(steps)}
         atomic_write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
     say(
@@ -208,20 +211,12 @@ def drawn(rows: int, goal: Goal) -> Int[Tensor, "batches texts"]:
     return torch.from_numpy(order[: whole * goal.batch].reshape(whole, goal.batch))
 
 
-def _staircase(
-    goal: Goal,
-    cache: Path,
-    setting: Setting,
-    pruner: TokenPruner,
-    model: Callable[[TokenPruner], PreTrainedModel],
-    family: str,
-) -> Staircase:
+def _staircase(goal: Goal, subject: Subject, pruner: TokenPruner, cache: Path) -> Staircase:
     """The machine's staircase for these layers: read, or measured and kept."""
-    longest = setting.spec.max_length
-    shape = asdict(setting.shape)
+    longest, shape = subject.setting.spec.max_length, asdict(subject.setting.shape)
     known = staircase.identity(
         pruner, cpu=cpu_model(), linears=choose(dtype_of(goal.dtype)).name, dtype=goal.dtype, threads=goal.threads,
-        batch=goal.batch, longest=longest, family=family, **shape,
+        batch=goal.batch, longest=longest, family=subject.family, **shape,
     )  # fmt: skip
     path = staircase.place(cache, known)
     if (stored := staircase.load(path, known)) is not None:
@@ -232,8 +227,8 @@ def _staircase(
     who = f"linears {known['linears']}, attention {known['attention']}"
     say(f"goal 1/4   measuring the staircase of this machine: batches of {goal.batch}, {how}, {who}")
     shapes = staircase.sizes(goal.batch, longest)
-    found = measure(goal, model(pruner), pruner, track(shapes, "staircase", len(shapes)))
-    staircase.save(path, known, found, _load())
+    found = measure(goal, subject.model(pruner), pruner, track(shapes, "staircase", len(shapes)))
+    staircase.save(path, known, found, load_average())
     say(f"goal 1/4   kept for the next run: {path}")
     return found
 
@@ -243,13 +238,6 @@ def measure(goal: Goal, model: PreTrainedModel, pruner: TokenPruner, shapes: Ite
     engine = PackedEngine(model.eval(), dtype=goal.dtype, threads=goal.threads)
     read = time.process_time if goal.clock == "cpu" else time.perf_counter
     return staircase.measure(engine, pruner, goal.batch, shapes, read)
-
-
-def _load() -> list[float] | None:
-    try:
-        return [round(value, 2) for value in os.getloadavg()]
-    except OSError:
-        return None
 
 
 # -- after training --------------------------------------------------------------------------------------
@@ -308,7 +296,7 @@ def timed(goal: Goal, model: PreTrainedModel, batches: list[list[Encoded]]) -> d
         "p95_ms": float(np.quantile(1000 * own, 0.95)),
         "control": float(np.median(own.sum(-1) / other.sum(-1))),
         "rounds": ROUNDS,
-        "load": _load(),
+        "load": load_average(),
     }
 
 

@@ -345,18 +345,15 @@ class Pipeline:
         def model(pruner: TokenPruner) -> PreTrainedModel:
             return install(self._model(self.backbone, data), pruner)
 
-        found = latency.aim(
-            self.goal,
-            self.folder.path,
-            data.cache_dir / "staircases",
-            setting,
-            data.split("validation"),
+        subject = latency.Subject(
             method_class(self.cfg),
             self._options(setting),
+            setting,
             model,
-            f"method={names[0]} on {names[1]} and {names[2]}",
             AutoConfig.from_pretrained(self.backbone).model_type,
+            f"method={names[0]} on {names[1]} and {names[2]}",
         )
+        found = latency.aim(self.goal, subject, self.folder.path, data.cache_dir / "staircases")
         self.seconds["staircase"] = time.time() - start
         # a model that was made or not for it must not change what is drawn from here on
         L.seed_everything(self.cfg["seed"], verbose=False)
