@@ -2,6 +2,7 @@
 
 import gc
 import re
+import warnings
 import weakref
 from pathlib import Path
 
@@ -15,7 +16,15 @@ from prunekit.heads import Behind, logits_of
 from prunekit.pretrained import load_classifier, save
 from prunekit.runtime.attention import Plan, attend
 from prunekit.runtime.engine import PackedEngine, rounded
-from prunekit.runtime.linears import Int8Linear, OneDnnLinear, TorchLinear, WholeNumbers, choose, works
+from prunekit.runtime.linears import (
+    Int8Linear,
+    OneDnnInt8Linear,
+    OneDnnLinear,
+    TorchLinear,
+    WholeNumbers,
+    choose,
+    works,
+)
 from prunekit.runtime.native import NativeAttention, native_attention
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.packing import Packing
@@ -158,7 +167,7 @@ def test_batched_is_one_by_one(dtype):
 def test_an_int8_row_is_quantised_by_itself_alone():
     generator = torch.Generator().manual_seed(0)
     weight, rows = torch.randn(8, 16, generator=generator), torch.randn(5, 16, generator=generator)
-    for backend in (Int8Linear, WholeNumbers):
+    for backend in (Int8Linear, OneDnnInt8Linear, WholeNumbers):
         linear = backend(weight, None, "int8")
         with_an_outlier = torch.cat([rows, rows[:1] * 1000])
         assert torch.equal(linear(with_an_outlier)[:5], linear(rows))
@@ -433,17 +442,24 @@ def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
         native_attention.cache_clear()
 
 
+# with instructions for int8, and without
+INT8 = (Int8Linear, OneDnnInt8Linear) if torch.cpu._is_vnni_supported() else (OneDnnInt8Linear, WholeNumbers)
+
+
 @pytest.mark.parametrize(
-    ("dtype", "best", "rest"), [("fp32", OneDnnLinear, TorchLinear), ("int8", Int8Linear, WholeNumbers)]
+    ("dtype", "best", "rest", "part"),
+    [("fp32", OneDnnLinear, TorchLinear, "__call__"), ("int8", *INT8, "product")],
 )
 @pytest.mark.parametrize("fault", ["wrong", "absent"])
-def test_a_backend_that_does_not_work_here_is_replaced(monkeypatch, dtype, best, rest, fault):
+def test_a_backend_that_does_not_work_here_is_replaced(monkeypatch, dtype, best, rest, part, fault):
+    assert choose(dtype) is best
+
     def broken(self, rows, residual=None):
         if fault == "absent":
             raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
         return torch.zeros(len(rows), 48)
 
-    monkeypatch.setattr(best, "__call__", broken)
+    monkeypatch.setattr(best, part, broken)
     works.cache_clear()
     try:
         assert choose(dtype) is rest
@@ -453,9 +469,40 @@ def test_a_backend_that_does_not_work_here_is_replaced(monkeypatch, dtype, best,
         works.cache_clear()
 
 
-def test_whole_numbers_without_an_int8_product_give_the_same():
+def test_whole_numbers_without_an_int8_product_give_the_same(monkeypatch):
+    """oneDNN's weights are coarser where it lacks instructions; told so, the others compute the same."""
     model = install(tiny_model(), DECISIONS["ratio"]())
     batch = batch_of(model)
-    one, other = (PackedEngine(model, dtype="int8", linears=name)(batch) for name in ("int8", "torch"))
-    assert one.kept == other.kept
-    torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=0)
+
+    def found(name):
+        return PackedEngine(model, dtype="int8", linears=name)(batch)
+
+    for name, most in (("int8", 127), ("onednn", OneDnnInt8Linear.most())):
+        monkeypatch.setattr(WholeNumbers, "most", classmethod(lambda cls, most=most: most))
+        one, other = found(name), found("torch")
+        assert one.kept == other.kept
+        torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=0)
+
+
+def test_products_of_the_largest_whole_numbers_are_exact():
+    """Two of 255 x 64 fit into the 16 bits that AVX2 adds in; two of 255 x 127 do not."""
+    rows, weight = torch.full((3, 64), 3.0), torch.tensor([[1.0] * 64, [-1.0] * 64])
+    linear = OneDnnInt8Linear(weight, None, "int8")
+    torch.testing.assert_close(linear(rows), torch.tensor([[192.0, -192.0]] * 3))
+    torch.testing.assert_close(linear(-rows), torch.tensor([[-192.0, 192.0]] * 3))
+
+
+def test_a_precision_that_the_processor_lacks_is_said(monkeypatch):
+    for able in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=able: able)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            PackedEngine(install(tiny_model(), None), dtype="bf16")
+            PackedEngine(install(tiny_model(), None), dtype="fp32")
+        assert (
+            [str(one.message)[:46] for one in said] == []
+            if able
+            else ["dtype='bf16': this processor has no instruction"]
+        )

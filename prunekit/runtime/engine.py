@@ -12,6 +12,7 @@ where it does not.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from prunekit.heads import NOWHERE, behind_encoder, by_token
 from prunekit.runtime.attention import Fused, Plan, attend, attend_from_first
 from prunekit.runtime.extras import need
-from prunekit.runtime.linears import FLOWING, Dtype, Linear, choose, dtype_of
+from prunekit.runtime.linears import FLOWING, Dtype, Linear, choose, computes, dtype_of
 from prunekit.runtime.native import native_attention
 from prunekit.runtime.threads import threads as computing_with
 from prunekit.tokens.backbones import LayerParts, family_of, most_tokens, row_embedder
@@ -262,6 +263,12 @@ class PackedEngine:
             raise ValueError(
                 f"the model is {'in training mode' if model.training else f'on {model.device}'}, but the packed engine "
                 f"is compiled from one in evaluation mode on the CPU; call model.eval().cpu() first."
+            )
+        if self.device.type == "cpu" and not computes(self.dtype):
+            warnings.warn(
+                f"dtype={dtype!r}: this processor has no instructions for it, which makes it slower than fp32; "
+                "choose dtype='fp32' or 'int8', or another machine.",
+                stacklevel=2,
             )
         # before the weights are laid out, which takes a while
         self.linear = choose(self.dtype, linears, self.device)

@@ -6,6 +6,7 @@ if it computes a small case right, here and now; "torch", which is F.linear, is 
 
 from __future__ import annotations
 
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -37,6 +38,16 @@ def dtype_of(name: str) -> Dtype:
     raise ValueError(f"dtype={name!r} is unknown; choose one of {', '.join(DTYPES)}.")
 
 
+def computes(dtype: Dtype) -> bool:
+    """Whether this processor is known to have instructions for a precision; without them it is no gain.
+
+    bf16 is then computed by way of float32, several times slower than float32 itself.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return dtype != "bf16" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 class Linear(ABC):
     """x W^T + b in one precision, then an activation or the addition of a residual; one subclass per backend.
 
@@ -46,6 +57,11 @@ class Linear(ABC):
 
     name: ClassVar[str]
     dtypes: ClassVar[tuple[Dtype, ...]]
+
+    @classmethod
+    def suits(cls) -> bool:
+        """Whether it is worth taking on this processor where nobody asks for it by name."""
+        return True
 
     @abstractmethod
     def __init__(
@@ -143,6 +159,16 @@ class Int8Linear(Linear):
     name = "int8"
     dtypes = ("int8",)
 
+    @classmethod
+    def suits(cls) -> bool:
+        """Without instructions for it torch multiplies number by number: 20 to 60 times slower than float32."""
+        return torch.cpu._is_vnni_supported()
+
+    @classmethod
+    def most(cls) -> int:
+        """The largest whole number of a weight."""
+        return 127
+
     def __init__(
         self,
         weight: Float[Tensor, "out in"],
@@ -150,9 +176,9 @@ class Int8Linear(Linear):
         dtype: Dtype,
         activation: Activation | None = None,
     ) -> None:
-        whole, scale = quantised(weight)
-        self.weight = self.laid_out(whole)
+        whole, scale = quantised(weight, self.most())
         self.scale = scale.squeeze(-1)
+        self.weight = self.laid_out(whole)
         self.bias = torch.zeros_like(self.scale) if bias is None else bias
         self.activation = activation
 
@@ -161,7 +187,7 @@ class Int8Linear(Linear):
     ) -> Float[Tensor, "rows out"]:
         """As `Linear` says."""
         whole, scale = quantised(rows)
-        out = torch.addcmul(self.bias, self.product(whole) * scale, self.scale)
+        out = torch.addcmul(self.bias, self.product(whole), scale)
         if residual is not None:
             out += residual
         return out if self.activation is None else self.activation(out)
@@ -170,9 +196,41 @@ class Int8Linear(Linear):
         """The weights as `product` wants them."""
         return weight.t()
 
-    def product(self, rows: Int[Tensor, "rows in"]) -> Tensor:
-        """Whole numbers, exact: [rows, out]."""
-        return torch._int_mm(rows, self.weight)
+    def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+        """The product of whole numbers, exact, times what a weight's are worth."""
+        return torch._int_mm(rows, self.weight) * self.scale
+
+
+class OneDnnInt8Linear(Int8Linear):
+    """The same with oneDNN's product of uint8 and int8: up to 1.8 times as fast as float32 under AVX2.
+
+    Without instructions for int8 (VNNI) pairs of products are added up in 16 bits and cut off there, so weights are
+    whole numbers up to 64 then: 2 x 255 x 64 fits.
+    """
+
+    name = "onednn"
+
+    @classmethod
+    def suits(cls) -> bool:
+        """Anywhere."""
+        return True
+
+    @classmethod
+    def most(cls) -> int:
+        """As many as two products leave room for."""
+        return 127 if torch.cpu._is_vnni_supported() else 64
+
+    def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
+        """Packed by oneDNN."""
+        self.zeros = torch.zeros(len(weight), dtype=torch.int64)
+        return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+
+    def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+        """As `Int8Linear` says; rows are shifted by 128 to have no sign, and oneDNN takes that back."""
+        shifted = (rows ^ -128).view(torch.uint8)
+        return torch.ops.onednn.qlinear_pointwise(
+            shifted, 1.0, 128, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
 
 
 class WholeNumbers(Int8Linear):
@@ -182,29 +240,36 @@ class WholeNumbers(Int8Linear):
 
     name = "torch"
 
+    @classmethod
+    def suits(cls) -> bool:
+        """Anywhere."""
+        return True
+
     def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
         """Floats that are whole numbers."""
         return weight.float()
 
-    def product(self, rows: Int[Tensor, "rows in"]) -> Tensor:
-        """As good as whole numbers."""
-        return F.linear(rows.float(), self.weight)
+    def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+        """As `Int8Linear` says, but for sums that float32 rounds."""
+        return F.linear(rows.float(), self.weight) * self.scale
 
 
-def quantised(rows: Float[Tensor, "rows in"]) -> tuple[Int[Tensor, "rows in"], Float[Tensor, "rows 1"]]:
-    """Each row as whole numbers from -127 to 127, and what one of them is worth in that row."""
-    scale = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(127)
+def quantised(
+    rows: Float[Tensor, "rows in"], most: int = 127
+) -> tuple[Int[Tensor, "rows in"], Float[Tensor, "rows 1"]]:
+    """Each row as whole numbers from -most to most, and what one of them is worth in that row."""
+    scale = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(most)
     return (rows / scale).round_().to(torch.int8), scale
 
 
 # in the order in which they are tried
-BACKENDS: tuple[type[Linear], ...] = (OneDnnLinear, Int8Linear, TorchLinear, WholeNumbers)
+BACKENDS: tuple[type[Linear], ...] = (OneDnnLinear, Int8Linear, OneDnnInt8Linear, TorchLinear, WholeNumbers)
 ON_A_GPU: tuple[type[Linear], ...] = (TorchLinear,)
 CPU = torch.device("cpu")
 
 
 def choose(dtype: Dtype, asked: str = "auto", device: torch.device = CPU) -> type[Linear]:
-    """The backend for a precision: the first that works here, or the one that is asked for by name.
+    """The backend for a precision: the first that suits and works here, or the one that is asked for by name.
 
     Raises:
         ValueError: there is no such backend for this precision and device, or it does not work here.
@@ -214,7 +279,7 @@ def choose(dtype: Dtype, asked: str = "auto", device: torch.device = CPU) -> typ
     if not able:
         raise ValueError(f"dtype={dtype!r} is for the CPU; choose fp32 or bf16 on {device.type}.")
     if asked == "auto":
-        return next(backend for backend in able if works(backend, dtype))
+        return next(backend for backend in able if backend.suits() and works(backend, dtype))
     named = [backend for backend in able if backend.name == asked]
     if not named:
         names = ", ".join(["auto", *(backend.name for backend in able)])
