@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -574,16 +575,17 @@ def gemm_peak(dtype: str, clock: str, repeats: int = 7) -> float | None:
     """
     import torch
 
-    from prunekit.runtime.linears import choose, dtype_of
+    from prunekit.runtime.linears import Int8Linear, choose, dtype_of
     from prunekit.runtime.protocol import clocks
 
     side = PEAK_SIDE
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[dtype]
     one = torch.ones(side, side, dtype=kind)
-    products: list[Callable[[], Any]] = [lambda: torch._int_mm(one, one) if dtype == "int8" else one @ one]
-    if dtype != "int8":  # that one quantises first
-        layer = choose(dtype_of(dtype))(torch.ones(side, side), None, dtype_of(dtype))
-        products.append(lambda: layer(one))
+    layer = choose(dtype_of(dtype))(torch.ones(side, side), None, dtype_of(dtype))
+    if isinstance(layer, Int8Linear):  # as a layer it would quantise first
+        products: list[Callable[[], Any]] = [partial(layer.product, one)]
+    else:
+        products = [lambda: one @ one, lambda: layer(one)]
     found: list[float] = []
     for product in products:
         for _ in range(repeats):
