@@ -16,6 +16,7 @@ from pathlib import Path
 
 from prunekit.report.console import markdown
 from prunekit.report.results import collect, matching
+from prunekit.report.speed import markdown as of_engines
 from prunekit.report.speed import replaced
 from prunekit.report.table import build, default_rows
 from prunekit.report.table import markdown as over_runs
@@ -30,6 +31,11 @@ def main_job() -> str:
     result = json.loads(MAIN_JOB.read_text())
     hardware = result.get("hardware")
     return markdown(result) + (f"\nMeasured on {hardware}.\n" if hardware else "")
+
+
+def own_model() -> str:
+    """What `prunekit bench` says of a dense model."""
+    return of_engines(json.loads((RESULTS / "own_model.json").read_text()))
 
 
 def over_seeds(
@@ -67,7 +73,7 @@ def translations() -> str:
 
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls")},
+    "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls"), "own model": own_model},
     "docs/methods/dpruner.md": {
         "contracts": partial(
             over_seeds,
@@ -84,7 +90,12 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             where={"task": ["domain_medical"]},
         ),
     },
-    "docs/methods/tsdtp.md": {"rows": partial(over_seeds, "tsdtp_rows", metrics=["score", "reduction"])},
+    "docs/methods/tsdtp.md": {
+        "rows": partial(over_seeds, "tsdtp_rows", metrics=["score", "reduction"]),
+        "ablation": partial(
+            over_seeds, "tsdtp_ablation", ["method", "method.gamma", "method.task_attention"], ["budget"]
+        ),
+    },
     "docs/translation.md": {"trained": translations},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }

@@ -18,7 +18,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     for block in result["blocks"]:
         lines += _block(result, block)
     if result["absent"]:
-        lines += ["Not measured: " + "; ".join(f"{name} ({why})" for name, why in result["absent"].items()) + ".", ""]
+        lines += [f"Not measured: {_absent(result['absent'])}.", ""]
     machine = result["hardware"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items() if number)
     vectors = f" ({machine['instructions']})" if "instructions" in machine else ""
@@ -39,6 +39,14 @@ def replaced(text: str, table: str, name: str = "bench") -> str:
     if count != 1:
         raise ValueError(f"it has {count} blocks named {name}")
     return found
+
+
+def _absent(absent: Mapping[str, str]) -> str:
+    """Who is not there, those with the same reason together."""
+    names: dict[str, list[str]] = {}
+    for name, why in absent.items():
+        names.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(found)} ({why})" for why, found in names.items())
 
 
 def _block(result: Mapping[str, Any], block: Mapping[str, Any]) -> list[str]:
