@@ -202,7 +202,7 @@ class Int8Linear(Linear):
 
 
 class OneDnnInt8Linear(Int8Linear):
-    """The same with oneDNN's product of uint8 and int8: up to 1.8 times as fast as float32 under AVX2.
+    """The same with oneDNN's product of uint8 and int8: about 1.3 times as fast as float32 under AVX2.
 
     Without instructions for int8 (VNNI) pairs of products are added up in 16 bits and cut off there, so weights are
     whole numbers up to 64 then: 2 x 255 x 64 fits.
