@@ -13,20 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from prunekit.benchmark import hardware
+from prunekit.benchmark import hardware, package_versions
 from prunekit.environment import environment
 from prunekit.exit_codes import DONE
 from prunekit.export import export, score_of
 from prunekit.files import atomic_write_text
 from prunekit.opened import OpenedRun, open_run
 from prunekit.report.speed import replaced
-from prunekit.runtime.extras import version
 from prunekit.verbs import HELP, explanation, run_script, settings
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("onnx", "onnxruntime", "openvino")
 
 
 def measure(run: OpenedRun, formats: Sequence[str], rows: int | None) -> dict[str, Any]:
@@ -44,8 +42,7 @@ def measure(run: OpenedRun, formats: Sequence[str], rows: int | None) -> dict[st
         "variants": variants,
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(around),
-        "versions": {name: around["versions"].get(name) for name in ("prunekit", "torch", "transformers")}
-        | {name: version(name) for name in PACKAGES},
+        "versions": package_versions(around["versions"]),
     }
 
 

@@ -316,7 +316,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
         **subject.about,
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(around),
-        "versions": _versions(around["versions"]),
+        "versions": package_versions(around["versions"]),
         "load_before": load_average(),
         "settings": {name: value for name, value in given.items() if name not in ("out", "from", "into", "block")},
         "workload": _about_texts(work, sizes, subject.padded_to),
@@ -575,14 +575,14 @@ def gemm_peak(dtype: str, clock: str, repeats: int = 7) -> float | None:
     """
     import torch
 
-    from prunekit.runtime.linears import Int8Linear, choose, dtype_of
+    from prunekit.runtime.linears import QuantisedLinear, choose, dtype_of
     from prunekit.runtime.protocol import clocks
 
     side = PEAK_SIDE
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[dtype]
     one = torch.ones(side, side, dtype=kind)
     layer = choose(dtype_of(dtype))(torch.ones(side, side), None, dtype_of(dtype))
-    if isinstance(layer, Int8Linear):  # as a layer it would quantise first
+    if isinstance(layer, QuantisedLinear):  # as a layer it would quantise first
         products: list[Callable[[], Any]] = [partial(layer.product, one)]
     else:
         products = [lambda: one @ one, lambda: layer(one)]
@@ -676,7 +676,8 @@ def _about_texts(work: Workload, sizes: Sequence[int], padded_to: int) -> dict[s
     }
 
 
-def _versions(known: Mapping[str, str]) -> dict[str, str | None]:
+def package_versions(known: Mapping[str, str]) -> dict[str, str | None]:
+    """Versions that timings hang on: those `known` of an environment, and the other runtimes'; None: not installed."""
     from prunekit.runtime.extras import EXTRA, version
 
     return {name: known.get(name) for name in ("prunekit", "torch", "transformers")} | {

@@ -150,19 +150,13 @@ def _fused(activation: Activation | None) -> tuple[str, str]:
     return ("relu", "") if isinstance(activation, nn.ReLU) else ("none", "")
 
 
-class Int8Linear(Linear):
+class QuantisedLinear(Linear):
     """int8 x int8 -> int32. A weight has one scale per output, an activation one per row, taken from that row alone.
 
     With one scale for all rows a sentence's result would hang on who else is in its batch.
     """
 
-    name = "int8"
     dtypes = ("int8",)
-
-    @classmethod
-    def suits(cls) -> bool:
-        """Without instructions for it torch multiplies number by number: 20 to 60 times slower than float32."""
-        return torch.cpu._is_vnni_supported()
 
     @classmethod
     def most(cls) -> int:
@@ -192,28 +186,42 @@ class Int8Linear(Linear):
             out += residual
         return out if self.activation is None else self.activation(out)
 
+    @abstractmethod
     def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
         """The weights as `product` wants them."""
+
+    @abstractmethod
+    def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+        """The product of whole numbers, exact, times what a weight's are worth."""
+
+
+class Int8Linear(QuantisedLinear):
+    """With torch's own product."""
+
+    name = "int8"
+
+    @classmethod
+    def suits(cls) -> bool:
+        """Without instructions for it torch multiplies number by number: 20 to 60 times slower than float32."""
+        return torch.cpu._is_vnni_supported()
+
+    def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
+        """Transposed."""
         return weight.t()
 
     def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
-        """The product of whole numbers, exact, times what a weight's are worth."""
+        """As `QuantisedLinear` says."""
         return torch._int_mm(rows, self.weight) * self.scale
 
 
-class OneDnnInt8Linear(Int8Linear):
-    """The same with oneDNN's product of uint8 and int8: about 1.3 times as fast as float32 under AVX2.
+class OneDnnInt8Linear(QuantisedLinear):
+    """With oneDNN's product of uint8 and int8: about 1.3 times as fast as float32 under AVX2.
 
     Without instructions for int8 (VNNI) pairs of products are added up in 16 bits and cut off there, so weights are
     whole numbers up to 64 then: 2 x 255 x 64 fits.
     """
 
     name = "onednn"
-
-    @classmethod
-    def suits(cls) -> bool:
-        """Anywhere."""
-        return True
 
     @classmethod
     def most(cls) -> int:
@@ -226,31 +234,26 @@ class OneDnnInt8Linear(Int8Linear):
         return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
 
     def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
-        """As `Int8Linear` says; rows are shifted by 128 to have no sign, and oneDNN takes that back."""
+        """As `QuantisedLinear` says; rows are shifted by 128 to have no sign, and oneDNN takes that back."""
         shifted = (rows ^ -128).view(torch.uint8)
         return torch.ops.onednn.qlinear_pointwise(
             shifted, 1.0, 128, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
 
-class WholeNumbers(Int8Linear):
-    """The same with a product of floats, for where the one of int8 is absent: no faster than float32, and as inexact
+class WholeNumbers(QuantisedLinear):
+    """With a product of floats, for where the one of int8 is absent: no faster than float32, and as inexact
     as float32 is about sums beyond 2**24.
     """
 
     name = "torch"
-
-    @classmethod
-    def suits(cls) -> bool:
-        """Anywhere."""
-        return True
 
     def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
         """Floats that are whole numbers."""
         return weight.float()
 
     def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
-        """As `Int8Linear` says, but for sums that float32 rounds."""
+        """As `QuantisedLinear` says, but for sums that float32 rounds."""
         return F.linear(rows.float(), self.weight) * self.scale
 
 
