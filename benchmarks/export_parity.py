@@ -19,7 +19,7 @@ from prunekit.exit_codes import DONE
 from prunekit.export import export, score_of
 from prunekit.files import atomic_write_text
 from prunekit.opened import OpenedRun, open_run
-from prunekit.report.speed import replaced
+from prunekit.report.speed import put_table
 from prunekit.verbs import HELP, explanation, run_script, settings
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         out = RESULTS / "export_parity_{task}_{method}.json".format(**found)
         atomic_write_text(out, json.dumps(found, indent=1) + "\n")
     page = Path(given["into"]) if Path(given["into"]).is_absolute() else ROOT / given["into"]
-    atomic_write_text(page, replaced(page.read_text(), table(stored()), "parity"))
+    put_table(page, table(stored()), "parity")
     print(page)
     return DONE
 

@@ -16,9 +16,8 @@ from typing import Any
 from prunekit import benchmark
 from prunekit.config import ConfigError
 from prunekit.exit_codes import DONE
-from prunekit.files import atomic_write_text
 from prunekit.progress import say
-from prunekit.report.speed import replaced
+from prunekit.report.speed import put_table
 from prunekit.runtime.linears import DTYPES, computes
 from prunekit.verbs import HELP, explanation, run_script, settings
 
@@ -214,7 +213,7 @@ def main(arguments: Sequence[str]) -> int:
     if given["runs"] is not None:
         measure(given)
     page = Path(given["into"]) if Path(given["into"]).is_absolute() else ROOT / given["into"]
-    atomic_write_text(page, replaced(page.read_text(), table(stored(), training()), "goals"))
+    put_table(page, table(stored(), training()), "goals")
     print(page)
     return DONE
 

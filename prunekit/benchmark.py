@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from prunekit.config import ConfigError
 from prunekit.exit_codes import DONE
 from prunekit.files import atomic_write_text
-from prunekit.report.speed import markdown, replaced
+from prunekit.report.speed import markdown, put_table
 from prunekit.verbs import HELP, explanation, settings
 
 if TYPE_CHECKING:
@@ -89,13 +89,7 @@ def _again(given: Mapping[str, Any]) -> int:
         print(table)
         return DONE
     target = Path(given["into"])
-    try:
-        atomic_write_text(target, replaced(target.read_text(encoding="utf-8"), table, given["block"]))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"into={target} cannot take the table ({error}).\nAllowed: a file with a line `<!-- {given['block']} -->` "
-            f"and behind it one `<!-- end of {given['block']} -->`.\nAdd them where it is to stand, or set block=..."
-        ) from error
+    put_table(target, table, given["block"])
     print(target)
     return DONE
 

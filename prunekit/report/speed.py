@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from prunekit.files import atomic_write_text
+from prunekit.schema import ConfigError
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -39,6 +43,22 @@ def replaced(text: str, table: str, name: str = "bench") -> str:
     if count != 1:
         raise ValueError(f"it has {count} blocks named {name}")
     return found
+
+
+def put_table(page: Path, table: str, name: str = "bench") -> None:
+    """Writes a table into a block of a Markdown file, as `replaced` does.
+
+    Raises:
+        ConfigError: the file cannot be read or written, or does not have exactly one such block.
+    """
+    try:
+        atomic_write_text(page, replaced(page.read_text(encoding="utf-8"), table, name))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"into={page} cannot take the table ({error}).\nAllowed: a file with a line `<!-- {name} -->` "
+            f"and behind it one `<!-- end of {name} -->`.\n"
+            "Add them where it is to stand, or give another file or block."
+        ) from error
 
 
 def _absent(absent: Mapping[str, str]) -> str:
