@@ -302,8 +302,8 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
     seconds = given["seconds"] or (MODEL_SECONDS / len(sizes) if subject.quick else None)
     if subject.quick and given["examples"] is None:
         subject.texts = subject.texts[: _affordable(subject, seconds, candidates=4 + 2 * len(taken))]
-    fewer = _flops_ratio(subject) if subject.prunes else 1.0
-    work = Workload(subject.texts, _dense_flops(subject), given["seed"], subject.score)
+    flops = Flops.of(subject)
+    work = Workload(subject.texts, flops.needed, given["seed"], subject.score)
     around = environment()
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -314,13 +314,14 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
         "load_before": load_average(),
         "settings": {name: value for name, value in given.items() if name not in ("out", "from", "into", "block")},
         "workload": _about_texts(work, sizes, subject.padded_to),
-        "flops_ratio": fewer,
+        "flops_ratio": flops.ratio,
+        "flops_ratio_executed": flops.executed_ratio,
         "absent": absent,
         "blocks": [],
     }
     plan = Plan(sizes, given["rounds"], seconds, given["dtypes"], given["attention"])
     for threads in [1, *([given["wall_threads"]] if given["wall_threads"] else [])]:
-        result["blocks"].append(_block(subject, work, taken, result["absent"], threads, fewer, plan))
+        result["blocks"].append(_block(subject, work, taken, result["absent"], threads, flops, plan))
     result["load_after"] = load_average()
     return result
 
@@ -342,7 +343,7 @@ def _block(
     taken: Sequence[Peer],
     absent: dict[str, str],
     threads: int,
-    fewer: float,
+    flops: Flops,
     plan: Plan,
 ) -> dict[str, Any]:
     """One number of threads: engines are made, then all batch sizes are timed."""
@@ -354,7 +355,7 @@ def _block(
     block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}}
     with tempfile.TemporaryDirectory() as scratch, computing_with(threads):
         block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in plan.dtypes}}
-        shop = Workshop(subject, work, threads, Path(scratch), fewer, absent, block["engines"], plan.attend_by)
+        shop = Workshop(subject, work, threads, Path(scratch), flops, absent, block["engines"], plan.attend_by)
         own = list(_own(shop, plan.dtypes))
         others = list(_peers(shop, taken))
         timed = []
@@ -370,12 +371,12 @@ def _block(
             timed.append((size, found))
         block["gemm_peak"]["after"] = {dtype: gemm_peak(dtype, clock) for dtype in plan.dtypes}
     peaks = {dtype: _highest(when[dtype] for when in block["gemm_peak"].values()) for dtype in plan.dtypes}
-    block["sizes"] = [_measured(found, work, size, clock, fewer, peaks) for size, found in timed]
+    block["sizes"] = [_measured(found, work, size, clock, flops, peaks) for size, found in timed]
     return block
 
 
 def _measured(
-    found: Sequence[Timed], work: Workload, size: int, clock: str, fewer: float, peaks: Mapping[str, Any]
+    found: Sequence[Timed], work: Workload, size: int, clock: str, flops: Flops, peaks: Mapping[str, Any]
 ) -> dict[str, Any]:
     from prunekit.runtime import protocol
 
@@ -395,7 +396,7 @@ def _measured(
             | protocol.quality(timed, work, reference.logits)
             for timed in found
         ],
-        "ratios": protocol.comparisons(found, size, clock, fewer),
+        "ratios": protocol.comparisons(found, size, clock, flops.executed_ratio),
     }
 
 
@@ -407,7 +408,7 @@ class Workshop:
     work: Workload
     threads: int
     scratch: Path  # for files of graphs and conversions
-    fewer: float  # times fewer FLOPs of the pruned model
+    flops: Flops
     absent: dict[str, str]  # name -> why it could not be made
     engines: dict[str, Any]  # name -> what is known about it
     attend_by: str  # backend of the packed engine
@@ -431,12 +432,13 @@ def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
             "linears": dense.engine.linear.name,
             "attention": "torch" if fused is None else fused.name,
         }
-        yield Candidate(f"{name}, unpruned", dense, "unpruned", dtype)
+        yield Candidate(f"{name}, unpruned", dense, "unpruned", dtype, weight=shop.flops.unpruned)
         if position == 0:
             yield Candidate("control", dense, "control", dtype)
         if shop.subject.prunes:
             ours = Packed(name, dense.engine, prune=True)
-            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=1 / shop.fewer, twin=f"{name}, unpruned")
+            twin = f"{name}, unpruned"
+            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=shop.flops.pruned, twin=twin)
         if dtype == "bf16" or shop.subject.quick:  # ONNX Runtime has no bf16 on a CPU
             continue
         yield from _graphs(shop, dtype)
@@ -466,9 +468,9 @@ def _graphs(shop: Workshop, dtype: str) -> Iterator[Candidate]:
             shop.absent[name] = str(error).splitlines()[0]
             continue
         if prune:
-            yield Candidate(name, engine, "pruned", dtype, weight=1 / shop.fewer, twin=dense)
+            yield Candidate(name, engine, "pruned", dtype, weight=shop.flops.pruned, twin=dense)
         else:
-            yield Candidate(name, engine, "unpruned", dtype)
+            yield Candidate(name, engine, "unpruned", dtype, weight=shop.flops.unpruned)
 
 
 class Packed:
@@ -597,32 +599,60 @@ def _highest(peaks: Iterable[float | None]) -> float | None:
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
-def _dense_flops(subject: Subject) -> float:
-    import torch
+@dataclass(frozen=True)
+class Flops:
+    """Of all texts, whose padding costs none: what the dense model needs, and which share of it is executed.
 
-    from prunekit.cost import Shape, dense_macs
+    Our engines compute the last layer for [CLS] alone where the head reads no other, pruned or not: that is no merit
+    of pruning, so what can be realised of a method is the ratio of what the two engines execute.
+    """
 
-    lengths = torch.tensor([len(text) for text in subject.texts])
-    return 2 * float(dense_macs(Shape.from_config(subject.model.config), lengths).sum())
+    needed: float
+    method: float  # share that the pruned model is left with, as the method's budget counts
+    unpruned: float  # shares that our engines execute
+    pruned: float
 
+    @property
+    def ratio(self) -> float:
+        """Times fewer FLOPs by the method."""
+        return 1 / self.method
 
-def _flops_ratio(subject: Subject) -> float:
-    """FLOPs of the texts, unpruned and unpadded, per FLOPs that the pruned model executes on them."""
-    import torch
+    @property
+    def executed_ratio(self) -> float:
+        """Times fewer FLOPs of our pruned engine than of our unpruned one."""
+        return self.unpruned / self.pruned
 
-    from prunekit.cost import CostMeter, Shape
-    from prunekit.evaluation import predict
-    from prunekit.runtime.peers import Inputs
+    @classmethod
+    def of(cls, subject: Subject) -> Flops:
+        """Counted on the texts; a pruned model decides on each."""
+        import torch
 
-    meter = CostMeter(Shape.from_config(subject.model.config), subject.padded_to)
-    inputs = Inputs.of(subject.model.config)
-    ordered = sorted(subject.texts, key=len)
-    for start in range(0, len(ordered), 32):
-        given = inputs.padded(ordered[start : start + 32])
-        batch = {key: torch.from_numpy(array) for key, array in given.items()}
-        _, trace = predict(subject.model, batch, "pack")
-        meter.update(trace.tokens_in, trace.tokens_out, batch["attention_mask"].sum(-1), trace.scorer_macs)
-    return float(meter.compute()["flops_vs_unpadded"])
+        from prunekit.cost import Shape, dense_macs, encoder_macs
+        from prunekit.evaluation import predict
+        from prunekit.runtime.engine import first_is_enough
+        from prunekit.runtime.peers import Inputs
+
+        shape, alone = Shape.from_config(subject.model.config), first_is_enough(subject.model)
+        inputs = Inputs.of(subject.model.config)
+        needed = method = unpruned = pruned = 0.0
+        ordered = sorted(subject.texts, key=len)
+        for start in range(0, len(ordered), 32):
+            given = ordered[start : start + 32]
+            lengths = torch.tensor([len(text) for text in given])
+            whole = lengths.expand(shape.layers, -1)
+            needed += float(dense_macs(shape, lengths).sum())
+            unpruned += float(encoder_macs(shape, whole, whole, first_only=alone).sum())
+            if not subject.prunes:
+                continue
+            batch = {key: torch.from_numpy(array) for key, array in inputs.padded(given).items()}
+            _, trace = predict(subject.model, batch, "pack")
+            scoring = float(trace.scorer_macs.sum())
+            method += float(encoder_macs(shape, trace.tokens_in, trace.tokens_out).sum()) + scoring
+            left = encoder_macs(shape, trace.tokens_in, trace.tokens_out, first_only=alone)
+            pruned += float(left.sum()) + scoring
+        if not subject.prunes:
+            method, pruned = needed, unpruned
+        return cls(2 * needed, method / needed, unpruned / needed, pruned / needed)
 
 
 def _affordable(subject: Subject, seconds: float | int | None, candidates: int) -> int:

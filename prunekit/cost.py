@@ -78,9 +78,16 @@ def encoder_macs(
     tokens_in: Num[Tensor, "layers *sentences"],
     tokens_out: Num[Tensor, "layers *sentences"],
     convention: Convention = "house",
+    *,
+    first_only: bool = False,
 ) -> Float[Tensor, "*sentences"]:
-    """MACs of the whole encoder per sentence."""
-    return layer_macs(shape, tokens_in, tokens_out, convention).sum(0)
+    """MACs of the whole encoder per sentence; `first_only` computes the last layer for the first token alone."""
+    layers = layer_macs(shape, tokens_in, tokens_out, convention)
+    if not first_only:
+        return layers.sum(0)
+    # keys and values of all tokens, the rest of one
+    d, p = shape.hidden, tokens_in[-1].double()
+    return layers[:-1].sum(0) + 2 * d * d * (p + 1) + 2 * d * p + 2 * d * shape.ffn
 
 
 def dense_macs(

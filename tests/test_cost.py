@@ -71,6 +71,14 @@ def test_ltp_tiny_example():
     assert 2 * encoder_macs(shape, torch.tensor([[3], [2]]), torch.tensor([[2], [1]])).tolist()[0] == 1616
 
 
+def test_a_last_layer_for_the_first_token_alone_counted_by_hand():
+    """d=4, m=16. All of the first layer: 192 + 72 + 256; of the last one keys and values of 2 tokens, 2*16*2, query and
+    output of one, 2*16, attention of one over 2, 2*4*2, feed-forward of one, 2*4*16."""
+    shape = Shape(layers=2, hidden=4, ffn=16, heads=1)
+    macs = encoder_macs(shape, torch.tensor([[3], [2]]), torch.tensor([[2], [1]]), first_only=True)
+    assert macs.tolist() == [520 + 64 + 32 + 16 + 128]
+
+
 @pytest.mark.parametrize(
     ("length", "gflops"),
     [

@@ -14,7 +14,7 @@ import prunekit
 from prunekit.data.synthetic import build_tiny_backbone
 from prunekit.heads import Behind, logits_of
 from prunekit.pretrained import load_classifier, save
-from prunekit.runtime.attention import Plan, attend
+from prunekit.runtime.attention import Plan, attend, attend_from_first
 from prunekit.runtime.engine import PackedEngine, rounded
 from prunekit.runtime.linears import (
     Int8Linear,
@@ -23,9 +23,17 @@ from prunekit.runtime.linears import (
     TorchLinear,
     WholeNumbers,
     choose,
+    quantised,
     works,
 )
-from prunekit.runtime.native import NativeAttention, native_attention
+from prunekit.runtime.native import (
+    NativeAttention,
+    NativeRounding,
+    _parts,
+    library,
+    native_attention,
+    native_rounding,
+)
 from prunekit.tokens.encoder import TokenPruner, encoder_of, install
 from prunekit.tokens.packing import Packing
 from prunekit.tokens.policies import KeepRatio, MeanMinusStd, Threshold
@@ -400,6 +408,16 @@ def test_native_attention_is_torchs(heads, size):
     assert not mixed[119:].any()
 
 
+@pytest.mark.parametrize(("kind", "allowed"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_native_attention_from_the_first_token_alone_is_torchs(kind, allowed):
+    native = needs_a_compiler()
+    generator = torch.Generator().manual_seed(0)
+    packing = Packing.of([9, 1, 40, 16, 3], torch.device("cpu"))
+    query, kv = (torch.randn(shape, generator=generator).to(kind) for shape in ((5, 60), (69, 120)))
+    expected = attend_from_first(query, kv, 3, packing)
+    torch.testing.assert_close(attend_from_first(query, kv, 3, packing, native), expected, atol=allowed, rtol=0)
+
+
 def test_native_attention_of_a_sentence_is_bit_for_bit_that_in_any_batch_and_on_any_number_of_threads():
     native = needs_a_compiler()
     generator = torch.Generator().manual_seed(0)
@@ -411,7 +429,7 @@ def test_native_attention_of_a_sentence_is_bit_for_bit_that_in_any_batch_and_on_
     assert torch.equal(received[1, :290], own[0])
     torch.set_num_threads(2)
     try:
-        assert len(native._parts(packing, 64)) == 2
+        assert len(_parts([2 * 64 * length**2 for length in packing.lengths])) == 2
         threaded = native(rows, 4, packing, scored=True)
     finally:
         torch.set_num_threads(1)
@@ -430,7 +448,8 @@ def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
         needs_a_compiler()
         nothing = torch.zeros(100, 60), torch.zeros(5, 70)
         monkeypatch.setattr(NativeAttention, "__call__", lambda *given, scored: nothing)
-    native_attention.cache_clear()
+    for found in (library, native_attention):
+        found.cache_clear()
     try:
         model = install(tiny_model(), DECISIONS["ratio"]())
         engine = PackedEngine(model)
@@ -439,7 +458,8 @@ def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
         with pytest.raises(ValueError, match="attention='native' could not be built here"):
             PackedEngine(model, attention="native")
     finally:
-        native_attention.cache_clear()
+        for found in (library, native_attention):
+            found.cache_clear()
 
 
 # with instructions for int8, and without
@@ -467,6 +487,47 @@ def test_a_backend_that_does_not_work_here_is_replaced(monkeypatch, dtype, best,
             choose(dtype, best.name)
     finally:
         works.cache_clear()
+
+
+@pytest.mark.parametrize("width", [384, 37, 5])
+def test_native_whole_numbers_are_torchs(width):
+    needs_a_compiler()
+    rows = 3 * torch.randn(7, width, generator=torch.Generator().manual_seed(0))
+    rows[2] = 0
+    for native, plain in zip(native_rounding().quantise(rows), quantised(rows), strict=True):
+        assert torch.equal(native, plain)
+
+
+@pytest.mark.parametrize("backend", INT8)
+@pytest.mark.parametrize("activation", [None, torch.nn.GELU(), torch.nn.GELU("tanh"), torch.nn.ReLU()])
+def test_int8_around_the_product_is_the_same_in_torch(monkeypatch, backend, activation):
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, rows = (torch.randn(shape, generator=generator) for shape in ((50, 32), (50,), (9, 32)))
+    residual = None if activation else torch.randn(9, 50, generator=generator)
+    native = backend(weight, bias, "int8", activation)
+    monkeypatch.setattr("prunekit.runtime.linears.native_rounding", lambda: None)
+    plain = backend(weight, bias, "int8", activation)
+    assert (native.native is None) == (native_rounding() is None)
+    torch.testing.assert_close(native(rows, residual), plain(rows, residual), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["quantise", "finish"])
+def test_native_rounding_that_computes_something_wrong_is_not_taken(monkeypatch, part):
+    needs_a_compiler()
+    right = getattr(NativeRounding, part)
+
+    def wrong(self, *given, **named):
+        found = right(self, *given, **named)
+        (found if part == "finish" else found[1])[-1] *= 2
+        return found
+
+    monkeypatch.setattr(NativeRounding, part, wrong)
+    native_rounding.cache_clear()
+    try:
+        assert native_rounding() is None
+        assert Int8Linear(torch.ones(4, 8), None, "int8").native is None
+    finally:
+        native_rounding.cache_clear()
 
 
 def test_whole_numbers_without_an_int8_product_give_the_same(monkeypatch):

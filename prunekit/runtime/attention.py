@@ -33,6 +33,12 @@ class Fused(ABC):
     def over(self, packing: Packing) -> Over:
         """Attention over a packing: `over(qkv, heads, scored=...)`; what the packing decides is laid out once."""
 
+    def from_first(
+        self, query: Float[Tensor, "batch hidden"], kv: Float[Tensor, "rows two_hidden"], heads: int, packing: Packing
+    ) -> Float[Tensor, "batch hidden"] | None:
+        """`attend_from_first`; None where the backend leaves that to torch."""
+        return None
+
 
 @dataclass(frozen=True)
 class Block:
@@ -113,9 +119,16 @@ def attend(
 
 
 def attend_from_first(
-    query: Float[Tensor, "batch hidden"], kv: Float[Tensor, "rows two_hidden"], heads: int, packing: Packing
+    query: Float[Tensor, "batch hidden"],
+    kv: Float[Tensor, "rows two_hidden"],
+    heads: int,
+    packing: Packing,
+    fused: Fused | None = None,
 ) -> Float[Tensor, "batch hidden"]:
     """Attention of one query per sentence over the rows of its sentence. Queries are scaled already."""
+    done = None if fused is None else fused.from_first(query, kv, heads, packing)
+    if done is not None:
+        return done
     total = sum(packing.lengths)
     padded = packing.padded(kv[:total]).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
     key, value = padded[0], padded[1]  # [batch, heads, width, head]

@@ -30,12 +30,14 @@ from prunekit.heads import NOWHERE, behind_encoder, by_token
 from prunekit.runtime.attention import Fused, Plan, attend, attend_from_first
 from prunekit.runtime.extras import need
 from prunekit.runtime.linears import FLOWING, Dtype, Linear, choose, computes, dtype_of
+from prunekit.runtime.memory import keep_freed
 from prunekit.runtime.native import native_attention
 from prunekit.runtime.threads import threads as computing_with
 from prunekit.tokens.backbones import LayerParts, family_of, most_tokens, row_embedder
 from prunekit.tokens.encoder import TokenPruner, encoder_of
 from prunekit.tokens.host import read, send
 from prunekit.tokens.packing import Packing
+from prunekit.tokens.scorers import Scorer
 from prunekit.tokens.state import LayerTrace, TokenState, Trace
 
 # one sentence, a pair of sentences, its token ids; or a padded batch as Hugging Face's tokenizers make them
@@ -89,6 +91,12 @@ def device_of(name: str | torch.device) -> torch.device:
             f"choose one of them."
         )
     return device
+
+
+def first_is_enough(model: PreTrainedModel) -> bool:
+    """Whether the last layer may be computed for the first token alone: the head reads no other, and that one stays."""
+    pruner = encoder_of(model).pruner
+    return behind_encoder(model).first_only and (pruner is None or pruner.protect_first)
 
 
 def rounded(rows: int, sentences: int) -> int:
@@ -164,19 +172,19 @@ class _Step:
     keep: Float[Tensor, "batch tokens"]
     position: Int[Tensor, "batch tokens"]
     protected: Float[Tensor, "batch tokens"]
-    macs: Float[Tensor, "batch"] | None = None
+    scorer: Scorer | None = None
 
     def entry(self) -> LayerTrace:
-        keep = self.keep.cpu()
+        keep, tokens_in = self.keep.cpu(), torch.tensor(self.tokens_in, dtype=torch.float32)
         return LayerTrace(
             self.layer,
             self.decided,
-            torch.tensor(self.tokens_in, dtype=torch.float32),
+            tokens_in,
             (keep > 0).float().sum(-1),
             keep,
             self.position.cpu(),
             self.protected.cpu(),
-            scorer_macs=None if self.macs is None else self.macs.cpu(),
+            scorer_macs=None if self.scorer is None else self.scorer.macs(tokens_in),
         )
 
 
@@ -229,6 +237,7 @@ class PackedEngine:
     `cls_last` computes the last layer for the first token alone where the head reads no other: that changes no logit,
     and is no merit of pruning.
 
+    On the CPU it has glibc keep freed memory, for the whole process (prunekit.runtime.memory).
     Some weights are shared with the model and others are copied: if the model is trained on, make a new engine.
 
     Raises:
@@ -270,6 +279,8 @@ class PackedEngine:
                 "choose dtype='fp32' or 'int8', or another machine.",
                 stacklevel=2,
             )
+        if self.device.type == "cpu":
+            keep_freed()
         # before the weights are laid out, which takes a while
         self.linear = choose(self.dtype, linears, self.device)
         first = family.parts(encoder_of(model).blocks[0])
@@ -287,9 +298,7 @@ class PackedEngine:
         self.config = model.config
         self.most_tokens = most_tokens(model)
         self.head = behind_encoder(model)
-        # a first token that may be pruned might not be there any more
-        stays = self.pruner is None or self.pruner.protect_first
-        self.cls_last = cls_last and self.head.first_only and stays
+        self.cls_last = cls_last and first_is_enough(model)
         self._embed = row_embedder(model)
         last = len(encoder.blocks) - 1
         with computing_on(self.device):
@@ -450,8 +459,7 @@ class _Walk:
             state = self._state(index, needs)
             scores, keep = pruner.decide(index, signals, state, soft=False)
             self.scores = scores if "previous" in needs else None
-            macs = pruner.scorer.macs(state.count)
-            self._note(index, lengths, True, keep, macs)
+            self._note(index, lengths, True, keep, pruner.scorer)
             return self._leave(index, keep, mixed, hidden)
         self._note(index, lengths, False)
         return mixed, hidden
@@ -465,7 +473,7 @@ class _Walk:
         first = F.pad(self.packing.offsets[:-1], (0, rounded(batch, batch) - batch))
         hidden = self.hidden.index_select(0, first)
         query = layer.query(hidden)[:batch]
-        mixed = attend_from_first(query, layer.key_value(self.hidden), layer.heads, self.packing)
+        mixed = attend_from_first(query, layer.key_value(self.hidden), layer.heads, self.packing, self.fused)
         return layer.finish(F.pad(mixed, (0, 0, 0, len(first) - batch)), hidden)[:batch, None]
 
     def restored(self) -> Float[Tensor, "batch tokens hidden"]:
@@ -497,10 +505,10 @@ class _Walk:
             return mixed, hidden
         # places in the padded view: how many there are is known, so nobody waits for the device to count them
         places = torch.nonzero_static(staying.flatten(), size=left, fill_value=0)[:, 0]
-        chosen = before.rows.flatten().index_select(0, places)
+        chosen = before.rows_at(places)
         if self.output is not None:
             others = torch.nonzero_static((before.real & ~staying).flatten(), size=self.total - left, fill_value=0)
-            gone = before.rows.flatten().index_select(0, others[:, 0])
+            gone = before.rows_at(others[:, 0])
             self.output.index_copy_(0, self.origin.index_select(0, gone), hidden.index_select(0, gone))
             self.origin = self.origin.index_select(0, chosen)
         self.packing = packing = Packing.of(counts, keep.device)
@@ -512,7 +520,7 @@ class _Walk:
         self.scores = None if self.scores is None else moved(self.scores)
         self.keep = packing.real.float()
         # dummy rows are copies of the first: no number in them is out of the ordinary
-        chosen = F.pad(chosen, (0, self._room()))
+        chosen = F.pad(chosen, (0, room)) if (room := self._room()) else chosen
         self.plan = Plan(packing, len(chosen), self.fused)
         return mixed.index_select(0, chosen), hidden.index_select(0, chosen)
 
@@ -522,10 +530,10 @@ class _Walk:
         lengths: tuple[int, ...],
         decided: bool,
         keep: Tensor | None = None,
-        macs: Tensor | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         now = self.keep if keep is None else keep
-        self.steps.append(_Step(index, decided, lengths, now, self.position, self.protected, macs))
+        self.steps.append(_Step(index, decided, lengths, now, self.position, self.protected, scorer))
 
 
 def _stays(rows: Rows, pruner: TokenPruner | None) -> Float[Tensor, "batch tokens"]:

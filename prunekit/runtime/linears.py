@@ -14,8 +14,10 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+
+from prunekit.runtime.native import native_rounding
 
 Dtype = Literal["fp32", "bf16", "int8"]
 Activation = Callable[[Tensor], Tensor]
@@ -153,7 +155,8 @@ def _fused(activation: Activation | None) -> tuple[str, str]:
 class QuantisedLinear(Linear):
     """int8 x int8 -> int32. A weight has one scale per output, an activation one per row, taken from that row alone.
 
-    With one scale for all rows a sentence's result would hang on who else is in its batch.
+    With one scale for all rows a sentence's result would hang on who else is in its batch. What is around the product
+    is one pass before and one behind in C++ where that could be built; in torch it takes as long as the product.
     """
 
     dtypes = ("int8",)
@@ -174,16 +177,22 @@ class QuantisedLinear(Linear):
         self.scale = scale.squeeze(-1)
         self.weight = self.laid_out(whole)
         self.bias = torch.zeros_like(self.scale) if bias is None else bias
-        self.activation = activation
+        self.native = native_rounding()
+        self.fused = self.native is not None and _fused(activation) == ("gelu", "none")
+        self.activation = None if self.fused else activation
 
     def __call__(
         self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
     ) -> Float[Tensor, "rows out"]:
         """As `Linear` says."""
-        whole, scale = quantised(rows)
-        out = torch.addcmul(self.bias, self.product(whole), scale)
-        if residual is not None:
-            out += residual
+        if self.native is None:
+            whole, scale = quantised(rows)
+            out = torch.addcmul(self.bias, self.product(whole) * self.scale, scale)
+            if residual is not None:
+                out += residual
+        else:
+            whole, scale = self.native.quantise(rows)
+            out = self.native.finish(self.product(whole), self.scale, scale, self.bias, residual, gelu=self.fused)
         return out if self.activation is None else self.activation(out)
 
     @abstractmethod
@@ -191,8 +200,8 @@ class QuantisedLinear(Linear):
         """The weights as `product` wants them."""
 
     @abstractmethod
-    def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
-        """The product of whole numbers, exact, times what a weight's are worth."""
+    def product(self, rows: Int[Tensor, "rows in"]) -> Shaped[Tensor, "rows out"]:
+        """The product of whole numbers, as int32 or float32 that nobody else reads."""
 
 
 class Int8Linear(QuantisedLinear):
@@ -209,9 +218,9 @@ class Int8Linear(QuantisedLinear):
         """Transposed."""
         return weight.t()
 
-    def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
+    def product(self, rows: Int[Tensor, "rows in"]) -> Int[Tensor, "rows out"]:
         """As `QuantisedLinear` says."""
-        return torch._int_mm(rows, self.weight) * self.scale
+        return torch._int_mm(rows, self.weight)
 
 
 class OneDnnInt8Linear(QuantisedLinear):
@@ -230,6 +239,7 @@ class OneDnnInt8Linear(QuantisedLinear):
 
     def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
         """Packed by oneDNN."""
+        self.ones = torch.ones(len(weight))
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
         return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
 
@@ -237,7 +247,7 @@ class OneDnnInt8Linear(QuantisedLinear):
         """As `QuantisedLinear` says; rows are shifted by 128 to have no sign, and oneDNN takes that back."""
         shifted = (rows ^ -128).view(torch.uint8)
         return torch.ops.onednn.qlinear_pointwise(
-            shifted, 1.0, 128, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            shifted, 1.0, 128, self.weight, self.ones, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
 
@@ -254,7 +264,7 @@ class WholeNumbers(QuantisedLinear):
 
     def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
         """As `QuantisedLinear` says, but for sums that float32 rounds."""
-        return F.linear(rows.float(), self.weight) * self.scale
+        return F.linear(rows.float(), self.weight)
 
 
 def quantised(

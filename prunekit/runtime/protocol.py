@@ -52,7 +52,7 @@ class Encoded(list[int]):
 class Candidate:
     """An engine in one role: `order` says how its batches are made, `padded` whether it computes padding.
 
-    `weight` is the FLOPs that it executes of those of the same texts unpruned and unpadded: 1 unless it prunes.
+    `weight` is the FLOPs that it executes of those of the same texts unpruned and unpadded, in all layers: 1 for peers.
     `twin` names the candidate that is the same engine without pruning, where it prunes.
     """
 
@@ -264,7 +264,8 @@ def trusted(value: float | None) -> bool:
 def comparisons(found: Sequence[Timed], size: int, clock: str, flops_ratio: float) -> list[dict[str, Any]]:
     """The four ratios for each precision and each of our engines, above 1 where ours is faster.
 
-    1 pruned against ourselves unpruned, beside the FLOPs ratio: `efficiency` is what of it is realised
+    1 pruned against ourselves unpruned, beside the ratio of the FLOPs that both execute: `efficiency` is what of it is
+      realised
     2 against the best peer whose batches are sorted by length and padded to their longest text
     3 against the best peer that computes no padding; at batch 1 nobody does
     4 against Hugging Face's eager model padded to the task's length: for comparison with papers only

@@ -17,7 +17,7 @@ from torch import Tensor
 def send(tensor: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
     """A tensor of the host on the device; the host does not wait for it."""
     if device.type != "cuda":
-        return tensor.to(device)
+        return tensor if tensor.device == device else tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)  # from pageable memory a copy waits
 
 

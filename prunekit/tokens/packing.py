@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -56,11 +57,13 @@ class Packing:
     @cached_property
     def offsets(self) -> Int[Tensor, "boundaries"]:
         """First row of each sentence, and the total (`cu_seqlens`)."""
-        return torch.nn.functional.pad(self._length.cumsum(0), (1, 0))
+        return upload((0, *accumulate(self.lengths)), self.device)
 
     @cached_property
     def real(self) -> Bool[Tensor, "batch width"]:
         """True where the padded view has a row of the packed tokens."""
+        if self.uniform:
+            return torch.ones(len(self.lengths), self.width, dtype=torch.bool, device=self.device)
         return torch.arange(self.width, device=self.device)[None, :] < self._length[:, None]
 
     def padded(self, rows: Shaped[Tensor, "total *rest"], fill: float = 0.0) -> Shaped[Tensor, "batch width *rest"]:
@@ -74,6 +77,10 @@ class Packing:
     def rows(self) -> Int[Tensor, "batch width"]:
         """For each place of the padded view its packed row; in the padding, rows of whoever comes behind."""
         return self.offsets[:-1, None] + torch.arange(self.width, device=self.device)
+
+    def rows_at(self, places: Int[Tensor, "some"]) -> Int[Tensor, "some"]:
+        """The packed rows of places in the padded view, flattened."""
+        return places if self.uniform else self.rows.flatten().index_select(0, places)
 
     @cached_property
     def places(self) -> Int[Tensor, "total"]:

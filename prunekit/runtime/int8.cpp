@@ -1,0 +1,75 @@
+// What an int8 product needs before and behind it, in one pass over the rows each: activations to whole numbers, and sums of
+// whole numbers to floats with bias, GELU and residual. Each row is computed by itself, so nothing depends on the batch.
+
+#include "vectors.hpp"
+
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
+
+static inline float size_of(float x) { return x < 0 ? -x : x; }
+static inline Vector size_of(Vector x) { return larger(x, -x); }
+
+// Rounded to the nearest whole number, to an even one where two are as near; for numbers below 2^22
+template <typename T>
+static inline T rounded(T x) { return (x + 12582912.0f) - 12582912.0f; }
+
+// Rows first..last of [rows, width] as whole numbers from -127 to 127, and what one of them is worth in its row
+extern "C" void prunekit_quantise(const float* rows, int64_t first, int64_t last, int64_t width, int8_t* whole, float* scale) {
+    const int64_t even = width / LANES * LANES;
+    for (int64_t r = first; r < last; ++r) {
+        const float* row = rows + r * width;
+        int8_t* to = whole + r * width;
+        Vector most = {};
+        for (int64_t c = 0; c < even; c += LANES) most = larger(most, size_of(load(row + c)));
+        float peak = widest(most);
+        for (int64_t c = even; c < width; ++c) peak = larger(peak, size_of(row[c]));
+        const float worth = larger(peak, 1e-12f) / 127;
+        scale[r] = worth;
+        for (int64_t c = 0; c < even; c += LANES) {
+            const Bytes bytes = __builtin_convertvector(__builtin_convertvector(rounded(load(row + c) / worth), Whole), Bytes);
+            memcpy(to + c, &bytes, sizeof bytes);
+        }
+        for (int64_t c = even; c < width; ++c) to[c] = (int8_t)rounded(row[c] / worth);
+    }
+}
+
+// A vector of which only so many numbers are there, the others zero
+template <typename T>
+static inline void few(T* to, const void* from, int64_t count) {
+    *to = T{};
+    if (count >= LANES)
+        memcpy(to, from, sizeof *to);  // a length known beforehand is one instruction
+    else
+        memcpy(to, from, count * 4);
+}
+
+// x Phi(x) with the exact normal distribution: erfc by formula 7.1.26 of Abramowitz and Stegun, to 1.5e-7
+static inline Vector gelu(Vector x) {
+    const Vector z = size_of(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+    const Vector tail = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    const Vector half = 0.5f * tail * exponential(-z * z);  // what is beyond |x|
+    return x * (x < 0.0f ? half : 1.0f - half);
+}
+
+// Sums [rows, width] of rows first..last, int32 where `whole`, to floats in their own place: times what a weight of the column
+// and a number of the row are worth, plus bias, then GELU where `curved`, then plus a residual [rows, width] where there is one
+extern "C" void prunekit_finish(void* sums, int32_t whole, int64_t first, int64_t last, int64_t width, const float* columns,
+                                const float* rows, const float* bias, const float* residual, int32_t curved) {
+    for (int64_t r = first; r < last; ++r)
+        for (int64_t c = 0; c < width; c += LANES) {
+            const int64_t left = width - c;
+            char* place = (char*)sums + (r * width + c) * 4;
+            Whole sum;
+            few(&sum, place, left);
+            Vector x, worth, more;
+            memcpy(&x, &sum, sizeof x);
+            if (whole) x = __builtin_convertvector(sum, Vector);
+            few(&worth, columns + c, left), few(&more, bias + c, left);
+            x = x * worth * rows[r] + more;
+            if (curved) x = gelu(x);
+            if (residual) few(&more, residual + r * width + c, left), x += more;
+            if (left >= LANES)
+                memcpy(place, &x, sizeof x);
+            else
+                memcpy(place, &x, left * 4);
+        }
+}

@@ -1,0 +1,31 @@
+"""What the C library does with memory that is free again.
+
+glibc gives large blocks back to the system and takes them anew for the next product, page by page and zeroed: 4 to 6 %
+of the time of a batch of 32 short texts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from functools import cache
+
+# names and numbers of glibc's malloc.h; bytes
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+KEPT = 512 << 20  # free memory at the end of the heap that stays with the process
+LARGE = 256 << 20  # blocks from this size on come from the system and go back there
+
+
+@cache
+def keep_freed() -> bool:
+    """Has glibc keep freed memory for what comes next, up to 512 MiB; once, and for the whole process.
+
+    False, and nothing is changed, with another C library, or where the environment says what malloc shall do
+    (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_, GLIBC_TUNABLES).
+    """
+    told = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in told):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, LARGE)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
