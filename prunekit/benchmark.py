@@ -319,7 +319,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
         "absent": absent,
         "blocks": [],
     }
-    plan = Plan(sizes, given["rounds"], seconds, given["dtypes"], given["attention"])
+    plan = Plan(sizes, given["rounds"], seconds, given["dtypes"], given["attention"], given["warm"])
     for threads in [1, *([given["wall_threads"]] if given["wall_threads"] else [])]:
         result["blocks"].append(_block(subject, work, taken, result["absent"], threads, flops, plan))
     result["load_after"] = load_average()
@@ -335,6 +335,7 @@ class Plan:
     seconds: float | int | None  # after which a batch size ends early
     dtypes: Sequence[str]
     attend_by: str  # backend of the packed engine
+    warm: bool  # whether that is warmed up first
 
 
 def _block(
@@ -355,7 +356,7 @@ def _block(
     block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}}
     with tempfile.TemporaryDirectory() as scratch, computing_with(threads):
         block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in plan.dtypes}}
-        shop = Workshop(subject, work, threads, Path(scratch), flops, absent, block["engines"], plan.attend_by)
+        shop = Workshop(subject, work, threads, Path(scratch), flops, absent, block["engines"], plan)
         own = list(_own(shop, plan.dtypes))
         others = list(_peers(shop, taken))
         timed = []
@@ -411,7 +412,7 @@ class Workshop:
     flops: Flops
     absent: dict[str, str]  # name -> why it could not be made
     engines: dict[str, Any]  # name -> what is known about it
-    attend_by: str  # backend of the packed engine
+    plan: Plan
 
 
 def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
@@ -422,10 +423,12 @@ def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
     for position, dtype in enumerate(dtypes):
 
         def packed(dtype: str = dtype) -> Runs:
-            engine = PackedEngine(shop.subject.model, dtype=dtype, threads=shop.threads, attention=shop.attend_by)
+            engine = PackedEngine(shop.subject.model, dtype=dtype, threads=shop.threads, attention=shop.plan.attend_by)
             return Packed(f"prunekit packed {dtype}", engine, prune=False)
 
         dense: Any = _built(shop, packed)
+        if shop.plan.warm:
+            dense.engine.warm()
         name = f"prunekit packed {dtype}"
         fused = dense.engine.fused
         shop.engines[name] |= {
@@ -545,7 +548,10 @@ def _memory() -> Iterator[list[float | None]]:
     """The rise of this process's resident memory at its highest, in MB, put in the list at the end; None where the
     system cannot say.
     """
+    from prunekit.runtime.memory import give_back
+
     found: list[float | None] = [None]
+    give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")

@@ -27,8 +27,9 @@ def result(task, budget, *sizes, attention="auto"):
     }
 
 
-def size(batch, *rows, trusted=True):
-    return {"batch_size": batch, "trusted": trusted, "ratios": list(rows)}
+def size(batch, *rows, trusted=True, first=1.0):
+    candidate = {"name": "prunekit packed fp32, pruned", "first_over_steady": first}
+    return {"batch_size": batch, "trusted": trusted, "ratios": list(rows), "candidates": [candidate]}
 
 
 def pruned(efficiency, engine="packed", dtype="fp32", **peers):
@@ -80,6 +81,11 @@ def test_without_the_native_operator_is_a_measurement_of_its_own():
     assert line(table, "the same in fp32 without")[2:] == ["mrpc 4x 0.86", "reached"]
 
 
+def test_new_shapes_are_read_from_the_first_pass_at_4x():
+    found = [result("sst2", "4x", size(32, first=1.25), size(1, first=2.0)), result("sst2", "8x", size(32, first=2.0))]
+    assert line(goals.table(found), "4x, batch 32, fp32: a later")[1:] == ["0.97", "sst2 4x 0.80", "**missed**"]
+
+
 def test_training_is_read_from_its_own_benchmark(tmp_path):
     (tmp_path / "training_step_sst2.json").write_text(
         '{"task": "sst2", "budget": "2x", "faster_than_reference": {"soft": 8.0, "hard": 12.5}}'
@@ -111,7 +117,7 @@ def test_what_is_stored_is_not_measured_again(tmp_path, monkeypatch, capsys):
     run.parent.mkdir(parents=True)
     shutil.move(stored_run(tmp_path, "topk", PRUNERS["topk"]()), run)
     monkeypatch.setattr(goals, "RESULTS", tmp_path)
-    given = {"runs": str(tmp_path / "runs"), "peers": "none", "rounds": 3, "seconds": 1}
+    given = {"runs": str(tmp_path / "runs"), "peers": "none", "rounds": 3, "seconds": 1, "warm": True}
     goals.measure(given)
     written = sorted(path.name for path in tmp_path.glob("goals_*.json"))
     assert written == ["goals_mrpc_4x.json", "goals_mrpc_4x_torch.json"]

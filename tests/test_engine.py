@@ -15,7 +15,7 @@ from prunekit.data.synthetic import build_tiny_backbone
 from prunekit.heads import Behind, logits_of
 from prunekit.pretrained import load_classifier, save
 from prunekit.runtime.attention import Plan, attend, attend_from_first
-from prunekit.runtime.engine import PackedEngine, rounded
+from prunekit.runtime.engine import PackedEngine, rounded, row_counts
 from prunekit.runtime.linears import (
     Int8Linear,
     OneDnnInt8Linear,
@@ -170,6 +170,20 @@ def test_batched_is_one_by_one(dtype):
             alone.logits[0], together.logits[row], atol=1e-5 if dtype == "fp32" else 2e-2, rtol=0
         )
         assert [layer[0] for layer in alone.kept] == [layer[row] for layer in together.kept]
+
+
+def test_every_number_of_rows_that_is_computed_is_among_those_that_are_compiled_beforehand():
+    assert row_counts(40) == [4, 8, 12, 16, 20, 24, 28, 32, 40]
+    assert {rounded(rows, 5) for rows in range(1, 2000)} == set(row_counts(1999))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_an_engine_that_is_warmed_up_says_the_same(dtype):
+    model = install(tiny_model(), DECISIONS["ratio"]())
+    batch = sentences(LENGTHS)
+    cold, warm = PackedEngine(model, dtype=dtype)(batch), PackedEngine(model, dtype=dtype).warm(64)(batch)
+    assert torch.equal(cold.logits, warm.logits)
+    assert cold.kept == warm.kept
 
 
 def test_an_int8_row_is_quantised_by_itself_alone():

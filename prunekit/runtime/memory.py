@@ -10,11 +10,18 @@ import ctypes
 import os
 import platform
 from functools import cache
+from typing import Any
 
 # names and numbers of glibc's malloc.h; bytes
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 512 << 20  # free memory at the end of the heap that stays with the process
 LARGE = 256 << 20  # blocks from this size on come from the system and go back there
+
+
+def give_back() -> None:
+    """Has glibc give all freed memory back to the system, which is where peaks of memory are measured from."""
+    if (trim := _glibc("malloc_trim")) is not None:
+        trim(0)
 
 
 @cache
@@ -25,7 +32,12 @@ def keep_freed() -> bool:
     (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_, GLIBC_TUNABLES).
     """
     told = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in told):
+    mallopt = _glibc("mallopt")
+    if mallopt is None or any(name in os.environ for name in told):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, LARGE)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
+    return bool(mallopt(MMAP_THRESHOLD, LARGE)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
+
+
+def _glibc(name: str) -> Any:
+    """A function of glibc; None with another C library."""
+    return getattr(ctypes.CDLL(None), name, None) if platform.libc_ver()[0] == "glibc" else None
