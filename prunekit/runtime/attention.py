@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from prunekit.tokens.packing import Group, Packing
 from prunekit.tokens.state import Need, Signals
 
+# bytes of probabilities at a time, on a CPU: what exceeds the cache of a core goes to memory and back, three times
+IN_CACHE = 512 << 10
 # signals that scorers ask of attention; the others are the state's
 OF_ATTENTION: frozenset[Need] = frozenset({"received", "probs", "dropped"})
 
@@ -147,14 +149,48 @@ def _one(
     if not needs & OF_ATTENTION:
         mask = None if real is None else real[:, None, None, :]
         return F.scaled_dot_product_attention(query, key, value, mask, scale=1.0).transpose(1, 2), Signals()
+    if needs & OF_ATTENTION == {"received"}:
+        mixed, votes = query.new_empty(query.shape), query.new_zeros(*query.shape[:3], dtype=torch.float32)
+        for part in _in_cache(query):
+            _, votes[part], mixed[part] = _explicit(query[part], key[part], value[part], _of(real, part))
+        return mixed.transpose(1, 2), Signals(votes.mean(1))
+    probs, votes, mixed = _explicit(query, key, value, real)
+    # nothing is dropped where nothing is trained
+    return mixed.transpose(1, 2), Signals(
+        votes.mean(1) if "received" in needs else None,
+        probs if "probs" in needs else None,
+        probs if "dropped" in needs else None,
+    )
+
+
+def _explicit(
+    query: Float[Tensor, "block heads width head"],
+    key: Float[Tensor, "block heads width head"],
+    value: Float[Tensor, "block heads width head"],
+    real: Bool[Tensor, "block width"] | None,
+) -> tuple[
+    Float[Tensor, "block heads width width"],
+    Float[Tensor, "block heads width"],
+    Float[Tensor, "block heads width head"],
+]:
+    """Probabilities, their column sums over real queries, and the mixture of values."""
     logits = torch.matmul(query, key.transpose(2, 3))
     if real is not None:
         logits.masked_fill_(~real[:, None, None, :], torch.finfo(logits.dtype).min)
     probs = torch.softmax(logits, -1, dtype=torch.float32)
-    mixed = torch.matmul(probs.to(value.dtype), value).transpose(1, 2)
-    received = None
-    if "received" in needs:
-        votes = probs.sum(2) if real is None else torch.einsum("bhqk,bq->bhk", probs, real.float())
-        received = votes.mean(1)
-    # nothing is dropped where nothing is trained
-    return mixed, Signals(received, probs if "probs" in needs else None, probs if "dropped" in needs else None)
+    votes = probs.sum(2) if real is None else torch.einsum("bhqk,bq->bhk", probs, real.float())
+    return probs, votes, torch.matmul(probs.to(value.dtype), value)
+
+
+def _in_cache(query: Float[Tensor, "block heads width head"]) -> Iterator[tuple[slice, slice]]:
+    """Parts of sentences and heads whose probabilities fit a core's cache; on a GPU everything at once."""
+    block, heads, width, _ = query.shape
+    fit = max(1, IN_CACHE // (4 * width * width)) if query.device.type == "cpu" else block * heads
+    sentences, alone = max(1, fit // heads), min(heads, fit)
+    for sentence in range(0, block, sentences):
+        for head in range(0, heads, alone):
+            yield slice(sentence, sentence + sentences), slice(head, head + alone)
+
+
+def _of(real: Bool[Tensor, "block width"] | None, part: tuple[slice, slice]) -> Bool[Tensor, "part width"] | None:
+    return None if real is None else real[part[0]]
