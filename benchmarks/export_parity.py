@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         found = measure(run, given["formats"], given["rows"])
         out = RESULTS / "export_parity_{task}_{method}.json".format(**found)
         atomic_write_text(out, json.dumps(found, indent=1) + "\n")
-    page = Path(given["into"]) if Path(given["into"]).is_absolute() else ROOT / given["into"]
+    page = ROOT / given["into"]
     put_table(page, table(stored()), "parity")
     print(page)
     return DONE

@@ -230,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
     given = settings(SETTINGS, arguments)
     if given["runs"] is not None:
         measure(given)
-    page = Path(given["into"]) if Path(given["into"]).is_absolute() else ROOT / given["into"]
+    page = ROOT / given["into"]
     put_table(page, table(stored(), training()), "goals")
     print(page)
     return DONE

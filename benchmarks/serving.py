@@ -33,7 +33,7 @@ from prunekit.environment import environment
 from prunekit.exit_codes import DONE
 from prunekit.files import atomic_write_text
 from prunekit.opened import OpenedRun, open_run
-from prunekit.report.speed import replaced
+from prunekit.report.speed import put_table
 from prunekit.runtime.batching import milliseconds
 from prunekit.verbs import HELP, explanation, run_script, settings
 
@@ -273,11 +273,9 @@ def _table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def rewritten(text: str, folder: Path = RESULTS) -> str:
-    """The document with the block `serving` as the stored results have it."""
-    return replaced(
-        text, markdown([json.loads(path.read_text()) for path in sorted(folder.glob("serving_*.json"))]), "serving"
-    )
+def stored(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """What was measured."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("serving_*.json"))]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -298,15 +296,9 @@ def main(arguments: Sequence[str]) -> int:
         folder = out.parent
         atomic_write_text(out, json.dumps(result, indent=1) + "\n")
         print(f"{_table(result)}\nstored: {out}")
-    target = Path(given["into"])
-    try:
-        atomic_write_text(target, rewritten(target.read_text(encoding="utf-8"), folder))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"into={target} cannot take the table ({error}).\nAllowed: a file with the lines `<!-- serving -->` and "
-            "`<!-- end of serving -->`.\nAdd them, or give another file."
-        ) from error
-    print(target)
+    page = ROOT / given["into"]
+    put_table(page, markdown(stored(folder)), "serving")
+    print(page)
     return DONE
 
 
