@@ -198,7 +198,7 @@ def load(run: OpenedRun, given: Mapping[str, Any]) -> Model:
             f"batch_tokens={given['batch_tokens']} has no room for one text of max_length={longest}.\n"
             f"Allowed: {longest} and more.\nGive more, or a shorter max_length."
         )
-    engine.warm(min(given["batch_tokens"], 1024))  # no request shall wait for a compiler
+    engine.warm(min(given["batch_tokens"], 1024))  # few requests shall wait for a compiler
     model = Model(engine, load_tokenizer(run.model), max_length=longest, cut=given["cut"])
     first: Any = ("warm", "up") if run.spec.text_pair else "warm up"
     for texts in ([first], [first] * min(2, given["batch_texts"])):

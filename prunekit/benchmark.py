@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prunekit.runtime.peers import Peer, Runs
     from prunekit.runtime.protocol import Candidate, Encoded, Timed, Workload
 
-SCHEMA = 1
+SCHEMA = 2  # 1 set speed-ups beside the method's FLOPs ratio, whatever the engines executed
 RUN_SIZES, MODEL_SIZES = (1, 8, 32, 128), (1, 32)
 MODEL_EXAMPLES, MODEL_SECONDS, MODEL_TOKENS = 64, 35.0, 512
 PEAK_SIDE = 1024  # of the square matrices whose product is the measured peak
@@ -372,12 +372,12 @@ def _block(
             timed.append((size, found))
         block["gemm_peak"]["after"] = {dtype: gemm_peak(dtype, clock) for dtype in plan.dtypes}
     peaks = {dtype: _highest(when[dtype] for when in block["gemm_peak"].values()) for dtype in plan.dtypes}
-    block["sizes"] = [_measured(found, work, size, clock, flops, peaks) for size, found in timed]
+    block["sizes"] = [_measured(found, work, size, clock, peaks) for size, found in timed]
     return block
 
 
 def _measured(
-    found: Sequence[Timed], work: Workload, size: int, clock: str, flops: Flops, peaks: Mapping[str, Any]
+    found: Sequence[Timed], work: Workload, size: int, clock: str, peaks: Mapping[str, Any]
 ) -> dict[str, Any]:
     from prunekit.runtime import protocol
 
@@ -397,7 +397,7 @@ def _measured(
             | protocol.quality(timed, work, reference.logits)
             for timed in found
         ],
-        "ratios": protocol.comparisons(found, size, clock, flops.executed_ratio),
+        "ratios": protocol.comparisons(found, size, clock),
     }
 
 
@@ -432,16 +432,17 @@ def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
         name = f"prunekit packed {dtype}"
         fused = dense.engine.fused
         shop.engines[name] |= {
-            "linears": dense.engine.linear.name,
+            "linears": dense.engine.layers[0].output.backend,
             "attention": "torch" if fused is None else fused.name,
         }
-        yield Candidate(f"{name}, unpruned", dense, "unpruned", dtype, weight=shop.flops.unpruned)
+        unpruned, pruned = shop.flops.packed
+        yield Candidate(f"{name}, unpruned", dense, "unpruned", dtype, weight=unpruned)
         if position == 0:
-            yield Candidate("control", dense, "control", dtype)
+            yield Candidate("control", dense, "control", dtype, weight=unpruned)
         if shop.subject.prunes:
             ours = Packed(name, dense.engine, prune=True)
             twin = f"{name}, unpruned"
-            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=shop.flops.pruned, twin=twin)
+            yield Candidate(f"{name}, pruned", ours, "pruned", dtype, weight=pruned, twin=twin)
         if dtype == "bf16" or shop.subject.quick:  # ONNX Runtime has no bf16 on a CPU
             continue
         yield from _graphs(shop, dtype)
@@ -471,9 +472,9 @@ def _graphs(shop: Workshop, dtype: str) -> Iterator[Candidate]:
             shop.absent[name] = str(error).splitlines()[0]
             continue
         if prune:
-            yield Candidate(name, engine, "pruned", dtype, weight=shop.flops.pruned, twin=dense)
+            yield Candidate(name, engine, "pruned", dtype, weight=shop.flops.graph[1], twin=dense)
         else:
-            yield Candidate(name, engine, "unpruned", dtype, weight=shop.flops.unpruned)
+            yield Candidate(name, engine, "unpruned", dtype, weight=shop.flops.graph[0])
 
 
 class Packed:
@@ -609,14 +610,15 @@ def _highest(peaks: Iterable[float | None]) -> float | None:
 class Flops:
     """Of all texts, whose padding costs none: what the dense model needs, and which share of it is executed.
 
-    Our engines compute the last layer for [CLS] alone where the head reads no other, pruned or not: that is no merit
-    of pruning, so what can be realised of a method is the ratio of what the two engines execute.
+    Our engines compute of the last layer only what the head reads, pruned or not: that is no merit of pruning, so
+    what can be realised of a method is the ratio of what the two execute. The packed engine computes keys and values
+    of all tokens and the rest of [CLS], a graph all but the feed-forward half of all tokens.
     """
 
     needed: float
     method: float  # share that the pruned model is left with, as the method's budget counts
-    unpruned: float  # shares that our engines execute
-    pruned: float
+    packed: tuple[float, float]  # shares that our engines execute, unpruned and pruned
+    graph: tuple[float, float]
 
     @property
     def ratio(self) -> float:
@@ -625,8 +627,8 @@ class Flops:
 
     @property
     def executed_ratio(self) -> float:
-        """Times fewer FLOPs of our pruned engine than of our unpruned one."""
-        return self.unpruned / self.pruned
+        """Times fewer FLOPs of the packed engine than of itself unpruned."""
+        return self.packed[0] / self.packed[1]
 
     @classmethod
     def of(cls, subject: Subject) -> Flops:
@@ -637,28 +639,34 @@ class Flops:
         from prunekit.evaluation import predict
         from prunekit.runtime.engine import first_is_enough
         from prunekit.runtime.peers import Inputs
+        from prunekit.tokens.state import Trace
 
         shape, alone = Shape.from_config(subject.model.config), first_is_enough(subject.model)
         inputs = Inputs.of(subject.model.config)
-        needed = method = unpruned = pruned = 0.0
+        needed, method = 0.0, 0.0
+        shares = torch.zeros(2, 2, dtype=torch.float64)  # packed and graph, unpruned and pruned
         ordered = sorted(subject.texts, key=len)
         for start in range(0, len(ordered), 32):
             given = ordered[start : start + 32]
             lengths = torch.tensor([len(text) for text in given])
-            whole = lengths.expand(shape.layers, -1)
+            whole = lengths.expand(shape.layers, -1).float()
             needed += float(dense_macs(shape, lengths).sum())
-            unpruned += float(encoder_macs(shape, whole, whole, first_only=alone).sum())
-            if not subject.prunes:
-                continue
-            batch = {key: torch.from_numpy(array) for key, array in inputs.padded(given).items()}
-            _, trace = predict(subject.model, batch, "pack")
-            scoring = float(trace.scorer_macs.sum())
-            method += float(encoder_macs(shape, trace.tokens_in, trace.tokens_out).sum()) + scoring
-            left = encoder_macs(shape, trace.tokens_in, trace.tokens_out, first_only=alone)
-            pruned += float(left.sum()) + scoring
+            counts = [(whole, whole, 0.0)]
+            if subject.prunes:
+                batch = {key: torch.from_numpy(array) for key, array in inputs.padded(given).items()}
+                _, trace = predict(subject.model, batch, "pack")
+                method += float(encoder_macs(shape, trace.tokens_in, trace.tokens_out).sum() + trace.scorer_macs.sum())
+                # the packed engine takes no decision in a last layer that it computes for [CLS] alone
+                decided = Trace(layers=trace.layers[:-1] if alone else trace.layers)
+                counts.append((trace.tokens_in, trace.tokens_out, float(decided.scorer_macs.sum())))
+            for pruned, (tokens_in, tokens_out, scoring) in enumerate(counts):
+                shares[0, pruned] += encoder_macs(shape, tokens_in, tokens_out, first_only=alone).sum() + scoring
+                read = torch.cat([tokens_out[:-1], torch.ones_like(tokens_out[-1:])]) if alone else tokens_out
+                shares[1, pruned] += encoder_macs(shape, tokens_in, read).sum() + scoring
         if not subject.prunes:
-            method, pruned = needed, unpruned
-        return cls(2 * needed, method / needed, unpruned / needed, pruned / needed)
+            method, shares[:, 1] = needed, shares[:, 0]
+        packed, graph = (shares / needed).tolist()
+        return cls(2 * needed, method / needed, (packed[0], packed[1]), (graph[0], graph[1]))
 
 
 def _affordable(subject: Subject, seconds: float | int | None, candidates: int) -> int:

@@ -87,7 +87,8 @@ def encoder_macs(
         return layers.sum(0)
     # keys and values of all tokens, the rest of one
     d, p = shape.hidden, tokens_in[-1].double()
-    return layers[:-1].sum(0) + 2 * d * d * (p + 1) + 2 * d * p + 2 * d * shape.ffn
+    softmax = shape.heads * p if convention == "top" else 0.0
+    return layers[:-1].sum(0) + 2 * d * d * (p + 1) + 2 * d * p + 2 * d * shape.ffn + softmax
 
 
 def dense_macs(

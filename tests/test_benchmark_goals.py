@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 goals = benchmark_script("goals")
 
 
-def result(task, budget, *sizes, attention="auto"):
+def result(task, budget, *sizes, attention="auto", warm=True):
     return {
         "task": task,
         "budget": budget,
-        "settings": {"attention": attention},
+        "settings": {"attention": attention, "warm": warm},
         "date": "2026-01-02",
         "hardware": {"cpus": 2, "cpu": "a CPU", "instructions": "AVX2"},
         "blocks": [{"sizes": list(sizes)}],
@@ -82,8 +82,13 @@ def test_without_the_native_operator_is_a_measurement_of_its_own():
 
 
 def test_new_shapes_are_read_from_the_first_pass_at_4x():
-    found = [result("sst2", "4x", size(32, first=1.25), size(1, first=2.0)), result("sst2", "8x", size(32, first=2.0))]
-    assert line(goals.table(found), "4x, batch 32, fp32: a later")[1:] == ["0.97", "sst2 4x 0.80", "**missed**"]
+    found = [
+        result("sst2", "4x", size(32, first=1.0), size(1, first=2.0)),
+        result("sst2", "4x", size(32, first=1.25), warm=False),
+        result("sst2", "8x", size(32, first=2.0)),
+    ]
+    assert line(goals.table(found), "4x, batch 32, fp32: a later")[1:] == ["0.97", "sst2 4x 1.00", "reached"]
+    assert line(goals.table(found), "the same without `warm()`")[1:] == ["0.97", "sst2 4x 0.80", "**missed**"]
 
 
 def test_training_is_read_from_its_own_benchmark(tmp_path):
@@ -117,10 +122,11 @@ def test_what_is_stored_is_not_measured_again(tmp_path, monkeypatch, capsys):
     run.parent.mkdir(parents=True)
     shutil.move(stored_run(tmp_path, "topk", PRUNERS["topk"]()), run)
     monkeypatch.setattr(goals, "RESULTS", tmp_path)
-    given = {"runs": str(tmp_path / "runs"), "peers": "none", "rounds": 3, "seconds": 1, "warm": True}
+    given = {"runs": str(tmp_path / "runs"), "peers": "none", "rounds": 3, "seconds": 1}
     goals.measure(given)
     written = sorted(path.name for path in tmp_path.glob("goals_*.json"))
-    assert written == ["goals_mrpc_4x.json", "goals_mrpc_4x_torch.json"]
-    assert [row["settings"]["attention"] for row in goals.stored(tmp_path)] == ["auto", "torch"]
+    assert written == ["goals_mrpc_4x.json", "goals_mrpc_4x_cold.json", "goals_mrpc_4x_torch.json"]
+    assert [row["settings"]["attention"] for row in goals.stored(tmp_path)] == ["auto", "auto", "torch"]
+    assert [row["settings"]["warm"] for row in goals.stored(tmp_path)] == [True, False, True]
     monkeypatch.setattr(goals.benchmark, "main", lambda arguments: pytest.fail("measured again"))
     goals.measure(given)

@@ -29,6 +29,7 @@ from prunekit.runtime.linears import (
 from prunekit.runtime.native import (
     NativeAttention,
     NativeRounding,
+    _alike,
     _parts,
     library,
     native_attention,
@@ -512,6 +513,27 @@ def test_native_whole_numbers_are_torchs(width):
         assert torch.equal(native, plain)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_spoils_its_row_in_int8_too(bad):
+    rows = torch.ones(3, 40)
+    rows[1, 3] = rows[2, 39] = bad
+    found = choose("int8")(torch.ones(5, 40), None, "int8")(rows)
+    assert found[0].tolist() == pytest.approx([40.0] * 5)
+    assert found[1:].isnan().all()
+
+
+def test_int8_on_two_threads_is_that_on_one():
+    generator = torch.Generator().manual_seed(0)
+    rows, linear = torch.randn(701, 384, generator=generator), choose("int8")(torch.eye(384), None, "int8")
+    alone = linear(rows)
+    torch.set_num_threads(2)
+    try:
+        assert _alike(701, 384 * 16) == [(0, 350), (350, 701)]
+        assert torch.equal(linear(rows), alone)
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("backend", INT8)
 @pytest.mark.parametrize("activation", [None, torch.nn.GELU(), torch.nn.GELU("tanh"), torch.nn.ReLU()])
 def test_int8_around_the_product_is_the_same_in_torch(monkeypatch, backend, activation):
@@ -525,14 +547,14 @@ def test_int8_around_the_product_is_the_same_in_torch(monkeypatch, backend, acti
     torch.testing.assert_close(native(rows, residual), plain(rows, residual), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("part", ["quantise", "finish"])
+@pytest.mark.parametrize("part", ["quantise", "finish_"])
 def test_native_rounding_that_computes_something_wrong_is_not_taken(monkeypatch, part):
     needs_a_compiler()
     right = getattr(NativeRounding, part)
 
     def wrong(self, *given, **named):
         found = right(self, *given, **named)
-        (found if part == "finish" else found[1])[-1] *= 2
+        (found if part == "finish_" else found[1])[-1] *= 2
         return found
 
     monkeypatch.setattr(NativeRounding, part, wrong)

@@ -10,7 +10,6 @@ import pytest
 ASK = """
 import ctypes, resource, torch
 from prunekit.runtime.memory import keep_freed
-from prunekit.runtime.native import library  # imports what is imported anyway
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

@@ -147,7 +147,7 @@ def test_the_four_ratios():
         Candidate("eager", eager, "padded", padded=True),
     ]
     found = list(timed([*own, *peers]).values())
-    unpruned, pruned = comparisons(found, 2, "cpu", flops_ratio=2.5)
+    unpruned, pruned = comparisons(found, 2, "cpu")
     assert "vs_unpruned" not in unpruned
     assert pruned["vs_unpruned"] == {
         "median": 2.0, "q25": 2.0, "q75": 2.0, "against": "unpruned", "flops_ratio": 2.5, "efficiency": 0.8,
@@ -163,13 +163,13 @@ def test_the_four_ratios():
 def test_at_batch_1_nobody_pads():
     own, clock = study()
     found = list(timed([*own, Candidate("hf", Engine("hf", clock, 3.0, padded=True), "peer", padded=True)], 1).values())
-    row = comparisons(found, 1, "cpu", flops_ratio=2.5)[0]
+    row = comparisons(found, 1, "cpu")[0]
     assert row["vs_sorted"]["against"] == row["vs_unpadded"]["against"] == "hf"
 
 
 def test_without_a_peer_there_is_no_ratio():
     own, _ = study()
-    row = comparisons(list(timed(own).values()), 2, "cpu", flops_ratio=2.5)[0]
+    row = comparisons(list(timed(own).values()), 2, "cpu")[0]
     assert (row["vs_sorted"], row["vs_unpadded"], row["vs_padded_eager"]) == (None, None, None)
 
 

@@ -49,7 +49,8 @@ def test_the_settings_of_other_commands_are_in_the_wheel(site: Path):
 
 
 def test_the_source_of_native_attention_is_in_the_wheel(site: Path):
-    assert (site / "prunekit" / "runtime" / "attention.cpp").is_file()
+    for name in ("attention.cpp", "int8.cpp", "vectors.hpp"):
+        assert (site / "prunekit" / "runtime" / name).is_file()
 
 
 def test_the_console_script_answers_from_any_folder(site: Path, tmp_path: Path):

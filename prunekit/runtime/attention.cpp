@@ -68,8 +68,10 @@ static inline void queries(const float* query, int64_t tokens, int64_t size, int
         store(end, most);
         for (int64_t j = 0; j < width - LANES; j += LANES) most = larger(most, load(row + j));
         float peak = widest(most);
-        Vector sum = {};
-        for (int64_t j = 0; j < width; j += LANES) {
+        Vector sum = exponential(load(end) - peak);
+        sum = place < (int32_t)(tokens - (width - LANES)) ? sum : Vector{};
+        store(end, sum);
+        for (int64_t j = 0; j < width - LANES; j += LANES) {
             Vector e = exponential(load(row + j) - peak);
             store(row + j, e);
             sum += e;

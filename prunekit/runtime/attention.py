@@ -150,7 +150,7 @@ def _one(
         mask = None if real is None else real[:, None, None, :]
         return F.scaled_dot_product_attention(query, key, value, mask, scale=1.0).transpose(1, 2), Signals()
     if needs & OF_ATTENTION == {"received"}:
-        mixed, votes = query.new_empty(query.shape), query.new_zeros(*query.shape[:3], dtype=torch.float32)
+        mixed, votes = query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
         for part in _in_cache(query):
             _, votes[part], mixed[part] = _explicit(query[part], key[part], value[part], _of(real, part))
         return mixed.transpose(1, 2), Signals(votes.mean(1))

@@ -337,10 +337,11 @@ class PackedEngine:
             return self._run(rows.on(self.device), self.pruner if prune else None, known)
 
     def warm(self, most: int = 1024) -> PackedEngine:
-        """Has the backend compile its products for every number of rows up to `most` now, and returns the engine.
+        """Has the backend compile its products now, for the rounded numbers of rows up to `most`; returns the engine.
 
         Worth it before serving on a CPU: else each new number of rows costs a batch about half a millisecond per kind
-        of product, which is a fifth of its first pass. Takes a second or two for layers of 384, a few for those of 768.
+        of product, which is a fifth of its first pass. What stays new are larger batches, and single texts of more than
+        32 tokens, whose rows are not rounded. Takes a second or two for layers of 384, a few for those of 768.
         """
         if self.device.type == "cpu":
             with computing_on(self.device), computing_with(self.threads):
@@ -453,9 +454,9 @@ class _Walk:
         self.fused = engine.fused
         self.plan = Plan(self.packing, len(self.hidden), self.fused)
         # who leaves has to be remembered where somebody may ask for them behind the last layer
-        self.first_is_enough = engine.head.first_only
+        self.read_alone = engine.head.first_only
         self.output: Tensor | None = None
-        if not self.first_is_enough or (pruner is not None and not pruner.protect_first):
+        if not self.read_alone or (pruner is not None and not pruner.protect_first):
             self.output = torch.zeros_like(self.start)
             self.origin = torch.arange(len(self.start), device=real.device)
 
@@ -514,7 +515,7 @@ class _Walk:
         if self.output is None:
             return self.hidden.index_select(0, self.packing.offsets[:-1])[:, None]
         self.output[self.origin] = self.hidden[: self.total]
-        if self.first_is_enough:
+        if self.read_alone:
             return self.output.index_select(0, self.whole.offsets[:-1])[:, None]
         return self.whole.padded(self.output)
 

@@ -12,18 +12,27 @@ static inline Vector size_of(Vector x) { return larger(x, -x); }
 template <typename T>
 static inline T rounded(T x) { return (x + 12582912.0f) - 12582912.0f; }
 
-// Rows first..last of [rows, width] as whole numbers from -127 to 127, and what one of them is worth in its row
+// Rows first..last of [rows, width] as whole numbers from -127 to 127, and what one of them is worth in its row: NaN, which
+// spoils what is computed of it, where a number is not finite
 extern "C" void prunekit_quantise(const float* rows, int64_t first, int64_t last, int64_t width, int8_t* whole, float* scale) {
     const int64_t even = width / LANES * LANES;
     for (int64_t r = first; r < last; ++r) {
         const float* row = rows + r * width;
         int8_t* to = whole + r * width;
-        Vector most = {};
-        for (int64_t c = 0; c < even; c += LANES) most = larger(most, size_of(load(row + c)));
-        float peak = widest(most);
-        for (int64_t c = even; c < width; ++c) peak = larger(peak, size_of(row[c]));
+        Vector most = {}, spoilt = {};
+        for (int64_t c = 0; c < even; c += LANES) {
+            const Vector x = load(row + c);
+            most = larger(most, size_of(x));
+            spoilt += x - x;  // 0, or NaN
+        }
+        float peak = widest(most), none = total(spoilt);
+        for (int64_t c = even; c < width; ++c) peak = larger(peak, size_of(row[c])), none += row[c] - row[c];
         const float worth = larger(peak, 1e-12f) / 127;
-        scale[r] = worth;
+        scale[r] = worth + none;
+        if (none != 0) {
+            memset(to, 0, width);
+            continue;
+        }
         for (int64_t c = 0; c < even; c += LANES) {
             const Bytes bytes = __builtin_convertvector(__builtin_convertvector(rounded(load(row + c) / worth), Whole), Bytes);
             memcpy(to + c, &bytes, sizeof bytes);

@@ -65,6 +65,11 @@ class Linear(ABC):
         """Whether it is worth taking on this processor where nobody asks for it by name."""
         return True
 
+    @property
+    def backend(self) -> str:
+        """What it computes with, in words."""
+        return self.name
+
     @abstractmethod
     def __init__(
         self,
@@ -173,10 +178,10 @@ class QuantisedLinear(Linear):
         dtype: Dtype,
         activation: Activation | None = None,
     ) -> None:
-        whole, scale = quantised(weight, self.most())
+        whole, scale = quantised(weight.float(), self.most())
         self.scale = scale.squeeze(-1)
         self.weight = self.laid_out(whole)
-        self.bias = torch.zeros_like(self.scale) if bias is None else bias
+        self.bias = torch.zeros_like(self.scale) if bias is None else bias.float().contiguous()
         self.native = native_rounding()
         self.fused = self.native is not None and _fused(activation) == ("gelu", "none")
         self.activation = None if self.fused else activation
@@ -192,8 +197,13 @@ class QuantisedLinear(Linear):
                 out += residual
         else:
             whole, scale = self.native.quantise(rows)
-            out = self.native.finish(self.product(whole), self.scale, scale, self.bias, residual, gelu=self.fused)
+            out = self.native.finish_(self.product(whole), self.scale, scale, self.bias, residual, gelu=self.fused)
         return out if self.activation is None else self.activation(out)
+
+    @property
+    def backend(self) -> str:
+        """As `Linear` says, and who works around the product."""
+        return f"{self.name}, rounding in {'torch' if self.native is None else 'C++'}"
 
     @abstractmethod
     def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:

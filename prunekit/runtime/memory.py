@@ -15,7 +15,8 @@ from typing import Any
 # names and numbers of glibc's malloc.h; bytes
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 512 << 20  # free memory at the end of the heap that stays with the process
-LARGE = 256 << 20  # blocks from this size on come from the system and go back there
+# blocks from this size on come from the system and go back there; before 2.35 glibc takes no more than the second one
+LARGE = (256 << 20, 32 << 20)
 
 
 def give_back() -> None:
@@ -26,16 +27,17 @@ def give_back() -> None:
 
 @cache
 def keep_freed() -> bool:
-    """Has glibc keep freed memory for what comes next, up to 512 MiB; once, and for the whole process.
+    """Has glibc keep freed memory for what comes next; once, and for the whole process.
 
-    False, and nothing is changed, with another C library, or where the environment says what malloc shall do
-    (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_, GLIBC_TUNABLES).
+    Up to 512 MiB at the end of the heap, and blocks of less than 256 MiB wherever they lie. False, and nothing is
+    changed, with another C library, or where the environment says what malloc shall do (MALLOC_TRIM_THRESHOLD_,
+    MALLOC_MMAP_THRESHOLD_, GLIBC_TUNABLES).
     """
     told = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
     mallopt = _glibc("mallopt")
     if mallopt is None or any(name in os.environ for name in told):
         return False
-    return bool(mallopt(MMAP_THRESHOLD, LARGE)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
+    return any(mallopt(MMAP_THRESHOLD, size) for size in LARGE) and bool(mallopt(TRIM_THRESHOLD, KEPT))
 
 
 def _glibc(name: str) -> Any:

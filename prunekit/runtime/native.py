@@ -68,18 +68,18 @@ class NativeAttention(Fused):
         out = qkv.new_empty((qkv.shape[0], hidden))
         if (total := sum(packing.lengths)) < len(out):
             out[total:] = 0
-        received = torch.zeros(batch, width) if scored else None
+        received = torch.zeros(batch, width, dtype=torch.float32) if scored else None
         offsets, size, bf16 = packing.offsets, hidden // heads, int(qkv.dtype == torch.bfloat16)
         room = int(self._scratch(width, heads, size))
 
         def work(first: int, last: int) -> None:
-            scratch = torch.empty(room)
+            scratch = torch.empty(room, dtype=torch.float32)
             self._attend(
                 qkv.data_ptr(), offsets.data_ptr(), first, last, heads, size, out.data_ptr(),
                 None if received is None else received.data_ptr(), width, scratch.data_ptr(), bf16,
             )  # fmt: skip
 
-        _each(work, [2 * hidden * length * length for length in packing.lengths])
+        _each(work, _parts([2 * hidden * length * length for length in packing.lengths]))
         return out, received
 
     def over(self, packing: Packing) -> Over:
@@ -96,18 +96,18 @@ class NativeAttention(Fused):
         room = int(self._scratch(packing.width, heads, size))
 
         def work(first: int, last: int) -> None:
-            scratch = torch.empty(room)
+            scratch = torch.empty(room, dtype=torch.float32)
             self._attend_one(
                 query.data_ptr(), kv.data_ptr(), offsets.data_ptr(), first, last, heads, size, out.data_ptr(),
                 scratch.data_ptr(), bf16,
             )  # fmt: skip
 
-        _each(work, [2 * hidden * length for length in packing.lengths])
+        _each(work, _parts([2 * hidden * length for length in packing.lengths]))
         return out
 
 
 class NativeRounding:
-    """What is around an int8 product: `quantise` before it and `finish` behind it. Rows are float32, contiguous."""
+    """What is around an int8 product: `quantise` before it and `finish_` behind it, of float32."""
 
     def __init__(self, loaded: ctypes.CDLL) -> None:
         """Of what `library` loaded."""
@@ -120,18 +120,21 @@ class NativeRounding:
         self._quantise.restype = self._finish.restype = None
 
     def quantise(self, rows: Float[Tensor, "rows in"]) -> tuple[Int[Tensor, "rows in"], Float[Tensor, "rows 1"]]:
-        """Each row as whole numbers from -127 to 127, and what one of them is worth in that row."""
+        """Each row as whole numbers from -127 to 127, and what one of them is worth in that row.
+
+        A row with a number that is not finite is worth NaN.
+        """
         rows = rows.contiguous()
         count, width = rows.shape
-        whole, scale = torch.empty(count, width, dtype=torch.int8), torch.empty(count, 1)
+        whole, scale = torch.empty(count, width, dtype=torch.int8), rows.new_empty(count, 1)
 
         def work(first: int, last: int) -> None:
             self._quantise(rows.data_ptr(), first, last, width, whole.data_ptr(), scale.data_ptr())
 
-        _each(work, [width * WORK_OF_A_NUMBER] * count)
+        _each(work, _alike(count, width * WORK_OF_A_NUMBER))
         return whole, scale
 
-    def finish(
+    def finish_(
         self,
         sums: Shaped[Tensor, "rows out"],
         columns: Float[Tensor, "out"],
@@ -141,10 +144,7 @@ class NativeRounding:
         *,
         gelu: bool,
     ) -> Float[Tensor, "rows out"]:
-        """sums * columns * rows + bias, then GELU, then plus the residual.
-
-        `sums` are int32 or float32; their memory becomes the result's.
-        """
+        """sums * columns * rows + bias, then GELU, then plus the residual; in place of `sums`, int32 or float32."""
         sums = sums.contiguous()
         residual = None if residual is None else residual.contiguous()
         count, width = sums.shape
@@ -156,7 +156,7 @@ class NativeRounding:
                 None if residual is None else residual.data_ptr(), int(gelu),
             )  # fmt: skip
 
-        _each(work, [width * WORK_OF_A_NUMBER] * count)
+        _each(work, _alike(count, width * WORK_OF_A_NUMBER))
         return sums.view(torch.float32)
 
 
@@ -168,32 +168,43 @@ def native_rounding() -> NativeRounding | None:
     return found if found is not None and rounds_right(found) else None
 
 
-def _each(work: Callable[[int, int], None], spent: list[int]) -> None:
-    """Calls `work` on ranges of what is to be done, by the multiply-accumulates of each: one per thread worth it."""
-    parts = _parts(spent)
+def _each(work: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
+    """Calls `work` on each range, in a thread of its own where there are more."""
     if len(parts) == 1:
         work(*parts[0])
     else:
         list(_workers().map(lambda part: work(*part), parts))
 
 
+def _worth(spent: int) -> int:
+    """How many threads so many multiply-accumulates are worth."""
+    return max(1, min(torch.get_num_threads(), spent // WORTH_A_THREAD))
+
+
 def _parts(spent: list[int]) -> list[tuple[int, int]]:
     """Ranges of sentences of about equal work, one per thread that is worth it."""
-    threads = min(torch.get_num_threads(), sum(spent) // WORTH_A_THREAD)
-    if threads <= 1:
+    whole = sum(spent)
+    threads = _worth(whole)
+    if threads == 1:
         return [(0, len(spent))]
     ends, done = [0], 0
     for sentence, work in enumerate(spent, 1):
         done += work
-        if done * threads >= sum(spent) * len(ends) and sentence > ends[-1]:
+        if done * threads >= whole * len(ends) and sentence > ends[-1]:
             ends.append(sentence)
     ends[-1] = len(spent)
     return list(pairwise(ends))
 
 
+def _alike(count: int, spent: int) -> list[tuple[int, int]]:
+    """The same for so many rows that cost the same each."""
+    threads = _worth(count * spent)
+    return list(pairwise(count * part // threads for part in range(threads + 1)))
+
+
 @cache
 def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="prunekit-attention")
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="prunekit-native")
 
 
 @cache
@@ -285,7 +296,7 @@ def rounds_right(native: NativeRounding) -> bool:
             for more in (None, residual):
                 true = whole.double() * columns * worth + bias
                 true = (torch.nn.functional.gelu(true) if gelu else true) + (0 if more is None else more)
-                found = native.finish(whole.to(kind), columns, worth, bias, more, gelu=gelu)
+                found = native.finish_(whole.to(kind), columns, worth, bias, more, gelu=gelu)
                 if not float((found - true).abs().max()) <= 1e-5:
                     return False
     return True

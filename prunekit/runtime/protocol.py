@@ -261,7 +261,7 @@ def trusted(value: float | None) -> bool:
     return value is not None and abs(value - 1) <= CONTROL_TOLERANCE
 
 
-def comparisons(found: Sequence[Timed], size: int, clock: str, flops_ratio: float) -> list[dict[str, Any]]:
+def comparisons(found: Sequence[Timed], size: int, clock: str) -> list[dict[str, Any]]:
     """The four ratios for each precision and each of our engines, above 1 where ours is faster.
 
     1 pruned against ourselves unpruned, beside the ratio of the FLOPs that both execute: `efficiency` is what of it is
@@ -285,6 +285,7 @@ def comparisons(found: Sequence[Timed], size: int, clock: str, flops_ratio: floa
             dense = [t for t in found if t.candidate.name == own.candidate.twin]
             if dense:
                 realised = ratio(dense[0], own, clock)
+                flops_ratio = dense[0].candidate.weight / own.candidate.weight
                 row["vs_unpruned"] = {
                     **realised,
                     "against": dense[0].candidate.name,

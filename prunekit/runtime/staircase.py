@@ -31,7 +31,7 @@ from prunekit.runtime.threads import threads as computing_with
 from prunekit.tokens.encoder import TokenPruner
 from prunekit.tokens.policies import KeepRatio
 
-FORMAT = 1
+FORMAT = 2
 # lengths of the texts that are timed; what lies between two is interpolated, what lies beyond goes on as the last two
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 MOST_ROWS = 2048  # beyond, time is linear in rows and nothing is learned by waiting

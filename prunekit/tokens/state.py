@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -37,12 +36,12 @@ class TokenState:
     embedded: Float[Tensor, "batch tokens hidden"] | None = None
     layer: int = 0
 
-    @cached_property
+    @property
     def alive(self) -> Float[Tensor, "batch tokens"]:
         """1.0 where a token is still here, also when it is only softly kept."""
         return (self.keep > 0).to(torch.float32)
 
-    @cached_property
+    @property
     def count(self) -> Float[Tensor, "batch"]:
         """How many tokens of each sentence are here."""
         return self.alive.sum(-1)
