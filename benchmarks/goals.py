@@ -166,7 +166,7 @@ def table(results: Sequence[Result], steps: Sequence[tuple[str, float, list[Foun
     goals = [(goal.what, goal.wanted, list(goal.read(results))) for goal in GOALS]
     for what, wanted, found in [*goals, *steps]:
         cells = [
-            f"{one.task} {one.budget} {one.ratio:.2f}{'' if one.trusted else ' (not quiet)'}"
+            f"{one.task} {one.budget} {_digits(one.ratio, wanted)}{'' if one.trusted else ' (not quiet)'}"
             for one in sorted(found, key=lambda one: (one.task, float(one.budget.rstrip("x"))))
         ]
         enough = sum(one.ratio >= wanted for one in found)
@@ -180,6 +180,12 @@ def table(results: Sequence[Result], steps: Sequence[tuple[str, float, list[Foun
     }
     measured = [f"{count} cores of {cpu} ({vectors}), {day}." for (count, cpu, vectors), day in machines.items()]
     return "\n".join([*lines, "", *measured]) + "\n"
+
+
+def _digits(ratio: float, wanted: float) -> str:
+    """Two digits behind the point, and a third where two would say that a missed goal is reached."""
+    short = f"{ratio:.2f}"
+    return short if (float(short) >= wanted) == (ratio >= wanted) else f"{ratio:.3f}"
 
 
 def stored(folder: Path = RESULTS) -> list[Result]:

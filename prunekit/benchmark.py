@@ -11,6 +11,7 @@ runtime/peers.py.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str]) -> int:
             "Allowed: run=<folder of a run>; model=<folder> data=<.csv, .jsonl or .parquet>; from=<file of timings>.\n"
             "As prunekit bench model=./my_model data=tickets.csv"
         )
+    # all engines share this process's cache of compiled products, which each would have for itself elsewhere; torch
+    # reads this when it first computes one
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     run = None if given["run"] is None else _benched(given["run"])  # refused before anything slow is imported
     from prunekit.data.spec import DataError
     from prunekit.runtime.protocol import BenchError

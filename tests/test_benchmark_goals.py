@@ -58,6 +58,11 @@ def test_a_goal_is_reached_missed_or_reached_by_some():
     assert goals.table(found).endswith("\n2 cores of a CPU (AVX2), 2026-01-02.\n")
 
 
+def test_a_goal_that_is_barely_missed_does_not_look_reached():
+    found = [result("mrpc", "12x", size(32, pruned(0.8991)))]
+    assert line(goals.table(found), "the same at 12x")[1:] == ["0.9", "mrpc 12x 0.899", "**missed**"]
+
+
 def test_what_was_not_quiet_is_marked():
     found = [result("sst2", "2x", size(32, pruned(0.99), trusted=False))]
     assert line(goals.table(found), "batch 32, fp32")[2] == "sst2 2x 0.99 (not quiet)"
