@@ -55,20 +55,16 @@ class Goal:
     read: Callable[[Sequence[Result]], Iterator[Found]]
 
 
-def _of(results: Sequence[Result], variant: str) -> Iterator[Result]:
-    """Results that were measured with these settings."""
+def _rows(
+    results: Sequence[Result], size: int, variant: str = "", rows: str = "ratios"
+) -> Iterator[tuple[Result, Any, bool]]:
+    """Result, row of ratios or candidates, and whether its times may be trusted, of one thread at a batch size."""
     for result in results:
-        given = {name: str(result["settings"][name]).lower() for name in VARIANTS[variant]}
-        if given == VARIANTS[variant]:
-            yield result
-
-
-def _rows(results: Sequence[Result], size: int, variant: str = "") -> Iterator[tuple[Result, Any, bool]]:
-    """Result, row of ratios, and whether its times may be trusted, of one thread at a batch size."""
-    for result in _of(results, variant):
+        if {name: str(result["settings"][name]).lower() for name in VARIANTS[variant]} != VARIANTS[variant]:
+            continue
         for found in result["blocks"][0]["sizes"]:
             if found["batch_size"] == size:
-                yield from ((result, row, found["trusted"]) for row in found["ratios"])
+                yield from ((result, row, found["trusted"]) for row in found[rows])
 
 
 def realised(
@@ -116,13 +112,9 @@ def over_new_shapes(size: int, dtype: str, variant: str) -> Callable[[Sequence[R
     """A later pass's time as a share of the first one's, which no batch was before; the packed engine at 4x."""
 
     def read(results: Sequence[Result]) -> Iterator[Found]:
-        for result in _of(results, variant):
-            sizes = result["blocks"][0]["sizes"] if result["budget"] == BESIDE_PEERS else ()
-            for found in (one for one in sizes if one["batch_size"] == size):
-                for row in found["candidates"]:
-                    if row["name"] == f"prunekit packed {dtype}, pruned":
-                        share = 1 / row["first_over_steady"]
-                        yield Found(result["task"], result["budget"], share, found["trusted"])
+        for result, row, trusted in _rows(results, size, variant, "candidates"):
+            if row["name"] == f"prunekit packed {dtype}, pruned" and result["budget"] == BESIDE_PEERS:
+                yield Found(result["task"], result["budget"], 1 / row["first_over_steady"], trusted)
 
     return read
 

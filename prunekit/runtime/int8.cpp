@@ -8,10 +8,6 @@ typedef int8_t Bytes __attribute__((vector_size(LANES)));
 static inline float size_of(float x) { return x < 0 ? -x : x; }
 static inline Vector size_of(Vector x) { return larger(x, -x); }
 
-// Rounded to the nearest whole number, to an even one where two are as near; for numbers below 2^22
-template <typename T>
-static inline T rounded(T x) { return (x + 12582912.0f) - 12582912.0f; }
-
 // Rows first..last of [rows, width] as whole numbers from -127 to 127, and what one of them is worth in its row: NaN, which
 // spoils what is computed of it, where a number is not finite
 extern "C" void prunekit_quantise(const float* rows, int64_t first, int64_t last, int64_t width, int8_t* whole, float* scale) {

@@ -41,10 +41,15 @@ static inline float total(Vector v) {
     return (part[0][0] + part[0][1]) + (part[0][2] + part[0][3]);
 }
 
+// Rounded to the nearest whole number, to an even one where two are as near, for numbers below 2^22: what is added is so
+// large that its sum has no fraction
+template <typename T>
+static inline T rounded(T x) { return (x + 12582912.0f) - 12582912.0f; }
+
 // e^x for x <= 0, to about 1e-7 of itself: 2^n e^r with |r| <= ln(2) / 2, and Taylor's polynomial of e^r
 static inline Vector exponential(Vector x) {
     x = larger(x, all(-87.0f));
-    Vector n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounded: floats that large have no fraction
+    Vector n = rounded(x * 1.44269504f);
     Vector r = x - n * 0.693359375f;  // ln(2) in two parts, the first of which is exact in few bits
     r = r - n * -2.12194440e-4f;
     Vector e = all(1.0f / 5040);
