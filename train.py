@@ -1,6 +1,6 @@
 """`python train.py ...` is `prunekit train ...`."""
 
-from prunekit.cli import main
+from prunekit.cli.main import main
 
 if __name__ == "__main__":
     main()

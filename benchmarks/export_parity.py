@@ -13,14 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from prunekit.benchmark import hardware, package_versions
+from prunekit.bench.machine import hardware, package_versions
+from prunekit.bench.table import put_table
+from prunekit.cli.export import export, score_of
+from prunekit.cli.settings import HELP, explanation, run_script, settings
+from prunekit.config.errors import DONE
 from prunekit.environment import environment
-from prunekit.exit_codes import DONE
-from prunekit.export import export, score_of
 from prunekit.files import atomic_write_text
-from prunekit.opened import OpenedRun, open_run
-from prunekit.report.speed import put_table
-from prunekit.verbs import HELP, explanation, run_script, settings
+from prunekit.runs.finished import OpenedRun, open_run
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")

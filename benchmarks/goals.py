@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunekit import benchmark
-from prunekit.config import ConfigError
-from prunekit.exit_codes import DONE
-from prunekit.progress import say
-from prunekit.report.speed import put_table
-from prunekit.runtime.linears import DTYPES, computes
-from prunekit.verbs import HELP, explanation, run_script, settings
+from prunekit.bench.table import put_table
+from prunekit.cli import bench
+from prunekit.cli.settings import HELP, explanation, run_script, settings
+from prunekit.config.errors import DONE, ConfigError
+from prunekit.console import say
+from prunekit.runtime.kernels.linears import DTYPES, computes
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -229,7 +228,7 @@ def measure(given: Mapping[str, Any]) -> None:
                 *(f"{name}={value}" for name, value in VARIANTS[variant].items()),
             ]  # fmt: skip
             say(f"measure    {out.name}")
-            benchmark.main(arguments)
+            bench.main(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunekit.exit_codes import BAD_CONFIG, DONE
+from prunekit.config.errors import BAD_CONFIG, DONE
 from prunekit.files import atomic_write_text
 from prunekit.runtime.extras import version
 
@@ -90,8 +90,8 @@ def flash_attention() -> tuple[str, Callable[[Tensor, Tensor, int], Tensor]]:
 
 def attention(tokens: int, length: int, dtype: str, rounds: int, clock: Callable) -> dict[str, Any]:
     """Attention alone: ours with and without column sums, against FlashAttention-2."""
-    from prunekit.runtime.attention import Plan, attend
     from prunekit.runtime.engine import fused_attention
+    from prunekit.runtime.kernels.attention import Plan, attend
     from prunekit.tokens.packing import Packing
 
     device = torch.device(DEVICE)
@@ -122,8 +122,9 @@ def model(length: int, ratios: Mapping[int, float] | None) -> Any:
     """A random BERT-base for texts of this length that keeps these shares of its tokens."""
     import transformers
 
-    from prunekit.tokens.encoder import TokenPruner, install
+    from prunekit.tokens.encoder import install
     from prunekit.tokens.policies import KeepRatio
+    from prunekit.tokens.pruner import TokenPruner
     from prunekit.tokens.scorers import AttentionReceived
 
     torch.manual_seed(0)
@@ -190,8 +191,8 @@ def engine(tokens: int, length: int, dtype: str, reduction: float, rounds: int, 
 
 def score(tokens: int, length: int, dtype: str, rounds: int, clock: Callable) -> dict[str, Any]:
     """One layer with column sums and without; nobody leaves, so all else is the same."""
-    from prunekit.runtime.attention import Plan, attend
     from prunekit.runtime.engine import PackedEngine
+    from prunekit.runtime.kernels.attention import Plan, attend
     from prunekit.tokens.packing import Packing
 
     runs = PackedEngine(model(length, None), device=DEVICE, dtype=dtype, cls_last=False)

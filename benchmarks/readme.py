@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from prunekit.report.console import markdown
-from prunekit.report.results import collect, matching
-from prunekit.report.speed import markdown as of_engines
-from prunekit.report.speed import replaced
+from prunekit.bench.table import markdown as of_engines
+from prunekit.bench.table import replaced
+from prunekit.report.formats import markdown as over_runs
+from prunekit.report.rows import collect, matching
 from prunekit.report.table import build, default_rows
-from prunekit.report.table import markdown as over_runs
+from prunekit.results.summary import markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

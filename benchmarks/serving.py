@@ -28,14 +28,13 @@ from typing import Any
 
 import httpx2
 
-from prunekit.config import ConfigError
+from prunekit.bench.table import put_table
+from prunekit.cli.settings import HELP, explanation, run_script, settings
+from prunekit.config.errors import DONE, ConfigError
 from prunekit.environment import environment
-from prunekit.exit_codes import DONE
 from prunekit.files import atomic_write_text
-from prunekit.opened import OpenedRun, open_run
-from prunekit.report.speed import put_table
+from prunekit.runs.finished import OpenedRun, open_run
 from prunekit.runtime.batching import milliseconds
-from prunekit.verbs import HELP, explanation, run_script, settings
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -171,7 +170,7 @@ async def served(run: OpenedRun, given: Mapping[str, Any]) -> AsyncIterator[str]
 def bodies(run: OpenedRun, count: int, seed: int) -> Iterator[bytes]:
     """Requests of so many validation texts of the run each, in a random order, again and again."""
     from prunekit.data.reading import read_task
-    from prunekit.kinds import kind_of
+    from prunekit.runs.kinds import kind_of
 
     rows = read_task(run.spec, kind_of(run.cfg).source(run.spec)).splits["validation"]
     texts: list[Any] = list(rows.texts) if rows.pairs is None else list(zip(rows.texts, rows.pairs, strict=True))

@@ -27,17 +27,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from prunekit.benchmark import hardware
-from prunekit.config import compose, validate
+from prunekit.bench.machine import hardware
+from prunekit.config.composition import compose
+from prunekit.config.validation import validate
 from prunekit.data.loading import bucketed_batches, generator_of
 from prunekit.environment import environment
 from prunekit.files import atomic_write_text
-from prunekit.kinds import kind_of, load
 from prunekit.methods.top import ToP
-from prunekit.pipeline import precision_of
-from prunekit.run import canonical, find_backbone
-from prunekit.runs import RunFolder
-from prunekit.runtime.threads import threads
+from prunekit.models.sources import find_backbone
+from prunekit.pipelines.run import pipeline_of
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import canonical
+from prunekit.runs.kinds import kind_of
+from prunekit.runtime.kernels.threads import threads
+from prunekit.training.hardware import precision_of
 
 Step = Callable[[], None]
 
@@ -123,7 +126,7 @@ def main() -> None:
             cfg, kind = canonical(cfg), kind_of(cfg)
             spec, folder = kind.spec(cfg["task"]), RunFolder(Path(scratch) / name, name)
             folder.prepare(cfg, "")
-            pipeline = load(kind.pipeline)(cfg, folder, spec, kind.source(spec), find_backbone(cfg["backbone"]))
+            pipeline = pipeline_of(kind)(cfg, folder, spec, kind.source(spec), find_backbone(cfg["backbone"]))
             modules[name], data, teacher = pipeline.build()
     modules["hard"].fix()
     split, size = data.split("train"), cfg["trainer"]["batch_size"]

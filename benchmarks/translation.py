@@ -20,18 +20,19 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
-from prunekit.config import compose
+from prunekit.config.composition import compose
 from prunekit.cost import CostMeter, Shape
 from prunekit.data.loading import generator_of
 from prunekit.data.spec import TaskSpec
 from prunekit.data.tables import read_table
+from prunekit.evaluation.translation import translation_quality
 from prunekit.files import atomic_write_text
-from prunekit.methods.base import Setting, Training
-from prunekit.pipeline import method_class, method_options
+from prunekit.methods.context import Setting, Training
+from prunekit.pipelines.tokens.preparation import method_class
+from prunekit.runs.kinds import method_options
 from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.state import Trace
 from prunekit.tokens.translation import encode, forward, generate
-from prunekit.translation_quality import translation_quality
 
 Batch = dict[str, torch.Tensor]
 

@@ -72,7 +72,7 @@ def make(folder: Path, hidden: int, wide: int, blocks: int) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from prunekit.data.synthetic import build_tiny_backbone
+    from prunekit.models.tiny import build_tiny_backbone
 
     build_tiny_backbone(folder / "tiny", "llama")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tiny")
@@ -93,7 +93,8 @@ def run_one(backbone: str, tokens: int, streamed: bool, folder: str) -> float:
     code = (
         "import torch; a = torch.rand(1500, 1500); b = a @ a.T + 9 * torch.eye(1500)\n"
         "torch.cholesky_inverse(torch.linalg.cholesky(b)); del a, b\n"
-        "import sys; from prunekit.config import compose, validate; from prunekit.run import run\n"
+        "import sys; from prunekit.config.composition import compose; from prunekit.config.validation import validate\n"
+        "from prunekit.pipelines.run import run\n"
         "cfg, choices = compose(sys.argv[1:]); validate(cfg, choices); print('peak', run(cfg)['peak_memory_mib'])"
     )
     given = [

@@ -21,11 +21,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunekit.config import ConfigError
-from prunekit.exit_codes import BAD_CONFIG, DONE
-from prunekit.opened import OpenedRun, open_run
+from prunekit.cli.settings import HELP, explanation, run_script, settings
+from prunekit.config.errors import BAD_CONFIG, DONE, ConfigError
+from prunekit.runs.finished import OpenedRun, open_run
 from prunekit.runtime.batching import Batcher, Closed, Failed, Full, Late, Limits
-from prunekit.verbs import HELP, explanation, run_script, settings
 
 try:
     import uvicorn
@@ -129,7 +128,7 @@ class Model:
 
     def read(self, texts: Sequence[Any]) -> list[Any]:
         """The token ids of each text, as training read them. Raises Refused for one that is too long."""
-        from prunekit.runtime.protocol import Encoded
+        from prunekit.bench.protocol import Encoded
 
         columns = [list(column) for column in zip(*texts, strict=True)] if isinstance(texts[0], tuple) else [texts]
         shorter = {"truncation": True, "max_length": self.max_length} if self.cut else {}
@@ -166,7 +165,7 @@ class Model:
             return list(batch)
         import torch
 
-        from prunekit.runtime.peers import Inputs
+        from prunekit.bench.peers import Inputs
 
         # token types go in beside padded ids; the engine computes no padding
         return {key: torch.from_numpy(array) for key, array in Inputs(0, True).padded(batch).items()}
@@ -179,8 +178,8 @@ def load(run: OpenedRun, given: Mapping[str, Any]) -> Model:
         ConfigError: lengths that do not go together, or a model that the packed engine does not run.
     """
     import prunekit
+    from prunekit.console import quieten
     from prunekit.data.encoding import load_tokenizer
-    from prunekit.pipeline import quieten
 
     quieten()
     try:

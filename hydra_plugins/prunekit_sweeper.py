@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers; the work is done by prunekit.sweep."""
+"""Where Hydra looks for sweepers; the work is done by prunekit.runs.sweep."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is missing; with `dry` says what that would be."""
-        from prunekit.sweep import Sweep
+        from prunekit.runs.sweep import Sweep
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -75,7 +75,7 @@ class GridSweeper(BasicSweeper):
                 head = self._parsed([f"{key}={','.join(values)}"])
                 found += self._product([*params, *head, *rest, *others])
         if not found:
-            from prunekit.config import ConfigError
+            from prunekit.config.errors import ConfigError
 
             raise ConfigError(
                 f"{' '.join(arguments)}: no line of the sweep has this.\nAllowed: {'; '.join(self.lines)}.\n"

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunekit.pretrained import load as load
-    from prunekit.pretrained import load_pruner as load_pruner
-    from prunekit.pretrained import save as save
-    from prunekit.pretrained import save_pruner as save_pruner
+    from prunekit.models.pretrained import load_pruner as load_pruner
+    from prunekit.models.pretrained import save as save
+    from prunekit.models.pretrained import save_pruner as save_pruner
+    from prunekit.runtime.loading import load as load
 
 __version__ = "0.1.0"
-_OF_PRETRAINED = ("load", "load_pruner", "save", "save_pruner")
+
+# public name -> the module that defines it, imported when the name is first used: `import prunekit` needs no torch
+_PUBLIC = {
+    "load": "prunekit.runtime.loading",
+    "load_pruner": "prunekit.models.pretrained",
+    "save": "prunekit.models.pretrained",
+    "save_pruner": "prunekit.models.pretrained",
+}
+
 __all__ = ["__version__", "load", "load_pruner", "save", "save_pruner"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what loads and saves when it is asked for: `import prunekit` alone must not import torch."""
-    if name in _OF_PRETRAINED:
-        from prunekit import pretrained
-
-        return getattr(pretrained, name)
+    """Import a public name on first use."""
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'prunekit' has no attribute {name!r}; it offers {', '.join(__all__)}")

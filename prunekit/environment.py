@@ -7,10 +7,16 @@ import importlib.util
 import os
 import platform
 import re
+import resource
+import shlex
 import socket
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
 
 PACKAGES = (
     "prunekit",
@@ -104,3 +110,25 @@ def load_average() -> list[float] | None:
         return [round(value, 2) for value in os.getloadavg()]
     except (OSError, AttributeError):
         return None
+
+
+def command() -> str:
+    """The command line, as it can be typed again; of this job alone, when it is one of a sweep."""
+    if HydraConfig.initialized():
+        return shlex.join(["python", "train.py", *HydraConfig.get().overrides.task])
+    return shlex.join(["python", *sys.argv])
+
+
+def _forget_peak() -> None:
+    """Lets the peak of memory begin anew: the jobs of a sweep share a process. Linux alone can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mib() -> float:
+    """The process's largest resident memory since `_forget_peak`, or else since its start, in MiB."""
+    with suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) / 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20

@@ -2,10 +2,10 @@
 
 import torch
 
+from prunekit.losses import task_loss
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.objectives import task_loss
-from prunekit.tokens.encoder import TokenPruner
 from prunekit.tokens.policies import KeepPolicy, ranks
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 from prunekit.tokens.state import Trace
 

@@ -84,12 +84,12 @@ def method_under_test(
     **options,
 ):
     """A method's module on a tiny random model, as it is at an optimiser step; its log is `module.logged`."""
-    from prunekit.config import compose
+    from prunekit.config.composition import compose
     from prunekit.cost import Shape
     from prunekit.data.spec import TaskSpec
-    from prunekit.kinds import method_options
-    from prunekit.methods.base import Setting, Training
-    from prunekit.pipeline import method_class
+    from prunekit.methods.context import Setting, Training
+    from prunekit.pipelines.tokens.preparation import method_class
+    from prunekit.runs.kinds import method_options
     from prunekit.tokens.encoder import install
 
     cfg, _ = compose([f"method={name}", f"task={task}", "backbone=tiny"])

@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import prunekit.run
-from prunekit.config import ConfigError
-from prunekit.runs import BusyError, RunFolder, atomic_write_text
+from prunekit.config.errors import ConfigError
+from prunekit.files import atomic_write_text
+from prunekit.pipelines import run as run_module
+from prunekit.runs.finished import finished
+from prunekit.runs.folder import BusyError, RunFolder
+from prunekit.runs.identity import canonical, teacher_config
 
 
 class Pipeline:
@@ -27,7 +30,7 @@ class Pipeline:
 
     def execute(self) -> dict[str, Any]:
         seed, method = self.cfg["seed"], self.cfg["method"]["name"]
-        teacher = prunekit.run.teacher_config(self.cfg)
+        teacher = teacher_config(self.cfg)
         if teacher is not None:
             run(teacher, wait=self.wait)
         if seed == 4:
@@ -58,16 +61,16 @@ class Pipeline:
 
 
 def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
-    """As prunekit.run.run, as far as folders, locks and results go."""
-    cfg = prunekit.run.canonical(cfg)
+    """As prunekit.pipelines.run.run, as far as folders, locks and results go."""
+    cfg = canonical(cfg)
     folder = RunFolder.of(cfg)
-    if (stored := prunekit.run.finished(folder)) is not None and not cfg["force"]:
+    if (stored := finished(folder)) is not None and not cfg["force"]:
         return stored
-    teacher = prunekit.run.teacher_config(cfg)
+    teacher = teacher_config(cfg)
     if not wait and teacher is not None and RunFolder.of(teacher).holder() is not None:
         raise BusyError("its teacher is being trained")
     with folder.lock(timeout=None if wait else 0):
-        if (stored := prunekit.run.finished(folder)) is not None and not cfg["force"]:
+        if (stored := finished(folder)) is not None and not cfg["force"]:
             return stored
         result = Pipeline(cfg, folder, wait=wait).execute()
         folder.write_result(result)
@@ -75,9 +78,9 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    prunekit.run.run = run  # before prunekit.sweep takes it
-    import prunekit.sweep
-    from prunekit.cli import main
+    run_module.run = run  # before prunekit.pipelines.job takes it
+    from prunekit.cli.main import main
+    from prunekit.runs import sweep
 
-    prunekit.sweep.POLL_SECONDS = 0.05
+    sweep.POLL_SECONDS = 0.05
     main()

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunekit.checkpoint import FeasibleCheckpoint, LastCheckpoint, PlainCheckpointIO, RngState, StopAfter, resumable
-from prunekit.progress import Progress
-from prunekit.tracking import JsonlLogger
+from prunekit.training.checkpoints import FeasibleCheckpoint, LastCheckpoint, PlainCheckpointIO, StopAfter, resumable
+from prunekit.training.metrics_log import JsonlLogger
+from prunekit.training.progress import Progress
+from prunekit.training.rng import RngState
 
 assert "wandb" not in sys.modules  # imported only where it is asked for
 

@@ -6,7 +6,7 @@ import numpy as np
 import yaml
 
 from prunekit.files import write_jsonl
-from prunekit.report.examples import Examples, coded, save
+from prunekit.results.examples import Examples, coded, save
 
 
 def result(method, budget, seed, score, **changes):

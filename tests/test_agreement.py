@@ -4,10 +4,11 @@ import pytest
 import torch
 from conftest import sentences, tiny_model
 
-from prunekit.agreement import ExecutionsDifferError, check_executions_agree
-from prunekit.evaluation import predict
-from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.evaluation.equivalence import ExecutionsDifferError, check_executions_agree
+from prunekit.evaluation.evaluate import predict
+from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.policies import KeepRatio, Threshold
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived, Scorer
 
 BATCH = sentences([12, 7, 9, 5], width=14)

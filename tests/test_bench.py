@@ -3,10 +3,11 @@
 import torch
 from conftest import sentences, tiny_model
 
-from prunekit.runtime.bench import compare_speed, interleaved
-from prunekit.runtime.threads import threads
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.bench.timing import compare_speed, interleaved
+from prunekit.runtime.kernels.threads import threads
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 
 
@@ -39,7 +40,7 @@ def test_ratios_are_medians_over_rounds(monkeypatch):
 
     spend(stock, 4.0)
     model.register_forward_hook(pruned_hook, with_kwargs=True)
-    monkeypatch.setattr("prunekit.runtime.bench.time", Clock)
+    monkeypatch.setattr("prunekit.bench.timing.time", Clock)
     found = compare_speed(model, stock, [sentences([6, 4]), sentences([5, 5])], rounds=range(4))
     assert found["batch_size"] == 2
     assert found["dense_padded_ms"] == 4000

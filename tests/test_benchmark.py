@@ -12,12 +12,14 @@ from conftest import tiny_model
 from test_export import PRUNERS, stored_run
 from transformers import AutoTokenizer
 
-from prunekit.benchmark import gemm_peak, main
-from prunekit.config import ConfigError, compose
-from prunekit.data.sources import find_backbone
-from prunekit.runtime import peers
-from prunekit.runtime.linears import choose
-from prunekit.runtime.peers import Peer
+from prunekit.bench import peers
+from prunekit.bench.machine import gemm_peak
+from prunekit.bench.peers import Peer
+from prunekit.cli.bench import main
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.models.sources import find_backbone
+from prunekit.runtime.kernels.linears import choose
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_runs_whose_texts_are_not_read_one_by_one_are_refused_before_anything_sl
     (run / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(cfg))))
     result = {"schema": 1, "status": "done", "hash": "1a2b3c4d", "method": "topk", "task": task}
     (run / "result.json").write_text(json.dumps(result))
-    for slow in ("torch", "prunekit.pretrained", "prunekit.runtime.protocol"):
+    for slow in ("torch", "prunekit.models.pretrained", "prunekit.bench.protocol"):
         monkeypatch.setitem(sys.modules, slow, None)  # importing it now is an ImportError
     with pytest.raises(ConfigError) as refused:
         main([f"run={run}"])

@@ -12,7 +12,7 @@ import pytest
 from conftest import benchmark_script
 from test_export import PRUNERS, stored_run
 
-from prunekit.config import ConfigError
+from prunekit.config.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ from test_translation import SOURCE, TARGETS, translator
 from transformers import AutoTokenizer
 
 from prunekit.cost import Shape
-from prunekit.data.synthetic import build_tiny_backbone
-from prunekit.methods.base import Training
-from prunekit.objectives import task_loss
+from prunekit.losses import task_loss
+from prunekit.methods.context import Training
+from prunekit.models.tiny import build_tiny_backbone
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "translation.py"

@@ -8,12 +8,12 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError
 from test_language import letters
 
-from prunekit.data import corpora
-from prunekit.data.calibration import calibration_samples, evaluation_ids, read_documents, read_questions, read_texts
-from prunekit.data.corpora import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec, find_texts
-from prunekit.data.gguf import dequantised
+from prunekit.config.errors import ConfigError
 from prunekit.data.spec import DataError
-from prunekit.schema import ConfigError
+from prunekit.data.text import spec as corpora
+from prunekit.data.text.samples import calibration_samples, evaluation_ids, read_documents, read_questions, read_texts
+from prunekit.data.text.spec import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec, find_texts
+from prunekit.models.gguf import dequantised
 
 
 def lines(path, *rows):

@@ -12,19 +12,18 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from prunekit import checkpoint
-from prunekit.checkpoint import (
+from prunekit.files import read_jsonl
+from prunekit.runs.folder import discard_resume_points
+from prunekit.training import checkpoints
+from prunekit.training.checkpoints import (
     FeasibleCheckpoint,
     LastCheckpoint,
     PlainCheckpointIO,
-    RngState,
     StopAfter,
-    discard_resume_points,
     plain,
     resumable,
 )
-from prunekit.rng import restore_rng_states, rng_states
-from prunekit.runs import read_jsonl
+from prunekit.training.rng import RngState, restore_rng_states, rng_states
 
 # lightning still uses what torch's pytree renamed
 
@@ -109,7 +108,7 @@ def write_checkpoint(path, step):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(checkpoint, "say", lines.append)
+    monkeypatch.setattr(checkpoints, "say", lines.append)
     return lines
 
 

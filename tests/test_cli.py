@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from prunekit import __version__, config
-from prunekit.cli import VERBS, main
+from prunekit import __version__
+from prunekit.cli.main import VERBS, main
+from prunekit.config import search_path
 
 ROOT = Path(__file__).parents[1]
 
 # the training, replaced by something whose outcome hangs on the seed
 STUB = """
 import sys
-from prunekit.schema import ConfigError
+from prunekit.config.errors import ConfigError
 
 def train(cfg):
     if cfg["seed"] == 3:
@@ -34,7 +35,10 @@ def train(cfg):
     print("trained", cfg["method"]["name"], cfg["seed"])
     return 0
 """
-DRIVER = STUB + "\nimport prunekit.run\nprunekit.run.train = train\nfrom prunekit.cli import main\nmain()\n"
+DRIVER = (
+    STUB + "\nimport prunekit.pipelines.run\nprunekit.pipelines.run.train = train\n"
+    "from prunekit.cli.main import main\nmain()\n"
+)
 
 
 def shell(*arguments: str, folder: Path, driver: str = DRIVER) -> subprocess.CompletedProcess[str]:
@@ -47,7 +51,7 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Types a command in an empty folder, in this process; returns exit code, stdout and stderr."""
     stub: dict[str, Any] = {}
     exec(STUB, stub)
-    monkeypatch.setattr("prunekit.run.train", stub["train"])
+    monkeypatch.setattr("prunekit.pipelines.run.train", stub["train"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["prunekit"])
     monkeypatch.chdir(tmp_path)
@@ -68,7 +72,7 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_a_question_is_answered_without_torch_and_leaves_nothing_behind(flags: list[str], tmp_path: Path):
     heavy = "{'torch', 'lightning', 'transformers', 'datasets', 'pandas'} & set(sys.modules)"
     driver = f"import sys, atexit\natexit.register(lambda: print('heavy:', {heavy}))\n"
-    driver += "from prunekit.cli import main\nmain()\n"
+    driver += "from prunekit.cli.main import main\nmain()\n"
     answer = shell(*flags, folder=tmp_path, driver=driver)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout.endswith("heavy: set()\n")
@@ -189,6 +193,6 @@ def test_configurations_of_one_s_own_are_checked_like_the_shipped_ones(tmp_path:
 
 
 def test_configurations_are_found_beside_the_package_or_in_it():
-    assert config.conf_dir() == ROOT / "conf"
-    assert config.sweeps_dir() == ROOT / "sweeps"
-    assert os.path.isabs(config.conf_dir())
+    assert search_path.conf_dir() == ROOT / "conf"
+    assert search_path.sweeps_dir() == ROOT / "sweeps"
+    assert os.path.isabs(search_path.conf_dir())

@@ -13,20 +13,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.config import (
-    ConfigError,
-    amount_label,
-    budget_label,
-    check_layers,
-    compose,
-    conf_dir,
-    config_hash,
-    declared,
-    parse_budget,
-    validate,
-)
-from prunekit.run import canonical
-from prunekit.schema import check_of, read_keys, shown
+from prunekit.config.budget import amount_label, budget_label, parse_budget
+from prunekit.config.composition import compose
+from prunekit.config.domains import check_of
+from prunekit.config.errors import ConfigError, shown
+from prunekit.config.identity import config_hash
+from prunekit.config.keys import declared, read_keys
+from prunekit.config.search_path import conf_dir
+from prunekit.config.validation import check_layers, validate
+from prunekit.runs.identity import canonical
 
 FILES = sorted(file.relative_to(conf_dir()) for file in conf_dir().rglob("*.yaml"))
 OPTIONS = [file for file in FILES if file.parent != Path()]

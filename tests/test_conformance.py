@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from prunekit.config import conf_dir
-from prunekit.conformance import MethodConformance
+from prunekit.config.search_path import conf_dir
+from prunekit.conformance.suite import MethodConformance
 
 WEIGHTS = ("magnitude", "wanda", "sparsegpt", "gblm", "dpruner")  # prune no tokens; tested in test_weight_pipeline.py
 FILES = (file.stem for file in (conf_dir() / "method").glob("*.yaml"))
@@ -131,5 +131,5 @@ def test_a_class_may_bring_its_method_into_a_pruning_state_itself(monkeypatch):
         def prepare(self, method):
             method.policy.trained.fill_(1.0)
 
-    monkeypatch.setattr("prunekit.conformance._fit", lambda *given: pytest.fail("it was trained"))
+    monkeypatch.setattr("prunekit.conformance.running._fit", lambda *given: pytest.fail("it was trained"))
     Prepared().test_padding_changes_nothing()

@@ -25,9 +25,10 @@ from prunekit.cost import (
     reference_macs_sparsity,
     sparsity,
 )
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.tokens.encoder import install
 from prunekit.tokens.gates import LOGA_BOUND, open_probability
 from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AttentionReceived
 from prunekit.tokens.state import Trace

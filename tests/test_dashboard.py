@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prunekit.config import ConfigError
-from prunekit.dashboard import main
-from prunekit.tracking import final_numbers
+from prunekit.cli.dashboard import main
+from prunekit.config.errors import ConfigError
+from prunekit.loggers.session import final_numbers
 
 GOLDEN = Path(__file__).parent / "golden" / "workspace.json"
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torchmetrics.functional.text import squad
 
-from prunekit.data.answering import AnswerQuality, best_answers, best_threshold
-from prunekit.data.reading import Rows
+from prunekit.data.rows import Rows
 from prunekit.data.spans import Answer
 from prunekit.data.spec import SPAN_METRICS, TaskSpec
+from prunekit.evaluation.question_answering import AnswerQuality, best_answers, best_threshold
 
 TEXT = "aa bb cc dd"
 # [CLS] question [SEP] aa bb cc dd [SEP]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from test_data_module import backbones, data_of  # noqa: F401 - a fixture
 
-from prunekit.config import ConfigError, compose, validate
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.config.validation import validate
 from prunekit.data.bands import Band, resolve, rows_between
 from prunekit.data.spec import DataError
 

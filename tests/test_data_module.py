@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from prunekit.data import encoding
 from prunekit.data.encoding import encode, fingerprint, load_tokenizer, tokenizer_fingerprint
 from prunekit.data.module import TokenPruningDataModule
-from prunekit.data.reading import Rows
+from prunekit.data.rows import Rows
 from prunekit.data.sources import TaskSource, find_task
 from prunekit.data.spec import DataError, TaskSpec
-from prunekit.data.synthetic import build_tiny_backbone
+from prunekit.models.tiny import build_tiny_backbone
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from prunekit.config.errors import ConfigError
 from prunekit.data.reading import read_task
 from prunekit.data.sources import TaskSource, find_task
 from prunekit.data.spec import DataError, TaskSpec
-from prunekit.schema import ConfigError
 
 
 def parquet(path, **columns):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prunekit.data.corpora import TextSpec
+from prunekit.config.errors import ConfigError
 from prunekit.data.spec import TaskSpec
-from prunekit.schema import ConfigError
+from prunekit.data.text.spec import TextSpec
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -5,14 +5,14 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from prunekit.config.errors import ConfigError
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.reading import read_task
 from prunekit.data.sources import find_task
 from prunekit.data.spec import DataError, TaskSpec
-from prunekit.data.synthetic import build_tiny_backbone
-from prunekit.evaluation import staying
-from prunekit.schema import ConfigError
+from prunekit.evaluation.evaluate import staying
+from prunekit.models.tiny import build_tiny_backbone
 
 KEYS = {"name": "pairs", "kind": "translation", "text": "en", "label": "de"}
 # words of the tiny vocabulary, which are a token each

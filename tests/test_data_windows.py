@@ -8,12 +8,12 @@ import torch
 
 from prunekit.data.encoding import encode, load_tokenizer
 from prunekit.data.module import TokenPruningDataModule
-from prunekit.data.reading import Rows
+from prunekit.data.rows import Rows
 from prunekit.data.sources import find_task
 from prunekit.data.spans import Answer
 from prunekit.data.spec import DataError, TaskSpec
-from prunekit.data.synthetic import build_tiny_backbone
 from prunekit.data.windows import answer_tokens
+from prunekit.models.tiny import build_tiny_backbone
 
 
 @pytest.fixture(scope="module")

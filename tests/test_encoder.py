@@ -6,8 +6,10 @@ from conftest import FAMILIES, sentences, tiny_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunekit.tokens.encoder import TokenPruner, _Walk, encoder_of, install
+from prunekit.tokens.encoder import encoder_of, install
+from prunekit.tokens.layout import _Walk
 from prunekit.tokens.policies import KeepPolicy, KeepRatio, Threshold
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 from prunekit.tokens.state import Trace
 

@@ -11,12 +11,14 @@ import torch
 from conftest import FAMILIES, sentences, tiny_model
 
 import prunekit
-from prunekit.data.synthetic import build_tiny_backbone
-from prunekit.heads import Behind, logits_of
-from prunekit.pretrained import load_classifier, save
-from prunekit.runtime.attention import Plan, attend, attend_from_first
-from prunekit.runtime.engine import PackedEngine, rounded, row_counts
-from prunekit.runtime.linears import (
+from prunekit.models.heads import Behind, logits_of
+from prunekit.models.loading import load_classifier
+from prunekit.models.pretrained import save
+from prunekit.models.tiny import build_tiny_backbone
+from prunekit.runtime.engine import PackedEngine
+from prunekit.runtime.inputs import rounded, row_counts
+from prunekit.runtime.kernels.attention import Plan, attend, attend_from_first
+from prunekit.runtime.kernels.linears import (
     Int8Linear,
     OneDnnInt8Linear,
     OneDnnLinear,
@@ -26,7 +28,7 @@ from prunekit.runtime.linears import (
     quantised,
     works,
 )
-from prunekit.runtime.native import (
+from prunekit.runtime.kernels.native import (
     NativeAttention,
     NativeRounding,
     _alike,
@@ -35,9 +37,10 @@ from prunekit.runtime.native import (
     native_attention,
     native_rounding,
 )
-from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.packing import Packing
 from prunekit.tokens.policies import KeepRatio, MeanMinusStd, Threshold
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import (
     AccumulatedReceived,
@@ -541,7 +544,7 @@ def test_int8_around_the_product_is_the_same_in_torch(monkeypatch, backend, acti
     weight, bias, rows = (torch.randn(shape, generator=generator) for shape in ((50, 32), (50,), (9, 32)))
     residual = None if activation else torch.randn(9, 50, generator=generator)
     native = backend(weight, bias, "int8", activation)
-    monkeypatch.setattr("prunekit.runtime.linears.native_rounding", lambda: None)
+    monkeypatch.setattr("prunekit.runtime.kernels.native.native_rounding", lambda: None)
     plain = backend(weight, bias, "int8", activation)
     assert (native.native is None) == (native_rounding() is None)
     torch.testing.assert_close(native(rows, residual), plain(rows, residual), atol=2e-5, rtol=0)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prunekit.config import compose
-from prunekit.estimate import Estimator
+from prunekit.config.composition import compose
 from prunekit.files import write_jsonl
-from prunekit.run import canonical
-from prunekit.runs import RunFolder
+from prunekit.runs.estimate import Estimator
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import canonical
 
 
 def finished_run(

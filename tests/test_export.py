@@ -14,12 +14,14 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import prunekit
-from prunekit import pretrained
-from prunekit.config import ConfigError, compose
-from prunekit.data.sources import find_backbone
-from prunekit.export import main
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.cli.export import main
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.models import loading, pretrained
+from prunekit.models.sources import find_backbone
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio, LearnedThreshold, MeanMinusStd
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AccumulatedReceived, AttentionReceived, RandomOrder
 
@@ -44,7 +46,7 @@ def stored_run(folder: Path, method: str, pruner: TokenPruner | None) -> Path:
     cfg["task"]["synthetic_rows"], cfg["data"]["cache_dir"] = 24, str(folder / "cache")
     backbone = find_backbone(cfg["backbone"])
     torch.manual_seed(0)
-    model = pretrained.load_model(backbone, "classification", ["0", "1"])
+    model = loading.load_model(backbone, "classification", ["0", "1"])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -146,7 +148,7 @@ def test_a_dense_graph_never_lies_where_the_pruned_one_is_looked_for(run):
 
 
 def test_a_file_that_is_another_function_ends_with_3(run, monkeypatch, capsys):
-    from prunekit.runtime import parity
+    from prunekit.bench import parity
 
     real = parity.engine
 

@@ -18,8 +18,9 @@ import prunekit
 from prunekit.runtime import engine as engine_module
 from prunekit.runtime.engine import PackedEngine, device_of
 from prunekit.runtime.extras import MissingPackage
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 
 # decisions of which the host knows beforehand how many tokens stay
@@ -234,7 +235,9 @@ def gpu(monkeypatch):
 def test_every_tensor_of_the_walk_is_on_the_device(monkeypatch, gpu, family, head, decision, dtype):
     left = [[max(1, length - 1 - layer) for length in LENGTHS] for layer in range(4)]
     asked = []
-    monkeypatch.setattr(engine_module, "read", lambda counts: (left[len(asked)], asked.append(counts.device))[0])
+    monkeypatch.setattr(
+        "prunekit.runtime.forward.read", lambda counts: (left[len(asked)], asked.append(counts.device))[0]
+    )
     model = install(tiny_model(family, head=head, classes=2), DECISIONS[decision]())
     for cls_last in (True, False):
         engine = PackedEngine(model, device=gpu, dtype=dtype, attention="torch", cls_last=cls_last)
@@ -277,7 +280,7 @@ def test_the_kernels_in_tritons_interpreter():
 
 def test_without_triton_attention_is_torchs(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "prunekit.runtime.triton_attention", raising=False)
+    monkeypatch.delitem(sys.modules, "prunekit.runtime.kernels.triton_attention", raising=False)
     cuda = torch.device("cuda")
     assert engine_module.fused_attention("auto", "bf16", cuda, 64) is None
     with pytest.raises(MissingPackage, match=r"attention='triton' needs the package triton(.|\n)*prunekit\[triton\]"):

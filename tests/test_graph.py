@@ -10,10 +10,11 @@ from conftest import sentences, tiny_model
 from jaxtyping import Float
 from torch import Tensor
 
-from prunekit.evaluation import kept_tokens
-from prunekit.runtime.graph import NotExportable, one_text, write_graph
-from prunekit.tokens.encoder import PrunedEncoder, TokenPruner, encoder_of, install
+from prunekit.evaluation.evaluate import kept_tokens
+from prunekit.runtime.onnx_graph import NotExportable, one_text, write_graph
+from prunekit.tokens.encoder import PrunedEncoder, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy, KeepRatio, LearnedThreshold, MeanMinusStd, ProfileThreshold, Threshold
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AccumulatedReceived, AttentionReceived, EarlierFirst, RandomOrder
 from prunekit.tokens.task_attention import TaskImportance

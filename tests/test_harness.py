@@ -6,8 +6,8 @@ from types import ModuleType
 import pytest
 from tiny_decoders import tiny_decoder
 
-from prunekit.config import ConfigError
-from prunekit.harness import evaluate_with_harness
+from prunekit.config.errors import ConfigError
+from prunekit.evaluation.lm_harness import evaluate_with_harness
 
 
 @pytest.fixture

@@ -5,16 +5,19 @@ import torch
 from conftest import FAMILIES, sentences, tiny_model
 from test_translation import SOURCE, TARGETS, translator
 
-from prunekit import teacher
-from prunekit.agreement import ExecutionsDifferError, check_executions_agree
 from prunekit.cost import expected_counts, expected_keep, nominal_counts
-from prunekit.evaluation import predict
-from prunekit.heads import CLASSIFIER, NOWHERE, READER, TRANSLATOR, stored_head
-from prunekit.objectives import choices, distillation_loss, task_loss
-from prunekit.pretrained import load, load_model, load_stock, save
-from prunekit.teacher import TeacherOutputs, teacher_outputs
-from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.evaluation import distillation_targets
+from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
+from prunekit.evaluation.equivalence import ExecutionsDifferError, check_executions_agree
+from prunekit.evaluation.evaluate import predict
+from prunekit.losses import choices, distillation_loss, task_loss
+from prunekit.models.heads import CLASSIFIER, NOWHERE, READER, TRANSLATOR, stored_head
+from prunekit.models.loading import load_model, load_stock
+from prunekit.models.pretrained import save
+from prunekit.runtime.loading import load
+from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AttentionReceived
 
@@ -141,7 +144,7 @@ def test_executions_that_choose_other_tokens_are_found(monkeypatch):
         one = logits.clone()
         one[0, 0, 0] = logits[0, :, 0].max() - (0 if change < 1e-5 else change)
         given = iter([(one, trace), (other, trace)])
-        monkeypatch.setattr("prunekit.agreement.predict", lambda *args, given=given: next(given))
+        monkeypatch.setattr("prunekit.evaluation.equivalence.predict", lambda *args, given=given: next(given))
         if agrees:
             check_executions_agree(model, batch)
         else:
@@ -251,7 +254,7 @@ def test_its_loss_and_distillation_do_not_see_padding():
 
 
 def test_a_teacher_s_likely_words_are_kept_word_by_word(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "LIKELY_WORDS", 4)
+    monkeypatch.setattr(distillation_targets, "LIKELY_WORDS", 4)
     model, batch = translating("t5", prefix=2)
     found = teacher_outputs(model, [batch], batch["attention_mask"].sum(-1))
     found.save(tmp_path / "outputs.safetensors")

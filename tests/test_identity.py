@@ -7,9 +7,9 @@ import torch
 from conftest import sentences
 
 import prunekit
-from prunekit.config import compose
-from prunekit.run import canonical, teacher_config
-from prunekit.runs import RunFolder
+from prunekit.config.composition import compose
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import canonical, teacher_config
 from prunekit.tokens.state import Trace
 
 SAVED_MODELS = Path(__file__).parent / "fixtures" / "saved_models"

@@ -6,7 +6,7 @@ from tiny_decoders import tiny_decoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from prunekit.language import choice_scores, choose, combined, perplexity, rouge, windows
+from prunekit.evaluation.language_model import choice_scores, choose, combined, perplexity, rouge, windows
 
 
 @pytest.mark.parametrize(("length", "window", "stride"), [(10, 4, 1), (10, 4, 4), (10, 4, 3), (3, 8, 2), (9, 8, 8)])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import method_under_test, sentences
 
-from prunekit.evaluation import evaluate
-from prunekit.objectives import distillation_loss, task_loss
-from prunekit.schema import ConfigError
+from prunekit.config.errors import ConfigError
+from prunekit.evaluation.evaluate import evaluate
+from prunekit.losses import distillation_loss, task_loss
 
 ROWS = [24, 17, 9, 30, 12, 21, 28, 15] * 4
 VALIDATION = [sentences(ROWS[:8], seed=n) | {"labels": torch.arange(8) % 3, "index": torch.arange(8)} for n in range(4)]

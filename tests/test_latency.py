@@ -8,19 +8,22 @@ import pytest
 import torch
 from conftest import method_under_test, tiny_model
 
-from prunekit import latency
-from prunekit.config import ConfigError, compose
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
 from prunekit.data.encoding import EncodedSplit
-from prunekit.latency import Aim, Goal, OutOfReach, drawn, translate
 from prunekit.methods.topk import TopK
-from prunekit.pipeline import Pipeline
-from prunekit.run import run, teacher_config
-from prunekit.runs import RunFolder
-from prunekit.runtime import staircase
+from prunekit.pipelines.run import run
+from prunekit.pipelines.tokens import latency_goal
+from prunekit.pipelines.tokens.latency_goal import Aim, Goal, OutOfReach, drawn, translate
+from prunekit.pipelines.tokens.pipeline import Pipeline
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import teacher_config
+from prunekit.runtime import latency_model
 from prunekit.runtime.engine import PackedEngine
-from prunekit.runtime.staircase import Staircase, at, computed
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.runtime.latency_model import Staircase, at, computed
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 
 GOAL = Goal(latency_ms=12.0, batch=2, threads=1, dtype="fp32")
@@ -99,9 +102,9 @@ def engine_of(layers=3):
 
 
 def test_every_part_is_measured_per_layer_or_per_text():
-    shapes = staircase.sizes(2, 6)
+    shapes = latency_model.sizes(2, 6)
     assert shapes == [(2, 6), (2, 4), (2, 3), (2, 2), (2, 1)]
-    found = staircase.measure(engine_of(), pruner(), 2, shapes, ticking())
+    found = latency_model.measure(engine_of(), pruner(), 2, shapes, ticking())
     # one tick for each part of each of two layers; the third is computed for the first token alone, behind them
     assert found.enter == ((4, 1000.0), (8, 1000.0), (12, 1000.0))
     assert found.finish == found.enter
@@ -113,9 +116,9 @@ def test_every_part_is_measured_per_layer_or_per_text():
 
 
 def test_more_rows_than_are_needed_are_not_measured():
-    assert staircase.sizes(256, 64)[0] == (32, 64)
-    assert staircase.sizes(1, 64)[0] == (1, 64)
-    assert all(texts * length <= staircase.MOST_ROWS for texts, length in staircase.sizes(256, 512))
+    assert latency_model.sizes(256, 64)[0] == (32, 64)
+    assert latency_model.sizes(1, 64)[0] == (1, 64)
+    assert all(texts * length <= latency_model.MOST_ROWS for texts, length in latency_model.sizes(256, 512))
 
 
 def test_what_is_measured_part_by_part_is_the_whole_forward_pass(monkeypatch):
@@ -124,7 +127,7 @@ def test_what_is_measured_part_by_part_is_the_whole_forward_pass(monkeypatch):
     monkeypatch.setattr(engine, "_result", lambda hidden, walk: seen.append(known(hidden, walk).logits))
     ids = [[5, 6, 7, 8, 9], [7, 5, 3]]
     with torch.inference_mode():
-        staircase._pass(engine, ids, ticking())
+        latency_model._pass(engine, ids, ticking())
     monkeypatch.undo()
     assert torch.equal(seen[0], engine(ids, prune=False).logits)
 
@@ -134,30 +137,30 @@ def test_what_is_measured_part_by_part_is_the_whole_forward_pass(monkeypatch):
 
 def identity(**changes):
     given = {"cpu": "one", "linears": "onednn", "dtype": "fp32", "threads": 1, "batch": 2, "longest": 64, "hidden": 32}
-    return staircase.identity(pruner(), **given | changes)
+    return latency_model.identity(pruner(), **given | changes)
 
 
 def test_a_stored_staircase_is_read(tmp_path):
-    path = staircase.place(tmp_path, identity())
-    assert staircase.load(path, identity()) is None
-    staircase.save(path, identity(), STAIRS, [0.1])
-    found, when = staircase.load(path, identity())
+    path = latency_model.place(tmp_path, identity())
+    assert latency_model.load(path, identity()) is None
+    latency_model.save(path, identity(), STAIRS, [0.1])
+    found, when = latency_model.load(path, identity())
     assert found == STAIRS
     assert when.startswith("20")
 
 
 @pytest.mark.parametrize("change", [{"cpu": "other"}, {"dtype": "int8"}, {"threads": 2}, {"batch": 8}, {"hidden": 64}])
 def test_another_machine_engine_or_layer_has_a_staircase_of_its_own(change, tmp_path):
-    assert staircase.place(tmp_path, identity(**change)) != staircase.place(tmp_path, identity())
-    path = staircase.place(tmp_path, identity())
-    staircase.save(path, identity(), STAIRS, None)
-    assert staircase.load(path, identity(**change)) is None
+    assert latency_model.place(tmp_path, identity(**change)) != latency_model.place(tmp_path, identity())
+    path = latency_model.place(tmp_path, identity())
+    latency_model.save(path, identity(), STAIRS, None)
+    assert latency_model.load(path, identity(**change)) is None
 
 
 def test_a_broken_file_is_as_none(tmp_path):
-    path = staircase.place(tmp_path, identity())
+    path = latency_model.place(tmp_path, identity())
     path.write_text('{"identity": ')
-    assert staircase.load(path, identity()) is None
+    assert latency_model.load(path, identity()) is None
 
 
 # -- translating -----------------------------------------------------------------------------------------
@@ -237,7 +240,7 @@ def test_the_same_whole_batches_are_predicted_and_measured():
     assert batches.shape == (3, 2)
     assert len(set(batches.flatten().tolist())) == 6
     assert torch.equal(batches, drawn(7, GOAL))
-    assert drawn(5000, GOAL).numel() == latency.MOST_TEXTS
+    assert drawn(5000, GOAL).numel() == latency_goal.MOST_TEXTS
     with pytest.raises(ConfigError, match=r"goal.batch=8, but validation has 7 texts\.\nAllowed: 1\.\.7"):
         drawn(7, replace(GOAL, batch=8))
 
@@ -246,9 +249,9 @@ def test_the_same_whole_batches_are_predicted_and_measured():
 def test_five_percent_above_the_goal_it_is_still_met(measured, met, tmp_path, monkeypatch):
     aim = Aim(2.5, 11.6, 5.0, 26.0)
     (tmp_path / "goal.json").write_text(json.dumps({"aim": asdict(aim), "staircase": asdict(STAIRS)}))
-    monkeypatch.setattr(latency, "timed", lambda *_: {"ms": {"median": measured}, "p95_ms": 13.0})
+    monkeypatch.setattr(latency_goal, "timed", lambda *_: {"ms": {"median": measured}, "p95_ms": 13.0})
     split = EncodedSplit(torch.arange(4), torch.arange(5), torch.zeros(4), "")
-    found = latency.verify(GOAL, tmp_path, tiny_model(), split, (torch.ones(2, 4), torch.ones(2, 4)), [0])
+    found = latency_goal.verify(GOAL, tmp_path, tiny_model(), split, (torch.ones(2, 4), torch.ones(2, 4)), [0])
     assert found["met"] is met
     assert (found["asked_ms"], found["predicted_ms"], found["measured_ms"]) == (12.0, 11.6, measured)
     assert found["feasible_ms"] == [5.0, 26.0]
@@ -294,7 +297,7 @@ def machine(monkeypatch):
         measured.append(list(shapes))
         return linear(goal.batch)
 
-    monkeypatch.setattr(latency, "measure", measure)
+    monkeypatch.setattr(latency_goal, "measure", measure)
     return measured
 
 

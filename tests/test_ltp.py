@@ -5,8 +5,8 @@ import torch
 from conftest import method_under_test, sentences
 
 from prunekit.cost import Shape, encoder_macs, straight_through_counts
-from prunekit.evaluation import evaluate
-from prunekit.objectives import cost_gap, mask_regulariser
+from prunekit.evaluation.evaluate import evaluate
+from prunekit.losses import cost_gap, mask_regulariser
 
 ROWS = [24, 17, 9, 30, 12, 21, 28, 15]
 VALIDATION = [sentences(ROWS, seed=n) | {"labels": torch.arange(8) % 3, "index": torch.arange(8)} for n in range(4)]
@@ -247,8 +247,9 @@ def test_executions_agree_when_some_sentences_die():
 def test_mask_drop_and_pack_agree(family):
     from conftest import tiny_model
 
-    from prunekit.tokens.encoder import TokenPruner, install
+    from prunekit.tokens.encoder import install
     from prunekit.tokens.policies import LearnedThreshold
+    from prunekit.tokens.pruner import TokenPruner
     from prunekit.tokens.scorers import AttentionReceived
 
     policy = LearnedThreshold({1: 0.7, 2: 0.9, 3: 1.0}, 0.1, 0.001)

@@ -9,7 +9,7 @@ import pytest
 
 ASK = """
 import ctypes, resource, torch
-from prunekit.runtime.memory import keep_freed
+from prunekit.runtime.kernels.memory import keep_freed
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from prunekit.data.metrics import build_metrics
+from prunekit.config.errors import ConfigError
 from prunekit.data.spec import TaskSpec
-from prunekit.schema import ConfigError
+from prunekit.evaluation.metrics import build_metrics
 
 
 def spec_of(kind, *metrics):

@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from prunekit.config import compose, validate
+from prunekit.config.composition import compose
+from prunekit.config.validation import validate
 from prunekit.cost import Shape
 from prunekit.data.packages import package_folder
-from prunekit.evaluation import predict
-from prunekit.kinds import method_options
-from prunekit.pipeline import method_class
-from prunekit.pretrained import load_classifier, load_model
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.evaluation.evaluate import predict
+from prunekit.models.loading import load_classifier, load_model
+from prunekit.pipelines.tokens.preparation import method_class
+from prunekit.runs.kinds import method_options
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio, Threshold
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AttentionReceived
 from prunekit.tokens.state import Trace

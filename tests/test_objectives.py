@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from prunekit.objectives import (
+from prunekit.losses import (
     arp2_loss,
     distillation_loss,
     lagrangian,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prunekit.runtime.parity import Seen, compare, faithful
+from prunekit.bench.parity import Seen, compare, faithful
 
 
 def runtime(*texts):

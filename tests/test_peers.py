@@ -10,10 +10,10 @@ import torch
 from conftest import tiny_model
 from transformers import BertTokenizer
 
-from prunekit.runtime import peers
+from prunekit.bench import peers
+from prunekit.bench.peers import Absent, Inputs, chosen, eager_padded
+from prunekit.bench.protocol import Encoded
 from prunekit.runtime.extras import MissingPackage
-from prunekit.runtime.peers import Absent, Inputs, chosen, eager_padded
-from prunekit.runtime.protocol import Encoded
 
 BATCH = [[7, 8, 9, 10], [11, 12], [20, 30, 40, 50, 60, 70, 80]]
 

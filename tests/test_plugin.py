@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from prunekit.config import ConfigError, compose, validate
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.config.validation import validate
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")

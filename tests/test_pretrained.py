@@ -8,9 +8,11 @@ from conftest import sentences, tiny_model
 from transformers import AutoModelForSequenceClassification
 
 import prunekit
-from prunekit.pretrained import load_classifier, save
-from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.models.loading import load_classifier
+from prunekit.models.pretrained import save
+from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.policies import KeepRatio, LearnedThreshold, Threshold
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AttentionReceived, ReferenceReceived
 from prunekit.tokens.state import Trace

@@ -8,9 +8,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from prunekit import progress
-from prunekit.progress import Progress, StatusLine, fitted, rate, say, track
-from prunekit.text import clock
+from prunekit import console
+from prunekit.console import StatusLine, clock, fitted, rate, say, track
+from prunekit.training.progress import Progress, _evaluations_to_come
 
 # lightning still uses what torch's pytree renamed
 
@@ -19,18 +19,18 @@ from prunekit.text import clock
 def log(monkeypatch):
     """What a log file gets: no terminal."""
     stream = io.StringIO()
-    monkeypatch.setattr(progress, "CONSOLE", Console(file=stream, width=80, highlight=False, force_terminal=False))
+    monkeypatch.setattr(console, "CONSOLE", Console(file=stream, width=80, highlight=False, force_terminal=False))
     return stream
 
 
 @pytest.fixture
 def terminal(monkeypatch):
     stream = io.StringIO()
-    console = Console(
+    shown = Console(
         file=stream, width=80, highlight=False, force_terminal=True, color_system=None, legacy_windows=False
     )
-    monkeypatch.setattr(progress, "CONSOLE", console)
-    monkeypatch.setattr(progress, "LIVE_SECONDS", 0.0)
+    monkeypatch.setattr(console, "CONSOLE", shown)
+    monkeypatch.setattr(console, "LIVE_SECONDS", 0.0)
     return stream
 
 
@@ -70,7 +70,7 @@ def test_track_yields_everything_and_ends_with_one_line(log):
 
 def test_a_log_file_gets_a_line_now_and_then_with_an_eta(log, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
 
     def slow():
         for item in range(100):
@@ -86,7 +86,7 @@ def test_a_log_file_gets_a_line_now_and_then_with_an_eta(log, monkeypatch):
 
 
 def test_without_a_total_there_is_no_eta(log, monkeypatch):
-    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
     list(track(iter("ab"), "reading"))
     assert "ETA" not in log.getvalue()
     assert log.getvalue().startswith("reading            | 0 | - it/s\n")
@@ -235,4 +235,4 @@ def test_the_eta_counts_an_early_end_and_every_evaluation_until_then(evals_per_e
     )
     shown = Progress(None, max_steps)
     assert shown._total(trainer) == total
-    assert progress._evaluations_to_come(trainer, 5, total) == to_come
+    assert _evaluations_to_come(trainer, 5, total) == to_come

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from prunekit.runtime import protocol
-from prunekit.runtime.protocol import Candidate, Encoded, Timed, Workload, comparisons, ratio, rounds_within, summary
+from prunekit.bench import protocol
+from prunekit.bench.protocol import Candidate, Encoded, Timed, Workload, comparisons, ratio, rounds_within, summary
 
 
 class Clock:

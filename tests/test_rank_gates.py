@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import sentences, tiny_model
 
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.tokens.encoder import install
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AttentionReceived, ReferenceReceived
 from prunekit.tokens.state import TokenState, Trace

@@ -13,11 +13,11 @@ from test_export import PRUNERS, stored_run
 from test_report_speed import RESULT
 from weight_runs import SMALL as SMALL_WEIGHTS
 
-from prunekit import cli
-from prunekit.config import conf_dir
-from prunekit.latency import Aim
-from prunekit.report.console import markdown
-from prunekit.report.results import collect, save
+from prunekit.cli import main
+from prunekit.config.search_path import conf_dir
+from prunekit.pipelines.tokens.latency_goal import Aim
+from prunekit.report.rows import collect, save
+from prunekit.results.summary import markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def shortened(command, folder):
 
 def run(arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    return cli.train(arguments)
+    return main.train(arguments)
 
 
 def unless_short(line):
@@ -87,7 +87,7 @@ def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tickets(tmp_path)
     # a tiny model is as fast as any goal; what is made of a goal is the matter of test_latency.py
-    monkeypatch.setattr("prunekit.latency.translate", lambda *_: Aim(1.5, 100.0, 50.0, 200.0))
+    monkeypatch.setattr("prunekit.pipelines.tokens.latency_goal.translate", lambda *_: Aim(1.5, 100.0, 50.0, 200.0))
     missed_is_fine = (0, 3)  # so short a run need not meet a budget
     assert run(shortened(command, tmp_path), monkeypatch) in missed_is_fine
 
@@ -100,7 +100,7 @@ def test_every_command_that_compares_runs_runs(command, tmp_path, monkeypatch, c
             store(tmp_path / "runs", result(method, budget, 1, 0.5, task=task))
     save(collect(["runs"]).rows, Path("results.json"))
     with pytest.raises(SystemExit) as ended:
-        cli.main(shlex.split(command)[1:])
+        main.main(shlex.split(command)[1:])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert "top" in shown or re.search(r"report\.html: \d+ runs", shown)
@@ -114,7 +114,7 @@ def test_every_command_that_deploys_or_measures_runs(command, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command)[1:]
     if any(word.startswith("run=") for word in words):
-        monkeypatch.setattr("prunekit.benchmark.PEAK_SIDE", 64)
+        monkeypatch.setattr("prunekit.bench.machine.PEAK_SIDE", 64)
         folder = stored_run(tmp_path, "topk", PRUNERS["topk"]())
         words = [f"run={folder}" if word.startswith("run=") else word for word in words]
         words += ["int8=false", "rows=4"] if words[0] == "export" else ["examples=4", "batch_sizes=[2]", "peers=none"]
@@ -126,7 +126,7 @@ def test_every_command_that_deploys_or_measures_runs(command, tmp_path, monkeypa
         (tmp_path / "bench.json").write_text(json.dumps(RESULT))
         (tmp_path / "RESULTS.md").write_text("<!-- bench -->\n<!-- end of bench -->\n")
     with pytest.raises(SystemExit) as ended:
-        cli.main(words)
+        main.main(words)
     assert ended.value.code == 0
 
 

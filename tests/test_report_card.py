@@ -2,7 +2,7 @@ import pytest
 from huggingface_hub import ModelCard
 from test_report_console import RESULT, changed
 
-from prunekit.report.card import model_card
+from prunekit.results.card import model_card
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from prunekit.report.console import (
+from prunekit.results.summary import (
     Row,
     markdown,
     noise,

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import sentences, tiny_model
 
-from prunekit.evaluation import kept_tokens
-from prunekit.report import examples
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.evaluation.evaluate import kept_tokens
+from prunekit.results import examples
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 from prunekit.tokens.state import Trace
 

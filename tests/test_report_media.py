@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prunekit.report import examples, media
+from prunekit.results import examples, heatmap
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def found():
 
 
 def test_texts_that_pruning_made_wrong_come_first_then_the_first_ones(found):
-    assert media.chosen(found, 2) == [1, 0]
-    assert media.chosen(found, 9) == [1, 0, 2]
-    assert media.chosen(replace(found, classes=()), 2) == [0, 1]  # values are neither right nor wrong
+    assert heatmap.chosen(found, 2) == [1, 0]
+    assert heatmap.chosen(found, 9) == [1, 0, 2]
+    assert heatmap.chosen(replace(found, classes=()), 2) == [0, 1]  # values are neither right nor wrong
 
 
 def test_the_table_has_a_row_per_token_with_what_became_of_it(found):
-    columns, rows = media.token_table(found, [1])
+    columns, rows = heatmap.token_table(found, [1])
     assert columns == ["row", "label", "dense", "pruned", "position", "token", "layers_passed", "score_00", "score_01"]
     assert rows == [
         [1, "fine", "fine", "bad", 0, "[CLS]", 2, 1.0, 1.0],
@@ -50,11 +50,11 @@ def test_the_table_has_a_row_per_token_with_what_became_of_it(found):
 
 def test_values_stand_in_the_table_where_there_are_no_classes(found):
     values = replace(found, classes=(), labels=np.array([0.25, 0.5, 1.0]))
-    assert media.token_table(values, [0])[1][0][1] == 0.25
+    assert heatmap.token_table(values, [0])[1][0][1] == 0.25
 
 
 def test_who_left_is_white_in_the_picture_and_who_stayed_is_not(found):
-    figure = media.heat_map(found, [0])
+    figure = heatmap.heat_map(found, [0])
     (axes,) = figure.axes
     assert axes.images[0].get_array().mask[:, 1].tolist() == [False, True]  # "not" passed layer 0 alone
     assert [label.get_text() for label in axes.get_xticklabels()] == ["[CLS]", "not", r"\$good"]
@@ -62,13 +62,13 @@ def test_who_left_is_white_in_the_picture_and_who_stayed_is_not(found):
 
 
 def test_a_picture_has_room_for_the_first_tokens_and_says_how_many_more_there_are(found, monkeypatch):
-    monkeypatch.setattr(media, "WIDE", 3)
-    figure = media.heat_map(found, [2])
+    monkeypatch.setattr(heatmap, "WIDE", 3)
+    figure = heatmap.heat_map(found, [2])
     assert figure.axes[0].get_title(loc="left").endswith("; 1 more tokens")
     assert figure.axes[0].images[0].get_array().shape == (2, 3)
 
 
 def test_a_picture_is_bytes_of_red_green_and_blue(found):
-    pixels = media.pixels(media.heat_map(found, [0, 1]))
+    pixels = heatmap.pixels(heatmap.heat_map(found, [0, 1]))
     assert (pixels.dtype, pixels.ndim, pixels.shape[2]) == (np.uint8, 3, 3)
     assert pixels.std() > 0

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from stored_runs import add_examples, result, store, study_folder
 
-from prunekit.cli import main
-from prunekit.report import examples
+from prunekit.cli.main import main
+from prunekit.report.explorer import words_of
 from prunekit.report.fairness import lint
 from prunekit.report.html import page
-from prunekit.report.results import Found, collect
-from prunekit.report.study import overlap, study, words_of
-from prunekit.runs import RunFolder
+from prunekit.report.page_data import overlap, study
+from prunekit.report.rows import Found, collect
+from prunekit.results import examples
+from prunekit.runs.folder import RunFolder
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -312,7 +313,7 @@ def test_wrong_arguments_say_what_is_allowed(runs, words, message, tmp_path, cap
 
 
 def test_a_results_file_alone_makes_a_page_without_the_explorer(runs, tmp_path, capsys):
-    from prunekit.report.results import save
+    from prunekit.report.rows import save
 
     save(collect([runs]).rows, tmp_path / "results.json")
     found = study(collect([tmp_path / "results.json"]), "x")
@@ -458,7 +459,7 @@ def test_nothing_sticks_out_and_text_stands_out(browser, tab, scheme, width):
 
 def test_the_words_that_leave_first_are_those_with_the_smallest_share_of_layers():
     """`a` passes 1 of 2 layers, `b` both; each occurs five times; c is not common enough, [CLS] is no word."""
-    from prunekit.report.study import _word_types, _words
+    from prunekit.report.explorer import _word_types, _words
 
     joined = examples.Examples(
         **{

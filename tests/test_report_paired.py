@@ -7,12 +7,13 @@ import pytest
 import torch
 from stored_runs import add_examples, result, store
 
-from prunekit.data.metrics import build_metrics
 from prunekit.data.spec import TaskSpec
-from prunekit.report.examples import save
+from prunekit.evaluation.metrics import build_metrics
+from prunekit.report.formats import markdown
 from prunekit.report.paired import METRICS, by_examples, mcnemar
-from prunekit.report.results import collect
-from prunekit.report.table import build, markdown
+from prunekit.report.rows import collect
+from prunekit.report.table import build
+from prunekit.results.examples import save
 
 
 def answers(folder, right):

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from prunekit.evaluation import PerRow
-from prunekit.report.curves import budget_over_steps
-from prunekit.report.plots import quality_by_length, tokens_by_layer, write_plots
+from prunekit.evaluation.evaluate import PerRow
+from prunekit.results.curves import budget_over_steps
+from prunekit.results.plots import quality_by_length, tokens_by_layer, write_plots
 
 
 def rows(lengths, tokens, right):

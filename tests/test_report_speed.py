@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from prunekit.benchmark import main
-from prunekit.config import ConfigError
-from prunekit.report.speed import markdown, replaced
+from prunekit.bench.table import markdown, replaced
+from prunekit.cli.bench import main
+from prunekit.config.errors import ConfigError
 
 SPREAD = {"median": 2.0, "q25": 1.9, "q75": 2.1}
 

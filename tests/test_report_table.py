@@ -7,11 +7,12 @@ import re
 import pytest
 from stored_runs import result, store
 
-from prunekit.cli import main
-from prunekit.config import ConfigError
-from prunekit.report.results import collect, matching, save
+from prunekit.cli.main import main
+from prunekit.config.errors import ConfigError
+from prunekit.report.formats import markdown
+from prunekit.report.rows import collect, matching, save
 from prunekit.report.seeds import difference, holm, summary
-from prunekit.report.table import build, default_rows, markdown
+from prunekit.report.table import build, default_rows
 
 SCORES = {
     ("dense", "dense"): (0.60, 0.60, 0.60),

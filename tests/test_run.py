@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 import prunekit
-from prunekit.config import ConfigError, compose
-from prunekit.report.examples import load as load_examples
-from prunekit.run import run, train
-from prunekit.runs import read_jsonl
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.files import read_jsonl
+from prunekit.pipelines.run import run, train
+from prunekit.results.examples import load as load_examples
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -110,7 +111,7 @@ def test_the_saved_model_reproduces_the_result(finished):
     from prunekit.data.module import TokenPruningDataModule
     from prunekit.data.sources import find_task
     from prunekit.data.spec import TaskSpec
-    from prunekit.evaluation import evaluate
+    from prunekit.evaluation.evaluate import evaluate
 
     cfg = config(folder)
     spec = TaskSpec.from_config(cfg["task"])
@@ -134,7 +135,7 @@ def test_the_saved_model_reproduces_the_result(finished):
 
 def test_the_same_command_again_returns_the_stored_result(finished, capsys, monkeypatch):
     folder, result = finished
-    monkeypatch.setattr("prunekit.pipeline.Pipeline.execute", lambda self: pytest.fail("it ran again"))
+    monkeypatch.setattr("prunekit.pipelines.tokens.pipeline.Pipeline.execute", lambda self: pytest.fail("it ran again"))
     assert run(config(folder)) == result
     assert "synthetic" in capsys.readouterr().out
 
@@ -258,7 +259,7 @@ def test_nothing_of_a_run_stays_in_memory(finished, tmp_path, monkeypatch):
     """The next job of a sweep runs in the same process."""
     import weakref
 
-    from prunekit.pipeline import Pipeline
+    from prunekit.pipelines.tokens.pipeline import Pipeline
 
     seen = []
 
@@ -267,14 +268,14 @@ def test_nothing_of_a_run_stays_in_memory(finished, tmp_path, monkeypatch):
             super().fit(module, data, loggers)
             seen.append(weakref.ref(module))
 
-    monkeypatch.setattr("prunekit.pipeline.Pipeline", Watched)
+    monkeypatch.setattr("prunekit.pipelines.tokens.pipeline.Pipeline", Watched)
     run(plain(tmp_path, "method=dense", "trainer.max_steps=2"))
     assert len(seen) == 1
     assert seen[0]() is None
 
 
 def test_threads_of_one_run_are_not_those_of_the_next():
-    from prunekit.pipeline import use_threads
+    from prunekit.training.hardware import use_threads
 
     use_threads(None)
     own = torch.get_num_threads()
@@ -287,7 +288,7 @@ def test_threads_of_one_run_are_not_those_of_the_next():
 def test_another_model_in_the_same_folder_is_another_run(finished, tmp_path):
     from conftest import tiny_model
 
-    from prunekit.run import canonical
+    from prunekit.runs.identity import canonical
 
     folder = tmp_path / "teacher"
     cfg = config(tmp_path, f"teacher.path={folder}")

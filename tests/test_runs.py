@@ -9,15 +9,9 @@ import time
 import pytest
 
 from prunekit import environment, files
-from prunekit.config import config_hash
-from prunekit.runs import (
-    RunFolder,
-    append_jsonl,
-    atomic_write_bytes,
-    atomic_write_text,
-    read_jsonl,
-    write_jsonl,
-)
+from prunekit.config.identity import config_hash
+from prunekit.files import append_jsonl, atomic_write_bytes, atomic_write_text, read_jsonl, write_jsonl
+from prunekit.runs.folder import RunFolder
 
 
 def config(runs_dir, **changes):
@@ -276,7 +270,7 @@ def test_a_result_with_a_number_that_json_does_not_know_is_refused_whole(tmp_pat
 HOLDER = """
 import sys, time
 from pathlib import Path
-from prunekit.runs import RunFolder
+from prunekit.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1]), "00000000").lock():
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -344,7 +338,7 @@ def test_a_holder_that_left_no_name_is_another_process(tmp_path, holder):
 
 def test_runs_are_found_without_importing_torch():
     code = (
-        "import sys, prunekit.runs, prunekit.environment, prunekit.files\n"
+        "import sys, prunekit.runs.folder, prunekit.environment, prunekit.files\n"
         "prunekit.environment.environment()\n"
         "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"

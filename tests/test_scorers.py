@@ -5,8 +5,9 @@ import torch
 from conftest import sentences, tiny_model
 
 from prunekit.tokens.attention import received
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio, Threshold
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import (
     AccumulatedReceived,
     AttentionReceived,

@@ -24,12 +24,13 @@ import yaml
 from conftest import tiny_model
 from test_export import PRUNERS, stored_run
 
-from prunekit.config import ConfigError, compose
-from prunekit.opened import open_run
+from prunekit.bench.protocol import Encoded
+from prunekit.cli.settings import settings
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.runs.finished import open_run
 from prunekit.runtime.engine import PackedEngine
-from prunekit.runtime.protocol import Encoded
 from prunekit.tokens.encoder import install
-from prunekit.verbs import settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -418,7 +419,7 @@ def test_a_run_that_finds_answers_is_refused_before_anything_slow(tmp_path, monk
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(cfg))))
     result = {"schema": 1, "status": "done", "hash": "1a2b3c4d", "method": "topk", "task": "squad2"}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    monkeypatch.setitem(sys.modules, "prunekit.pretrained", None)
+    monkeypatch.setitem(sys.modules, "prunekit.models.pretrained", None)
     with pytest.raises(ConfigError, match="finds answers, which this server does not"):
         serve.main([f"run={tmp_path}"])
 

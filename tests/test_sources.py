@@ -9,18 +9,13 @@ import threading
 
 import pytest
 
+from prunekit.config.errors import ConfigError
+from prunekit.data.hub import PROBE_SECONDS
 from prunekit.data.packages import package_folder
-from prunekit.data.sources import (
-    PROBE_SECONDS,
-    TaskSource,
-    backbone_shape,
-    cache_folder,
-    find_backbone,
-    find_task,
-    own_files_digest,
-)
+from prunekit.data.sources import TaskSource, find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
-from prunekit.schema import ConfigError
+from prunekit.files import cache_folder
+from prunekit.models.sources import backbone_shape, find_backbone
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
 COLA = {"name": "cola", "folder": "glue/cola", "hub": "nyu-mll/glue", "hub_config": "cola"}
@@ -165,7 +160,7 @@ def test_an_unreachable_hub_is_named_with_the_reason():
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch):
     assert PROBE_SECONDS <= 4  # with the rest of the start, a message comes within 5
-    monkeypatch.setattr("prunekit.data.sources.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("prunekit.data.hub.PROBE_SECONDS", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

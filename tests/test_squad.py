@@ -9,12 +9,13 @@ import torch
 from transformers import AutoTokenizer
 
 import prunekit
-from prunekit.config import ConfigError, compose
-from prunekit.report import examples
-from prunekit.report.results import collect
-from prunekit.report.study import study
-from prunekit.run import run
-from prunekit.runs import read_jsonl
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.files import read_jsonl
+from prunekit.pipelines.run import run
+from prunekit.report.page_data import study
+from prunekit.report.rows import collect
+from prunekit.results import examples
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import method_under_test, sentences
 
-from prunekit.evaluation import evaluate
-from prunekit.schema import ConfigError
+from prunekit.config.errors import ConfigError
+from prunekit.evaluation.evaluate import evaluate
 from prunekit.tokens.policies import KeepRatio
 
 KEEP_RATIO = ["topk", "random", "first"]
@@ -77,7 +77,7 @@ def test_a_scorer_that_looks_back_is_asked_at_every_layer():
 def test_training_removes_what_evaluation_removes(name):
     found = method_under_test(name).eval()
     batch = sentences([12, 7, 9, 5]) | {"labels": torch.tensor([0, 1, 2, 0]), "index": torch.arange(4)}
-    from prunekit.objectives import task_loss
+    from prunekit.losses import task_loss
 
     expected = task_loss(found(batch, "mask"), batch["labels"], "classification")
     assert set(found.terms(batch)) == {"task"}
@@ -93,7 +93,7 @@ def test_the_three_differ_in_who_stays_and_not_in_how_many():
 
 
 def test_the_seed_of_the_run_draws_the_random_order():
-    from prunekit.config import compose
+    from prunekit.config.composition import compose
 
     assert compose(["method=random", "seed=11"])[0]["method"]["seed"] == 11
     assert method_under_test("random", seed=5).pruner.scorer.seed == 5

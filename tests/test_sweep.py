@@ -17,11 +17,14 @@ import fake_sweep
 import pytest
 import yaml
 
-from prunekit import cli
-from prunekit.config import compose, config_hash, sweeps_dir
-from prunekit.run import canonical
-from prunekit.runs import RunFolder
-from prunekit.sweep import WORST, Board, objective_of, title
+from prunekit.cli import main
+from prunekit.config.composition import compose
+from prunekit.config.identity import config_hash
+from prunekit.config.search_path import sweeps_dir
+from prunekit.pipelines.job import WORST, objective_of
+from prunekit.runs.board import Board, title
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import canonical
 
 FAKE = Path(__file__).with_name("fake_sweep.py")
 
@@ -36,15 +39,15 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Types a command in an empty folder, in this process; returns exit code, stdout and stderr."""
-    monkeypatch.setattr("prunekit.sweep.run", fake_sweep.run)
-    monkeypatch.setattr("prunekit.sweep.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("prunekit.pipelines.job.run", fake_sweep.run)
+    monkeypatch.setattr("prunekit.runs.sweep.POLL_SECONDS", 0.05)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["prunekit"])
     monkeypatch.chdir(tmp_path)
 
     def type_in(*arguments: str) -> tuple[Any, str, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.main(["runs_dir=runs", *arguments] if "--dry" in arguments else ["-m", "runs_dir=runs", *arguments])
+            main.main(["runs_dir=runs", *arguments] if "--dry" in arguments else ["-m", "runs_dir=runs", *arguments])
         out, err = capsys.readouterr()
         return ended.value.code, out, err
 
@@ -243,7 +246,8 @@ def test_a_file_of_sweeps_is_a_grid_and_what_is_typed_goes_on_top(sweep, tmp_pat
         "trainer:\n  epochs: 7\n"
         "hydra:\n  sweeper:\n    params:\n      seed: 1,2\n"
     )
-    monkeypatch.setattr("prunekit.config.sweeps_dir", lambda: tmp_path)
+    for module in ("search_path", "keys"):
+        monkeypatch.setattr(f"prunekit.config.{module}.sweeps_dir", lambda: tmp_path)
     assert sweep("sweeps=tiny_grid")[0] == 0
     assert trained(tmp_path) == ["dense 1", "dense 2"]
     assert sweep("sweeps=tiny_grid", "seed=2,6")[0] == 0
@@ -265,7 +269,8 @@ def test_lines_are_grids_of_their_own_and_what_is_typed_chooses_among_them_or_go
         "    lines:\n    - method=dense\n    - method=topk,ltp teacher.path=null budget=2x\n"
         "    - method=random method.rate=0.5 budget=null\n"
     )
-    monkeypatch.setattr("prunekit.config.sweeps_dir", lambda: tmp_path)
+    for module in ("search_path", "keys"):
+        monkeypatch.setattr(f"prunekit.config.{module}.sweeps_dir", lambda: tmp_path)
     said = {
         (): "8 runs",
         ("method=ltp,random", "seed=1"): "2 runs",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import sentences, tiny_model
 
-from prunekit.teacher import TeacherOutputs, teacher_outputs
+from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
 from prunekit.tokens.encoder import install
 from prunekit.tokens.state import Trace
 

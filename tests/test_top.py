@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import sentences, tiny_model
 
-from prunekit.config import compose
+from prunekit.config.composition import compose
 from prunekit.cost import Shape
 from prunekit.data.spec import TaskSpec
-from prunekit.kinds import method_options
-from prunekit.methods.base import Setting, Training
+from prunekit.evaluation.distillation_targets import TeacherOutputs
+from prunekit.methods.context import Setting, Training
 from prunekit.methods.top import ToP
-from prunekit.teacher import TeacherOutputs
+from prunekit.runs.kinds import method_options
 from prunekit.tokens.encoder import install
 
 LENGTHS = torch.tensor([12, 7, 9, 5])

@@ -14,8 +14,8 @@ import pytest
 import wandb_read
 import yaml
 
-from prunekit.report import examples, media
-from prunekit.runs import read_jsonl
+from prunekit.files import read_jsonl
+from prunekit.results import examples, heatmap
 
 ROOT = Path(__file__).parents[1]
 TINY = ["task=synthetic", "task.synthetic_rows=48", "backbone=tiny", "trainer=debug", "trainer.epochs=1"]
@@ -63,7 +63,7 @@ def test_each_job_has_a_wandb_run_of_its_own_that_says_what_its_record_says(swep
         assert offline.summary["final/budget_reached"] == result["budget"]["reached"]
         stored = examples.load(job)
         assert stored is not None
-        columns, rows = media.token_table(stored, media.chosen(stored, 3))
+        columns, rows = heatmap.token_table(stored, heatmap.chosen(stored, 3))
         assert offline.table("tokens/table") == {"columns": columns, "data": rows}
         assert offline.file("tokens/heatmap").read_bytes().startswith(b"\x89PNG")
     assert left[0].run["run_group"] == left[1].run["run_group"]

@@ -7,21 +7,19 @@ import pytest
 import wandb_read
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from prunekit import tracking as module
-from prunekit.report import examples
-from prunekit.runs import RunFolder, append_jsonl, read_jsonl
-from prunekit.tracking import (
-    JsonlLogger,
-    TrackioLogger,
-    WandbLogger,
-    final_numbers,
-    has_wandb_key,
-    log_result,
-    log_tokens,
-    tracking,
-    wandb_group,
-    wandb_mode,
-)
+from prunekit.files import append_jsonl, read_jsonl
+from prunekit.loggers import base, tensorboard
+from prunekit.loggers import trackio as trackio_logger
+from prunekit.loggers import wandb as wandb_logger
+from prunekit.loggers.base import wandb_group
+from prunekit.loggers.session import final_numbers, log_result, tracking
+from prunekit.loggers.trackio import TrackioLogger
+from prunekit.loggers.wandb import WandbLogger, has_wandb_key, wandb_mode
+from prunekit.pipelines.tokens import artifacts
+from prunekit.pipelines.tokens.artifacts import log_tokens
+from prunekit.results import examples
+from prunekit.runs.folder import RunFolder
+from prunekit.training.metrics_log import JsonlLogger
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +32,8 @@ def nobody_is_logged_in(monkeypatch, tmp_path):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(module, "say", lines.append)
+    for module in (artifacts, base, tensorboard, trackio_logger, wandb_logger):
+        monkeypatch.setattr(module, "say", lines.append)
     return lines
 
 
@@ -497,7 +496,7 @@ def test_without_tensorboard_the_run_works_and_says_so_in_one_line(tmp_path, sai
     def missing(**options):
         raise ModuleNotFoundError("neither tensorboard nor tensorboardX")
 
-    monkeypatch.setattr(module, "TensorBoardLogger", missing)
+    monkeypatch.setattr(tensorboard, "TensorBoardLogger", missing)
     cfg = config(tmp_path, tensorboard=True)
     with tracking(cfg, RunFolder.of(cfg)) as loggers:
         assert len(loggers) == 1

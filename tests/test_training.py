@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import FAMILIES, method_under_test, tiny_model
 
-from prunekit.config import compose
+from prunekit.config.composition import compose
 from prunekit.cost import Shape
 from prunekit.data.spec import TaskSpec
-from prunekit.methods.base import Setting, Training
+from prunekit.methods.context import Setting, Training
 from prunekit.methods.dense import Dense
 from prunekit.tokens.encoder import install
 

@@ -7,8 +7,9 @@ import torch
 from conftest import sentences
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from prunekit.tokens.encoder import TokenPruner, encoder_of, install
+from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.policies import KeepRatio, LearnedThreshold, MeanMinusStd, Threshold
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AccumulatedReceived, AttentionReceived
 from prunekit.tokens.state import Trace

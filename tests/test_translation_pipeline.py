@@ -15,16 +15,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import prunekit
-from prunekit import kinds
-from prunekit.config import ConfigError, compose
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
 from prunekit.cost import DecoderShape, decoder_macs
-from prunekit.data.sources import backbone_shape, find_backbone
-from prunekit.run import run, train
-from prunekit.runs import read_jsonl
+from prunekit.files import read_jsonl
+from prunekit.models.sources import backbone_shape, find_backbone
+from prunekit.pipelines.run import run, train
+from prunekit.pipelines.tokens.translation import TranslationPipeline
+from prunekit.runs import kinds
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Trace
 from prunekit.tokens.translation import encode, generate
-from prunekit.translation_pipeline import TranslationPipeline
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

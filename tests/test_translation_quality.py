@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from prunekit.translation_quality import translation_quality
+from prunekit.evaluation.translation import translation_quality
 
 REFERENCES = ["the small dog runs over the green hill today", "a man reads a long book in the old garden"]
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 from conftest import method_under_test, sentences, tiny_model
 
-from prunekit import load_pruner, save_pruner
 from prunekit.cost import BERT_BASE, Shape, encoder_macs, layer_macs
-from prunekit.evaluation import evaluate
+from prunekit.evaluation.evaluate import evaluate
+from prunekit.losses import candidate_share, consistency
 from prunekit.methods.tsdtp import _even_counts
-from prunekit.objectives import candidate_share, consistency
+from prunekit.models.pretrained import load_pruner, save_pruner
 from prunekit.tokens.attention import AttentionCall, attend_padded, received
-from prunekit.tokens.encoder import TokenPruner, install
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import MeanMinusStd
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AccumulatedReceived
 from prunekit.tokens.state import Signals, TokenState, Trace
 from prunekit.tokens.task_attention import TaskImportance, task_attention

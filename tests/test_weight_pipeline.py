@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from weight_runs import configured, run_small
 
-from prunekit import weight_pipeline
-from prunekit.config import ConfigError
-from prunekit.report.results import collect
-from prunekit.run import run
-from prunekit.weights.blocks import all_matrices, prunable, weight_of
+from prunekit.config.errors import ConfigError
+from prunekit.pipelines.run import run
+from prunekit.pipelines.weights import pipeline, statistics
+from prunekit.report.rows import collect
+from prunekit.weights.decoder import all_matrices, prunable, weight_of
 from prunekit.weights.storage import load_compact, load_masks
 
 VARIANTS = [
@@ -233,7 +233,7 @@ def test_what_cannot_run_is_said_in_three_lines(given, words, tmp_path, monkeypa
     monkeypatch.delenv("PRUNEKIT_DATA", raising=False)
     task = [] if any(word.startswith("task=") for word in given) else ["task=domain_legal"]
     if "task=bbc_news" in given:
-        from prunekit.config import compose
+        from prunekit.config.composition import compose
 
         cfg, _ = compose([*given, f"runs_dir={tmp_path}"])
         with pytest.raises(ConfigError, match=words):
@@ -245,7 +245,7 @@ def test_what_cannot_run_is_said_in_three_lines(given, words, tmp_path, monkeypa
 
 
 def test_too_little_text_is_said_before_anything_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(weight_pipeline, "perplexity", lambda *given: pytest.fail("measured"))
+    monkeypatch.setattr(pipeline, "perplexity", lambda *given: pytest.fail("measured"))
     with pytest.raises(ConfigError, match=r"not task\.open\.samples=999"):
         run_small(tmp_path, "method=magnitude", "task.open.samples=999")
 
@@ -261,7 +261,8 @@ def test_a_scope_may_name_nothing_of_a_block(given, tmp_path):
 
 def test_every_long_step_says_how_far_it_is(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(weight_pipeline, "track", lambda items, label, total=None: seen.append(label) or items)
+    for module in (pipeline, statistics):
+        monkeypatch.setattr(module, "track", lambda items, label, total=None: seen.append(label) or items)
     run_small(tmp_path, "method=dpruner", "method.weight_update=obs")
     steps = {"general", "gradients (magnitude)", "mask", "repair on mixed"}
     assert steps | {f"{text} ({model})" for text in ("open", "domain") for model in ("dense", "pruned")} <= set(seen)

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from prunekit.report.results import collect
+from prunekit.report.rows import collect
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "methods" / "dpruner.md").read_text(encoding="utf-8")

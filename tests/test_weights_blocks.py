@@ -2,21 +2,10 @@ import pytest
 import torch
 from tiny_decoders import FAMILIES, texts, tiny_decoder
 
-from prunekit.weights.blocks import (
-    BadCalibration,
-    Call,
-    Sample,
-    Streamer,
-    all_matrices,
-    decoder_blocks,
-    next_token_loss,
-    parameter_count,
-    prunable,
-    set_weight,
-    stream_gradients,
-    stream_grams,
-    weight_of,
-)
+from prunekit.weights.decoder import all_matrices, decoder_blocks, parameter_count, prunable, set_weight, weight_of
+from prunekit.weights.gradients import next_token_loss, stream_gradients
+from prunekit.weights.grams import BadCalibration, stream_grams
+from prunekit.weights.streaming import Call, Sample, Streamer
 
 
 @pytest.mark.parametrize("family", FAMILIES)

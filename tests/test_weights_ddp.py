@@ -9,7 +9,9 @@ import pytest
 import torch
 from tiny_decoders import texts, tiny_decoder
 
-from prunekit.weights.blocks import all_matrices, prunable, stream_gradients, stream_grams, weight_of
+from prunekit.weights.decoder import all_matrices, prunable, weight_of
+from prunekit.weights.gradients import stream_gradients
+from prunekit.weights.grams import stream_grams
 from prunekit.weights.importance import GradientSums, dual_score, general_importance, normalised
 from prunekit.weights.masks import keep_masks
 

@@ -10,10 +10,12 @@ from tiny_decoders import FAMILIES, texts, tiny_decoder
 from transformers import AutoModelForCausalLM
 from weight_runs import run_small
 
-from prunekit.config import ConfigError
-from prunekit.language import perplexity
-from prunekit.weights.blocks import STORE, changed, parameter_count, prunable, resident, stream_gradients, stream_grams
+from prunekit.config.errors import ConfigError
+from prunekit.evaluation.language_model import perplexity
+from prunekit.weights.decoder import STORE, changed, parameter_count, prunable, resident
 from prunekit.weights.disk import Checkpoint, Stored, load_streamed, merge, too_large
+from prunekit.weights.gradients import stream_gradients
+from prunekit.weights.grams import stream_grams
 
 
 def saved(folder, family="llama", shards=False, **changes):

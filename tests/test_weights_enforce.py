@@ -2,8 +2,9 @@ import pytest
 import torch
 from tiny_decoders import texts, tiny_decoder
 
-from prunekit.weights.blocks import all_matrices, next_token_loss, prunable, weight_of
+from prunekit.weights.decoder import all_matrices, prunable, weight_of
 from prunekit.weights.enforce import MaskEnforcer
+from prunekit.weights.gradients import next_token_loss
 from prunekit.weights.importance import magnitude_score
 from prunekit.weights.masks import Groups, keep_mask
 

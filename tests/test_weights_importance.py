@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from prunekit.weights.blocks import Gram
+from prunekit.weights.grams import Gram
 from prunekit.weights.importance import (
     GradientSums,
     dual_score,

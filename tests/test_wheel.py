@@ -45,12 +45,12 @@ def test_the_page_of_reports_is_in_the_wheel(site: Path):
 
 def test_the_settings_of_other_commands_are_in_the_wheel(site: Path):
     for name in ("export", "bench"):
-        assert list(site.rglob(f"prunekit/verbs/{name}.yaml")), name
+        assert list(site.rglob(f"prunekit/cli/{name}.yaml")), name
 
 
 def test_the_source_of_native_attention_is_in_the_wheel(site: Path):
     for name in ("attention.cpp", "int8.cpp", "vectors.hpp"):
-        assert (site / "prunekit" / "runtime" / name).is_file()
+        assert (site / "prunekit" / "runtime" / "kernels" / name).is_file()
 
 
 def test_the_console_script_answers_from_any_folder(site: Path, tmp_path: Path):
@@ -61,6 +61,10 @@ def test_the_console_script_answers_from_any_folder(site: Path, tmp_path: Path):
 
 
 def test_the_installed_package_reads_its_own_configurations(site: Path, tmp_path: Path):
-    code = "from prunekit.config import *; c = compose([]); validate(*c); print(conf_dir(), sweeps_dir())"
+    code = (
+        "from prunekit.config.composition import compose\nfrom prunekit.config.validation import validate\n"
+        "from prunekit.config.search_path import conf_dir, sweeps_dir\n"
+        "validate(*compose([])); print(conf_dir(), sweeps_dir())"
+    )
     folder = site / "prunekit"
     assert installed(site, tmp_path, sys.executable, "-c", code) == f"{folder / 'conf'} {folder / 'sweeps'}\n"

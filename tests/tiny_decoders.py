@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from prunekit.weights.blocks import Sample
+from prunekit.weights.streaming import Sample
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt")
 

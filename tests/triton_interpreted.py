@@ -9,9 +9,9 @@ import torch
 from conftest import sentences, tiny_model
 from test_engine import DECISIONS, masked
 
-from prunekit.runtime.attention import Plan, attend
 from prunekit.runtime.engine import PackedEngine
-from prunekit.runtime.triton_attention import TritonAttention, Work, interpreted, triton_attention
+from prunekit.runtime.kernels.attention import Plan, attend
+from prunekit.runtime.kernels.triton_attention import TritonAttention, Work, interpreted, triton_attention
 from prunekit.tokens.encoder import install
 from prunekit.tokens.packing import Packing
 

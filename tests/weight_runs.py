@@ -1,7 +1,8 @@
 """The smallest runs that prune weights, for tests: generated text, a random decoder."""
 
-from prunekit.config import compose, validate
-from prunekit.run import run
+from prunekit.config.composition import compose
+from prunekit.config.validation import validate
+from prunekit.pipelines.run import run
 
 SMALL = (
     "task=domain_legal",

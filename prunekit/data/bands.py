@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from prunekit.config.domains import length_quantile
+from prunekit.config.errors import shown
 from prunekit.data.spec import DataError
-from prunekit.schema import length_quantile, shown
 
 
 @dataclass(frozen=True)

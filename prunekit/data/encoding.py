@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prunekit.data.reading import Rows
+from prunekit.data.rows import Rows
 from prunekit.data.spec import DataError
 from prunekit.data.windows import question_tokens, windows
 

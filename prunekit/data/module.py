@@ -14,9 +14,11 @@ import torch
 from prunekit.data.bands import Band, resolve, rows_between
 from prunekit.data.encoding import EncodedSplit, encode, load_tokenizer, tokenizer_fingerprint
 from prunekit.data.loading import FixedLoader, StepLoader, generator_of
-from prunekit.data.reading import Rows, read_task
-from prunekit.data.sources import TaskSource, cache_folder
+from prunekit.data.reading import read_task
+from prunekit.data.rows import Rows
+from prunekit.data.sources import TaskSource
 from prunekit.data.spec import DataError, TaskSpec
+from prunekit.files import cache_folder
 
 
 class TokenPruningDataModule(L.LightningDataModule):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.sources import TaskSource, hub_folder
-from prunekit.data.spans import Answer, flattened, read_answers
+from prunekit.data.spans import flattened, read_answers
 from prunekit.data.spec import DataError, TaskSpec
 from prunekit.data.splitting import hash_split
 from prunekit.data.tables import Table, read_class_folders, read_split, read_table
@@ -21,48 +21,6 @@ WITHOUT = {
     "validation": "Set task.validation_splits=[] to take it from the training rows",
     "test": "Set task.test_split=null to do without it, or to take it from the training rows",
 }
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Texts and labels of one split; labels are class numbers, floats under regression, answers of kind "span", or
-    targets of kind "translation".
-
-    `places` says for messages where each row was read, `ids` what a row is called in its file; None where nobody asks.
-    """
-
-    texts: Sequence[str]
-    pairs: Sequence[str] | None
-    labels: Sequence[int] | Sequence[float] | Sequence[Answer] | Sequence[str]
-    places: Sequence[str] | None = None
-    ids: Sequence[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, rows: Sequence[int]) -> Rows:
-        """The rows of these numbers, in this order."""
-        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
-        places = None if self.places is None else [self.places[row] for row in rows]
-        ids = None if self.ids is None else [self.ids[row] for row in rows]
-        labels: Any = [self.labels[row] for row in rows]
-        return Rows([self.texts[row] for row in rows], pairs, labels, places, ids)
-
-    def at(self, row: int) -> str:
-        """The place of a row, counted from 0, as a reader finds it."""
-        return f"row {row + 1}" if self.places is None else self.places[row]
-
-
-@dataclass(frozen=True)
-class TaskRows:
-    """All splits of a task: "train", "validation", further validation splits, "test" when the task has one.
-
-    `dropped` counts per reason the rows that are in the files but in no split.
-    """
-
-    splits: Mapping[str, Rows]
-    label_names: tuple[str, ...] | None
-    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:

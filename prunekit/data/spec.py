@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from prunekit.schema import ConfigError
+from prunekit.config.errors import ConfigError
 
 Kind = Literal["classification", "regression", "span", "translation"]
-
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews", "mean_of_accuracy_f1")
 REGRESSION_METRICS = ("pearson", "spearman", "mean_of_pearson_spearman")
 # HasAns and NoAns of SQuAD's own script: the same, of the questions with and without an answer
@@ -19,12 +18,14 @@ SPAN_METRICS = ("f1", "exact_match", "has_answer_f1", "has_answer_exact_match", 
 # of the words that teacher forcing gets right; the others are of whole translations, which only the test is given
 WORD_ACCURACY = "word_accuracy"
 TRANSLATION_METRICS = ("bleu", "chrf", "length_ratio", WORD_ACCURACY)
+
 ALLOWED_METRICS: dict[str, tuple[str, ...]] = {
     "classification": CLASSIFICATION_METRICS,
     "regression": REGRESSION_METRICS,
     "span": SPAN_METRICS,
     "translation": TRANSLATION_METRICS,
 }
+
 DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "regression": REGRESSION_METRICS,

@@ -6,27 +6,18 @@ something to prune.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import string
-from pathlib import Path
 from random import Random
 from typing import Any
 
-from prunekit.data.reading import Rows, TaskRows
+from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.spans import Answer
 from prunekit.data.spec import TaskSpec
 
-TINY_VERSION = 1  # of the folder that `build_tiny_backbone` writes: raise it when its content changes
 SYLLABLES = ("ba", "de", "fi", "go", "lu", "ma", "ne", "pi", "ro", "su")
 FILLERS = tuple(first + second for first in SYLLABLES for second in SYLLABLES[:4])
 MARKERS = tuple(first + second + "x" for first in SYLLABLES for second in SYLLABLES[4:8])
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-TINY = {"layers": 4, "hidden": 32, "heads": 4, "ffn": 64}
-TRANSLATORS = ("marian", "t5")
-DECODERS = ("llama", "mistral", "qwen2", "gpt2", "opt")
-POSITIONS = 514
 SCORES = 6  # regression labels are 0.0 .. 5.0
 
 
@@ -116,99 +107,3 @@ def tiny_vocabulary() -> dict[str, int]:
     characters = string.ascii_lowercase + string.digits
     pieces = [*characters, *(f"##{c}" for c in characters), *string.punctuation]
     return {piece: number for number, piece in enumerate([*SPECIALS, *FILLERS, *MARKERS, *pieces])}
-
-
-def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> None:
-    """Writes a random model of 4 layers x 32 and its tokenizer as a Hugging Face folder; whole or not at all.
-
-    `family` is bert, roberta, electra or distilbert, or one of `DECODERS` or `TRANSLATORS`. The global generators are
-    not touched.
-    """
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    sizes = {
-        "hidden_size": TINY["hidden"],
-        "num_hidden_layers": TINY["layers"],
-        "num_attention_heads": TINY["heads"],
-        "intermediate_size": TINY["ffn"],
-    }
-    if family == "distilbert":
-        sizes = dict(zip(("dim", "n_layers", "n_heads", "hidden_dim"), sizes.values(), strict=True))
-    if family == "electra":
-        sizes["embedding_size"] = TINY["hidden"] // 2
-    if family in ("llama", "mistral", "qwen2"):
-        sizes["num_key_value_heads"] = TINY["heads"] // 2
-    if family == "opt":
-        sizes["ffn_dim"] = sizes.pop("intermediate_size")
-        sizes["word_embed_proj_dim"] = TINY["hidden"]
-    spread: dict[str, Any] = {"initializer_range": 0.2}  # the usual 0.02 makes all tokens of so small a model alike
-    if family in TRANSLATORS:
-        sizes, spread = _translator_sizes(family)
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=len(tiny_vocabulary()),
-        max_position_embeddings=POSITIONS,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-        **spread,
-        **sizes,
-    )
-    scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        kind = AutoModelForCausalLM if family in DECODERS else AutoModel
-        kind = AutoModelForSeq2SeqLM if family in TRANSLATORS else kind
-        model = kind.from_config(config, dtype=torch.float32)
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(scratch)
-    if family in DECODERS + TRANSLATORS:
-        model.save_pretrained(scratch)  # knows which weights are tied
-    else:
-        save_file(model.state_dict(), scratch / "model.safetensors", {"format": "pt"})
-    around = "" if family in DECODERS else "$A [SEP]" if family in TRANSLATORS else "[CLS] $A [SEP]"
-    _tiny_tokenizer(scratch, segments=family in ("bert", "electra"), around=around)
-    try:
-        scratch.replace(folder)
-    except OSError:
-        # another process was faster
-        shutil.rmtree(scratch)
-
-
-def _translator_sizes(family: str) -> tuple[dict[str, int], dict[str, Any]]:
-    """Encoder and decoder of the same size, and how wide their weights are drawn."""
-    common = {"d_model": TINY["hidden"], "decoder_start_token_id": 0}
-    if family == "t5":
-        sizes = {"num_layers": TINY["layers"], "num_heads": TINY["heads"], "d_ff": TINY["ffn"]}
-        return common | sizes | {"d_kv": TINY["hidden"] // TINY["heads"]}, {"initializer_factor": 1.0}
-    parts = ("encoder", "decoder")
-    sizes = {f"{part}_layers": TINY["layers"] for part in parts} | {f"{part}_ffn_dim": TINY["ffn"] for part in parts}
-    return common | sizes | {f"{part}_attention_heads": TINY["heads"] for part in parts}, {"init_std": 0.2}
-
-
-def _tiny_tokenizer(folder: Path, segments: bool, around: str) -> None:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    vocabulary = tiny_vocabulary()
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    if around:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=around,
-            pair=f"{around} $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-        )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    inputs = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
-    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": POSITIONS - 2,
-        "model_input_names": inputs,
-        **{f"{name}_token": token for name, token in names.items()},
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -12,6 +12,7 @@ from typing import Any
 from prunekit.data.spec import DataError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+
 # what a file begins with tells what it is, whatever its name says
 SIGNATURES = {
     b"PAR1": "a Parquet file",

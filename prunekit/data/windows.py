@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from prunekit.data.reading import Rows
+from prunekit.data.rows import Rows
 from prunekit.data.spans import Answer
 from prunekit.data.spec import DataError
 

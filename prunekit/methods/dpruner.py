@@ -3,6 +3,8 @@
 Built from the published idea; the authors' code is not available under a licence and was not used.
 """
 
+from __future__ import annotations
+
 from jaxtyping import Float
 from torch import Tensor
 

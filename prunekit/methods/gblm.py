@@ -1,5 +1,7 @@
 """GBLM-Pruner: weight times input norm plus scaled gradient. arXiv:2311.04902."""
 
+from __future__ import annotations
+
 from jaxtyping import Float
 from torch import Tensor
 

@@ -19,15 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.config.errors import ConfigError, shown
+from prunekit.console import say, track
 from prunekit.cost import Shape
-from prunekit.evaluation import Batch, evaluate
+from prunekit.evaluation.evaluate import Batch, evaluate
 from prunekit.files import append_jsonl, read_jsonl
-from prunekit.methods.base import Setting, TokenPruningMethod
-from prunekit.objectives import distillation_loss, task_loss
-from prunekit.progress import say, track
-from prunekit.schema import ConfigError, shown
-from prunekit.tokens.encoder import TokenPruner
+from prunekit.losses import distillation_loss, task_loss
+from prunekit.methods.base import TokenPruningMethod
+from prunekit.methods.context import Setting
 from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.schedules import Point, Schedule, bent_to, constant_ratio, drop_lengths, evolve, pareto
 from prunekit.tokens.scorers import AttentionReceived
 

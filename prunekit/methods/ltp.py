@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
-from prunekit.evaluation import Batch
-from prunekit.methods.base import Setting, Training
+from prunekit.evaluation.evaluate import Batch
+from prunekit.losses import cost_gap, mask_regulariser, task_loss
+from prunekit.methods.context import Setting, Training
 from prunekit.methods.static import ThresholdMethod
-from prunekit.objectives import cost_gap, mask_regulariser, task_loss
-from prunekit.tokens.encoder import TokenPruner
 from prunekit.tokens.policies import LearnedThreshold, linear_thresholds
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived, ReceivedAfterDropout
 from prunekit.tokens.state import Execution, Trace
 

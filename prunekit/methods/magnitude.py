@@ -1,5 +1,7 @@
 """The smallest weights go: the baseline that needs no data."""
 
+from __future__ import annotations
+
 from jaxtyping import Float
 from torch import Tensor
 

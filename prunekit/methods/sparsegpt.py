@@ -1,5 +1,7 @@
 """SparseGPT: masks chosen while the weights that stay are re-fitted. arXiv:2301.00774."""
 
+from __future__ import annotations
+
 from prunekit.methods.weight_base import WeightPruningMethod
 
 

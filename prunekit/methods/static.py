@@ -14,21 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.console import PLAIN_SECONDS, clock, say
 from prunekit.cost import Shape
-from prunekit.evaluation import Batch, executed_reduction
-from prunekit.methods.base import Setting, TokenPruningMethod, Training
-from prunekit.objectives import task_loss
-from prunekit.progress import PLAIN_SECONDS, say
-from prunekit.text import clock
+from prunekit.evaluation.evaluate import Batch, executed_reduction
+from prunekit.losses import task_loss
+from prunekit.methods.base import TokenPruningMethod
+from prunekit.methods.context import Setting, Training
 from prunekit.tokens.budget import Bisected, bisect
-from prunekit.tokens.encoder import TokenPruner
-from prunekit.tokens.policies import (
-    KeepRatio,
-    Threshold,
-    geometric_ratios,
-    linear_ratios,
-    published_dense_layers,
-)
+from prunekit.tokens.policies import KeepRatio, Threshold, geometric_ratios, linear_ratios, published_dense_layers
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import Scorer
 
 

@@ -9,20 +9,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from prunekit.config.errors import ConfigError
 from prunekit.cost import Shape
-from prunekit.heads import traverse
-from prunekit.methods.base import Setting
+from prunekit.methods.context import Setting
 from prunekit.methods.static import ThresholdMethod, aloud
-from prunekit.schema import ConfigError
+from prunekit.models.forward import traverse
 from prunekit.tokens.budget import bisect
-from prunekit.tokens.encoder import TokenPruner
-from prunekit.tokens.policies import (
-    KeepRatio,
-    ProfileThreshold,
-    Threshold,
-    geometric_ratios,
-    linear_thresholds,
-)
+from prunekit.tokens.policies import KeepRatio, ProfileThreshold, Threshold, geometric_ratios, linear_thresholds
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 from prunekit.tokens.state import Trace
 

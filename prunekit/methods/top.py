@@ -14,26 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunekit.cost import (
-    Convention,
-    Shape,
-    expected_counts,
-    expected_keep,
-    nominal_counts,
-    sparsity,
-)
-from prunekit.evaluation import Batch, staying
-from prunekit.methods.base import Setting, TokenPruningMethod, Training
-from prunekit.objectives import (
-    distillation_loss,
-    lagrangian,
-    linear_warmup,
-    rank_distillation_loss,
-    rank_weight,
-    task_loss,
-)
-from prunekit.tokens.encoder import TokenPruner
+from prunekit.cost import Convention, Shape, expected_counts, expected_keep, nominal_counts, sparsity
+from prunekit.evaluation.evaluate import Batch, staying
+from prunekit.losses import distillation_loss, lagrangian, linear_warmup, rank_distillation_loss, rank_weight, task_loss
+from prunekit.methods.base import TokenPruningMethod
+from prunekit.methods.context import Setting, Training
 from prunekit.tokens.gates import LOGA_BOUND, HardConcrete
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import EVERYTHING, RankGate
 from prunekit.tokens.scorers import AttentionReceived, ReferenceReceived
 from prunekit.tokens.state import Execution, Trace

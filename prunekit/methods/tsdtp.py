@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
-from prunekit.evaluation import Batch
-from prunekit.heads import traverse
-from prunekit.methods.base import Setting, Training
+from prunekit.evaluation.evaluate import Batch
+from prunekit.losses import candidate_share, consistency, task_loss
+from prunekit.methods.context import Setting, Training
 from prunekit.methods.static import CalibratedMethod
-from prunekit.objectives import candidate_share, consistency, task_loss
+from prunekit.models.forward import traverse
 from prunekit.tokens.budget import Bisected, bisect
-from prunekit.tokens.encoder import TokenPruner
 from prunekit.tokens.policies import MeanMinusStd
+from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AccumulatedReceived, Scorer
 from prunekit.tokens.state import TokenState, Trace
 from prunekit.tokens.task_attention import TaskImportance

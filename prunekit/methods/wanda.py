@@ -1,5 +1,7 @@
 """Wanda: weight times the norm of its input, compared within a row. arXiv:2306.11695."""
 
+from __future__ import annotations
+
 from jaxtyping import Float
 from torch import Tensor
 

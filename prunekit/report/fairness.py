@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunekit.report.results import DENSE, Row, variant
-from prunekit.schema import shown
+from prunekit.config.errors import shown
+from prunekit.report.rows import DENSE, Row, variant
 
 CHECKED = "teacher, data, rows and metric, max length, seeds, tuning trials, epochs, measured FLOPs, hardware"
 FEW = 3  # seeds below which a spread says little

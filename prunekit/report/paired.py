@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from prunekit.report.examples import Examples
+from prunekit.results.examples import Examples
 
 RESAMPLES = 1999  # of the bootstrap: p is told in steps of 0.001
 SEED = 0  # the same runs have the same p
@@ -65,7 +65,7 @@ def _bootstrap(left: list[Examples], right: list[Examples], score: Score) -> flo
     return min(1.0, 2 * (1 + min(below, above)) / (RESAMPLES + 1))
 
 
-# -- metrics, as prunekit.data.metrics has them for torch; 0 where undefined ---------------------------------
+# -- metrics, as prunekit.evaluation.metrics has them for torch; 0 where undefined ---------------------------------
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -110,7 +110,9 @@ OF_CLASSES: dict[str, Score] = {
     "macro_f1": _macro_f1,
     "matthews": _matthews,
 }
+
 OF_CLASSES["mean_of_accuracy_f1"] = lambda *given: (OF_CLASSES["accuracy"](*given) + OF_CLASSES["f1"](*given)) / 2
+
 METRICS: dict[str, Score] = OF_CLASSES | {
     "pearson": _pearson,
     "spearman": _spearman,

@@ -23,12 +23,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from prunekit import pretrained
 from prunekit.files import atomic_write_text
-from prunekit.heads import NOWHERE, by_token
-from prunekit.runtime.engine import Inputs
+from prunekit.models import pretrained
+from prunekit.models.heads import NOWHERE, by_token
 from prunekit.runtime.extras import need, version
-from prunekit.runtime.graph import OUTPUTS, write_graph
+from prunekit.runtime.inputs import Inputs
+from prunekit.runtime.onnx_graph import OUTPUTS, write_graph
 
 FOLDER = "onnx"  # inside a model's folder, where others look for ONNX files of a Hugging Face model too
 FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
@@ -165,7 +165,7 @@ def _is_ids(text: Any) -> bool:
     return not isinstance(text, str | tuple) and len(text) > 0 and not isinstance(text[0], str | tuple | list)
 
 
-def load(folder: str | Path, *, dtype: str = "fp32", threads: int | None = None) -> GraphEngine:
+def load_graph(folder: str | Path, *, dtype: str = "fp32", threads: int | None = None) -> GraphEngine:
     """The graph of a checkpoint folder in ONNX Runtime: the one that was exported there, else one that is made now.
 
     Raises:
@@ -180,7 +180,7 @@ def load(folder: str | Path, *, dtype: str = "fp32", threads: int | None = None)
     folder = Path(folder)
     stored = folder / FOLDER
     if not (stored / FILES[dtype]).is_file():
-        return of_model(pretrained.load(folder), folder, dtype, threads)
+        return of_model(pretrained.load_hf(folder), folder, dtype, threads)
     check_origin(stored, folder)
     return _opened(stored / FILES[dtype], folder, threads, f"onnx {dtype}")
 

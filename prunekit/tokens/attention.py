@@ -185,4 +185,6 @@ def padding_mask(
 
 
 AttentionInterface.register(IMPLEMENTATION, pruning_attention)
+
+
 AttentionMaskInterface.register(IMPLEMENTATION, padding_mask)

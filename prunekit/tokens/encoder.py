@@ -13,9 +13,8 @@ pack    survivors of the whole batch lie end to end, without padding
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,15 +22,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from prunekit.tokens.attention import IMPLEMENTATION, AttentionCall
-from prunekit.tokens.backbones import Family, family_of
+from prunekit.tokens.attention import IMPLEMENTATION
 from prunekit.tokens.dropout import with_cheap_masks
-from prunekit.tokens.packing import Packing
-from prunekit.tokens.policies import KeepPolicy
-from prunekit.tokens.scorers import Scorer
-from prunekit.tokens.state import Execution, LayerTrace, Need, Signals, TokenState, Trace
-
-SoftForm = Literal["scale", "bias"]
+from prunekit.tokens.families.base import Family
+from prunekit.tokens.families.registry import family_of
+from prunekit.tokens.layout import Survivors, _Walk
+from prunekit.tokens.pruner import TokenPruner as TokenPruner  # plug-ins import it from here
+from prunekit.tokens.state import Execution, LayerTrace, Need, Trace
 
 # what the models pass down beside hidden states and mask; an encoder has no use for any of it
 _IGNORED = frozenset(
@@ -48,51 +45,6 @@ _IGNORED = frozenset(
         "return_dict",
     }
 )
-
-
-class TokenPruner(nn.Module):
-    """A token-pruning method as the traversal sees it: who scores, who decides, at which layers.
-
-    `layers` are the layers (0-based) that decide between their attention and their feed-forward half.
-    `soft_form` says what a fractional keep does in training: "scale" multiplies the layer's output by it, "bias" adds
-    its logarithm to later attention, where the token then counts as a fraction of a key and of a vote.
-    `protect_first` keeps [CLS] whatever its score, `protect_last` the last token, [SEP] or the end of a sentence.
-    `hide_gone=False` lets tokens whose soft keep is 0 stay keys of later layers, as the references of ToP and LTP do.
-    """
-
-    def __init__(
-        self,
-        scorer: Scorer,
-        policy: KeepPolicy,
-        layers: Iterable[int],
-        *,
-        soft_form: SoftForm = "scale",
-        protect_first: bool = True,
-        protect_last: bool = False,
-        hide_gone: bool = True,
-    ) -> None:
-        super().__init__()
-        self.scorer = scorer
-        self.policy = policy
-        self.layers = frozenset(layers)
-        self.soft_form = soft_form
-        self.protect_first = protect_first
-        self.protect_last = protect_last
-        self.hide_gone = hide_gone
-
-    def decide(
-        self, layer: int, signals: Signals, state: TokenState, *, soft: bool
-    ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
-        """Scores and keep at one layer."""
-        scores = self.scorer(signals, state).float()
-        return scores, self.keep(layer, scores, state, soft=soft)
-
-    def keep(
-        self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState, *, soft: bool
-    ) -> Float[Tensor, "batch tokens"]:
-        """The decision on these scores; here a gone token stays gone and a protected one stays."""
-        policy = self.policy.soft if soft else self.policy
-        return torch.where(state.protected > 0, 1.0, policy(layer, scores, state).float()) * state.alive
 
 
 class PrunedEncoder(nn.Module):
@@ -282,17 +234,6 @@ class TranslationEncoder(PrunedEncoder):
         return _protected(hidden, mask, marked, self.prefix, last=True)
 
 
-@dataclass(frozen=True)
-class Survivors:
-    """The encoder's tokens as a decoder gets them, padded to the widest sentence that is left; `keep` is 0 at padding
-    and at tokens that are gone, and between 0 and 1 under execution "soft".
-    """
-
-    hidden: Float[Tensor, "batch tokens hidden"]
-    keep: Float[Tensor, "batch tokens"]
-    position: Int[Tensor, "batch tokens"]
-
-
 def _protected(
     hidden: Float[Tensor, "batch tokens hidden"],
     mask: Bool[Tensor, "batch tokens"] | None,
@@ -309,140 +250,6 @@ def _protected(
         end = column[-1:] if mask is None else (column * mask).argmax(-1, keepdim=True)
         stays = torch.where(column == end, 1.0, stays)
     return stays
-
-
-class _Walk:
-    """One batch on its way through the layers: the layout of its tokens under one execution.
-
-    `hidden` is [batch, tokens, hidden], or [1, total, hidden] under "pack"; the rest is in the padded view, which
-    narrows to the longest sentence that is left where gone tokens are removed.
-    """
-
-    def __init__(
-        self,
-        hidden: Float[Tensor, "batch tokens hidden"],
-        mask: Bool[Tensor, "batch tokens"] | None,
-        protected: Float[Tensor, "batch tokens"],
-        execution: str,
-        *,
-        removes: bool,
-    ) -> None:
-        self.execution = execution
-        self.removes = removes  # gone tokens leave the padded view
-        batch, tokens, _ = hidden.shape
-        self.everyone = mask is None  # no key has to be hidden
-        self.real = hidden.new_ones((batch, tokens), dtype=torch.float32) if mask is None else mask.float()
-        self.keep = self.real
-        self.length = self.real.sum(-1)
-        self.protected = protected
-        self.position = torch.arange(tokens, device=hidden.device).expand(batch, tokens)
-        self.hidden = hidden
-        self.start = hidden
-        self.bias: Tensor | None = None
-        self.scores: Tensor | None = None  # of the last decision, where a scorer looks back
-        self.packing: Packing | None = None
-        self.output = torch.zeros_like(hidden)
-        if execution == "pack":
-            self._pack(hidden, self.real)
-
-    def _pack(self, view: Tensor, keep: Tensor) -> None:
-        """Packs a padded view; the padded bookkeeping shrinks to the longest sentence that is left."""
-        chosen = keep > 0
-        self.packing = Packing.of(chosen.sum(-1).tolist(), view.device)
-        self.hidden = view[chosen][None]
-        self.position = self.packing.padded(self.position[chosen])
-        self.protected = self.packing.padded(self.protected[chosen])
-        self.keep = self.packing.real.float()
-
-    def call(self, needs: frozenset[Need], pruner: TokenPruner | None, relative: Tensor | None) -> AttentionCall:
-        if self.packing is not None:
-            return AttentionCall(needs=needs, relative=relative, packing=self.packing)
-        hide = pruner is None or pruner.hide_gone or self.execution != "soft"
-        keys = None if self.everyone else (self.keep if hide else self.real) > 0
-        votes = None if self.everyone else (self.keep > 0).float() if self.bias is None else self.keep
-        return AttentionCall(needs=needs, keys=keys, queries=votes, key_bias=self.bias, relative=relative)
-
-    def state(self, layer: int, needs: set[Need]) -> TokenState:
-        hidden = embedded = None
-        if "hidden" in needs:
-            hidden = self.hidden if self.packing is None else self.packing.padded(self.hidden[0])
-        if "embedded" in needs:
-            embedded = self.start.gather(1, self.position[..., None].expand(-1, -1, self.start.shape[-1]))
-        return TokenState(self.keep, self.position, self.protected, self.length, hidden, self.scores, embedded, layer)
-
-    def leave(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
-        """Takes the decision: remembers who leaves, and returns the attended rows of who goes on."""
-        leaving = (self.keep > 0) & (keep == 0)
-        if self.packing is None and not self.removes:
-            self.output = torch.where(leaving[..., None], self.hidden.to(self.output.dtype), self.output)
-            self.keep = keep
-            self.everyone = False
-            return attended
-        staying = keep > 0
-        if self.packing is None:
-            self._remember(self.hidden[leaving], leaving)
-            return self._drop(keep, attended)
-        gone = leaving[self.packing.real]
-        self._remember(self.hidden[0, gone], leaving)
-        rows = attended[0, ~gone]
-        packing = Packing.of(staying.sum(-1).tolist(), keep.device)
-        self.position = packing.padded(self.position[staying])
-        self.protected = packing.padded(self.protected[staying])
-        self.scores = None if self.scores is None else packing.padded(self.scores[staying])
-        self.packing = packing
-        self.keep = self.packing.real.float()
-        return rows[None]
-
-    def _drop(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
-        """Gathers survivors to the left, in their order, and cuts the width to the longest sentence that is left."""
-        gone = keep == 0
-        width = int((~gone).sum(-1).max())
-        order = gone.long().sort(dim=-1, stable=True).indices[:, :width]
-        self.keep = keep.gather(1, order)
-        # as under "pack": a column behind a sentence's last token stands nowhere, however wide its batch is
-        self.position = self.position.gather(1, order) * (self.keep > 0)
-        self.protected = self.protected.gather(1, order)
-        self.scores = None if self.scores is None else self.scores.gather(1, order)
-        self.everyone = False
-        return attended.gather(1, order[..., None].expand(-1, -1, attended.shape[-1]))
-
-    def _remember(self, rows: Float[Tensor, "rows hidden"], which: Bool[Tensor, "batch tokens"]) -> None:
-        sentence = torch.arange(which.shape[0], device=which.device)[:, None].expand_as(which)[which]
-        self.output = self.output.index_put((sentence, self.position[which]), rows.to(self.output.dtype))
-
-    def soften(self, form: SoftForm) -> None:
-        """What a fractional keep does to training: scales the layer's output, or biases later attention."""
-        if form == "scale":
-            self.hidden = self.hidden * self.keep[..., None].to(self.hidden.dtype)
-            return
-        alive = self.keep > 0
-        self.bias = torch.where(alive, self.keep, 1.0).log()
-
-    def pass_by(self, index: int, trace: Trace | None) -> None:
-        """A layer that no token of the batch enters; only where [CLS] is not protected."""
-        if trace is not None:
-            none = self.keep.sum(-1)
-            trace.layers.append(
-                LayerTrace(
-                    index, False, none, none, self.keep, self.position, self.keep, received=self.keep, scores=self.keep
-                )
-            )
-
-    def survivors(self) -> Survivors:
-        """Who is left behind the last layer, in the padded view."""
-        hidden = self.hidden if self.packing is None else self.packing.padded(self.hidden[0])
-        return Survivors(hidden, self.keep, self.position)
-
-    def restore(self) -> Float[Tensor, "batch tokens hidden"]:
-        """All tokens in the incoming shape: survivors from the last layer, the others from where they left."""
-        here = self.keep > 0
-        if self.packing is not None or self.removes:
-            rows = self.hidden[0] if self.packing is not None else self.hidden[here]
-            self._remember(rows, here)
-            return self.output
-        if self.everyone:
-            return self.hidden
-        return torch.where(here[..., None], self.hidden.to(self.output.dtype), self.output)
 
 
 def install(

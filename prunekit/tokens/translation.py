@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from prunekit.tokens.encoder import Survivors, TranslationEncoder, encoder_of
+from prunekit.tokens.encoder import TranslationEncoder, encoder_of
+from prunekit.tokens.layout import Survivors
 from prunekit.tokens.state import Trace
 
 

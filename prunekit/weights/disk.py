@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from prunekit.weights.blocks import STORE, decoder_blocks
+from prunekit.weights.decoder import STORE, decoder_blocks
 
 SHARE = 0.5  # of the free memory that the weights in float32 may take before method.stream=auto leaves them on disk
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"

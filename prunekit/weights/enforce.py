@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from prunekit.weights.blocks import weight_of
+from prunekit.weights.decoder import weight_of
 
 
 class MaskEnforcer:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 LOG = logging.getLogger(__name__)
 ATTEMPTS = 4  # of a factorisation, each with ten times the damping of the last
-
 Metric = Literal["obs_chol", "obs", "wanda2"]
 Sum = Literal["magnitude", "fisher", "signed"]
 Score = Literal["dual_mul", "dual_add", "dual_virtual", "taylor2_signed", "general_only", "domain_only"]

@@ -1,0 +1,1 @@
+"""Benchmarks: prunekit's engines beside the peers', interleaved in one run."""

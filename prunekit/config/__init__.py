@@ -1,0 +1,1 @@
+"""Configuration: composed by Hydra, checked by the comments of conf/, named by a hash."""

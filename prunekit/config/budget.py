@@ -1,0 +1,53 @@
+"""Budgets and goals as they are typed, and as a run's folder names them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from prunekit.config.errors import ConfigError, shown
+
+GOAL = "goal.latency_ms"
+
+
+def has_goal(cfg: Mapping[str, Any]) -> bool:
+    """Whether a latency is asked for in place of a budget."""
+    return (cfg.get("goal") or {}).get("latency_ms") is not None
+
+
+def without_idle_goal(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the block `goal` where no goal is set: its other keys mean nothing then."""
+    return {key: value for key, value in cfg.items() if key != "goal" or has_goal(cfg)}
+
+
+def budget_label(value: Any) -> str:
+    """The budget as a folder name: "3x", "dense" where nothing is to go, "own" where the method's knob decides."""
+    reduction = parse_budget(value)
+    if reduction is None:
+        return "own"
+    return "dense" if reduction == 1 else f"{reduction:.4g}x"
+
+
+def amount_label(cfg: Mapping[str, Any]) -> str:
+    """How much is pruned, as a folder name: the budget, or the goal as "12ms"."""
+    return f"{cfg['goal']['latency_ms']:g}ms" if has_goal(cfg) else budget_label(cfg["budget"])
+
+
+def parse_budget(value: Any) -> float | None:
+    """FLOPs reduction against the same sentences unpadded, at least 1: "3x" is 3.0, 0.4 of FLOPs kept is 2.5.
+
+    None, the method's own knob, stays None. Raises ConfigError.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+\.?\d*)[xX]", value)) and float(match[1]) >= 1:
+        return float(match[1])
+    if isinstance(value, float) and 0 < value <= 1:
+        return 1 / value
+    example = f"{value}x" if isinstance(value, int | float) and value > 1 else "3x"
+    raise ConfigError(
+        f"budget={shown(value)} is not a budget.\n"
+        "Allowed: 1x and more (times fewer FLOPs than unpadded), a fraction in (0..1] (FLOPs kept, as 0.4), or null.\n"
+        f"Write budget={example}, or null to use the method's own knob."
+    )

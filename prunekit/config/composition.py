@@ -1,0 +1,169 @@
+"""Composing, checking and naming configurations; imports neither torch nor anything as slow."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from prunekit.config.budget import has_goal
+from prunekit.config.errors import ConfigError, shown
+from prunekit.config.keys import _unknown_key, declared, read_keys
+from prunekit.config.search_path import conf_dir, plugin_dirs, prepare
+from prunekit.config.validation import validate
+
+# -- composing ---------------------------------------------------------------------------------------
+
+
+def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved configuration as a plain dict, and which option each group took; not validated.
+
+    Raises ConfigError for an unknown key or option and for what cannot be read.
+    """
+    prepare(overrides)
+    folder = str(config_dir or conf_dir())
+    running = GlobalHydra.instance().hydra  # a job of Hydra's own may be asking
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=folder, job_name="train"):
+            composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+        chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
+        assert isinstance(chosen, dict)
+        choices = {str(k): v for k, v in chosen.items() if not str(k).startswith("hydra/")}
+        cfg = goal_before_default(resolve(composed), overrides)
+        return typed(cfg, choices, [Path(folder), *plugin_dirs()]), choices
+    except Exception as error:
+        explained = explain(error, overrides)
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def resolve(config: Any) -> dict[str, Any]:
+    """An OmegaConf mapping as a plain dict without Hydra's own part, every interpolation replaced.
+
+    Raises ConfigError for an interpolation that fails and for a value that is still to be given.
+    """
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        explained = explain(error, [])
+        assert explained is not None
+        raise explained from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def goal_before_default(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration without the budget that is config.yaml's default, where a goal says how much to prune.
+
+    A budget that `overrides` or a file of their choosing names stays: validation then says that there are two.
+    """
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    default = read_keys(conf_dir() / "config.yaml")["budget"].default
+    if not has_goal(cfg) or "budget" in given or shown(cfg.get("budget")) != default:
+        return cfg
+    return cfg | {"budget": None}
+
+
+def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | None:
+    """What Hydra, OmegaConf or the YAML reader complains about, in three lines; None for any other error."""
+    if isinstance(error, ConfigError):
+        return error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return _unknown_option(group or "--config-name", option, sorted(error.options or ["config"]))
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"{error.override} cannot be read.\n"
+            "Allowed: key=value, group=option, ~key; lists as [1,2].\n"
+            "Quote special characters twice: 'key=\"a, b\"'."
+        )
+    if isinstance(error, MissingMandatoryValue):
+        return ConfigError(
+            f"{error.full_key} is not given and has no default.\n"
+            f"Its comment in conf/ says what it takes.\nAdd {error.full_key}=..."
+        )
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        place = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}"
+        return ConfigError(f"{place}: {error.problem}.\nAllowed: YAML.\nCorrect the file; quote special characters.")
+    text = str(error)
+    if text.startswith("Config group override must be"):  # a plain ValueError of hydra's
+        return ConfigError(
+            f"{', '.join(item for item in overrides if item.endswith('=null'))}: a group without which nothing runs.\n"
+            "Allowed: null for launcher, sweeps, experiment and debug only.\nName an option; --help lists them."
+        )
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_override(match[1].split("@")[0], overrides)
+    if text.startswith(("Ambiguous value", "Sweep parameters")):
+        return ConfigError(
+            f"{text.splitlines()[0]}.\nAllowed: one value per key, or a list as key=[1,2].\n"
+            "Add -m to run one job per value."
+        )
+    where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ConfigError(where + "\n".join(lines[:1] if isinstance(error, OmegaConfBaseException) else lines[:3]))
+
+
+def _unknown_option(group: str, option: str, options: Sequence[str]) -> ConfigError:
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        extra = option.partition("_")[0]
+        return ConfigError(
+            f"{group}={option} is not installed.\nAllowed: {', '.join(options)}.\npip install 'prunekit[{extra}]'"
+        )
+    near = difflib.get_close_matches(option, options, n=1)
+    advice = f"Did you mean {group}={near[0]}?" if near else f"Choose one, or add {group}/{option}.yaml to conf/."
+    allowed = ", ".join(options) or f"nothing yet, {group} is empty"
+    return ConfigError(f"{group}={option} does not exist.\nAllowed: {allowed}.\n{advice}")
+
+
+def _unknown_override(path: str, overrides: Sequence[str]) -> ConfigError:
+    others = [override for override in overrides if override.lstrip("+~").split("=")[0] != path]
+    given = next((override for override in overrides if override not in others), path)
+    if len(others) == len(overrides):
+        others = []
+    try:
+        _, choices = compose(others)
+    except ConfigError:
+        _, choices = compose([])
+    if path in choices:  # hydra takes a group without any option for a key
+        return _unknown_option(path, given.partition("=")[2], [])
+    return _unknown_key(path, given, declared(choices))
+
+
+def typed(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, Any]:
+    """The configuration with whole numbers as floats where their key takes a float: 1 and 1.0 name one run."""
+    keys = declared(choices, folders)
+
+    def convert(value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {name: convert(entry, f"{path}.{name}" if path else str(name)) for name, entry in value.items()}
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if whole and path in keys and keys[path].domain.startswith("float") else value
+
+    return convert(dict(cfg), "")
+
+
+def configuration(config: Any, context: Any) -> dict[str, Any]:
+    """What Hydra composed, checked and as plain values. Raises ConfigError."""
+    choices = {
+        str(group): option for group, option in context.runtime.choices.items() if not group.startswith("hydra/")
+    }
+    folders = [Path(source.path) for source in context.runtime.config_sources if source.schema == "file"]
+    cfg = goal_before_default(resolve(config), list(context.overrides.task))
+    validate(cfg, choices, folders or [conf_dir()])
+    return typed(cfg, choices, folders or [conf_dir()])

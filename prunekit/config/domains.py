@@ -1,0 +1,137 @@
+"""The grammar of conf/: the comment that explains a key is the very text that checks its value.
+
+    bins: 50  # int 1..1000; rank bins per location
+              #   domain      ; prose
+
+A comment is `<domain>[ or null][, machine][, knob][; <prose>]`. `machine` marks what cannot change a result and stays
+out of the hash that names a run; `knob` marks a method's own way to say how much is pruned, given instead of `budget`.
+Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its number), `bool`, `text`, `path`, `budget`,
+`block`, `one of a|b`, `list of <domain>`, `layers 1..`: rising layer numbers, checked against the backbone, and `band`
+and `bands`: two or more rising lengths of texts, each a number of tokens, `q25` (a quantile), `median` or `max`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any
+
+from prunekit.config.budget import parse_budget
+from prunekit.config.errors import ConfigError, shown
+
+# what is wrong with a value, put so that it follows "key=value"; None when nothing is
+Check = Callable[[Any], str | None]
+RANGE = re.compile(r"(int|float|layers) ([(\[]?)([-+.\de]*?)\.\.([-+.\de]*?)([)\]]?)")
+
+
+@cache
+def check_of(domain: str) -> Check:
+    """The check that a domain describes.
+
+    Raises ValueError for a text that is not a domain.
+    """
+    if domain in SIMPLE:
+        return SIMPLE[domain]
+    if domain.startswith("one of "):
+        choices = domain.removeprefix("one of ").split("|")
+        return lambda value: None if shown(value) in choices else "is not one of the choices"
+    if domain.startswith("list of "):
+        return partial(_list, check_of(domain.removeprefix("list of ")))
+    if match := RANGE.fullmatch(domain):
+        kind, left, low, high, right = match.groups()
+        interval = Interval(float(low or "-inf"), float(high or "inf"), left == "(", right == ")")
+        return partial({"int": _whole, "float": _number, "layers": _layers}[kind], interval)
+    raise ValueError(f"{domain!r} is not a domain; write one of {', '.join(SIMPLE)}, int 1..9, float 0..1, one of a|b.")
+
+
+def length_quantile(end: int | str) -> float | None:
+    """The share of texts that lie below an end of a band: 0.25 for q25, 1 for max; None for a number of tokens."""
+    if isinstance(end, int):
+        return None
+    return {"median": 0.5, "max": 1.0}.get(end) or int(end[1:]) / 100
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers from low to high; an open end excludes its number."""
+
+    low: float
+    high: float
+    open_low: bool
+    open_high: bool
+
+    def __contains__(self, value: int | float) -> bool:
+        above = self.low < value if self.open_low else self.low <= value
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+
+def _whole(interval: Interval, value: Any) -> str | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return "is not a whole number"
+    return None if value in interval else "is out of range"
+
+
+def _number(interval: Interval, value: Any) -> str | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return "is not a number"
+    return None if value in interval else "is out of range"
+
+
+def _list(element: Check, value: Any) -> str | None:
+    if not isinstance(value, list):
+        return "is not a list"
+    found = ((item, element(item)) for item in value)
+    return next((f"holds {shown(item)}, which {wrong}" for item, wrong in found if wrong), None)
+
+
+def _layers(interval: Interval, value: Any) -> str | None:
+    if wrong := _list(partial(_whole, interval), value):
+        return wrong
+    if not value:
+        return "is empty"
+    twice = [layer for layer in value if value.count(layer) > 1]
+    if twice:
+        return f"names layer {twice[0]} twice"
+    return None if value == sorted(value) else "is not in rising order"
+
+
+def _bands(one: bool, value: Any) -> str | None:
+    if not isinstance(value, list) or len(value) < 2 or (one and len(value) > 2):
+        return f"is not a list of two lengths{'' if one else ' or more'}"
+    for end in value:
+        whole = isinstance(end, int) and not isinstance(end, bool) and end >= 0
+        if not whole and not (isinstance(end, str) and re.fullmatch(r"median|max|q[1-9]\d?", end)):
+            return f"holds {shown(end)}, which is no length"
+    tokens = [end for end in value if isinstance(end, int)]
+    shares = [share for share in map(length_quantile, value) if share is not None]
+    rising = all(one < other for some in (tokens, shares) for one, other in pairwise(some))
+    # what lies where is known from the data, except that nothing is shorter than 0 or longer than max
+    misplaced = 0 in value[1:] or "max" in value[:-1]
+    return None if rising and not misplaced else "does not rise: a band goes from its first length up to below the next"
+
+
+def _type(kind: type, phrase: str, value: Any) -> str | None:
+    return None if isinstance(value, kind) else phrase
+
+
+def _budget(value: Any) -> str | None:
+    try:
+        parse_budget(value)
+    except ConfigError:
+        return "is not a budget"
+    return None if value is not None else "is not set"
+
+
+SIMPLE: dict[str, Check] = {
+    "bool": partial(_type, bool, "is not true or false"),
+    "text": partial(_type, str, "is not text"),
+    "path": partial(_type, str, "is not a path"),
+    "block": partial(_type, dict, "is not a block of keys"),
+    "budget": _budget,
+    "band": partial(_bands, True),
+    "bands": partial(_bands, False),
+}

@@ -1,0 +1,197 @@
+"""The keys of conf/: their defaults, and the comments that say what each takes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunekit.config.domains import check_of
+from prunekit.config.errors import ConfigError
+from prunekit.config.search_path import conf_dir, plugin_dirs, sweeps_dir
+
+
+def _unknown_key(path: str, given: str, keys: Mapping[str, Key]) -> ConfigError:
+    parent, _, name = path.rpartition(".")
+    elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
+    near = elsewhere or difflib.get_close_matches(path, keys, n=1, cutoff=0.7)
+    beside = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == parent]
+    allowed = f"{', '.join(beside)}{f' in {parent}' * bool(parent)}" if beside else f"{parent} is not a block"
+    advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
+    return ConfigError(f"{given}: there is no key {path}.\nAllowed: {allowed}.\n{advice}")
+
+
+def declared(choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, Key]:
+    """Every key that the chosen files declare, by dotted path."""
+    places = search_dirs() if folders is None else folders
+    keys: dict[str, Key] = {}
+    for folder in places:
+        if (folder / "config.yaml").is_file():
+            keys = read_keys(folder / "config.yaml") | keys
+    for group, option in choices.items():
+        if option is None or not isinstance(option, str):
+            continue
+        found = _inherited(places, group, option)
+        if any(key.path.startswith(f"{group}.") for key in found.values()):
+            keys[group] = Key(group, option, "block", False, False, False, "", next(iter(found.values())).file)
+        keys |= found
+    return keys
+
+
+def search_dirs() -> list[Path]:
+    """Where configurations are looked for, first come first served."""
+    return [conf_dir(), *plugin_dirs()]
+
+
+def options() -> dict[str, list[str]]:
+    """The options of every group, by its name: own ones, those of plug-ins, and the published grids.
+
+    Read from the folders, because Hydra copies all it holds for each group that it is asked for.
+    """
+    found: dict[str, set[str]] = {"sweeps": {file.stem for file in sweeps_dir().glob("*.yaml")}}
+    for place in search_dirs():
+        for file in place.glob("*/*.yaml"):
+            found.setdefault(file.parent.name, set()).add(file.stem)
+    return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def _inherited(places: Sequence[Path], group: str, option: str) -> dict[str, Key]:
+    """Keys of an option and of the options of its group that it builds on."""
+    files = [place / group / f"{option}.yaml" for place in places]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return {}
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    keys: dict[str, Key] = {}
+    for parent in content.get("defaults", []):
+        if isinstance(parent, str) and parent != "_self_":
+            keys |= _inherited(places, group, parent)
+    return keys | read_keys(file, prefix=f"{group.replace('/', '.')}.")
+
+
+def _walk(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in cfg.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, dict):
+            yield from _walk(value, f"{prefix}{name}.")
+
+
+def machine_keys() -> set[str]:
+    """Dotted paths of the keys that cannot change a result."""
+    return {key.path for key in _everywhere().values() if key.machine}
+
+
+def _everywhere() -> dict[str, Key]:
+    """The keys of every file of every group, chosen or not."""
+    return _all_keys(tuple(search_dirs()))
+
+
+@cache
+def _all_keys(folders: tuple[Path, ...]) -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    for folder in reversed(folders):
+        for file in sorted(folder.rglob("*.yaml")):
+            group = file.parent.relative_to(folder).parts
+            keys |= read_keys(file, prefix="".join(f"{part}." for part in group))
+    return keys
+
+
+COMMENT = re.compile(r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob))*)(?:; (?P<prose>.*))?")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A declared key: its place, its default as written, and what its comment says."""
+
+    path: str
+    default: str
+    domain: str
+    nullable: bool
+    machine: bool
+    knob: bool
+    prose: str
+    file: Path
+
+    @property
+    def allowed(self) -> str:
+        """What the key takes, in the words of its comment."""
+        return f"{self.domain}{' or null' * self.nullable}{'; ' * bool(self.prose)}{self.prose}"
+
+    def complaint(self, value: Any) -> str | None:
+        """What is wrong with a value; None when nothing is."""
+        return None if value is None and self.nullable else check_of(self.domain)(value)
+
+
+def read_keys(file: Path, prefix: str = "") -> dict[str, Key]:
+    """The keys that a conf file declares, by dotted path; a key whose comment names no domain declares nothing.
+
+    A comment may go on in the lines below its key, indented further than the key. A file in the package `_global_`
+    (an experiment) only gives values to keys that others declare.
+    """
+    found = file.stat()
+    return dict(_read_keys(file, prefix, found.st_mtime_ns, found.st_size))
+
+
+@cache
+def _read_keys(file: Path, prefix: str, changed: int, size: int) -> dict[str, Key]:
+    text = file.read_text(encoding="utf-8")
+    if re.search(r"^#\s*@package _global_", text, re.MULTILINE):
+        return {}
+    lines = text.splitlines()
+    found = {}
+    for path, name, value in _entries(yaml.compose(text, Loader=yaml.SafeLoader), prefix):
+        default = text[value.start_mark.index : value.end_mark.index]
+        key = _declared(path, _comment(lines, name, value), default, file)
+        if key is not None:
+            found[path] = key
+    return found
+
+
+def _entries(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if name.value not in ("defaults", "hydra"):
+                yield prefix + name.value, name, value
+                yield from _entries(value, f"{prefix}{name.value}.")
+
+
+def _declared(path: str, comment: str, default: str, file: Path) -> Key | None:
+    match = COMMENT.fullmatch(comment)
+    if match is None:
+        return None
+    try:
+        check_of(match["domain"])
+    except ValueError:
+        return None
+    return Key(
+        path=path,
+        default=default or "null",
+        domain=match["domain"],
+        nullable=match["null"] is not None,
+        machine="machine" in match["flags"],
+        knob="knob" in match["flags"],
+        prose=match["prose"] or "",
+        file=file,
+    )
+
+
+def _comment(lines: list[str], name: yaml.Node, value: yaml.Node) -> str:
+    row, end = name.start_mark.line, name.end_mark.column
+    if value.end_mark.line == row:
+        end = max(end, value.end_mark.column)  # a "#" inside the value is not a comment
+    match = re.search(r"(?:^|\s)#\s*(.*)$", lines[row][end:])
+    if match is None:
+        return ""
+    words = [match[1]]
+    for line in lines[row + 1 :]:
+        stripped = line.lstrip()
+        if not stripped.startswith("#") or len(line) - len(stripped) <= name.start_mark.column:
+            break
+        words.append(stripped.lstrip("# "))
+    return " ".join(words).strip()

@@ -1,0 +1,85 @@
+"""Where configuration lies: conf/ and sweeps/ of this package, and those of installed plug-ins."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+from prunekit.config.errors import ConfigError
+
+PLUGINS = "prunekit.plugins"  # the entry-point group: a package with a folder conf/, or an attribute conf_dir
+
+
+def conf_dir() -> Path:
+    """The folder of config.yaml and its groups: inside an installed wheel, else beside the package."""
+    return _shipped("conf")
+
+
+def sweeps_dir() -> Path:
+    """The folder of the published grids, which is the group `sweeps`."""
+    return _shipped("sweeps")
+
+
+def _shipped(name: str) -> Path:
+    package = Path(__file__).parents[1]
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
+def plugin_dirs() -> list[Path]:
+    """The conf folders of installed plug-ins, by name. Raises ConfigError for a plug-in without one."""
+    return [_plugin_dir(point) for point in sorted(entry_points(group=PLUGINS), key=lambda point: point.name)]
+
+
+def _plugin_dir(point: EntryPoint) -> Path:
+    # looked for beside the module first: importing a method imports torch
+    try:
+        spec = importlib.util.find_spec(point.module)
+    except ImportError:
+        spec = None
+    origin = spec.origin if spec is not None else None
+    places = [Path(origin).parent / "conf"] if origin else []
+    if not any(place.is_dir() for place in places) and spec is not None:
+        named = getattr(point.load(), "conf_dir", None)
+        places = [Path(named() if callable(named) else named)] if named else places
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ConfigError(
+        f"the plug-in {point.name!r} ({point.value}) has no configuration.\n"
+        f"Allowed: a package with a folder conf/, or with a conf_dir, under the entry-point group {PLUGINS}.\n"
+        "Repair or uninstall the package that declares it."
+    )
+
+
+class PluginConfigs(SearchPathPlugin):
+    """Puts the conf folders of plug-ins behind prunekit's own on Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Appends the folders."""
+        for folder in plugin_dirs():
+            search_path.append("prunekit plug-in", f"file://{folder}")
+
+
+def prepare(overrides: Sequence[str] = ()) -> None:
+    """Tells Hydra about plug-ins and about the group `sweeps`, which lies outside conf/; safe to call again.
+
+    Of the files of sweeps only those that `overrides` name are read: Hydra copies all it holds more than once.
+    """
+    Plugins.instance().register(PluginConfigs)
+    store = ConfigStore.instance()
+    known = store.repo.get("sweeps", {})
+    given = [value for key, _, value in (text.partition("=") for text in overrides) if key.lstrip("+") == "sweeps"]
+    named = {name.strip() for value in given for name in value.split(",")}
+    for file in sorted(sweeps_dir().glob("*.yaml")):
+        if file.stem in named or f"{file.stem}.yaml" not in known:
+            node: Any = OmegaConf.load(file) if file.stem in named else {}
+            store.store(group="sweeps", name=file.stem, node=node, package="_global_", provider=str(file))

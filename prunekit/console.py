@@ -1,0 +1,125 @@
+"""What a run prints: lines, one live status line, and how long things take."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from transformers import logging as transformers_logging
+
+
+def quieten() -> None:
+    """Holds back what libraries say about themselves: a run's output is its own."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*is smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*pip install sacremoses.*",  # Marian's tokenizer reads punctuation as it is without it: docs/translation.md
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+Item = TypeVar("Item")
+CONSOLE = Console(highlight=False)
+LIVE_SECONDS = 0.25  # between two refreshes of the live line
+PLAIN_SECONDS = 10.0  # between two lines where nothing can be redrawn, as in a log file
+
+
+def say(text: str) -> None:
+    """Prints a line, above the live line if there is one; never wrapped, so that a log keeps it whole."""
+    CONSOLE.print(Text(text), soft_wrap=True)
+
+
+class StatusLine:
+    """One line that is redrawn on a terminal; elsewhere it is printed anew, at most every `PLAIN_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._next = time.monotonic() + (0.0 if CONSOLE.is_terminal else PLAIN_SECONDS)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another update; asking is cheap."""
+        return time.monotonic() >= self._next
+
+    def update(self, parts: Sequence[str]) -> None:
+        """Shows the parts in this order; a terminal that is too narrow leaves out what does not fit, whole."""
+        if not CONSOLE.is_terminal:
+            self._next = time.monotonic() + PLAIN_SECONDS
+            say(SEPARATOR.join(parts))
+            return
+        self._next = time.monotonic() + LIVE_SECONDS
+        if self._live is None:
+            self._live = Live(console=CONSOLE, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(Text(fitted(parts, CONSOLE.width), no_wrap=True), refresh=True)
+
+    def close(self) -> None:
+        """Removes the live line."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+SEPARATOR = " | "
+
+
+def fitted(parts: Sequence[str], width: int) -> str:
+    """The parts that one line of `width` columns holds, the earlier ones first; always the very first."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + len(SEPARATOR) + len(part) <= width:
+            line += SEPARATOR + part
+    return line
+
+
+def rate(count: float | int, seconds: float | int) -> str:
+    """Iterations per second, or seconds per iteration where those are more than one."""
+    if count <= 0 or seconds <= 0:
+        return "- it/s"
+    return f"{count / seconds:.1f} it/s" if count >= seconds else f"{seconds / count:.1f} s/it"
+
+
+def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """The items of an iterable, with a status line; at its end one line says how long it took.
+
+    `total` is taken from `len(iterable)` where that works; without it there is no ETA.
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    line, start, done = StatusLine(), time.monotonic(), 0
+    try:
+        for item in iterable:
+            if line.due:
+                line.update(_tracked(label, done, total, time.monotonic() - start))
+            yield item
+            done += 1
+    finally:
+        line.close()
+    seconds = time.monotonic() - start
+    say(SEPARATOR.join([f"{label:<18}", str(done), rate(done, seconds), clock(seconds)]))
+
+
+def _tracked(label: str, done: int, total: int | None, seconds: float) -> list[str]:
+    if total is None:
+        return [f"{label:<18}", str(done), rate(done, seconds)]
+    share = f"{done}/{total}"
+    left = [f"ETA {clock(seconds / done * (total - done))}"] if done else []
+    return [f"{label:<18}", share, rate(done, seconds), *left]
+
+
+def clock(seconds: float | int) -> str:
+    """Minutes and seconds as 03:40, from an hour on as 1:03:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

@@ -1,0 +1,262 @@
+"""What a text task is: a domain and an open corpus, each with text to calibrate on and held-out text to measure on.
+
+A task is one file in conf/task with `kind: text`; methods that prune weights take it. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prunekit.config.errors import ConfigError
+from prunekit.data.hub import DATA_VARIABLE, _cached, _unreachable
+
+STREAMS = ("open", "domain")
+SUFFIXES = (".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One corpus; the fields are the keys of its block in conf/task, where each is explained."""
+
+    template: str = "{{ text }}"
+    completion: str | None = None
+    pack: Literal["packed", "examples"] = "packed"
+    samples: int = 128
+    seqlen: int = 512
+    held_out: float = 0.1
+    file: str | None = None
+    eval_file: str | None = None
+    folder: str | None = None
+    eval_folder: str | None = None
+    hub: str | None = None
+    hub_file: str | None = None
+    eval_hub_file: str | None = None
+
+
+@dataclass(frozen=True)
+class ChoiceSpec:
+    """Questions with fixed answers, scored by likelihood per character; as in conf/task."""
+
+    template: str
+    answer: str
+    choices: tuple[str, ...]
+    rows: int = 200
+    file: str | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class GenerationSpec:
+    """Prompts with reference texts, scored by ROUGE; as in conf/task."""
+
+    template: str
+    reference: str
+    rows: int = 32
+    new_tokens: int = 64
+    file: str | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """A text task. The fields are the keys of conf/task/domain_*.yaml."""
+
+    name: str
+    domain: Corpus
+    open: Corpus
+    choice: ChoiceSpec | None = None
+    generation: GenerationSpec | None = None
+    loss_on: Literal["all", "completion"] = "all"
+    window: int = 512
+    stride: int | None = None
+    eval_tokens: int = 16384
+    reduction: Literal["token", "window"] = "token"
+    synthetic_rows: int | None = None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> TextSpec:
+        """The spec of a resolved `task` block.
+
+        Raises:
+            ConfigError: values that do not go together.
+        """
+        given = {key: value for key, value in config.items() if key != "kind" and value is not None}
+        blocks = {"domain": Corpus, "open": Corpus, "choice": ChoiceSpec, "generation": GenerationSpec}
+        for name, kind in blocks.items():
+            block = {key: value for key, value in (given.pop(name, None) or {}).items() if value is not None}
+            block.pop("enabled", None) if (config.get(name) or {}).get("enabled", True) else block.clear()
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items()}
+            if values or name in STREAMS:
+                given[name] = kind(**values)
+        spec = cls(**given)
+        if spec.stride is not None and spec.stride > spec.window:
+            raise ConfigError(
+                f"task.stride={spec.stride} leaves out text between windows of task.window={spec.window}.\n"
+                f"Allowed: 1..{spec.window}.\nLeave it out for a quarter of the window."
+            )
+        if spec.loss_on == "completion" and not spec.domain.completion:
+            raise ConfigError(
+                "task.loss_on=completion, but task.domain.completion is null.\n"
+                "Allowed: completion with a template for the completion.\nSet task.loss_on=all, or give the template."
+            )
+        if spec.loss_on == "completion" and spec.domain.pack != "examples":
+            raise ConfigError(
+                f"task.loss_on=completion, but task.domain.pack={spec.domain.pack} cuts samples out of running text, "
+                "where prompts are not told from completions.\n"
+                "Allowed: task.domain.pack=examples with it.\nSet that, or task.loss_on=all."
+            )
+        for name in STREAMS:
+            corpus = getattr(spec, name)
+            if corpus.hub and not corpus.hub_file and not (corpus.file or corpus.folder):
+                raise ConfigError(
+                    f"task.{name}.hub={corpus.hub} without task.{name}.hub_file.\n"
+                    "Allowed: both, a dataset and the path of a .jsonl, .csv, .txt or .parquet file in it.\n"
+                    f"Give task.{name}.hub_file=..."
+                )
+            if corpus.eval_file and not corpus.file:
+                raise ConfigError(
+                    f"task.{name}.eval_file={corpus.eval_file} without task.{name}.file.\n"
+                    "Allowed: both, or the file alone, of which documents are then held out.\n"
+                    f"Give task.{name}.file=..."
+                )
+        return spec
+
+
+@dataclass(frozen=True)
+class CorpusFiles:
+    """The files of a corpus; `evaluation` None means documents of `calibration` are held out."""
+
+    calibration: Path
+    evaluation: Path | None
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """The files of a text task; None where its texts are generated."""
+
+    open: CorpusFiles | None
+    domain: CorpusFiles | None
+    choice: Path | None = None
+    generation: Path | None = None
+
+
+def own_text_files(spec: TextSpec) -> list[Path]:
+    """Files that the configuration names by path."""
+    named = [spec.domain.file, spec.domain.eval_file, spec.open.file, spec.open.eval_file]
+    named += [part.file for part in (spec.choice, spec.generation) if part is not None]
+    return [Path(path) for path in named if path is not None]
+
+
+def text_files_digest(spec: TextSpec) -> str | None:
+    """Hex digest of the content of the named files; None when none is named."""
+    files = [path for path in own_text_files(spec) if path.is_file()]
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest() if files else None
+
+
+def find_texts(spec: TextSpec, env: Mapping[str, str] | None = None) -> TextSource:
+    """Where a text task's files are: a path, PRUNEKIT_DATA, the hub.
+
+    Raises:
+        ConfigError: nowhere; within 5 seconds, with what was tried and two ways on.
+    """
+    env = os.environ if env is None else env
+    if spec.synthetic_rows:
+        return TextSource(None, None)
+    return TextSource(
+        _corpus("open", spec.open, env),
+        _corpus("domain", spec.domain, env),
+        _table("choice", spec.choice, env),
+        _table("generation", spec.generation, env),
+    )
+
+
+def _corpus(name: str, corpus: Corpus, env: Mapping[str, str]) -> CorpusFiles:
+    if corpus.file is not None:
+        own = _named(f"task.{name}.file", corpus.file)
+        held = None if corpus.eval_file is None else _named(f"task.{name}.eval_file", corpus.eval_file)
+        return CorpusFiles(own, held)
+    tried = []
+    if corpus.folder:
+        path, why = _under_data(corpus.folder, env)
+        held, also = (None, "") if corpus.eval_folder is None else _under_data(corpus.eval_folder, env)
+        if path and not also:
+            return CorpusFiles(path, held)
+        tried.append(why or also)
+    if corpus.hub and corpus.hub_file:
+        cached = _cached(corpus.hub, "dataset", env)
+        why = "" if cached else _unreachable(corpus.hub, "datasets", env)
+        if not why:
+            return CorpusFiles(
+                _from_hub(corpus.hub, corpus.hub_file),
+                _from_hub(corpus.hub, corpus.eval_hub_file) if corpus.eval_hub_file else None,
+            )
+        tried.append(why)
+    raise ConfigError(
+        f"task.{name}: no texts. Tried {'; '.join(tried) or 'nothing: no file, folder or hub is given'}.\n"
+        f"Way on 1: task.{name}.file=<a .jsonl, .txt, .csv or .parquet file>.\n"
+        f"Way on 2: {DATA_VARIABLE}=<folder that holds {corpus.folder or 'it'}>."
+    )
+
+
+def _table(name: str, part: ChoiceSpec | GenerationSpec | None, env: Mapping[str, str]) -> Path | None:
+    if part is None:
+        return None
+    if part.file is not None:
+        return _named(f"task.{name}.file", part.file)
+    path, why = _under_data(part.folder or name, env)
+    if path is None:
+        raise ConfigError(
+            f"task.{name}: no rows. Tried {why}.\nWay on 1: task.{name}.file=<a .jsonl, .csv or .parquet file>.\n"
+            f"Way on 2: task.{name}.enabled=false leaves it out."
+        )
+    return path
+
+
+def _named(key: str, given: str) -> Path:
+    path = Path(given)
+    if not path.is_file():
+        raise ConfigError(
+            f"{key}={given} is no file (looked in {Path.cwd()}).\nAllowed: {', '.join(SUFFIXES)}.\nCorrect the path."
+        )
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"{key}={given} is called {path.suffix or 'nothing'}.\nAllowed: {', '.join(SUFFIXES)}.\nConvert it."
+        )
+    return path
+
+
+def _under_data(place: str, env: Mapping[str, str]) -> tuple[Path | None, str]:
+    root = env.get(DATA_VARIABLE)
+    if not root:
+        return None, f"{DATA_VARIABLE} (not set)"
+    path = Path(root) / place
+    return (path, "") if path.is_file() else (None, f"{DATA_VARIABLE}={root} (has no {place})")
+
+
+def _from_hub(repo: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, file, repo_type="dataset"))
+    except (EntryNotFoundError, RepositoryNotFoundError) as error:
+        raise ConfigError(
+            f"the hub's dataset {repo} has no file {file} ({type(error).__name__}).\n"
+            "Allowed: the path of a .jsonl, .csv, .txt or .parquet file in a public dataset.\n"
+            "Correct hub_file or eval_hub_file, or give a file of your own."
+        ) from error
+
+
+def described(spec: TextSpec) -> dict[str, Any]:
+    """The spec as plain values, for a manifest."""
+    return dataclasses.asdict(spec)

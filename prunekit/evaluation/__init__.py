@@ -1,0 +1,1 @@
+"""Judge a model: scores, executed FLOPs, and whether two executions agree."""

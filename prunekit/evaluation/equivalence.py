@@ -1,0 +1,209 @@
+"""Whether two executions of one model agree, told apart from decisions that hang on the rounding of a float.
+
+Executions add the same numbers in different orders. A score that lies on a threshold up to rounding, or two scores that
+are equal up to rounding, may then be decided either way, and neither is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prunekit.evaluation.evaluate import Batch, predict
+from prunekit.losses import choices
+from prunekit.tokens.encoder import encoder_of
+from prunekit.tokens.pruner import TokenPruner
+from prunekit.tokens.scorers import Scorer
+from prunekit.tokens.state import Execution, Signals, TokenState, Trace
+
+ALLOWED = 1e-3  # between the logits of two executions
+
+ROUNDING = (
+    1e-4  # what float32 may leave open: in logits, and in scores as a share of the layer's largest, at least of 1
+)
+
+
+class ExecutionsDifferError(RuntimeError):
+    """Two executions of one model gave different predictions: the numbers of the run would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two executions of a batch are apart: in the logits at most, given the same tokens; and in how many
+    sentences they kept different tokens because a score lay on the border up to rounding.
+    """
+
+    worst: float
+    near_ties: int
+
+
+def check_executions_agree(
+    model: PreTrainedModel, batch: Batch, first: Execution = "mask", second: Execution = "pack"
+) -> Agreement:
+    """Compares kept tokens and logits of two executions on a batch.
+
+    Where tokens differ, the second execution is run again with the decisions of the first. At every layer its scores
+    must be those of the first up to rounding, and its rule, given exactly the scores of the first, must decide as the
+    first did. So a difference is forgiven if rounding alone explains it, and logits are always compared.
+
+    Raises:
+        ExecutionsDifferError: anything else differs: scores, the rule, logits by more than 1e-3, a label although its
+            logit leads by more than rounding; or logits are not numbers.
+    """
+    pruner = encoder_of(model).pruner
+    recorder = None if pruner is None else _Recorder(pruner, batch["input_ids"].shape[1])
+    with _instead(model, recorder):
+        one, trace = predict(model, batch, first)
+    other, other_trace = predict(model, batch, second)
+    apart = _sentences_apart(trace, other_trace)
+    if apart and recorder is not None:
+        follower = _Follower(recorder)
+        with _instead(model, follower):
+            other, _ = predict(model, batch, second)
+        if follower.complaint is not None:
+            raise ExecutionsDifferError(
+                f"{first!r} and {second!r} keep different tokens in {len(apart)} of {len(one)} sentences; "
+                f"{follower.complaint}. {STOPS}"
+            )
+    one, other = choices(one), choices(other)
+    worst = float((one - other).abs().max())
+    flipped = _labels_apart(one, other)
+    if not worst <= ALLOWED or flipped:
+        raise ExecutionsDifferError(
+            f"{first!r} and {second!r} differ by {worst:.2g} in the logits and in {flipped} of {len(one)} "
+            f"labels; at most {ALLOWED:g} and 0 are allowed. {STOPS}"
+        )
+    return Agreement(worst, len(apart))
+
+
+STOPS = "The run stops: its test would not measure what was trained."
+
+
+def _labels_apart(one: Float[Tensor, "batch outputs"], other: Float[Tensor, "batch outputs"]) -> int:
+    """How many labels differ although the first's leads by more than rounding; none under regression."""
+    if one.shape[-1] == 1:
+        return 0
+    best = one.topk(2, dim=-1).values
+    return int(((one.argmax(-1) != other.argmax(-1)) & (best[:, 0] - best[:, 1] > 2 * ROUNDING)).sum())
+
+
+def _sentences_apart(one: Trace, other: Trace) -> set[int]:
+    """The sentences that keep different tokens at some layer."""
+
+    def kept(trace: Trace) -> list[list[list[int]]]:
+        return [
+            [sorted(place[keep > 0].tolist()) for place, keep in zip(entry.position, entry.keep, strict=True)]
+            for entry in trace.layers
+        ]
+
+    pairs = [zip(rows, others, strict=True) for rows, others in zip(kept(one), kept(other), strict=True)]
+    return {row for layer in pairs for row, (tokens, others) in enumerate(layer) if tokens != others}
+
+
+@contextmanager
+def _instead(model: PreTrainedModel, pruner: TokenPruner | None) -> Iterator[None]:
+    """Within it, the model carries another pruner; None changes nothing."""
+    encoder = encoder_of(model)
+    own = encoder.pruner
+    encoder.pruner = pruner or own
+    try:
+        yield
+    finally:
+        encoder.pruner = own
+
+
+class _Recorder(TokenPruner):
+    """A pruner that decides as another one, and remembers per layer its scores and keep at the places of the input."""
+
+    def __init__(self, pruner: TokenPruner, width: int) -> None:
+        super().__init__(
+            pruner.scorer,
+            pruner.policy,
+            pruner.layers,
+            soft_form=pruner.soft_form,
+            protect_first=pruner.protect_first,
+            protect_last=pruner.protect_last,
+            hide_gone=pruner.hide_gone,
+        )
+        self.decider = pruner
+        self.width = width
+        self.seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def decide(
+        self, layer: int, signals: Signals, state: TokenState, *, soft: bool
+    ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
+        """Decides, and remembers."""
+        scores, keep = self.decider.decide(layer, signals, state, soft=soft)
+        self.seen[layer] = (self._placed(scores, state), self._placed(keep, state))
+        return scores, keep
+
+    def _placed(self, values: Tensor, state: TokenState) -> Tensor:
+        here = state.keep > 0
+        row = torch.arange(len(values), device=values.device)[:, None].expand_as(state.position)
+        return values.new_zeros((len(values), self.width)).index_put((row[here], state.position[here]), values[here])
+
+
+class _Follower(_Recorder):
+    """A pruner that does what a recorder saw, and says at which layer it would not have: `complaint`, None = never."""
+
+    def __init__(self, leader: _Recorder) -> None:
+        super().__init__(leader.decider, leader.width)
+        self.leader = leader
+        self.complaint: str | None = None
+
+    def decide(
+        self, layer: int, signals: Signals, state: TokenState, *, soft: bool
+    ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
+        """The leader's keep, after a look at what its own would be."""
+        scores, _ = self.decider.decide(layer, signals, state, soft=soft)
+        led_scores, led = (values.gather(1, state.position) for values in self.leader.seen[layer])
+        alive = state.alive > 0
+        if self.complaint is None:
+            with _scored(self.decider, torch.where(alive, led_scores, scores)):
+                _, ruled = self.decider.decide(layer, signals, state, soft=soft)
+            self.complaint = _complaint(layer, scores, led_scores, ruled, led, alive)
+        return scores, led * alive
+
+
+def _complaint(layer: int, scores: Tensor, led_scores: Tensor, ruled: Tensor, led: Tensor, alive: Tensor) -> str | None:
+    size = led_scores.abs().masked_fill(~alive, 0).amax(-1, keepdim=True).clamp(min=1.0)
+    # scores that are infinite are equal or not; their difference is no number
+    same = (scores == led_scores) | ((scores - led_scores).abs() <= ROUNDING * size)
+    if (wrong := (~same & alive).nonzero()).numel():
+        row, token = wrong[0].tolist()
+        gap = float((scores - led_scores)[row, token].abs())
+        return f"in sentence {row} the scores of layer {layer} differ by {gap:.2g}, which is more than rounding"
+    if (wrong := ((ruled != led) & alive).nonzero()).numel():
+        row = int(wrong[0, 0])
+        kept, others = (int((keep[row] * alive[row]).sum()) for keep in (led, ruled))
+        return f"in sentence {row} layer {layer} keeps {kept} and {others} tokens by the same scores"
+    return None
+
+
+@contextmanager
+def _scored(pruner: TokenPruner, scores: Float[Tensor, "batch tokens"]) -> Iterator[None]:
+    """Within it, a pruner is shown these scores instead of its scorer's."""
+    scorer = pruner.scorer
+    pruner.scorer = _Given(scores)
+    try:
+        yield
+    finally:
+        pruner.scorer = scorer
+
+
+class _Given(Scorer):
+    """Scores that are known."""
+
+    def __init__(self, scores: Float[Tensor, "batch tokens"]) -> None:
+        nn.Module.__init__(self)
+        self.scores = scores
+
+    def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
+        """The scores."""
+        return self.scores

@@ -1,0 +1,93 @@
+"""What a method is told before it is built: the task, the backbone's shape, lengths, budget and schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prunekit.cost import Shape, dense_macs, encoder_macs
+from prunekit.data.rows import Rows
+from prunekit.data.spec import TaskSpec
+from prunekit.evaluation.distillation_targets import TeacherOutputs
+from prunekit.evaluation.evaluate import Batch
+from prunekit.models.heads import HEADS
+from prunekit.tokens.pruner import TokenPruner
+
+
+@dataclass(frozen=True)
+class Training:
+    """The optimiser's settings; epochs and steps are those of the whole run."""
+
+    epochs: int
+    steps_per_epoch: int
+    lr: float
+    head_lr: float | None = None  # of pooler and head, where they are new; None = lr
+    weight_decay: float = 0.0
+    warmup_fraction: float = 0.0
+    clip: float = 1.0
+    freeze_embeddings: bool = True
+    max_steps: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run."""
+        whole = self.epochs * self.steps_per_epoch
+        return whole if self.max_steps is None else min(whole, self.max_steps)
+
+    def rate(self, step: int, steps: int | None = None) -> float:
+        """Factor of the learning rate: rises linearly during warm-up, then falls linearly to 0.
+
+        `steps` is the length of the schedule; None = the whole run.
+        """
+        length = self.steps if steps is None else steps
+        warmup = round(self.warmup_fraction * length)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return max(0.0, (length - step) / max(1, length - warmup))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run knows before its method is built; lengths are token counts of real sentences, unpadded.
+
+    `validation` hands out the validation batches, for a knob that can be set only by running the model. `questions`
+    are those of each validation split, where answers are found. `protected` counts the tokens of each sentence that
+    stay whatever the method says; without it that is [CLS].
+    """
+
+    spec: TaskSpec
+    shape: Shape
+    classes: int
+    training: Training
+    lengths: Mapping[str, Int[Tensor, "rows"]]
+    budget: float | None = None  # FLOPs reduction against unpadded; None = the method's own knob
+    tolerance: float = 0.02
+    teacher: TeacherOutputs | None = field(default=None, repr=False)
+    validation: Callable[[], Iterable[Batch]] = field(default=tuple, repr=False)
+    questions: Sequence[Rows | None] = field(default=(), repr=False)
+    protected: Mapping[str, Int[Tensor, "rows"]] = field(default_factory=dict, repr=False)
+
+    @property
+    def staying(self) -> Int[Tensor, "rows"] | int:
+        """How many tokens of each validation sentence stay whatever the method says."""
+        return self.protected.get("validation", 1)
+
+    def stays(self, pruner: TokenPruner) -> Int[Tensor, "rows"] | int:
+        """The same, with the last token where the pruner protects that; the end of a source is counted already."""
+        return self.staying + int(pruner.protect_last and not HEADS[self.spec.kind].decodes)
+
+    def reduction(
+        self,
+        tokens_in: Float[Tensor, "layers rows"],
+        tokens_out: Float[Tensor, "layers rows"],
+        extra_macs: Float[Tensor, "rows"] | float = 0.0,
+    ) -> float:
+        """The FLOPs reduction on the validation sentences if so many tokens enter the two halves of each layer.
+
+        `extra_macs` is what the scorer spends on each sentence.
+        """
+        dense = dense_macs(self.shape, self.lengths["validation"]).sum()
+        return float(dense / (encoder_macs(self.shape, tokens_in, tokens_out) + extra_macs).sum())

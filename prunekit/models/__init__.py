@@ -1,0 +1,1 @@
+"""Hugging Face models in, pruned models out."""

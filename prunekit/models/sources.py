@@ -1,0 +1,101 @@
+"""Where a backbone comes from: a folder, an installed package, the hub, or a tiny one that is built."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prunekit.config.errors import ConfigError
+from prunekit.data.hub import DATA_VARIABLE, _cached, _embedded_way, _in_data_folder, _unreachable
+from prunekit.data.packages import package_folder
+from prunekit.files import cache_folder
+
+# what several families call the same number
+SHAPE_KEYS = {
+    "num_hidden_layers": ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers"),
+    "hidden_size": ("hidden_size", "dim", "d_model"),
+    "num_attention_heads": ("num_attention_heads", "n_heads", "num_heads", "encoder_attention_heads"),
+    "intermediate_size": ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim"),
+}
+
+
+def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Path | str:
+    """The folder of a backbone in Hugging Face's layout, or its hub id when only the hub has it and answers.
+
+    Raises:
+        ConfigError: nowhere; within 5 seconds, with what was tried and two ways on.
+    """
+    env = os.environ if env is None else env
+    name, hub, package = backbone["name"], backbone.get("hub"), backbone.get("package")
+    if path := backbone.get("path"):
+        if not (Path(path) / "config.json").is_file():
+            raise ConfigError(
+                f"backbone.path={path} is no model: it has no config.json. "
+                f"Give a folder written by save_pretrained, or backbone.path=null."
+            )
+        return Path(path)
+    if family := backbone.get("family"):
+        return _tiny(family, int(backbone.get("seed") or 0), env)
+    if package and (found := package_folder(package, backbone["package_folder"])):
+        return _from_gguf(found / backbone["gguf"], env) if backbone.get("gguf") else found
+    tried = [f"{package} (not installed)"] if package else []
+    names = [place for place in (backbone.get("folder"), name) if place]
+    folder, why = _in_data_folder([f"models/{n}" for n in names] + names, env, holding="config.json")
+    if folder:
+        return folder
+    tried.append(why)
+    if hub:
+        if cached := _cached(hub, "model", env):
+            return cached
+        if not (why := _unreachable(hub, "models", env)):
+            return str(hub)
+        tried.append(why)
+    raise ConfigError(
+        f"backbone={name}: no model. Tried {'; '.join(tried)}.\n"
+        f"Way on 1: {DATA_VARIABLE}=<folder with models/{names[0]}/config.json>, or backbone.path=<that folder>.\n"
+        + _embedded_way(package, "task=bbc_news backbone=minilm")
+    )
+
+
+def backbone_shape(source: Path | str) -> dict[str, Any]:
+    """What config.json says, with `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`
+    under these names whatever the family calls them.
+    """
+    path = Path(source) / "config.json"
+    if not path.is_file():
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(str(source), "config.json"))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); write the model again with save_pretrained.") from error
+    for name, aliases in SHAPE_KEYS.items():
+        value = next((config[alias] for alias in aliases if alias in config), None)
+        if value is None:
+            raise ConfigError(
+                f"{path} has no {name}: a model of type {config.get('model_type')!r} is no encoder known here; "
+                f"choose another backbone."
+            )
+        config[name] = value
+    return dict(config)
+
+
+def _from_gguf(file: Path, env: Mapping[str, str]) -> Path:
+    """The folder of a GGUF file's model in float32, written when it is not there yet."""
+    from prunekit.models.gguf import dequantised
+
+    return dequantised(file, cache_folder(env) / "backbones")
+
+
+def _tiny(family: str, seed: int, env: Mapping[str, str]) -> Path:
+    """The folder of a random model, written when it is not there yet."""
+    from prunekit.models.tiny import TINY_VERSION, build_tiny_backbone
+
+    folder = cache_folder(env) / "backbones" / f"tiny-{family}-s{seed}-v{TINY_VERSION}"
+    if not (folder / "config.json").is_file():
+        build_tiny_backbone(folder, family, seed)
+    return folder

@@ -1,0 +1,95 @@
+"""One job of a sweep: run its configuration, log what it prints, and never stop the sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from prunekit.config.composition import configuration
+from prunekit.config.errors import BAD_CONFIG, CRASHED, DONE, ConfigError
+from prunekit.files import atomic_write_text
+from prunekit.pipelines.run import run
+from prunekit.runs.board import Board, title
+from prunekit.runs.finished import finished
+from prunekit.runs.folder import BusyError, RunFolder
+from prunekit.runs.identity import canonical, teacher_config
+from prunekit.runs.sweep import TEACHER_ONLY
+
+WORST = -1.0  # what a job is worth that has no score, or has one without meeting its budget: no metric goes below
+
+
+def job(config: Any) -> float:
+    """Runs one job of a sweep and returns its objective; an error in it is kept with its log and stops no other job.
+
+    The objective is the score on the validation split, or `WORST` where the budget is missed or there is no score.
+    """
+    context = HydraConfig.get()
+    place = Path(context.runtime.output_dir)
+    patient = "GridSweeper" not in str(context.sweeper._target_)  # a search needs an answer, a grid comes back later
+    board = Board.read(place.parent)
+    code, objective = DONE, WORST
+    try:
+        cfg = canonical(configuration(config, context))
+    except ConfigError as error:
+        code = BAD_CONFIG
+        board.failed(" ".join(context.overrides.task), str(error), None)
+    else:
+        teacher = teacher_config(cfg) if os.environ.get(TEACHER_ONLY) else None
+        code, objective = _attempt(teacher or cfg, board, patient)
+    atomic_write_text(place / "exit_code", f"{code}\n")
+    return objective
+
+
+def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, float]:
+    folder, name = RunFolder.of(cfg), title(cfg)
+    try:
+        if not cfg["force"] and (stored := finished(folder)) is not None:
+            return int(stored["exit_code"]), objective_of(stored)
+        if not patient and folder.holder() is not None:
+            return DONE, WORST
+        board.begins(name, folder)
+        start = time.time()
+        with _logged(folder):
+            result = run(cfg, wait=patient)
+        board.ends(name, result, time.time() - start)
+        return int(result["exit_code"]), objective_of(result)
+    except BusyError:
+        return DONE, WORST  # another process is at it, which says what comes of it
+    except ConfigError as error:
+        code, message = error.exit_code, str(error)
+    except Exception as error:
+        code, message = CRASHED, f"{type(error).__name__}: {error}"
+    folder.write_failure(code, message)
+    board.failed(name, message, folder)
+    return code, WORST
+
+
+@contextlib.contextmanager
+def _logged(folder: RunFolder) -> Iterator[None]:
+    """Everything that is printed goes to the run's log; so does a traceback."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.log.open("a", encoding="utf-8", buffering=1) as log:
+        print(f"---- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}", file=log)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                yield
+            except BusyError:
+                raise
+            except ConfigError as error:
+                print(error)
+                raise
+            except Exception:
+                traceback.print_exc()
+                raise
+
+
+def objective_of(result: dict[str, Any]) -> float:
+    """What a search maximises: never the test split, and no score counts without its budget."""
+    return float(result["score"]["validation"]) if result["exit_code"] == DONE else WORST

@@ -1,0 +1,98 @@
+"""One run, from its configuration to its result. Nothing here imports torch: what is wrong or done is said at once."""
+
+from __future__ import annotations
+
+import gc
+import pkgutil
+from typing import Any
+
+from prunekit.config.errors import ConfigError
+from prunekit.environment import command
+from prunekit.models.sources import find_backbone
+from prunekit.runs.finished import finished
+from prunekit.runs.folder import BusyError, RunFolder, discard_resume_points
+from prunekit.runs.identity import canonical, teacher_config
+from prunekit.runs.kinds import Kind, kind_of
+
+# kind of run -> the pipeline that runs it and the function that prints its result, imported when one is run: a stored
+# result and a wrong configuration are told without torch
+PIPELINES = {
+    "tokens": ("prunekit.pipelines.tokens.pipeline:Pipeline", "prunekit.results.summary:print_result"),
+    "translation": (
+        "prunekit.pipelines.tokens.translation:TranslationPipeline",
+        "prunekit.results.summary:print_result",
+    ),
+    "weights": ("prunekit.pipelines.weights.pipeline:WeightPipeline", "prunekit.results.weight_summary:print_result"),
+}
+
+
+def train(cfg: dict[str, Any]) -> int:
+    """Trains, evaluates and reports one configuration; returns the exit code, 0 done or 3 budget or goal missed.
+
+    The configuration decides the folder. A finished run is not repeated (unless `force`), an interrupted one goes on.
+
+    Raises:
+        ConfigError: something in the configuration cannot work; nothing slow has started then.
+    """
+    result = run(cfg)
+    return int(result["exit_code"])
+
+
+def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
+    """Like `train`, and returns the result: what result.json holds.
+
+    Raises:
+        BusyError: another process runs this or trains its teacher, and `wait` is false.
+    """
+    kind = kind_of(cfg)
+    cfg = canonical(cfg)
+    spec = kind.spec(cfg["task"])
+    folder = RunFolder.of(cfg)
+    if (stored := _stored(folder, cfg)) is not None:
+        return stored
+    backbone = find_backbone(cfg["backbone"])
+    source = kind.source(spec)
+    kind.check(cfg, backbone)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"runs_dir={cfg['runs_dir']}: {folder.path} cannot be made ({error.strerror}).\n"
+            "Allowed: a folder that can be written.\nGive another runs_dir=..."
+        ) from error
+    teacher = None if wait else teacher_config(cfg)
+    if teacher is not None and (holder := RunFolder.of(teacher).holder()) is not None:
+        raise BusyError(f"the teacher in {RunFolder.of(teacher).path} is being trained by {holder}")
+    with folder.lock(timeout=None if wait else 0):
+        # another process may have finished it while this one waited
+        if (stored := _stored(folder, cfg)) is not None:
+            return stored
+        folder.prepare(cfg, command())
+        try:
+            result = pipeline_of(kind)(cfg, folder, spec, source, backbone, wait=wait).execute()
+        finally:
+            gc.collect()  # a trainer and its modules know each other: a sweep's next run needs their memory now
+        folder.write_result(result)
+        # only now: a kill before the result is written must not cost the training
+        discard_resume_points(folder.checkpoints)
+    show(kind, result, folder, stored=False)
+    return result
+
+
+def _stored(folder: RunFolder, cfg: dict[str, Any]) -> dict[str, Any] | None:
+    if cfg["force"]:
+        return None
+    result = finished(folder)
+    if result is not None:
+        show(kind_of(cfg), result, folder, stored=True)
+    return result
+
+
+def pipeline_of(kind: Kind) -> Any:
+    """Import and return the pipeline class of a kind of run."""
+    return pkgutil.resolve_name(PIPELINES[kind.name][0])
+
+
+def show(kind: Kind, result: dict[str, Any], folder: RunFolder, *, stored: bool) -> None:
+    """Print the result of a run; `stored` says that it was there already."""
+    pkgutil.resolve_name(PIPELINES[kind.name][1])(result, folder.path, stored=stored)

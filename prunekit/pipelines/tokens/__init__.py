@@ -1,0 +1,1 @@
+"""Runs that prune tokens."""

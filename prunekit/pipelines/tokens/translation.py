@@ -1,0 +1,160 @@
+"""A run on a translation task: the test is translated, and judged by what comes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from prunekit.console import track
+from prunekit.cost import DecoderShape, decoder_macs, dense_macs, encoder_macs
+from prunekit.data.module import TokenPruningDataModule
+from prunekit.data.spec import WORD_ACCURACY
+from prunekit.evaluation.evaluate import Batch, Measured
+from prunekit.evaluation.translation import BUCKETS, TranslationQuality, translation_quality
+from prunekit.methods.base import TokenPruningMethod
+from prunekit.models.forward import model_inputs, traverse
+from prunekit.pipelines.tokens.pipeline import Pipeline
+from prunekit.tokens.encoder import encoder_of
+from prunekit.tokens.state import Execution
+from prunekit.tokens.translation import generate
+
+
+class TranslationPipeline(Pipeline):
+    """As any run on tokens; validation is by teacher forcing, and chooses the checkpoint by the words it gets right."""
+
+    def _judged(
+        self,
+        found: Measured,
+        execution: Execution,
+        model: PreTrainedModel,
+        data: TokenPruningDataModule,
+        stored: dict[str, Any] | None = None,
+    ) -> Measured:
+        """Adds the quality of translations: those written now, or what the dense run said about its own."""
+        if stored is not None:
+            return replace(found, metrics=stored["score"]["pruned_all"], details=stored["translation"]["pruned"])
+        texts, details = self._translated(model, data, execution)
+        references = data.split("test").references
+        assert references is not None
+        quality = translation_quality(texts, references, found.per_row.lengths.tolist(), BUCKETS)
+        metrics = _metrics(quality) | {WORD_ACCURACY: found.metrics[WORD_ACCURACY]}
+        details |= {"signature": quality.signature, "buckets": quality.as_dict()["buckets"]}
+        chosen = {name: metrics[name] for name in self.spec.metrics}
+        return replace(found, metrics=chosen, answers=texts, details=details)
+
+    def _translated(
+        self, model: PreTrainedModel, data: TokenPruningDataModule, execution: Execution
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Translations of the test in the order of its rows; and the CPU seconds of that, and of the encoder alone."""
+        tokenizer = AutoTokenizer.from_pretrained(self.backbone)
+        batches = data.loader("test")
+        texts: dict[int, str] = {}
+        start = time.process_time()
+        for batch in track(batches, f"test ({execution}), translating", len(batches)):
+            words = generate(
+                model,
+                **model_inputs(batch),
+                beams=self.spec.beams,
+                max_new_tokens=self.spec.max_target_length,
+                execution=execution,
+            )
+            found = tokenizer.batch_decode(words, skip_special_tokens=True)
+            texts |= dict(zip(batch["index"].tolist(), found, strict=True))
+        spent = time.process_time() - start
+        details = {
+            "cpu_seconds": spent,
+            "encoder_cpu_seconds": _encoding_seconds(model, batches, execution),
+            "threads": torch.get_num_threads(),
+        }
+        return [texts[row] for row in range(len(texts))], details
+
+    def _details(self, module: TokenPruningMethod, test: Measured, dense: Measured) -> dict[str, Any]:
+        """How BLEU was computed, what reaches the decoder, and what the decoder adds to the cost."""
+        lengths, kept, words = test.per_row.lengths, test.per_row.tokens[:, -1], test.per_row.words
+        assert words is not None
+        decoder = DecoderShape.from_config(AutoConfig.from_pretrained(self.backbone))
+        encoder = {"dense": test.cost["dense_unpadded_g"], "pruned": test.cost["pruned_g"]}
+        giga = {
+            name: encoder[name] + 2e-9 * float(decoder_macs(decoder, sources, words).mean())
+            for name, sources in (("dense", lengths), ("pruned", kept))
+        }
+        return {
+            "translation": {
+                "signature": test.details["signature"],
+                "beams": self.spec.beams,
+                "source_kept": float(kept.sum() / lengths.sum()),
+                "end_to_end": {
+                    "dense_g": giga["dense"],
+                    "pruned_g": giga["pruned"],
+                    "reduction": giga["dense"] / giga["pruned"],
+                    "encoder_share": encoder["dense"] / giga["dense"],
+                },
+                "dense": dense.details,
+                "pruned": test.details,
+            }
+        }
+
+    def _bands(
+        self,
+        module: TokenPruningMethod,
+        model: PreTrainedModel,
+        dense: PreTrainedModel,
+        data: TokenPruningDataModule,
+        tested: Measured,
+        dense_tested: Measured,
+    ) -> list[dict[str, Any]]:
+        """BLEU by the length of the source, of the translations that the whole test was judged by."""
+        lengths, tokens = tested.per_row.lengths, tested.per_row.tokens
+        before = {bucket["low"]: bucket for bucket in dense_tested.details["buckets"]}
+        spent = _spent(module, lengths, tokens)
+        whole = dense_macs(module.setting.shape, lengths)
+        rows = []
+        for bucket in tested.details["buckets"]:
+            here = (lengths >= bucket["low"]) & (lengths < bucket["high"])
+            scores = {"dense": before[bucket["low"]]["bleu"] / 100, "pruned": bucket["bleu"] / 100}
+            rows.append(
+                {
+                    "from": bucket["low"],
+                    "below": min(bucket["high"], int(lengths.max()) + 1),
+                    "rows": bucket["rows"],
+                    **scores,
+                    **{f"{name}_all": {"bleu": score} for name, score in scores.items()},
+                    "flops_vs_unpadded": float(whole[here].sum() / spent[here].sum()),
+                    "mean_length": float(lengths[here].float().mean()),
+                    "tokens_per_layer": tokens[here].float().mean(0).tolist(),
+                }
+            )
+        return rows
+
+
+def _metrics(quality: TranslationQuality) -> dict[str, float]:
+    """Shares of 1, as all scores are."""
+    return {"bleu": quality.bleu / 100, "chrf": quality.chrf / 100, "length_ratio": quality.length_ratio}
+
+
+def _encoding_seconds(model: PreTrainedModel, batches: Iterable[Batch], execution: Execution) -> float:
+    start = time.process_time()
+    with torch.inference_mode():
+        for batch in batches:
+            traverse(model, batch, execution)
+    return time.process_time() - start
+
+
+def _spent(
+    module: TokenPruningMethod, lengths: Int[Tensor, "rows"], tokens: Int[Tensor, "rows layers"]
+) -> Float[Tensor, "rows"]:
+    """MACs of the encoder per sentence, from what was executed, with the scorer's."""
+    counts = tokens.T.double()
+    tokens_in = torch.cat([lengths[None].double(), counts[:-1]])
+    spent = encoder_macs(module.setting.shape, tokens_in, counts)
+    pruner = encoder_of(module.model).pruner
+    if pruner is None:
+        return spent
+    return spent + torch.stack([pruner.scorer.macs(tokens_in[layer].float()) for layer in sorted(pruner.layers)]).sum(0)

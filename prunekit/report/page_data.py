@@ -1,0 +1,305 @@
+"""The numbers of a report: everything its page draws, as plain JSON. Needs numpy, not torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunekit import __version__
+from prunekit.report.comparison import Cell, compared
+from prunekit.report.explorer import SIGNS, _explorer, _same_texts
+from prunekit.report.fairness import CHECKED, lint
+from prunekit.report.rows import DENSE, Found, Row, differences, one_per_seed, variant, with_teachers
+from prunekit.report.seeds import summary
+from prunekit.report.table import one_metric, rank
+from prunekit.results import examples
+from prunekit.results.curves import budget_over_steps
+from prunekit.results.examples import Examples
+from prunekit.runs.folder import RunFolder
+
+BUCKETS = 4  # of equally many texts
+POINTS = 60  # of a curve
+
+
+def study(found: Found, title: str, texts: int = 500) -> dict[str, Any]:
+    """What a page about these runs shows; `texts` are at most so many in the explorer.
+
+    Anything that cannot be read is said in its "problems", and left out.
+    """
+    problems = list(found.problems)
+    runs, mixed = one_metric(one_per_seed(found.rows))
+    runs, other = with_teachers(runs)
+    problems += mixed + other
+    groups = _configurations(runs)
+    place = {id(row): number for number, group in enumerate(groups) for row in group}
+    stored = {id(row): _examples(row, problems) for row in runs}
+    return {
+        "title": title,
+        "version": __version__,
+        "tasks": sorted({row["task"] for row in runs}),
+        "hardware": sorted({row["hardware"] for row in runs if row["hardware"]}),
+        "configs": [_config(group, groups) for group in groups],
+        "marks": _marks(groups),
+        "runs": [_run(row, place[id(row)], stored[id(row)]) for group in groups for row in group],
+        "lint": [vars(unfair) for unfair in lint(found.rows)],
+        "checked": CHECKED,
+        "problems": problems,
+        "unfinished": [_unfinished(folder) for folder in found.unfinished],
+        "lengths": _by_task(groups, stored, _lengths),
+        "labels": _by_task(groups, stored, _labels),
+        "agreement": _by_task(groups, stored, _agreement),
+        "explorer": _explorer(groups, stored, texts),
+        "signs": SIGNS,
+    }
+
+
+# -- runs and configurations -----------------------------------------------------------------------------
+
+
+def _configurations(runs: Sequence[Row]) -> list[list[Row]]:
+    """Runs that differ in nothing but the seed, together; in the order of tables."""
+    groups: dict[str, list[Row]] = {}
+    for row in runs:
+        groups.setdefault(variant(row), []).append(row)
+    names = ("task", "backbone", "budget", "method")
+
+    def order(group: list[Row]) -> list[Any]:
+        first, own = group[0], _own_keys(group[0], groups.values())
+        return [rank(name, str(first[name]), ()) for name in names] + [
+            rank(key, str(first["config"].get(key)), ()) for key in own
+        ]
+
+    ordered = sorted(groups.values(), key=lambda group: (group[0]["task"], group[0]["method"] != DENSE, order(group)))
+    return [sorted(group, key=lambda row: row["seed"]) for group in ordered]
+
+
+def _own_keys(first: Row, groups: Iterable[Sequence[Row]]) -> list[str]:
+    """What tells a configuration from those of its task, method, backbone and budget."""
+    alike = [
+        other[0] for other in groups if all(other[0][n] == first[n] for n in ("task", "method", "backbone", "budget"))
+    ]
+    return list(differences(alike)) if len(alike) > 1 else []
+
+
+def _config(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    first = group[0]
+    own = ", ".join(f"{key.removeprefix('method.')}={first['config'].get(key)}" for key in _own_keys(first, groups)[:3])
+    return {
+        **{name: first[name] for name in ("task", "method", "backbone", "budget", "metric", "split", "rows")},
+        "own": own,
+        "seeds": [row["seed"] for row in group],
+        "score": _summary(group, lambda row: 100 * row["score"]),
+        "drop": _summary(group, lambda row: None if row["dense"] is None else 100 * (row["score"] - row["dense"])),
+        "reduction": _summary(group, lambda row: row["flops"]["vs_unpadded"]),
+        "padded": _summary(group, lambda row: row["flops"]["vs_padded"]),
+        "kept": [round(float(kept), 4) for kept in np.mean([_kept(row) for row in group], axis=0)],
+        "missed": sum(row["status"] == "budget_missed" for row in group),
+    }
+
+
+def _kept(row: Row) -> np.ndarray:
+    return np.array(row["tokens_per_layer"]) / row["mean_length"]
+
+
+def _summary(group: Sequence[Row], read: Callable[[Row], Any]) -> dict[str, Any] | None:
+    values = [value for row in group if (value := read(row)) is not None]
+    if not values:
+        return None
+    found = summary(values)
+    return {"n": found.n, "mean": found.mean, "sd": found.sd, "half": found.half}
+
+
+def _marks(groups: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
+    """The best configuration of each task, backbone and budget, and the others' p against it, as in tables."""
+    rows = ("task", "backbone", "budget")
+    heads = [tuple(str(group[0][name]) for name in rows) for group in groups]
+    cells = [Cell({row["seed"]: row["score"] for row in group}, dense=group[0]["method"] == DENSE) for group in groups]
+    return [{"best": cell.best, "p": cell.p} for cell in compared(rows, heads, cells)]
+
+
+def _run(row: Row, config: int, stored: Examples | None) -> dict[str, Any]:
+    folder = Path(row["source"])
+    found = {
+        "config": config,
+        **{name: row[name] for name in ("seed", "hash", "status", "asked", "reached", "seconds", "commit")},
+        "command": row.get("command"),  # a results file keeps none
+        "score": 100 * row["score"],
+        "dense": None if row["dense"] is None else 100 * row["dense"],
+        "reduction": row["flops"]["vs_unpadded"],
+        "speed": row["speed"],
+    }
+    if (folder / "metrics.jsonl").is_file() and row["method"] != DENSE:
+        try:
+            curves = budget_over_steps(folder / "metrics.jsonl", row["asked"])
+            found["curves"] = {name: _thin(curves[name]) for name in ("target", "expected", "measured")}
+        except ValueError:
+            pass  # a damaged record: the run's own result stands without it
+    if stored is not None and stored.classification and row["method"] != DENSE:
+        before, after = stored.dense == stored.labels, stored.predicted == stored.labels
+        found["flips"] = {
+            "rows": len(before),
+            "lost": int((before & ~after).sum()),
+            "won": int((~before & after).sum()),
+            "both_wrong": int((~before & ~after).sum()),
+        }
+    return found
+
+
+def _thin(points: Sequence[tuple[int, Any]]) -> list[list[float | int]]:
+    """At most so many points of a curve, its ends among them."""
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(POINTS, len(points))).round().astype(int))
+    return [[points[i][0], round(float(points[i][1]), 4)] for i in chosen.tolist()]
+
+
+def _examples(row: Row, problems: list[str]) -> Examples | None:
+    try:
+        return examples.load(Path(row["source"]))
+    except ValueError as error:
+        problems.append(str(error))
+        return None
+
+
+def _unfinished(folder: Path) -> dict[str, Any]:
+    """A run without a result: how far it came, by its record."""
+    step = None
+    try:
+        lines = (folder / "metrics.jsonl").read_bytes().splitlines()[-1:]
+        step = json.loads(lines[0]).get("step") if lines else None
+    except (OSError, ValueError, AttributeError):
+        pass
+    try:
+        command = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("command")
+    except (OSError, ValueError, AttributeError):
+        command = None
+    state = "running, or killed" if (folder / ".lock.owner").exists() else "stopped"
+    if (failure := RunFolder(folder, "").failure()) is not None:
+        state = (
+            f"failed: {str(failure.get('message', '')).splitlines()[0][:120]}" if failure.get("message") else "failed"
+        )
+    return {"folder": "/".join(folder.parts[-5:]), "state": state, "step": step, "command": command}
+
+
+# -- what happened to the test texts -----------------------------------------------------------------------
+
+
+def _by_task(
+    groups: Sequence[Sequence[Row]],
+    stored: Mapping[int, Examples | None],
+    make: Callable[[list[tuple[int, list[tuple[Row, Examples]]]]], Any],
+) -> list[dict[str, Any]]:
+    """`make` of the pruned configurations with stored examples, of each task and backbone on the same test rows."""
+    places: dict[tuple[str, str, bytes], list[tuple[int, list[tuple[Row, Examples]]]]] = {}
+    for number, group in enumerate(groups):
+        if group[0]["method"] == DENSE:
+            continue
+        for row in group:
+            if (found := stored[id(row)]) is None:
+                continue
+            key = (row["task"], row["backbone"], found.lengths.tobytes() + found.labels.tobytes())
+            members = places.setdefault(key, [])
+            if not members or members[-1][0] != number:
+                members.append((number, []))
+            members[-1][1].append((row, found))
+    made = []
+    for (task, backbone, _), members in places.items():
+        if (result := make(members)) is not None:
+            made.append({"task": task, "backbone": backbone, **result})
+    return made
+
+
+Members = list[tuple[int, list[tuple[Row, Examples]]]]
+
+
+def _shares(members: Members, number: np.ndarray, count: int) -> list[dict[str, Any]]:
+    """Share of right answers of each configuration in each of `count` groups of rows, and of the dense models."""
+
+    def share(right: np.ndarray) -> np.ndarray:
+        return np.bincount(number, right, count) / np.maximum(np.bincount(number, minlength=count), 1)
+
+    found = []
+    for config, some in members:
+        pruned = np.mean([share(one.predicted == one.labels) for _, one in some], axis=0)
+        dense = np.mean([share(one.dense == one.labels) for _, one in some], axis=0)
+        found.append({"config": config, "pruned": _percent(pruned), "dense": _percent(dense)})
+    return found
+
+
+def _percent(shares: np.ndarray) -> list[float]:
+    return [round(100 * float(share), 2) for share in shares]
+
+
+def _lengths(members: Members) -> dict[str, Any] | None:
+    """Right answers by length of the text, in quarters of equally many texts."""
+    first = members[0][1][0][1]
+    if not first.classification:
+        return None
+    lengths = first.lengths.astype(int)
+    edges = np.unique(np.ceil(np.quantile(lengths, np.linspace(0, 1, BUCKETS + 1))))[1:-1]
+    number = np.digitize(lengths, edges)
+    number = np.unique(number, return_inverse=True)[1]
+    count = int(number.max()) + 1
+    buckets = [lengths[number == place] for place in range(count)]
+    names = [f"{here.min()}" if here.min() == here.max() else f"{here.min()}-{here.max()}" for here in buckets]
+    return {"names": names, "rows": [len(here) for here in buckets], "configs": _shares(members, number, count)}
+
+
+def _labels(members: Members) -> dict[str, Any] | None:
+    """Right answers by true label."""
+    first = members[0][1][0][1]
+    if not first.classification:
+        return None
+    labels = first.labels.astype(int)
+    count = len(first.classes)
+    rows = np.bincount(labels, minlength=count)
+    occur = np.unique(labels)  # a class that no text has, as "wrong" of answers, is not shown
+    number = np.searchsorted(occur, labels)
+    names = [first.classes[place] for place in occur.tolist()]
+    return {"names": names, "rows": rows[occur].tolist(), "configs": _shares(members, number, len(occur))}
+
+
+def overlap(one: Examples, other: Examples) -> float | None:
+    """Mean over texts and layers of |both keep| / |either keeps|, special tokens and untouched texts left out.
+
+    1 = the same tokens stay. None where no layer of any text lost a token.
+    """
+    ends = min(len(one.index), len(other.index))
+    if ends == 0:
+        return None
+    stop = int(one.offsets[ends])
+    ids = one.ids[:stop]
+    word = ~one.special[np.searchsorted(one.piece_ids, ids)].astype(bool)
+    starts = one.offsets[:ends]
+    words = np.add.reduceat(word.astype(int), starts)
+    values = []
+    for layer in range(one.layers):
+        here, there = ((found.depth[:stop] > layer) & word for found in (one, other))
+        both = np.add.reduceat((here & there).astype(int), starts)
+        either = np.add.reduceat((here | there).astype(int), starts)
+        counts = (either > 0) & (both < words)  # where both keep everything nothing was decided
+        values.append(both[counts] / either[counts])
+    together = np.concatenate(values)
+    return float(together.mean()) if len(together) else None
+
+
+def _agreement(members: Members) -> dict[str, Any] | None:
+    """Overlap of every two configurations of a budget with the same seed; with itself, of its different seeds."""
+    pairs = []
+    for (left, some), (right, others) in combinations_with_replacement(members, 2):
+        if some[0][0]["budget"] != others[0][0]["budget"]:
+            continue
+        values = [
+            overlap(one, other)
+            for row, one in some
+            for row_of_other, other in others
+            if (row["seed"] < row_of_other["seed"] if left == right else row["seed"] == row_of_other["seed"])
+            and _same_texts(one, other)
+        ]
+        known = [value for value in values if value is not None]
+        if known:
+            pairs.append([left, right, round(float(np.mean(known)), 4)])
+    return {"pairs": pairs} if pairs else None

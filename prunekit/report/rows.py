@@ -1,0 +1,360 @@
+"""Finished runs as rows: read from run folders, kept in one committed file, filtered by what was configured.
+
+A row is a plain mapping, the same whether it comes from a run's folder or from a results file. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunekit.config.budget import amount_label
+from prunekit.config.errors import ConfigError, shown
+from prunekit.config.keys import machine_keys
+from prunekit.files import atomic_write_text
+from prunekit.runs.folder import RunFolder
+
+Row = Mapping[str, Any]
+FORMAT = "prunekit results"
+SCHEMA = 1  # of a results file
+FIELDS = ("task", "method", "backbone", "budget", "seed", "hash", "status")
+NAMES = (*FIELDS, "variant")  # what a line or column may be named by; variant: the method in a few words
+DENSE = "dense"
+# what cannot change a score; runs that differ in nothing else are one configuration
+NEUTRAL = ("seed", "bench.", "budget_tolerance", "logger.", "own.teacher", "teacher.path", "backbone.path", "hardware")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows, and one sentence for each run or file that could not be read; `unfinished` are folders without a result."""
+
+    rows: list[dict[str, Any]]
+    problems: list[str] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+def collect(paths: Sequence[str | Path]) -> Found:
+    """All runs below these folders and in these results files, each once, in a stable order.
+
+    What cannot be read is left out and said in `problems`.
+
+    Raises:
+        ConfigError: a path does not exist.
+    """
+    found = Found([])
+    for path in map(Path, paths):
+        if path.is_file():
+            _add_file(path, found)
+        elif path.is_dir():
+            _add_folder(path, found)
+        else:
+            raise ConfigError(
+                f"{path} does not exist.\nAllowed: folders of runs, and files written by prunekit table --save.\n"
+                "Train something first, as python train.py, or name the folder that runs_dir= named."
+            )
+    once = {(row["task"], row["method"], row["backbone"], row["hash"]): row for row in found.rows}
+    rows = sorted(once.values(), key=lambda row: [str(row[name]) for name in FIELDS])
+    return Found(rows, found.problems, sorted(found.unfinished))
+
+
+def _add_folder(path: Path, found: Found) -> None:
+    machine = machine_keys()
+    folders = {file.parent for name in ("result.json", "manifest.json") for file in path.rglob(name)}
+    for folder in sorted(folders):
+        if "_sweeps" in folder.parts or folder.name == "model":
+            continue
+        if not (folder / "result.json").exists():
+            found.unfinished.append(folder)
+            continue
+        try:
+            result, problem = RunFolder(folder, "").stored()
+            if result is not None:
+                found.rows.append(row_of(folder, result, machine))
+            else:
+                found.problems.append(str(problem).partition("; ")[0])
+        except ValueError as error:
+            found.problems.append(str(error).partition(";")[0])
+        except (KeyError, TypeError, AttributeError) as error:
+            found.problems.append(f"{folder / 'result.json'} lacks {error}: an older prunekit wrote it")
+
+
+def _add_file(path: Path, found: Found) -> None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found.problems.append(f"{path} is not readable as JSON ({error})")
+        return
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if isinstance(content, dict) and "schema" in content and "method" in content:
+            _add_folder(path.parent, found)  # somebody named the result.json of a run
+            return
+        found.problems.append(f"{path} is no results file; prunekit table --save {path} writes one")
+    elif content.get("schema") != SCHEMA:
+        found.problems.append(f"{path} has schema {content.get('schema')}, this prunekit reads {SCHEMA}")
+    else:
+        for number, row in enumerate(content.get("runs", []), start=1):
+            if not isinstance(row, dict) or (lacking := {*FIELDS, "metric", "score", "flops"} - set(row)):
+                what = f"lacks {', '.join(sorted(lacking))}" if isinstance(row, dict) else "is no object"
+                found.problems.append(f"{path}: run {number} {what}")
+                continue
+            config = {**content.get("config", {}), **row.get("config", {})}
+            found.rows.append({**row, "config": {k: v for k, v in config.items() if v != ABSENT}, "source": str(path)})
+
+
+def row_of(folder: Path, result: Mapping[str, Any], machine: Set[str]) -> dict[str, Any]:
+    """What a table or a report needs of a finished run; keys of `machine` cannot change it and are left out.
+
+    Raises:
+        KeyError: the result lacks something; an older prunekit wrote it.
+    """
+    config = _read_yaml(folder / "config.yaml")
+    manifest = RunFolder(folder, "").manifest()
+    score, flops = result["score"], result["flops"]
+    dense = result["method"] == DENSE
+    return {
+        "task": result["task"],
+        "method": result["method"],
+        "backbone": result["backbone"],
+        "budget": DENSE if dense else amount_label(config) if "budget" in config else folder.parent.name,
+        "seed": result["seed"],
+        "hash": result["hash"],
+        "status": result["status"],
+        "metric": score["metric"],
+        "split": score["split"],
+        "rows": score["rows"],
+        "score": score["pruned"],
+        "dense": score["dense"],
+        "validation": score["validation"],
+        "scores": dict(score.get("pruned_all", {})),
+        "dense_scores": dict(score.get("dense_all", {})),
+        "asked": result["budget"]["asked"],
+        "reached": result["budget"]["reached"],
+        "flops": {
+            "vs_unpadded": flops["flops_vs_unpadded"],
+            "vs_padded": flops["flops_vs_padded"],
+            "pruned_g": flops["pruned_g"],
+            "dense_g": flops["dense_unpadded_g"],
+        },
+        "tokens_per_layer": [round(float(count), 2) for count in result["tokens_per_layer"]],
+        "mean_length": round(float(result["mean_length"]), 2),
+        "speed": [
+            {
+                "batch_size": row["batch_size"],
+                "vs_packed": row["speedup_vs_packed"],
+                "vs_padded": row["speedup_vs_padded"],
+                "noise": row.get("control", 1.0),
+            }
+            for row in result.get("speed", [])
+        ],
+        "seconds": round(float(result.get("seconds", {}).get("total", 0.0)), 1),
+        "data": manifest.get("data_fingerprint", "")[:16] or None,
+        "teacher": (manifest.get("teacher") or {}).get("weights_sha256", "")[:16] or None,
+        "commit": ((manifest.get("git") or {}).get("commit") or "")[:12] or None,
+        "hardware": manifest.get("cpu"),
+        "command": manifest.get("command") or result.get("command"),
+        **{key: result[key] for key in ("variant", "peak_memory_mib", "sparsity") if key in result},
+        "config": {key: value for key, value in flat(config).items() if key not in machine},
+        "source": str(folder),
+    }
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The configuration as dotted keys."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# -- the committed file ------------------------------------------------------------------------------
+
+ABSENT = "<absent>"
+
+
+def save(rows: Sequence[Row], path: Path) -> None:
+    """Writes rows into one file, a run per line; what all runs were configured alike stands once, at the top."""
+    configs = [dict(row["config"]) for row in rows]
+    keys = sorted({key for config in configs for key in config})
+    common: dict[str, Any] = {}
+    for key in keys:
+        values = Counter(json.dumps(config.get(key, ABSENT)) for config in configs)
+        common[key] = json.loads(values.most_common(1)[0][0])
+    lines = []
+    for row, config in zip(rows, configs, strict=True):
+        own = {key: config.get(key, ABSENT) for key in keys if config.get(key, ABSENT) != common[key]}
+        kept = {key: _rounded(value) for key, value in row.items() if key not in ("source", "config", "command")}
+        lines.append(json.dumps({**kept, "config": own}, ensure_ascii=False))
+    head = json.dumps({"format": FORMAT, "schema": SCHEMA, "config": common}, ensure_ascii=False)
+    atomic_write_text(path, head[:-1] + ', "runs": [\n' + ",\n".join(lines) + "\n]}\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list) else value
+
+
+# -- choosing ----------------------------------------------------------------------------------------
+
+
+def value_of(row: Row, name: str) -> Any:
+    """A field of a row, or a key of its configuration; None where the run has no such key."""
+    if name == "variant":
+        return row.get("variant", row["method"])
+    return row[name] if name in FIELDS else row["config"].get(name)
+
+
+def check_fields(rows: Iterable[Row], names: Iterable[str], flag: str) -> None:
+    """Raises ConfigError for a name that is neither a field nor a key of any run's configuration."""
+    keys = {key for row in rows for key in row["config"]}
+    for name in names:
+        if name not in NAMES and name not in keys:
+            ends = [key for key in sorted(keys) if key.rpartition(".")[2] == name]
+            near = ends or difflib.get_close_matches(name, [*NAMES, *sorted(keys)], n=1, cutoff=0.5)
+            advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
+            raise ConfigError(
+                f"{flag} {name}: no run has it.\n"
+                f"Allowed: {', '.join(NAMES)}, and keys of the configuration, as trainer.lr.\n{advice}"
+            )
+
+
+def matching(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The rows that meet all conditions; a value may hold * and ?.
+
+    A dense run has neither a budget nor a method's options, and passes conditions on them.
+
+    Raises:
+        ConfigError: an unknown name, or a value that no run has.
+    """
+    check_fields(rows, conditions, "--where")
+    for name, wanted in conditions.items():
+        present = sorted({shown(value_of(row, name)) for row in rows})
+        for value in wanted:
+            if not any(_same(found, value) for found in present):
+                raise ConfigError(
+                    f"--where {name}={value}: no run has it.\nAllowed: {', '.join(present[:20])}.\n"
+                    "Choose among these, or read another folder."
+                )
+    return [row for row in rows if all(_meets(row, name, wanted) for name, wanted in conditions.items())]
+
+
+def _meets(row: Row, name: str, wanted: Sequence[str]) -> bool:
+    if row["method"] == DENSE and (name == "budget" or name.startswith("method.")):
+        return True
+    return any(_same(shown(value_of(row, name)), value) for value in wanted)
+
+
+def _same(found: str, wanted: str) -> bool:
+    if found == wanted or fnmatch.fnmatchcase(found, wanted):
+        return True
+    try:
+        return float(found) == float(wanted)
+    except ValueError:
+        return False
+
+
+def _counted(row: Row) -> dict[str, Any]:
+    """The part of a configuration that can change a score and is no seed; null and absent are one, as for new keys."""
+    return {
+        key: value
+        for key, value in row["config"].items()
+        # a method's own seed that follows the run's, as that of random, makes no other configuration
+        if value is not None and not key.startswith(NEUTRAL) and not (key.endswith(".seed") and value == row["seed"])
+    }
+
+
+def variant(row: Row) -> str:
+    """What names the configuration of a run apart from its seed; equal for runs that differ in nothing that counts."""
+    place = [row["task"], row["method"], row["backbone"], row["budget"]]
+    return json.dumps([*place, _counted(row)], sort_keys=True, default=str)
+
+
+def differences(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The fields, or failing these the keys, in which the configurations of runs differ, with their values."""
+    fields = ("task", "method", "backbone", "budget")
+    counted = [_counted(row) for row in rows]
+    keys = sorted({key for config in counted for key in config})
+    for found in (
+        {name: sorted({str(row[name]) for row in rows}) for name in fields},
+        {key: sorted({shown(config.get(key)) for config in counted}) for key in keys},
+    ):
+        if different := {name: values for name, values in found.items() if len(values) > 1}:
+            return different
+    return {}
+
+
+def one_per_seed(rows: Sequence[Row]) -> list[Row]:
+    """Of runs that differ in nothing that counts, one per seed: preferably one whose speed was measured."""
+    chosen: dict[tuple[str, Any], Row] = {}
+    for row in rows:
+        key = (variant(row), row["seed"])
+        if key not in chosen or len(row["speed"]) > len(chosen[key]["speed"]):
+            chosen[key] = row
+    return list(chosen.values())
+
+
+def with_teachers(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """The rows with one dense run per task, backbone and seed: the one that pruning started from.
+
+    Where its folder is not there, its score is taken from the runs that started from it. The second part says where
+    runs of one task, backbone and seed started from different teachers.
+    """
+    pruned = [row for row in rows if row["method"] != DENSE]
+    dense = [row for row in rows if row["method"] == DENSE]
+    places = {(row["task"], row["backbone"], row["seed"]): None for row in rows}
+    kept: list[Row] = []
+    problems = []
+    for place in places:
+        here = [row for row in dense if (row["task"], row["backbone"], row["seed"]) == place]
+        started = [row for row in pruned if (row["task"], row["backbone"], row["seed"]) == place]
+        scores = Counter(round(row["dense"], 6) for row in started if row["dense"] is not None)
+        if len(scores) > 1:
+            listed = ", ".join(
+                f"{100 * score:.2f} ({count} run{'s' * (count > 1)})" for score, count in scores.most_common()
+            )
+            problems.append(f"{place[0]}, {place[1]}, seed {place[2]}: runs start from different teachers: {listed}")
+        taught = [row for row in here if round(row["score"], 6) in scores]
+        if taught:
+            top = scores.most_common(1)[0][0]
+            here = [row for row in taught if round(row["score"], 6) == top] or taught
+        elif not here and len(scores) == 1:
+            here = [_teacher_row(started[0])]
+        kept += here
+    return [*kept, *pruned], problems
+
+
+def _teacher_row(row: Row) -> Row:
+    """The dense run that a pruning run started from, as far as the pruning run tells."""
+    cost = {**row["flops"], "vs_unpadded": 1.0, "pruned_g": row["flops"]["dense_g"]}
+    cost["vs_padded"] = row["flops"]["vs_padded"] * row["flops"]["pruned_g"] / row["flops"]["dense_g"]
+    config = {key: value for key, value in row["config"].items() if key.startswith(("task.", "backbone.", "data."))}
+    layers = len(row["tokens_per_layer"])
+    return {
+        **row,
+        **{"method": DENSE, "budget": DENSE, "status": "done", "hash": row["teacher"] or "teacher", "config": config},
+        **{"variant": DENSE, "score": row["dense"], "scores": row.get("dense_scores", {}), "dense_scores": {}},
+        **{"validation": None, "asked": None, "reached": 1.0, "flops": cost, "peak_memory_mib": None, "sparsity": None},
+        **{"tokens_per_layer": [row["mean_length"]] * layers, "speed": []},
+        **{"source": "", "command": None, "seconds": 0.0},
+    }

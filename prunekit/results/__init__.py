@@ -1,0 +1,1 @@
+"""What one run leaves to look at: summary, model card, plots, examples."""

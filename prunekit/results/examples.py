@@ -1,0 +1,154 @@
+"""What a run leaves for reports about its test texts: every prediction, and which tokens of some texts stayed how long.
+
+One compressed file per run, examples.npz, bounded by `ROWS` predictions and `TOKENS` tokens; read without torch and
+without pickle.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunekit.files import atomic_write_bytes
+
+NAME = "examples.npz"
+SCHEMA = 1
+ROWS = 20_000  # predictions stored
+FOUND = ("wrong", "an answer", "no answer")  # classes where answers are found: 0, or what was right to say
+ANSWER = 80  # characters of an answer that are stored
+TOKENS = 131_072  # tokens stored with their scores, over all texts
+# a score is stored as 1..255: eighths of an octave around 1, which is the attention of a uniform spread; 0 = was gone
+STEPS, MIDDLE = 8, 128
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Numbers per test row, then the tokens of `index`, whose rows lie end to end from `offsets`.
+
+    `labels`, `predicted` and `dense` (the dense model's prediction) are class numbers, or values under regression;
+    `counts` are the tokens that entered the feed-forward half of each layer. `depth` is the number of layers that a
+    token passed whole, `scores` what it received at each layer, coded by `coded`.
+    """
+
+    labels: np.ndarray  # [rows]
+    predicted: np.ndarray  # [rows]
+    dense: np.ndarray  # [rows]
+    lengths: np.ndarray  # [rows]
+    counts: np.ndarray  # [rows, layers]
+    index: np.ndarray  # [texts]
+    offsets: np.ndarray  # [texts + 1]
+    ids: np.ndarray  # [tokens]
+    depth: np.ndarray  # [tokens]
+    scores: np.ndarray  # [tokens, layers]
+    piece_ids: np.ndarray  # [types], sorted
+    pieces: np.ndarray  # [types], text of each token type
+    special: np.ndarray  # [types], 1 for [CLS] and the like
+    classes: tuple[str, ...]  # names of the classes; none under regression
+    # texts, where answers are found: a right one, the dense model's, the pruned one's; a row is a window then, its
+    # class one of FOUND, and what a window says is what its question got
+    answers: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.str_))  # [rows or 0, 3]
+
+    @property
+    def layers(self) -> int:
+        """Layers of the backbone."""
+        return int(self.counts.shape[1])
+
+    @property
+    def classification(self) -> bool:
+        """Whether predictions are classes."""
+        return bool(self.classes)
+
+    def said(self, row: int) -> tuple[str | float, str | float, str | float]:
+        """What is right for a test row, what the dense model said and what the pruned one, as readers want it."""
+        if len(self.answers):
+            right, dense, pruned = (str(text) or FOUND[2] for text in self.answers[row])
+            return right, dense, pruned
+        columns = (self.labels[row], self.dense[row], self.predicted[row])
+        if self.classification:
+            right, dense, pruned = (self.classes[int(value)] for value in columns)
+            return right, dense, pruned
+        first, second, third = (round(float(value), 4) for value in columns)
+        return first, second, third
+
+    def first(self, texts: int) -> Examples:
+        """The same with the tokens of the first texts only."""
+        stop = int(self.offsets[texts])
+        short: dict[str, Any] = {"ids": self.ids[:stop], "depth": self.depth[:stop], "scores": self.scores[:stop]}
+        return replace(self, index=self.index[:texts], offsets=self.offsets[: texts + 1], **short)
+
+    def text(self, number: int) -> slice:
+        """Where the tokens of the text at this place of `index` lie."""
+        return slice(int(self.offsets[number]), int(self.offsets[number + 1]))
+
+
+def coded(scores: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Scores, 0 and more, as a byte each, within 4.5 %; 0 where the token was gone."""
+    octaves = np.log2(np.maximum(scores.astype(np.float32), 1e-6))
+    return np.where(alive, np.clip(np.rint(octaves * STEPS) + MIDDLE, 1, 255), 0).astype(np.uint8)
+
+
+def decoded(codes: np.ndarray) -> np.ndarray:
+    """Scores from their codes; 0 where the token was gone."""
+    return np.where(codes == 0, 0.0, 2.0 ** ((codes.astype(np.float32) - MIDDLE) / STEPS))
+
+
+def rows_within(lengths: Sequence[int], most: int) -> int:
+    """How many first rows of these lengths hold at most `TOKENS` tokens, and are at most `most`."""
+    inside = int((np.cumsum(lengths) <= TOKENS).sum())
+    return min(inside, most)
+
+
+def answered(
+    golds: Sequence[str], dense: Sequence[str], pruned: Sequence[str], right: np.ndarray, windows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Labels, predictions and answers of windows, for `Examples`, from what questions got ("" = no answer).
+
+    `right` [2, windows] says whose answer, the dense model's and the pruned one's, is exactly right; `windows`
+    [windows] which question each is of.
+    """
+    texts = np.array([[text[:ANSWER] for text in row] for row in zip(golds, dense, pruned, strict=True)], np.str_)
+    answers = texts.reshape(-1, 3)[windows]
+    labels = np.where(answers[:, 0] == "", 2, 1)
+    return {
+        "labels": labels,
+        "dense": np.where(right[0], labels, 0),
+        "predicted": np.where(right[1], labels, 0),
+        "answers": answers,
+    }
+
+
+def save(found: Examples, folder: Path) -> None:
+    """Writes the file into a run's folder."""
+    arrays: dict[str, Any] = {one.name: getattr(found, one.name) for one in fields(found)}
+    arrays["classes"] = np.array(json.dumps({"schema": SCHEMA, "classes": list(found.classes)}))
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    atomic_write_bytes(folder / NAME, stream.getvalue())
+
+
+def load(folder: Path) -> Examples | None:
+    """The file of a run's folder, None where there is none.
+
+    Raises:
+        ValueError: it cannot be read, or another version wrote it.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            about = json.loads(str(stored["classes"]))
+            arrays = {one.name: stored[one.name] for one in fields(Examples) if one.name in stored}
+    except (OSError, KeyError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
+    if about["schema"] != SCHEMA:
+        raise ValueError(f"{path} has schema {about['schema']}, this prunekit reads {SCHEMA}")
+    arrays.pop("classes")
+    return Examples(**arrays, classes=tuple(about["classes"]))

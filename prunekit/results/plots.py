@@ -1,0 +1,191 @@
+"""Plots of one run, each a PNG with its numbers beside it as JSON: what left where, at what cost, the budget.
+
+A plot is a function of plain numbers; the same numbers serve a report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from prunekit.evaluation.evaluate import PerRow
+from prunekit.files import atomic_write_bytes, atomic_write_text
+from prunekit.results.curves import budget_over_steps
+
+DENSE, PRUNED, TARGET = "#8a8a8a", "#2f6db3", "#c46a1b"
+BUCKETS = 4  # of equally many sentences
+
+
+def tokens_by_layer(found: PerRow) -> dict[str, Any]:
+    """Mean, 10th and 90th percentile over sentences of the tokens that enter each layer's feed-forward half."""
+    tokens = found.tokens.float()
+    return {
+        "layers": list(range(tokens.shape[1])),
+        "mean_length": float(found.lengths.float().mean()),
+        "mean": tokens.mean(0).tolist(),
+        "p10": tokens.quantile(0.1, dim=0).tolist(),
+        "p90": tokens.quantile(0.9, dim=0).tolist(),
+    }
+
+
+def quality_by_length(dense: PerRow, pruned: PerRow) -> dict[str, Any]:
+    """Share of right answers, dense and pruned, for sentences grouped by length into quarters of equal size.
+
+    Quarters whose limits coincide, because many sentences have one length, are merged. None of it for regression.
+    """
+    if dense.right is None or pruned.right is None:
+        return {"buckets": []}
+    edges = torch.unique(dense.lengths.float().quantile(torch.linspace(0, 1, BUCKETS + 1)).ceil())
+    inner = edges[1:-1]
+    number = torch.bucketize(dense.lengths.float(), inner, right=True)
+    buckets = []
+    for place in number.unique().tolist():
+        here = number == place
+        buckets.append(
+            {
+                "from": int(dense.lengths[here].min()),
+                "to": int(dense.lengths[here].max()),
+                "rows": int(here.sum()),
+                "dense": float(dense.right[here].float().mean()),
+                "pruned": float(pruned.right[here].float().mean()),
+                "tokens_kept": float((pruned.tokens[here].float().mean(1) / pruned.lengths[here]).mean()),
+            }
+        )
+    return {"buckets": buckets}
+
+
+def draw_tokens(numbers: Mapping[str, Any], title: str) -> Figure:
+    """Tokens left per layer, with the spread over sentences."""
+    figure, axes = _axes(title, "layer", "tokens per text")
+    layers = numbers["layers"]
+    axes.axhline(numbers["mean_length"], color=DENSE, linestyle="--", label="dense")
+    axes.fill_between(layers, numbers["p10"], numbers["p90"], color=PRUNED, alpha=0.18, label="10 % to 90 % of texts")
+    axes.plot(layers, numbers["mean"], color=PRUNED, marker="o", label="pruned, mean")
+    axes.set_xticks(layers)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_quality(numbers: Mapping[str, Any], title: str) -> Figure:
+    """Right answers by length of the text, dense and pruned side by side."""
+    figure, axes = _axes(title, "tokens in the text", "right answers, %")
+    buckets = numbers["buckets"]
+    places = range(len(buckets))
+    for shift, name, colour in ((-0.2, "dense", DENSE), (0.2, "pruned", PRUNED)):
+        bars = axes.bar([p + shift for p in places], [100 * b[name] for b in buckets], 0.38, color=colour, label=name)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    axes.set_xticks(list(places), [_span(bucket) for bucket in buckets])
+    axes.set_xlim(-1, max(1, len(buckets)))
+    axes.set_ylim(0, 112)
+    if buckets:
+        axes.legend(frameon=False, ncols=2, loc="upper left")
+    return figure
+
+
+def draw_budget(numbers: Mapping[str, Any], title: str) -> Figure:
+    """How the FLOPs reduction came to the budget."""
+    figure, axes = _axes(title, "optimizer step", "FLOPs reduction against unpadded, x")
+    for name, colour, style in (("target", TARGET, "--"), ("expected", PRUNED, "-"), ("measured", "black", "o")):
+        if numbers[name]:
+            steps, values = zip(*numbers[name], strict=True)
+            axes.plot(
+                steps, values, style, color=colour, label=name if name != "measured" else "measured on validation"
+            )
+    if numbers["asked"] is not None:
+        axes.axhline(numbers["asked"], color=DENSE, linewidth=0.8, label=f"asked: {numbers['asked']:.2f}x")
+    if axes.lines:
+        axes.legend(frameon=False)
+    return figure
+
+
+def draw_bands(numbers: Mapping[str, Any], title: str) -> Figure:
+    """The score by band of lengths, dense and pruned, and below each band what was saved there."""
+    figure, axes = _axes(title, "tokens in the text", numbers["score"].replace("_", " "))
+    bands = numbers["bands"]
+    places = range(len(bands))
+    for name, colour in (("dense", DENSE), ("pruned", PRUNED)):
+        axes.plot(places, [band[name] for band in bands], color=colour, marker="o", label=name)
+    axes.set_xticks(
+        list(places),
+        [f"{b['from']}-{b['below'] - 1}\n{b['rows']} texts\n{b['flops_vs_unpadded']:.2f}x fewer FLOPs" for b in bands],
+    )
+    axes.margins(x=0.15)
+    axes.legend(frameon=False)
+    return figure
+
+
+def write_bands(folder: Path, title: str, score: str, bands: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes the plot of a test by bands of lengths and its numbers, rows of the result; returns the PNG file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {"score": score, "bands": list(bands)}
+    atomic_write_text(folder / "bands.json", json.dumps(numbers, indent=2) + "\n")
+    return _save(draw_bands(numbers, title), folder / "bands.png")
+
+
+def draw_pareto(numbers: Mapping[str, Any], title: str) -> Figure:
+    """All schedules that a search measured, those that no other beats, and the one that was taken."""
+    figure, axes = _axes(title, "FLOPs reduction against unpadded, x", numbers["score"].replace("_", " "))
+
+    def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+        return [row["flops_vs_unpadded"] for row in rows], [row["score"] for row in rows]
+
+    axes.plot(*columns(numbers["measured"]), "o", color=DENSE, markersize=3, alpha=0.6, label="measured")
+    axes.plot(*columns(numbers["pareto"]), "o-", color=PRUNED, markersize=4, label="Pareto set")
+    axes.plot(*columns([numbers["chosen"]]), "D", color=TARGET, label="taken")
+    asked, width = numbers["asked"], numbers["tolerance"]
+    axes.axvspan(asked / (1 + width), asked / (1 - width), color=TARGET, alpha=0.15, label=f"asked: {asked:.2f}x")
+    axes.legend(frameon=False)
+    return figure
+
+
+def write_pareto(folder: Path, title: str, numbers: Mapping[str, Any]) -> Path:
+    """Writes the plot of a search and its numbers, what a method's `settle` returned; returns the PNG file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / "pareto.json", json.dumps(numbers, indent=2) + "\n")
+    return _save(draw_pareto(numbers, title), folder / "pareto.png")
+
+
+def write_plots(
+    folder: Path, title: str, dense: PerRow, pruned: PerRow, metrics: Path, asked: float | None
+) -> list[Path]:
+    """Writes the plots of a run to `folder` and returns the PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [
+        ("tokens_by_layer", tokens_by_layer(pruned), draw_tokens),
+        ("quality_by_length", quality_by_length(dense, pruned), draw_quality),
+        ("budget", budget_over_steps(metrics, asked), draw_budget),
+    ]
+    written = []
+    for name, numbers, draw in drawn:
+        atomic_write_text(folder / f"{name}.json", json.dumps(numbers, indent=2) + "\n")
+        written.append(_save(draw(numbers, title), folder / f"{name}.png"))
+    return written
+
+
+def _axes(title: str, across: str, up: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _span(bucket: Mapping[str, Any]) -> str:
+    span = str(bucket["from"]) if bucket["from"] == bucket["to"] else f"{bucket['from']}-{bucket['to']}"
+    return f"{span}\n{bucket['rows']} texts"
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    atomic_write_bytes(path, image.getvalue())
+    return path

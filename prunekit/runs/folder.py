@@ -1,0 +1,267 @@
+"""One run's folder: where it lies, what it holds, and whether the run is done. Imports nothing slow.
+
+    runs/<task>/<method>/<backbone>/<budget>/s<seed>-<hash8>/
+        config.yaml    the resolved configuration
+        manifest.json  versions, git state, hardware, command line; data and weights once they are known
+        metrics.jsonl  one line per logged step
+        goal.json      the budget that a goal in milliseconds came to, and what it was derived from
+        examples.npz   predictions on the test rows, and which tokens of the first ones stayed
+        result.json    written last, so that it is there only when the run is done
+        checkpoints/  model/
+        log.txt        what it printed, when it ran in a sweep; failed.json: why there is no result
+
+The folder follows from the configuration alone: the same configuration finds its result, or goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prunekit.config.identity import config_hash
+from prunekit.files import atomic_write_text
+from prunekit.runs.kinds import kind_of
+
+LAST, PREVIOUS, BEST, CLOSEST = "last.ckpt", "previous.ckpt", "best.ckpt", "closest.ckpt"
+SETTLING = "settle"  # a folder, of what a method measures after the fit
+
+
+def discard_resume_points(folder: str | Path) -> None:
+    """Removes what only a killed run needs; the best and the closest checkpoint stay."""
+    for name in (LAST, PREVIOUS, f"{LAST}.staged"):
+        (Path(folder) / name).unlink(missing_ok=True)
+    shutil.rmtree(Path(folder) / SETTLING, ignore_errors=True)
+
+
+SCHEMA = 1  # of result.json
+DONE = ("done", "budget_missed")
+
+
+class BusyError(TimeoutError):
+    """Another process is at this run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one configuration; it need not exist yet."""
+
+    path: Path
+    hash: str
+
+    @classmethod
+    def of(cls, cfg: Mapping[str, Any]) -> RunFolder:
+        """The folder that a configuration decides; machine keys play no part in it."""
+
+        digest = config_hash(cfg)
+        label = kind_of(cfg).label(cfg)
+        parts = [cfg["task"]["name"], cfg["method"]["name"], cfg["backbone"]["name"], label]
+        path = Path(cfg["runs_dir"]).joinpath(*(_folder_name(part) for part in parts), f"s{cfg['seed']}-{digest}")
+        return cls(path, digest)
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of best.ckpt, closest.ckpt and what a killed run goes on from."""
+        return self.path / "checkpoints"
+
+    # -- beginning -------------------------------------------------------------------------------------
+
+    def prepare(self, cfg: Mapping[str, Any], command: str) -> None:
+        """Makes the folder and writes config.yaml and manifest.json; with `force`, forgets what a finished run left.
+
+        On a run that goes on, the manifest keeps its first start and lists this one under "resumed".
+        """
+        import yaml
+
+        from prunekit.environment import environment
+
+        if cfg.get("force") and (self.path / "result.json").exists():
+            self.clear()  # without a result it is this very run, interrupted: it goes on
+        elif problem := self.stored()[1]:
+            print(problem, file=sys.stderr)
+        atomic_write_text(self.path / "config.yaml", yaml.safe_dump(dict(cfg), sort_keys=False, allow_unicode=True))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        before = self.manifest()
+        self._write_manifest(
+            {
+                **before,
+                **environment(),
+                "hash": self.hash,
+                "command": command,
+                "started": before.get("started", now),
+                "resumed": [*before.get("resumed", []), *([now] if "started" in before else [])],
+            }
+        )
+
+    def clear(self) -> None:
+        """Removes result, metrics, manifest and checkpoints, so that the next run starts at the beginning."""
+        names = (
+            "result.json",
+            "failed.json",
+            "goal.json",
+            "manifest.json",
+            "metrics.jsonl",
+            "metrics.csv",
+            "examples.npz",
+        )
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json holds; empty where it is missing or broken."""
+        return _read_json(self.path / "manifest.json")[0] or {}
+
+    def update_manifest(self, entries: Mapping[str, Any]) -> None:
+        """Adds entries to manifest.json, or replaces them."""
+        self._write_manifest({**self.manifest(), **entries})
+
+    def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        atomic_write_text(self.path / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    # -- ending ----------------------------------------------------------------------------------------
+
+    def result(self) -> dict[str, Any] | None:
+        """The stored result of a finished run, else None; `stored` says why an existing one does not count.
+
+        Raises:
+            ValueError: a newer prunekit wrote it.
+        """
+        return self.stored()[0]
+
+    def stored(self) -> tuple[dict[str, Any] | None, str | None]:
+        """The result and no problem, or no result and why: half-written, unreadable, older, not finished.
+
+        Where nothing is stored both are None.
+
+        Raises:
+            ValueError: a newer prunekit wrote it; running again would overwrite it.
+        """
+        path = self.path / "result.json"
+        if not path.exists():
+            return None, None
+        result, why = _read_json(path)
+        if result is not None:
+            schema, status = result.get("schema"), result.get("status")
+            if isinstance(schema, int) and schema > SCHEMA:
+                raise ValueError(
+                    f"{path} has schema {schema}, this prunekit reads up to {SCHEMA}; "
+                    f"upgrade prunekit, or run again with force=true."
+                )
+            if schema != SCHEMA:
+                why = f"has schema {schema}, this prunekit writes {SCHEMA}"
+            elif status not in DONE:
+                why = f"has status {status!r}, finished runs have {' or '.join(DONE)}"
+        if why is None:
+            return result, None
+        return None, f"{path} {why}; the run counts as not done and is finished now."
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json atomically. Call it last: from then on the run is done."""
+        # json's default refuses what it does not know, so a tensor cannot slip in as text
+        (self.path / "failed.json").unlink(missing_ok=True)
+        atomic_write_text(self.path / "result.json", json.dumps(dict(result), indent=2, ensure_ascii=False) + "\n")
+
+    # -- one process at a time -------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, timeout: float | int | None = None) -> Iterator[None]:
+        """Holds the run for this process; another one waits, at most `timeout` seconds (None: as long as it takes).
+
+        Raises:
+            BusyError: another process still holds it; says which.
+        """
+        import filelock
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        owner = self.path / ".lock.owner"
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if timeout != 0:
+                print(f"{self.path} is being run by {_holder(owner)}; waiting for it.", file=sys.stderr, flush=True)
+            try:
+                lock.acquire(timeout=-1 if timeout is None else timeout)
+            except filelock.Timeout:
+                raise BusyError(
+                    f"{self.path} is still held by {_holder(owner)} after {timeout:g} s; one process at a time may run "
+                    f"it. Wait for it or end it, or change the configuration or the seed."
+                ) from None
+        try:
+            mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+            atomic_write_text(owner, json.dumps(mine))
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def holder(self) -> str | None:
+        """Who holds the run at this moment; None when nobody does."""
+        import filelock
+
+        if not (self.path / ".lock").exists():
+            return None
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                return None
+        except filelock.Timeout:
+            return _holder(self.path / ".lock.owner")
+
+    # -- what went wrong -------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> Path:
+        """log.txt: what a job of a sweep printed."""
+        return self.path / "log.txt"
+
+    def write_failure(self, exit_code: int, message: str) -> None:
+        """Writes failed.json, which the next finished run removes: why there is no result."""
+        failure = {"exit_code": exit_code, "message": message, "log": str(self.log), "time": time.time()}
+        atomic_write_text(self.path / "failed.json", json.dumps(failure, indent=2, ensure_ascii=False) + "\n")
+
+    def failure(self, since: float | int = 0) -> dict[str, Any] | None:
+        """What failed.json holds, when it was written at `since` (seconds since 1970) or later; else None."""
+        found, _ = _read_json(self.path / "failed.json") if (self.path / "failed.json").is_file() else (None, None)
+        return found if found is not None and found.get("time", 0) >= since else None
+
+
+def _holder(owner: Path) -> str:
+    found, _ = _read_json(owner)
+    if found is None:
+        return "another process"
+    since = datetime.fromtimestamp(found["since"]).strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {found['pid']} on {found['host']} (since {since})"
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The object that a file holds, or None and what is wrong with it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also a UnicodeDecodeError
+        return None, f"is not readable as JSON ({error})"
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    if not isinstance(found, dict):
+        return None, f"holds a {type(found).__name__} instead of an object"
+    return found, None
+
+
+def _folder_name(part: object) -> str:
+    """A name without what file systems or shells take amiss."""
+    return re.sub(r"[^\w.+-]+", "-", str(part)).strip(".-") or "unnamed"

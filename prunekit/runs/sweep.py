@@ -1,0 +1,244 @@
+"""A sweep that survives: it runs what is missing, shares its runs with other processes, and lists what failed.
+
+What a sweep knows lies in the run folders: result.json is a run that is done, failed.json one that went wrong, a lock
+one that some process is at. So the same command may be killed, repeated, or started twice side by side. Imports
+neither torch nor anything as slow: the parent of a hundred jobs starts at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from prunekit.config.composition import configuration
+from prunekit.config.errors import BAD_CONFIG, CRASHED, DONE, FROM_BEST_TO_WORST, MISSED, ConfigError
+from prunekit.console import clock
+from prunekit.files import atomic_write_text
+from prunekit.runs.board import Board, _tell, title
+from prunekit.runs.estimate import Estimator
+from prunekit.runs.finished import finished
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import canonical, teacher_config
+
+MOST_LAUNCHES = 3  # of one job; then it is listed as failed, though nothing says why it leaves no result
+POLL_SECONDS = 5.0  # between two looks at runs that other processes are at
+TEACHER_ONLY = "PRUNEKIT_TEACHER_ONLY"  # set for a job whose teacher alone is to be trained
+
+
+def _give_up(job: Planned) -> None:
+    """Lists a job as failed that was launched and ended without a trace in its folder."""
+    job.folder.path.mkdir(parents=True, exist_ok=True)
+    job.folder.write_failure(
+        CRASHED,
+        f"was launched {MOST_LAUNCHES} times and left neither a result nor an error in {job.folder.path}: its process "
+        "was killed, or its configuration differs where it runs (as with ${now:...} in runs_dir)",
+    )
+
+
+# -- all jobs, in the process that was started -------------------------------------------------------
+
+
+@dataclass
+class Planned:
+    """A job of the grid: what it runs, or why it cannot."""
+
+    overrides: list[str]
+    cfg: dict[str, Any] | None
+    problem: str | None = None
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """Where its result will be."""
+        assert self.cfg is not None
+        return RunFolder.of(self.cfg)
+
+    @cached_property
+    def teacher(self) -> RunFolder | None:
+        """Where its teacher is or will be; None where it needs none."""
+        assert self.cfg is not None
+        cfg = teacher_config(self.cfg)
+        return None if cfg is None else RunFolder.of(cfg)
+
+
+class Sweep:
+    """A grid of configurations; `compose` makes Hydra's configuration of a list of overrides."""
+
+    def __init__(self, jobs: Sequence[list[str]], compose: Callable[[list[str]], Any], folder: Path) -> None:
+        self.started = time.time()
+        self.folder = folder
+        self.asked = len(jobs)
+        planned = [self._planned(list(job), compose) for job in jobs]
+        if planned and all(job.problem is not None for job in planned):
+            raise ConfigError(planned[0].problem or "")
+        self.broken = [job for job in planned if job.problem is not None]
+        # settings that change nothing, as a budget for dense, make one run of several jobs
+        self.jobs = list({job.folder.path: job for job in planned if job.problem is None}.values())
+
+    def _planned(self, overrides: list[str], compose: Callable[[list[str]], Any]) -> Planned:
+        try:
+            config = compose(overrides)
+            return Planned(overrides, canonical(configuration(config, config.hydra)))
+        except ConfigError as error:
+            return Planned(overrides, None, str(error))
+
+    # -- state, as the run folders have it -------------------------------------------------------------
+
+    def _done(self, folder: RunFolder, force: bool = False) -> bool:
+        if finished(folder) is None:
+            return False
+        return not force or (folder.path / "result.json").stat().st_mtime >= self.started
+
+    def _failure(self, job: Planned) -> dict[str, Any] | None:
+        """What went wrong with a job or its teacher since this sweep began."""
+        if (own := job.folder.failure(self.started)) is not None:
+            return own
+        if job.teacher is not None and (teachers := job.teacher.failure(self.started)) is not None:
+            return teachers | {"message": f"its teacher failed: {teachers['message']}"}
+        return None
+
+    def _missing(self) -> list[Planned]:
+        assert all(job.cfg is not None for job in self.jobs)
+        return [job for job in self.jobs if not self._done(job.folder, bool((job.cfg or {})["force"]))]
+
+    def _teachers(self, missing: Sequence[Planned]) -> dict[Path, Planned]:
+        """The teachers that are still to be trained, each with a job that needs it."""
+        found: dict[Path, Planned] = {}
+        for job in missing:
+            if job.teacher is not None and not self._done(job.teacher):
+                found.setdefault(job.teacher.path, job)
+        return found
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def run(self, launch: Callable[[list[list[str]], int], None]) -> None:
+        """Launches what is missing until every job is done or has failed once; leaves the worst exit code.
+
+        `launch` takes lists of overrides and the number of the first one. Teachers go first, each once; a job that
+        another process is at is left to it, and looked at again later.
+        """
+        missing = self._missing()
+        teachers = self._teachers(missing)
+        seconds = self._announce(missing, teachers)
+        known = [value for value in seconds.values() if value is not None]
+        usual = sum(known) / len(known) if known else 1.0
+        runs = tuple((path, usual if value is None else value) for path, value in seconds.items())
+        Board(self.started, runs).write(self.folder)
+        launched, waiting = 0, False
+        launches: Counter[tuple[str, ...]] = Counter()
+        while open_jobs := [job for job in self._missing() if self._failure(job) is None]:
+            batch = self._ready(open_jobs)
+            worn = [given for given in batch if launches[tuple(given)] >= MOST_LAUNCHES]
+            if worn:
+                for job in open_jobs:
+                    if any(given[: len(job.overrides)] == job.overrides for given in worn):
+                        _give_up(job)
+                continue
+            launches.update(map(tuple, batch))
+            if batch:
+                launch(batch, launched)
+                launched += len(batch)
+                waiting = False
+                continue
+            if not waiting:
+                _tell(f"waiting for {self._holders(open_jobs)}")
+                waiting = True
+            time.sleep(POLL_SECONDS)
+        self._conclude()
+
+    def _ready(self, open_jobs: Sequence[Planned]) -> list[list[str]]:
+        """Overrides of the jobs to launch now: teachers that nobody trains, or else jobs whose teacher is there."""
+        teachers = self._teachers(open_jobs)
+        own = {job.folder.path: job for job in open_jobs}
+        batch = []
+        for path, job in teachers.items():
+            if RunFolder(path, "").holder() is None:
+                # a teacher that is a run of the grid itself is run as such
+                only = f"+hydra.job.env_set.{TEACHER_ONLY}=1"
+                batch.append(own[path].overrides if path in own else [*job.overrides, only])
+        if batch:
+            return batch
+        free = (job for job in open_jobs if job.teacher is None or job.teacher.path not in teachers)
+        return [job.overrides for job in free if job.folder.holder() is None]
+
+    def _holders(self, jobs: Sequence[Planned]) -> str:
+        folders = {job.folder.path: job.folder for job in jobs}
+        folders |= {job.teacher.path: job.teacher for job in jobs if job.teacher is not None}
+        holders = Counter(holder for folder in folders.values() if (holder := folder.holder()) is not None)
+        return ", ".join(holders) or "another process"
+
+    # -- saying ----------------------------------------------------------------------------------------
+
+    def preview(self) -> None:
+        """Says what a sweep would do, and does nothing."""
+        missing = self._missing()
+        self._announce(missing, self._teachers(missing))
+
+    def _announce(self, missing: Sequence[Planned], teachers: dict[Path, Planned]) -> dict[Path, float | None]:
+        """Says how much there is to do; returns the seconds that each run will take, None where nothing tells."""
+        doubles = self.asked - len(self.jobs) - len(self.broken)
+        configs = {job.folder.path: job.cfg or {} for job in missing}
+        extra = {path: teacher_config(job.cfg or {}) or {} for path, job in teachers.items() if path not in configs}
+        parts = [f"{len(self.jobs)} runs" + f" ({doubles} of {self.asked} jobs are doubles)" * bool(doubles)]
+        parts += [f"{len(self.jobs) - len(missing)} done before", f"{len(missing)} to run"]
+        parts += [f"{len(extra)} teacher{'s' * (len(extra) > 1)} to train"] if extra else []
+        parts += [f"{len(self.broken)} that cannot run"] if self.broken else []
+        _tell(f"sweep      {', '.join(parts)}")
+        if not missing:
+            return {}
+        # each runs_dir has its own runs to measure by; a sweep has one
+        estimator = Estimator((missing[0].cfg or {})["runs_dir"])
+        found = {path: estimator.estimate(cfg) for path, cfg in [*extra.items(), *configs.items()]}
+        sizes = [size for cfg in [*extra.values(), *configs.values()] if (size := estimator.size(cfg)) is not None]
+        known = [one for one in found.values() if one is not None]
+        if known:
+            low, middle, high = (sum(getattr(one, name) for one in known) for name in ("low", "seconds", "high"))
+            disk = f" and {sum(sizes) / len(sizes) * len(found) / 1e9:.2g} GB" if sizes else ""
+            _tell(f"estimate   about {clock(middle)} ({clock(low)} to {clock(high)}) in one process{disk}")
+            for by, count in Counter(one.by for one in known).most_common():
+                _tell(f"           {count} {'run' if count == 1 else 'runs'} by {by}")
+        if len(known) < len(found):
+            lacking = len(found) - len(known)
+            which = "nothing tells" if not known else f"and {lacking} runs of which nothing tells"
+            _tell(f"estimate   {which} how long they take before one of their kind is finished")
+        return {path: None if one is None else one.seconds for path, one in found.items()}
+
+    def _conclude(self) -> None:
+        """Lists what failed and what missed its budget; leaves the worst exit code and the list in the folder."""
+        rows: list[dict[str, Any]] = [
+            {"job": " ".join(job.overrides), "exit_code": BAD_CONFIG, "message": job.problem} for job in self.broken
+        ]
+        for job in self.jobs:
+            assert job.cfg is not None
+            row: dict[str, Any] = {"job": title(job.cfg), "overrides": job.overrides, "folder": str(job.folder.path)}
+            if (failure := self._failure(job)) is not None:
+                rows.append(row | {key: failure[key] for key in ("exit_code", "message", "log")})
+            else:
+                result = finished(job.folder)
+                rows.append(row | {"exit_code": CRASHED if result is None else int(result["exit_code"])})
+        codes = [int(str(row["exit_code"])) for row in rows]
+        counted = Counter(codes)
+        words = {DONE: "done", MISSED: "missed their budget", BAD_CONFIG: "cannot run", CRASHED: "crashed"}
+        _tell(f"sweep      {', '.join(f'{counted[code]} {words[code]}' for code in words if counted[code])}")
+        for row in rows:
+            if row["exit_code"] == MISSED:
+                _tell(f"missed     {row['job']}   {row['folder']}")
+        for row in rows:
+            if row["exit_code"] in (BAD_CONFIG, CRASHED):
+                said = str(row.get("message") or "").splitlines()[:1]
+                where = f"   log: {row['log']}" if "log" in row else ""
+                _tell(f"failed     {row['job']}   {''.join(said)[:160]}{where}")
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        atomic_write_text(self.folder / "summary.json", text)
+        worst = max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)
+        atomic_write_text(self.folder / "exit_code", f"{worst}\n")
+        for leftover in self.folder.glob("*/exit_code"):  # the word of a job that found its run busy is not the last
+            leftover.unlink()
+        if any(row["exit_code"] == CRASHED for row in rows):
+            print("the same command runs what is missing once more.", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""Load a pruned model into one of the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from transformers import PreTrainedModel
+
+from prunekit.models.pretrained import load_hf, model_folder
+from prunekit.runtime.engine import PackedEngine, load_packed
+from prunekit.runtime.onnx_engine import GraphEngine, load_graph
+from prunekit.tokens.state import Execution
+
+# engine -> what loads it, from the folder and the options that the engine has
+ENGINES: dict[str, Callable[..., Any]] = {"packed": load_packed, "onnx": load_graph}
+
+
+@overload
+def load(
+    folder: str | Path, execution: Execution | None = None, *, engine: Literal["hf"] = "hf"
+) -> PreTrainedModel: ...
+
+
+@overload
+def load(folder: str | Path, *, engine: Literal["packed"], **options: Any) -> PackedEngine: ...
+
+
+@overload
+def load(folder: str | Path, *, engine: Literal["onnx"], **options: Any) -> GraphEngine: ...
+
+
+def load(folder: str | Path, execution: Execution | None = None, *, engine: str = "hf", **options: Any) -> Any:
+    """The pruned model of a run's folder or of its model/, in evaluation mode; call it as any Hugging Face model.
+
+    `execution` None means the one that it was tested with, which is "pack" for nearly every method.
+
+        model = prunekit.load("runs/.../model")
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+
+    Another `engine` gives a runtime of its own in the model's place, with options of its own: "packed" is
+    prunekit.runtime.engine.PackedEngine, "onnx" prunekit.runtime.onnx_engine.GraphEngine.
+
+    Raises:
+        FileNotFoundError: the folder is no prunekit checkpoint.
+        ValueError: a newer format, weights that do not belong to the settings beside them, or no such engine.
+        TypeError: an option that the engine does not have.
+    """
+    folder = model_folder(folder)
+    if engine == "hf":
+        if options:
+            raise TypeError(f"load() has no option {', '.join(options)} for engine='hf'; it belongs to another engine.")
+        return load_hf(folder, execution)
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(['hf', *ENGINES])}.")
+    if execution is not None:
+        raise TypeError(f"load() has no execution for engine={engine!r}, which has one way to run; leave it out.")
+    return ENGINES[engine](folder, **options)

@@ -1,0 +1,1 @@
+"""The encoder architectures that can be pruned, one module each."""

@@ -1,0 +1,1 @@
+"""The Lightning corner: fitting, checkpoints, progress and what a resumed run restores."""

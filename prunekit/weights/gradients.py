@@ -1,0 +1,144 @@
+"""Gradients of the next-token loss, one decoder block in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from prunekit.weights.decoder import Matrices, resident
+from prunekit.weights.grams import BadCalibration, _check
+from prunekit.weights.importance import finite
+from prunekit.weights.streaming import Call, Sample, Streamer, Walk
+
+
+def next_token_loss(logits: Float[Tensor, "1 tokens vocabulary"], sample: Sample) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the next token, in float32, over the tokens that count; the first has no prediction.
+
+    Raises:
+        BadCalibration: no token counts.
+    """
+    target = sample.ids[1:].to(logits.device)
+    losses = F.cross_entropy(logits[0, :-1].float(), target, reduction="none")
+    if sample.counts is None:
+        counted = torch.ones_like(losses)
+    else:
+        counted = sample.counts[1:].to(losses)
+    if counted.sum() == 0:
+        raise BadCalibration(
+            f"a calibration sample of {len(sample.ids)} tokens has none whose prediction counts.\n"
+            "Allowed: 2 tokens or more, one of them in the completion.\nUse longer texts, or task.loss_on=all."
+        )
+    return (losses * counted).sum() / counted.sum()
+
+
+ABOVE = -1  # in a walk: the gradient of what leaves the block at hand
+
+
+def stream_gradients(
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    blocks: Sequence[Matrices],
+    visit: Callable[[str, Float[Tensor, "outputs inputs"]], None],
+    *,
+    chunk: int = 16,
+    progress: Callable[[range], Iterable[int]] = iter,
+    around: Callable[[int], AbstractContextManager[object]] = lambda number: nullcontext(),
+) -> list[float]:
+    """Hands the gradient of each sample's loss to `visit(name, gradient)`, matrix by matrix; returns the losses.
+
+    Exact: each block is run again from its stored input and differentiated, from the last block to the first. Of
+    `chunk` samples the inputs of all blocks are kept at a time. The model's own `.grad` stays as it is. `around(block)`
+    is entered while a block's gradients of a chunk are visited, with its weights in memory.
+
+    Raises:
+        BadCalibration: no samples, or gradients that are not finite.
+    """
+    _check(samples)
+    streamer = Streamer(model)
+    losses: list[float] = []
+    starts = range(0, len(samples), chunk)
+    steps = iter(progress(range(len(starts) * len(blocks))))
+    for start in starts:
+        part = samples[start : start + chunk]
+        with Walk.through(streamer, [sample.inputs for sample in part]) as walk:
+            for number in range(len(blocks)):
+                walk.advance(number, keep=True)
+            for place, sample in enumerate(part):
+                top = walk.hidden.pop((place, len(blocks))).detach().requires_grad_()
+                with torch.enable_grad():
+                    loss = next_token_loss(streamer.logits(sample.inputs, top), sample)
+                    walk.hidden[place, ABOVE] = torch.autograd.grad(loss, top)[0]
+                losses.append(float(loss.detach()))
+            for number in reversed(range(len(blocks))):
+                next(steps, None)
+                with resident(model, number), around(number):
+                    for place in range(len(part)):
+                        walk.hidden[place, ABOVE] = _backward(
+                            streamer,
+                            number,
+                            walk.hidden.pop((place, number)),
+                            walk.call(place, number),
+                            walk.hidden.pop((place, ABOVE)),
+                            blocks[number],
+                            visit,
+                        )
+    next(steps, None)  # lets a progress bar end
+    return losses
+
+
+def _backward(
+    streamer: Streamer,
+    number: int,
+    hidden: Tensor,
+    call: Call,
+    above: Tensor,
+    matrices: Matrices,
+    visit: Callable[[str, Tensor], None],
+) -> Tensor:
+    """Visits the gradients of one block's matrices for one sample; returns the gradient of the block's input."""
+    hidden = hidden.detach().requires_grad_()
+    with _visiting(matrices, visit) as weights, torch.enable_grad():
+        out = streamer.block(number, hidden, call)
+        torch.autograd.backward(out, above, inputs=[hidden, *weights])
+    assert hidden.grad is not None
+    return hidden.grad
+
+
+@contextmanager
+def _visiting(matrices: Matrices, visit: Callable[[str, Tensor], None]) -> Iterator[list[nn.Parameter]]:
+    """Weights whose gradients are visited, and let go, as soon as they are there; afterwards all is as before."""
+    weights = [module.get_parameter("weight") for module in matrices.values()]
+    before = [(weight.requires_grad, weight.grad) for weight in weights]
+
+    def arrived(name: str, module: nn.Module, weight: Tensor) -> None:
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None
+        if not finite(gradient):
+            raise BadCalibration(
+                f"the gradient of {name} is not finite.\n"
+                "Allowed: calibration text on which the loss is finite.\n"
+                "Look for a broken checkpoint, or run in float32."
+            )
+        visit(name, gradient.T if isinstance(module, Conv1D) else gradient)
+
+    hooks = []
+    for (name, module), weight in zip(matrices.items(), weights, strict=True):
+        weight.requires_grad_(True)
+        weight.grad = None
+        hooks.append(weight.register_post_accumulate_grad_hook(partial(arrived, name, module)))
+    try:
+        yield weights
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight, (wanted, gradient) in zip(weights, before, strict=True):
+            weight.grad = gradient
+            weight.requires_grad_(wanted)
