@@ -1,10 +1,6 @@
-"""Shared by all tests: one thread, no network, and tiny random models of each family."""
+"""Settings of all tests: one thread, no network."""
 
 import os
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import SimpleNamespace
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,106 +9,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from support.models import FAMILIES
 
 torch.set_num_threads(1)
-
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
-
-
-def tiny_model(family="bert", *, layers=4, hidden=32, classes=3, seed=0, head="SequenceClassification"):
-    """A random model with attention peaky enough that tokens differ."""
-    import transformers
-
-    torch.manual_seed(seed)
-    sizes = {
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "intermediate_size": 2 * hidden,
-    }
-    if family == "distilbert":
-        sizes = {"dim": hidden, "n_layers": layers, "n_heads": 4, "hidden_dim": 2 * hidden}
-    if family == "electra":
-        sizes["embedding_size"] = hidden // 2
-    config = transformers.AutoConfig.for_model(
-        family, vocab_size=120, max_position_embeddings=80, num_labels=classes, **sizes
-    )
-    model = getattr(transformers, f"AutoModelFor{head}").from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model
-
-
-def sentences(lengths, *, width=None, pad=0, seed=0):
-    """Random token ids of these lengths, padded to `width`."""
-    generator = torch.Generator().manual_seed(seed)
-    width = width or max(lengths)
-    rows = [torch.randint(5, 120, (length,), generator=generator) for length in lengths]
-    ids = torch.full((len(lengths), width), pad)
-    mask = torch.zeros(len(lengths), width, dtype=torch.long)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
-
-
-def benchmark_script(name):
-    """A script of benchmarks/ as a module."""
-    place = spec_from_file_location(f"benchmark_{name}", Path(__file__).parents[1] / "benchmarks" / f"{name}.py")
-    module = module_from_spec(place)
-    sys.modules[place.name] = module  # where dataclasses look for their names
-    place.loader.exec_module(module)
-    return module
-
-
-def method_under_test(
-    name,
-    *,
-    lengths=(12, 7, 9, 5),
-    epochs=4,
-    budget=2.0,
-    step=0,
-    validation=(),
-    model=None,
-    task="synthetic",
-    **options,
-):
-    """A method's module on a tiny random model, as it is at an optimiser step; its log is `module.logged`."""
-    from prunekit.config.composition import compose
-    from prunekit.cost import Shape
-    from prunekit.data.spec import TaskSpec
-    from prunekit.methods.context import Setting, Training
-    from prunekit.pipelines.tokens.preparation import method_class
-    from prunekit.runs.kinds import method_options
-    from prunekit.tokens.encoder import install
-
-    cfg, _ = compose([f"method={name}", f"task={task}", "backbone=tiny"])
-    options = method_options(cfg) | options
-    model = tiny_model() if model is None else model
-    shape = Shape.from_config(model.config)
-    counts = torch.tensor(lengths)
-    setting = Setting(
-        TaskSpec.from_config(cfg["task"]),
-        shape,
-        3,
-        Training(epochs=epochs, steps_per_epoch=10, lr=1e-3),
-        dict.fromkeys(("train", "validation", "test"), counts),
-        budget,
-        0.02,
-        validation=lambda: validation,
-    )
-    kind = method_class(cfg)
-    options = kind.completed(setting, **options)
-    install(model, kind.build_pruner(shape, **options))
-    found = type("AtStep", (kind,), {"global_step": step})(model, setting, **options)
-    found._trainer = SimpleNamespace(optimizers=[])
-    found.logged = {}
-    found.log_dict = lambda values, **kwargs: found.logged.update(values)
-    found.log = lambda key, value, **kwargs: found.logged.update({key: value})
-    return found

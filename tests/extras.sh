@@ -7,9 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 pins=() # those of the first two contradict constraints.txt
 case "${1:-}" in
-trackio) tests=(tests/test_tracked_sweep.py) ;;
-ray) tests=(tests/test_launchers.py -k ray) ;;
-triton) tests=(tests/test_gpu.py) pins=(-c constraints.txt) ;;
+trackio) tests=(tests/loggers/test_sweep.py) ;;
+ray) tests=(tests/cli/test_launchers.py -k ray) ;;
+triton) tests=(tests/runtime/test_gpu.py) pins=(-c constraints.txt) ;;
 *)
     echo "usage: tests/extras.sh trackio|ray|triton" >&2
     exit 4

@@ -8,11 +8,9 @@ import io
 import sys
 import tokenize
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from support.paths import ROOT
 
 
 def script(path):

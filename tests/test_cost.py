@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import sentences, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import sentences, tiny_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,10 +1,9 @@
 """What a reorganisation must not change: the folders that configurations name, and the models that were saved."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from conftest import sentences
+from support.models import sentences
+from support.paths import TESTS
 
 import prunekit
 from prunekit.config.composition import compose
@@ -12,7 +11,7 @@ from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
 from prunekit.tokens.state import Trace
 
-SAVED_MODELS = Path(__file__).parent / "fixtures" / "saved_models"
+SAVED_MODELS = TESTS / "fixtures" / "saved_models"
 
 # typed -> the run's folder and its teacher's
 FOLDERS = {

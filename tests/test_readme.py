@@ -8,10 +8,11 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
-from stored_runs import result, store
-from test_export import PRUNERS, stored_run
-from test_report_speed import RESULT
-from weight_runs import SMALL as SMALL_WEIGHTS
+from support.bench_result import RESULT
+from support.exported import PRUNERS, stored_run
+from support.paths import ROOT
+from support.stored_runs import result, store
+from support.weight_runs import SMALL as SMALL_WEIGHTS
 
 from prunekit.cli import main
 from prunekit.config.search_path import conf_dir
@@ -19,7 +20,6 @@ from prunekit.pipelines.tokens.latency_goal import Aim
 from prunekit.report.rows import collect, save
 from prunekit.results.summary import markdown
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 VERBS = [line.split("  #")[0].split(" # ")[0] for line in LINES if line.startswith("prunekit ")]

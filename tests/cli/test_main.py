@@ -1,0 +1,197 @@
+"""The command line: what it answers, what it exits with, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support.paths import ROOT
+
+from prunekit import __version__
+from prunekit.cli.main import VERBS, main
+from prunekit.config import search_path
+
+# the training, replaced by something whose outcome hangs on the seed
+STUB = """
+import sys
+from prunekit.config.errors import ConfigError
+
+def train(cfg):
+    if cfg["seed"] == 3:
+        return 3
+    if cfg["seed"] == 4:
+        raise ConfigError("budget=99x cannot be met.\\nAllowed: 1x..5.2x.\\nAsk for less.")
+    if cfg["seed"] == 9:
+        raise KeyboardInterrupt
+    if cfg["seed"] == 13:
+        raise RuntimeError("the roof is on fire")
+    print("trained", cfg["method"]["name"], cfg["seed"])
+    return 0
+"""
+DRIVER = (
+    STUB + "\nimport prunekit.pipelines.run\nprunekit.pipelines.run.train = train\n"
+    "from prunekit.cli.main import main\nmain()\n"
+)
+
+
+def shell(*arguments: str, folder: Path, driver: str = DRIVER) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", driver, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Types a command in an empty folder, in this process; returns exit code, stdout and stderr."""
+    stub: dict[str, Any] = {}
+    exec(STUB, stub)
+    monkeypatch.setattr("prunekit.pipelines.run.train", stub["train"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["prunekit"])
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+# -- answers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--version"]], ids=" ".join)
+def test_a_question_is_answered_without_torch_and_leaves_nothing_behind(flags: list[str], tmp_path: Path):
+    heavy = "{'torch', 'lightning', 'transformers', 'datasets', 'pandas'} & set(sys.modules)"
+    driver = f"import sys, atexit\natexit.register(lambda: print('heavy:', {heavy}))\n"
+    driver += "from prunekit.cli.main import main\nmain()\n"
+    answer = shell(*flags, folder=tmp_path, driver=driver)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.endswith("heavy: set()\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=" ".join)
+def test_train_py_answers_in_under_a_second(flags: list[str], tmp_path: Path):
+    def seconds() -> float:
+        """CPU time of the process: on a busy machine the clock on the wall says who else is there."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, ROOT / "train.py", *flags], cwd=tmp_path, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(5)) < 1.0
+
+
+def test_help_shows_groups_examples_and_exit_codes(typed):
+    code, out, _ = typed("--help")
+    assert code == 0
+    (methods,) = [line for line in out.splitlines() if line.startswith("method: ")]
+    assert {"dense,", "dpruner,", "first,", "ltp,", "top,"} <= set(methods.split())
+    assert "python train.py experiment=top_cola" in out
+    assert "0 done, 3 budget or goal missed, 4 bad configuration, 130 interrupted" in out
+
+
+def test_cfg_job_prints_what_would_run(typed):
+    code, out, _ = typed("--cfg", "job", "method=top", "task=cola", "method.bins=7")
+    assert code == 0
+    assert "bins: 7" in out
+    assert "hydra" not in out
+
+
+def test_version(typed):
+    assert typed("--version") == (0, f"prunekit {__version__}\n", "")
+
+
+# -- verbs -------------------------------------------------------------------------------------------
+
+
+def test_the_verb_train_may_be_left_out(typed):
+    assert typed("train", "method=dense", "seed=2") == typed("method=dense", "seed=2") == (0, "trained dense 2\n", "")
+
+
+def test_an_unknown_verb_is_named(typed):
+    code, _, err = typed("trian", "seed=2")
+    assert code == 4
+    assert err == f"trian is not a command.\nAllowed: {', '.join(VERBS)}.\nDid you mean train?\n"
+
+
+def test_a_verb_is_a_function_that_takes_arguments_and_returns_an_exit_code(typed, monkeypatch: pytest.MonkeyPatch):
+    later = ModuleType("prunekit_later")
+    later.bench = lambda arguments: len(arguments)
+    monkeypatch.setitem(sys.modules, "prunekit_later", later)
+    monkeypatch.setitem(VERBS, "bench", "prunekit_later:bench")
+    assert typed("bench", "a", "b")[0] == 2
+
+
+# -- exit codes of one run ---------------------------------------------------------------------------
+
+
+def test_a_missed_target_is_3(typed):
+    assert typed("seed=3") == (3, "", "")
+
+
+def test_an_interruption_is_130_and_says_how_to_go_on(typed):
+    code, _, err = typed("seed=9")
+    assert code == 130
+    assert err == "interrupted; the same command goes on from the last checkpoint.\n"
+
+
+def test_a_crash_is_1_and_keeps_its_traceback(typed):
+    code, _, err = typed("seed=13")
+    assert code == 1
+    assert err.startswith("Traceback")
+    assert err.endswith("RuntimeError: the roof is on fire\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "given"),
+    [
+        ("seed=4", "budget=99x cannot be met."),  # found by the run itself
+        ("method.bins=0", "method.bins=0 is out of range."),
+        ("method.binz=3", "method.binz=3: there is no key method.binz."),
+        ("method=topp", "method=topp does not exist."),
+        ("task=imdb", "task=imdb does not exist."),
+        ("sweeps=nothing", "sweeps=nothing does not exist."),
+        ("method=[", "method=[ cannot be read."),
+        ("seed=1,2", "Ambiguous value for argument 'seed=1,2'."),
+        ("--seed=2", "unrecognized arguments: --seed=2."),
+        ("--config-name=other", "--config-name=other does not exist."),
+        ("method.bins=???", "method.bins is not given and has no default."),
+    ],
+)
+def test_a_bad_configuration_is_4_in_three_lines_without_traceback(override: str, given: str, typed):
+    code, out, err = typed(override)
+    assert (code, out) == (4, "")
+    assert err.splitlines()[0] == given
+    assert len(err.splitlines()) <= 3
+
+
+def test_a_single_run_leaves_nothing_of_hydra_s_behind(typed, tmp_path: Path):
+    assert typed("seed=2")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- other places ------------------------------------------------------------------------------------
+
+
+def test_configurations_of_one_s_own_are_checked_like_the_shipped_ones(tmp_path: Path):
+    (tmp_path / "own" / "trainer").mkdir(parents=True)
+    (tmp_path / "own" / "trainer" / "slow.yaml").write_text("defaults: [default]\nepochs: 9\n")
+    assert shell("--config-dir", "own", "trainer=slow", folder=tmp_path).stdout == "trained top 1\n"
+    (tmp_path / "own" / "trainer" / "slow.yaml").write_text("defaults: [default]\nepochs: -1\n")
+    answer = shell("--config-dir", "own", "trainer=slow", folder=tmp_path)
+    assert (answer.returncode, answer.stderr.splitlines()[0]) == (4, "trainer.epochs=-1 is out of range.")
+
+
+def test_configurations_are_found_beside_the_package_or_in_it():
+    assert search_path.conf_dir() == ROOT / "conf"
+    assert search_path.sweeps_dir() == ROOT / "sweeps"
+    assert os.path.isabs(search_path.conf_dir())

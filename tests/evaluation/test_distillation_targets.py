@@ -1,0 +1,58 @@
+"""A teacher's outputs are computed once per row, and looked up by row number in any batch."""
+
+import pytest
+import torch
+from support.models import sentences, tiny_model
+
+from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
+from prunekit.tokens.encoder import install
+from prunekit.tokens.state import Trace
+
+LENGTHS = [9, 4, 7]
+
+
+def outputs():
+    model = install(tiny_model(), None, "dense")
+    batch = sentences(LENGTHS)
+    first = {name: tensor[[2, 0]] for name, tensor in batch.items()} | {"index": torch.tensor([2, 0])}
+    second = {name: tensor[[1], :4] for name, tensor in batch.items()} | {"index": torch.tensor([1])}
+    return model, batch, teacher_outputs(model, [first, second], torch.tensor(LENGTHS))
+
+
+def test_ranks_follow_the_last_layer_and_leave_out_cls_and_padding():
+    model, batch, found = outputs()
+    trace = Trace.scoring([3])
+    with torch.no_grad():
+        logits = model(**batch, execution="dense", trace=trace).logits
+    torch.testing.assert_close(found.logits, logits, atol=1e-5, rtol=0)
+    _, ranks = found.batch(torch.tensor([0, 1, 2]), 9)
+    for row, length in enumerate(LENGTHS):
+        scores = trace.layers[3].received[row, 1:length]
+        assert ranks[row, 0] == -1
+        assert ranks[row, length:].tolist() == [-1] * (9 - length)
+        assert ranks[row, 1:length].argsort().tolist() == scores.argsort(descending=True).tolist()
+
+
+def test_a_batch_takes_rows_in_any_order_and_any_width():
+    outputs = TeacherOutputs(
+        logits=torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        ranks=torch.tensor([-1, 1, 0, -1, 0], dtype=torch.int16),
+        offsets=torch.tensor([0, 3, 5]),
+    )
+    logits, ranks = outputs.batch(torch.tensor([1, 0]), 4)
+    assert logits.tolist() == [[3, 4], [1, 2]]
+    assert ranks.tolist() == [[-1, 0, -1, -1], [-1, 1, 0, -1]]
+
+
+def test_saved_outputs_are_read_back_as_they_were(tmp_path):
+    _, _, found = outputs()
+    found.save(tmp_path / "outputs.safetensors")
+    again = TeacherOutputs.load(tmp_path / "outputs.safetensors")
+    assert torch.equal(again.logits, found.logits)
+    assert torch.equal(again.ranks, found.ranks)
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs.safetensors"]
+
+
+def test_a_teacher_without_rows_is_refused():
+    with pytest.raises(ValueError, match="given 0 batches"):
+        teacher_outputs(install(tiny_model(), None), [], torch.tensor([], dtype=torch.long))

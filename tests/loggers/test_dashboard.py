@@ -1,0 +1,80 @@
+"""The W&B workspace as it would be saved, without an account or a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.paths import TESTS
+
+from prunekit.cli.dashboard import main
+from prunekit.config.errors import ConfigError
+from prunekit.loggers.session import final_numbers
+
+GOLDEN = TESTS / "fixtures" / "golden" / "workspace.json"
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the preview's own
+def test_the_definition_is_the_golden_one(tmp_path: Path):
+    """After a change on purpose: prunekit dashboard entity=someone out=tests/fixtures/golden/workspace.json"""
+    out = tmp_path / "workspace.json"
+    assert main(["entity=someone", f"out={out}"]) == 0
+    assert json.loads(out.read_text()) == json.loads(GOLDEN.read_text())
+
+
+def test_what_the_scatter_plots_show_is_in_every_summary():
+    result = {
+        "status": "done",
+        "score": {"pruned": 0.9, "dense": 0.95},
+        "budget": {"asked": 2.0, "reached": 2.0},
+        "flops": {"flops_vs_unpadded": 2.0},
+        "speed": [{"batch_size": 32, "speedup_vs_padded": 1.8, "speedup_vs_packed": 1.7}],
+    }
+    shown = GOLDEN.read_text()
+    logged = final_numbers(result)
+    assert logged["final/flops_kept"] == 0.5
+    for name in ("final/score", "final/flops_kept", "final/flops_vs_unpadded", "final/speedup_vs_packed_b32"):
+        assert name in logged
+        assert name in shown
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the workspace has no owner."),
+        (["entitty=x"], "entitty=x is no setting of dashboard."),
+        (["entity=x"], "there is no key for the W&B server."),
+    ],
+)
+def test_what_is_missing_is_said_in_three_lines_and_nothing_is_asked(arguments, said):
+    with pytest.raises(ConfigError) as refused:
+        main(arguments)
+    lines = str(refused.value).splitlines()
+    assert lines[0] == said
+    assert len(lines) == 3
+
+
+def test_each_run_is_a_point_of_its_own_where_fronts_and_seeds_are_compared():
+    sections = {}
+    stack = [json.loads(GOLDEN.read_text())]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            if "localPanelSettings" in value and "name" in value:
+                sections[value["name"]] = value
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+    grouped = {name: one["localPanelSettings"]["useRunsTableGroupingInPanels"] for name, one in sections.items()}
+    assert grouped["1 Pareto"] is grouped["6 Tokens"] is False
+    assert grouped["2 Budget"] is grouped["3 Layers"] is True
+    assert "config:seed.value" in [panel["config"].get("zAxis") for panel in sections["1 Pareto"]["panels"]]
+    assert sections["6 Tokens"]["panels"][0]["config"]["mediaKeys"] == ["tokens/heatmap"]

@@ -1,0 +1,88 @@
+"""What the optimiser of every method trains, and how fast."""
+
+import pytest
+import torch
+from support.models import FAMILIES, method_under_test, tiny_model
+
+from prunekit.config.composition import compose
+from prunekit.cost import Shape
+from prunekit.data.spec import TaskSpec
+from prunekit.methods.context import Setting, Training
+from prunekit.methods.dense import Dense
+from prunekit.tokens.encoder import install
+
+LENGTHS = torch.tensor([5, 3])
+
+
+def dense(family="bert", **training):
+    spec = TaskSpec.from_config(compose(["task=synthetic"])[0]["task"])
+    model = tiny_model(family)
+    shape = Shape.from_config(model.config)
+    lengths = dict.fromkeys(("train", "validation", "test"), LENGTHS)
+    install(model, None)
+    return Dense(model, Setting(spec, shape, 3, Training(epochs=1, steps_per_epoch=10, lr=1e-4, **training), lengths))
+
+
+def rates(module):
+    """Peak learning rate of each trained parameter, by name."""
+    names = {id(parameter): name for name, parameter in module.model.named_parameters()}
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    return {names[id(parameter)]: group["initial_lr"] for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pooler_and_classifier_have_the_head_s_rate_and_the_layers_their_own(family):
+    found = rates(dense(family, head_lr=1e-3))
+    fast = {name for name, rate in found.items() if rate == 1e-3}
+    assert set(found.values()) == {1e-4, 1e-3}
+    assert fast == {name for name in found if "classifier" in name or "pooler" in name}
+
+
+def test_without_a_rate_of_its_own_the_head_has_that_of_the_layers():
+    assert set(rates(dense()).values()) == {1e-4}
+
+
+def test_each_trainable_weight_is_in_exactly_one_group():
+    module = dense(head_lr=1e-3)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    listed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in module.model.parameters() if p.requires_grad)
+
+
+def test_biases_and_norms_do_not_decay():
+    groups = dense(head_lr=1e-3, weight_decay=0.1).configure_optimizers()["optimizer"].param_groups
+    assert {group["weight_decay"] for group in groups if group["params"][0].dim() > 1} == {0.1}
+    assert {group["weight_decay"] for group in groups if group["params"][0].dim() == 1} == {0.0}
+
+
+# -- stages --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["top", "ltp"])
+def test_each_stage_has_a_schedule_of_its_own(name):
+    """The rate rises and falls in the soft stage, and again in the hard one."""
+    found = method_under_test(name, epochs=4, hard_fraction=0.5)
+    rates = [found.weights_rate(step) for step in (0, 10, 20, 30, 40)]
+    assert rates == pytest.approx([1.0, 0.5, 1.0, 0.5, 0.0])
+
+
+def test_a_method_that_learns_no_decision_is_in_its_hard_stage_from_the_first_step():
+    found = method_under_test("topk", epochs=4)
+    assert (found.soft_steps, found.hard) == (0, True)
+    assert [found.weights_rate(step) for step in (0, 20, 40)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("name", ["top", "ltp"])
+def test_the_hard_stage_begins_with_an_optimiser_that_knows_nothing_of_the_soft_one(name):
+    found = method_under_test(name, epochs=4, step=20, hard_fraction=0.5)
+    fixed = []
+    found.fix = lambda: fixed.append(True)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    found._trainer.optimizers = [optimizer]
+    assert optimizer.state
+    found.on_train_batch_start({}, 0)
+    assert fixed == [True]
+    assert not optimizer.state

@@ -1,0 +1,288 @@
+"""Every head gives one tensor of logits, which losses, teachers and checks treat alike."""
+
+import pytest
+import torch
+from support.models import FAMILIES, sentences, tiny_model
+from support.translators import SOURCE, TARGETS, translator
+
+from prunekit.cost import expected_counts, expected_keep, nominal_counts
+from prunekit.evaluation import distillation_targets
+from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
+from prunekit.evaluation.equivalence import ExecutionsDifferError, check_executions_agree
+from prunekit.evaluation.evaluate import predict
+from prunekit.losses import choices, distillation_loss, task_loss
+from prunekit.models.heads import CLASSIFIER, NOWHERE, READER, TRANSLATOR, stored_head
+from prunekit.models.loading import load_model, load_stock
+from prunekit.models.pretrained import save
+from prunekit.runtime.loading import load
+from prunekit.tokens.encoder import encoder_of, install
+from prunekit.tokens.policies import KeepRatio
+from prunekit.tokens.pruner import TokenPruner
+from prunekit.tokens.rank_gates import RankGate
+from prunekit.tokens.scorers import AttentionReceived
+
+LENGTHS = [20, 13, 7, 16]
+
+
+def reader(family="bert", ratios=None):
+    shares = {1: 0.6, 2: 0.4, 3: 0.2} if ratios is None else ratios
+    model = tiny_model(family, head="QuestionAnswering", classes=2)
+    return install(model, TokenPruner(AttentionReceived(), KeepRatio(shares), shares))
+
+
+def windows():
+    batch = sentences(LENGTHS)
+    spans = torch.full((*batch["input_ids"].shape, 2), -1)
+    for row, length in enumerate(LENGTHS):
+        spans[row, 4 : length - 1] = torch.arange(length - 5)[:, None] + torch.tensor([0, 1])
+    labels = torch.tensor([[5, 6], [0, 0], [4, 4], [8, 11]])
+    return batch | {"spans": spans, "example": torch.arange(4), "index": torch.arange(4), "labels": labels}
+
+
+@pytest.mark.parametrize("protected", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mask_drop_and_pack_give_the_same_logits_of_every_token(family, protected):
+    model, batch = reader(family), windows()
+    if protected:
+        batch["protected"] = torch.arange(20).expand(4, -1) < 4
+    masked, trace = predict(model, batch, "mask")
+    # a fifth of 20, 13, 7 and 16 tokens; or as many as are protected
+    assert trace.tokens_out[-1].tolist() == ([4, 4, 4, 4] if protected else [4, 3, 1, 3])
+    for execution in ("drop", "pack"):
+        other, other_trace = predict(model, batch, execution)
+        assert torch.equal(other_trace.tokens_out, trace.tokens_out)
+        torch.testing.assert_close(other, masked, atol=1e-4, rtol=0)
+    check_executions_agree(model, batch)
+
+
+def test_a_removed_token_has_the_logits_of_where_it_left():
+    # all but [CLS] go at the last layer: what counts for them is the output of the layer before
+    model, batch = reader(ratios={3: 0.0}), windows()
+    logits, _ = predict(model, batch, "pack")
+    dense, _ = predict(model, batch, "dense")
+    real = batch["attention_mask"] > 0
+    assert not torch.allclose(logits[real], dense[real], atol=1e-2)
+    with torch.no_grad():
+        states = model.bert.embeddings(batch["input_ids"])
+        states = model.bert.encoder(states, real, execution="dense", trace=None).last_hidden_state
+        model.bert.encoder.layer = model.bert.encoder.layer[:3]
+        before = model.bert.encoder(model.bert.embeddings(batch["input_ids"]), real, prune=False).last_hidden_state
+        wanted = model.qa_outputs(before)
+    left = real & (torch.arange(20) > 0)
+    torch.testing.assert_close(logits[left], wanted[left], atol=1e-5, rtol=0)
+
+
+def test_padding_begins_and_ends_no_answer():
+    logits, _ = predict(reader(), windows(), "mask")
+    assert logits.shape == (4, 20, 2)
+    assert (logits[1, 13:] == NOWHERE).all()
+    assert (logits[1, :13] > NOWHERE / 2).all()
+
+
+# -- losses --------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_one_that_hugging_face_computes():
+    model, batch = tiny_model(head="QuestionAnswering", classes=2), windows()
+    inputs = {name: batch[name][:1] for name in ("input_ids", "attention_mask")}  # without padding: theirs counts it
+    first, last = batch["labels"][:1].T
+    with torch.no_grad():
+        output = model(**inputs, start_positions=first, end_positions=last)
+    ours = task_loss(torch.stack([output.start_logits, output.end_logits], -1), batch["labels"][:1], "span")
+    assert float(ours) == pytest.approx(float(output.loss), rel=1e-6)
+
+
+def test_choices_of_an_answer_are_its_first_and_last_token():
+    logits = torch.tensor([[[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]])
+    assert choices(logits).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert choices(torch.tensor([[1.0, 2.0]])).tolist() == [[1, 2]]
+
+
+def test_cross_entropy_and_distillation_by_hand():
+    even = torch.zeros(1, 4, 2)
+    assert float(task_loss(even, torch.tensor([[0, 3]]), "span")) == pytest.approx(1.386294, abs=1e-5)  # ln 4
+    sure = even.clone()
+    sure[0, 1, 0] = 100.0  # the teacher knows the first token and nothing of the last: ln 4 and 0
+    assert float(distillation_loss(even, sure, 1.0)) == pytest.approx(1.386294 / 2, abs=1e-5)
+    assert float(distillation_loss(sure, sure, 2.0)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_padding_weighs_nothing_in_either_loss():
+    narrow, labels = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 1], [2, 2]])
+    wide = torch.cat([narrow, torch.full((2, 2, 2), NOWHERE)], dim=1)
+    assert float(task_loss(wide, labels, "span")) == pytest.approx(float(task_loss(narrow, labels, "span")))
+    teacher = torch.cat([narrow.flip(0), torch.full((2, 2, 2), NOWHERE)], dim=1)
+    found = distillation_loss(wide.requires_grad_(), teacher, 2.0)
+    assert found.item() == pytest.approx(float(distillation_loss(narrow, narrow.flip(0), 2.0)))
+    found.backward()
+    assert wide.grad.isfinite().all()
+    assert (wide.grad[:, 3:] == 0).all()
+
+
+def test_a_teacher_s_answers_are_kept_token_by_token(tmp_path):
+    model, batch = reader(), windows()
+    outputs = teacher_outputs(model, [batch], torch.tensor(LENGTHS))
+    outputs.save(tmp_path / "outputs.safetensors")
+    again = TeacherOutputs.load(tmp_path / "outputs.safetensors")
+    logits, ranks = again.batch(torch.tensor([2, 0]), 25)
+    assert (logits.shape, ranks.shape) == ((2, 25, 2), (2, 25))
+    dense, _ = predict(model, batch, "dense")
+    torch.testing.assert_close(logits[0, :7], dense[2, :7], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits[1, :20], dense[0, :20], atol=1e-5, rtol=0)
+    assert (logits[0, 7:] == NOWHERE).all()
+
+
+# -- checks --------------------------------------------------------------------------------------------
+
+
+def test_executions_that_choose_other_tokens_are_found(monkeypatch):
+    model, batch = reader(), windows()
+    logits, trace = predict(model, batch, "mask")
+    for change, agrees in ((0.5, False), (5e-4, False), (1e-6, True)):
+        other = logits.clone()
+        other[0, 0, 0] = logits[0, :, 0].max() + change  # another first token, by so little
+        one = logits.clone()
+        one[0, 0, 0] = logits[0, :, 0].max() - (0 if change < 1e-5 else change)
+        given = iter([(one, trace), (other, trace)])
+        monkeypatch.setattr("prunekit.evaluation.equivalence.predict", lambda *args, given=given: next(given))
+        if agrees:
+            check_executions_agree(model, batch)
+        else:
+            with pytest.raises(ExecutionsDifferError):
+                check_executions_agree(model, batch)
+
+
+# -- in and out ----------------------------------------------------------------------------------------
+
+
+def test_a_saved_reader_is_loaded_as_one_pruned_and_plain(tmp_path):
+    model, batch = reader(), windows()
+    save(model, None, tmp_path)
+    assert stored_head(tmp_path) is READER
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        plain, dense = load_stock(tmp_path)(**inputs), model(**inputs, execution="dense")
+        pruned, before = load(tmp_path)(**inputs), model(**inputs)
+    assert type(load(tmp_path)).__name__ == "BertForQuestionAnswering"
+    for name in ("start_logits", "end_logits"):
+        real = inputs["attention_mask"] > 0
+        torch.testing.assert_close(plain[name][real], dense[name][real], atol=1e-5, rtol=0)
+        torch.testing.assert_close(pruned[name], before[name], atol=1e-6, rtol=0)
+
+
+def test_a_model_with_another_head_is_refused(tmp_path):
+    tiny_model(head="QuestionAnswering", classes=2).save_pretrained(tmp_path / "reader")
+    tiny_model(classes=3).save_pretrained(tmp_path / "classifier")
+    assert stored_head(tmp_path / "classifier") is CLASSIFIER
+    with pytest.raises(ValueError, match=r"classifier has a head for text-classification, but the task is question-an"):
+        load_model(tmp_path / "classifier", "span", None)
+    with pytest.raises(ValueError, match=r"reader has a head for question-answering, but the task is text-classific"):
+        load_model(tmp_path / "reader", "classification", ["a", "b", "c"])
+    assert load_model(tmp_path / "reader", "span", None).config.num_labels == 2
+
+
+# -- what protected tokens cost ------------------------------------------------------------------------
+
+
+def test_counts_with_protected_tokens_are_those_that_are_executed():
+    batch = windows()
+    first = torch.tensor([9, 4, 6, 1])  # of 20, 13, 7 and 16 tokens
+    batch["protected"] = torch.arange(20) < first[:, None]
+    gates = RankGate([1, 2, 3], 4, init_coarse=4.0)
+    with torch.no_grad():
+        gates.token_loga.copy_(torch.tensor([[4.0, 4, -4, -4], [4, 4, 4, -4], [4, -4, -4, -4]]))
+    for policy in (KeepRatio({1: 0.6, 2: 0.4, 3: 0.2}), gates):
+        model = install(
+            tiny_model(head="QuestionAnswering", classes=2), TokenPruner(AttentionReceived(), policy, [1, 2, 3])
+        )
+        _, trace = predict(model, batch, "pack")
+        tokens_in, tokens_out = policy.counts(torch.tensor(LENGTHS), 4, protected=first)
+        assert torch.equal(tokens_in, trace.tokens_in)
+        assert torch.equal(tokens_out, trace.tokens_out)
+        assert not torch.equal(policy.counts(torch.tensor(LENGTHS), 4)[1], trace.tokens_out)
+
+
+def test_expected_counts_keep_protected_tokens():
+    # 10 tokens, 6 of them protected: half of the other 4 goes
+    fine, coarse, lengths = torch.tensor([[1.0, 0.0]]), torch.ones(1), torch.tensor([10])
+    for found in (
+        expected_counts(fine, coarse, lengths, [0], 1, protected=torch.tensor([6])),
+        nominal_counts(expected_keep(fine, coarse), lengths, [0], 1, protected=torch.tensor([6])),
+    ):
+        assert [count.item() for count in found] == [10.0, 8.0]
+
+
+# -- a decoder -----------------------------------------------------------------------------------------
+
+
+def translating(family, pruner=None, prefix=0):
+    """A tiny translator and a batch of two targets, of 3 and 5 words."""
+    batch = {name: tensor[:2] for name, tensor in SOURCE.items()}
+    labels = TARGETS[:2, :5].clone()
+    labels[0, 3:] = -100
+    batch |= {"labels": labels, "index": torch.tensor([0, 1])}
+    return install(translator(family), pruner, prefix=prefix), batch
+
+
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_a_translation_has_a_row_of_logits_per_word_whatever_the_execution(family):
+    model, batch = translating(family, TokenPruner(AttentionReceived(), KeepRatio({1: 0.5, 2: 0.3}), [1, 2]), 2)
+    masked, trace = predict(model, batch, "mask")
+    assert masked.shape == (8, 120)
+    assert trace.tokens_out[-1].tolist() == [4, 3]
+    for execution in ("drop", "pack"):
+        torch.testing.assert_close(predict(model, batch, execution)[0], masked, atol=1e-5, rtol=0)
+    check_executions_agree(model, batch)
+
+
+def test_its_loss_and_distillation_do_not_see_padding():
+    model, batch = translating("marian")
+    logits, _ = predict(model, batch, "dense")
+    alone = []
+    for row, words in ((0, 3), (1, 5)):
+        one = {name: tensor[row : row + 1] for name, tensor in batch.items()} | {
+            "labels": batch["labels"][[row], :words]
+        }
+        alone.append(predict(model, one, "dense")[0])
+    torch.testing.assert_close(logits, torch.cat(alone), atol=1e-5, rtol=0)
+    loss = float(task_loss(logits, batch["labels"], "translation"))
+    parts = [
+        float(task_loss(part, batch["labels"][[row], : len(part)], "translation")) for row, part in enumerate(alone)
+    ]
+    assert loss == pytest.approx((3 * parts[0] + 5 * parts[1]) / 8)
+    assert float(distillation_loss(logits, logits, 2.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_s_likely_words_are_kept_word_by_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation_targets, "LIKELY_WORDS", 4)
+    model, batch = translating("t5", prefix=2)
+    found = teacher_outputs(model, [batch], batch["attention_mask"].sum(-1))
+    found.save(tmp_path / "outputs.safetensors")
+    again = TeacherOutputs.load(tmp_path / "outputs.safetensors")
+    logits, ranks = again.batch(torch.tensor([1, 0]), 16)
+    dense, _ = predict(model, batch, "dense")
+    wanted = torch.cat([dense[3:], dense[:3]])
+    assert logits.shape == wanted.shape
+    assert ((logits > NOWHERE).sum(-1) == 4).all()
+    torch.testing.assert_close(logits.max(-1).values, wanted.max(-1).values)
+    assert torch.equal(logits.argmax(-1), wanted.argmax(-1))
+    # of 14 tokens the prefix and the end are not ranked
+    assert ranks[1, :2].tolist() == [-1, -1]
+    assert ranks[1, 13:].tolist() == [-1, -1, -1]
+    assert sorted(ranks[1, 2:13].tolist()) == list(range(11))
+
+
+@pytest.mark.parametrize("family", ["marian", "t5"])
+def test_a_saved_translator_comes_back_with_its_prefix(family, tmp_path):
+    model, batch = translating(family, TokenPruner(AttentionReceived(), KeepRatio({1: 0.5}), [1]), 3)
+    save(model, None, tmp_path)
+    assert stored_head(tmp_path) is TRANSLATOR
+    again = load(tmp_path)
+    assert encoder_of(again).prefix == 3
+    torch.testing.assert_close(predict(again, batch, "pack")[0], predict(model, batch, "pack")[0])
+
+
+def test_a_model_without_a_decoder_translates_nothing(tmp_path):
+    tiny_model().base_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no decoder, but the task is translation"):
+        load_model(tmp_path, "translation", None)
