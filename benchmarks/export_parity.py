@@ -20,14 +20,14 @@ from prunekit.cli.settings import HELP, explanation, run_script, settings
 from prunekit.config.errors import DONE
 from prunekit.environment import environment
 from prunekit.files import atomic_write_text
-from prunekit.runs.finished import OpenedRun, open_run
+from prunekit.runs.finished import FinishedRun, open_run
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def measure(run: OpenedRun, formats: Sequence[str], rows: int | None) -> dict[str, Any]:
+def measure(run: FinishedRun, formats: Sequence[str], rows: int | None) -> dict[str, Any]:
     """The reports of `prunekit export` on a run, a variant per file that was written; nothing is left behind."""
     variants: dict[str, Any] = {}
     for form in formats:

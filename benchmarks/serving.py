@@ -33,7 +33,7 @@ from prunekit.cli.settings import HELP, explanation, run_script, settings
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.environment import environment
 from prunekit.files import atomic_write_text
-from prunekit.runs.finished import OpenedRun, open_run
+from prunekit.runs.finished import FinishedRun, open_run
 from prunekit.runtime.batching import milliseconds
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +135,7 @@ async def measured(
 
 
 @asynccontextmanager
-async def served(run: OpenedRun, given: Mapping[str, Any]) -> AsyncIterator[str]:
+async def served(run: FinishedRun, given: Mapping[str, Any]) -> AsyncIterator[str]:
     """The address of a server of this run, which ends with the block.
 
     Raises:
@@ -167,7 +167,7 @@ async def served(run: OpenedRun, given: Mapping[str, Any]) -> AsyncIterator[str]
                 await child.wait()
 
 
-def bodies(run: OpenedRun, count: int, seed: int) -> Iterator[bytes]:
+def bodies(run: FinishedRun, count: int, seed: int) -> Iterator[bytes]:
     """Requests of so many validation texts of the run each, in a random order, again and again."""
     from prunekit.data.reading import read_task
     from prunekit.runs.kinds import kind_of
@@ -181,7 +181,7 @@ def bodies(run: OpenedRun, count: int, seed: int) -> Iterator[bytes]:
         yield json.dumps({"texts": list(islice(endless, count))}).encode()
 
 
-async def measure(run: OpenedRun, given: Mapping[str, Any]) -> dict[str, Any]:
+async def measure(run: FinishedRun, given: Mapping[str, Any]) -> dict[str, Any]:
     """All loads, one after the other, on one server."""
     requests = bodies(run, given["texts"], given["seed"])
     loads: list[dict[str, Any]] = []

@@ -128,7 +128,7 @@ def main() -> None:
             folder.prepare(cfg, "")
             pipeline = pipeline_of(kind)(cfg, folder, spec, kind.source(spec), find_backbone(cfg["backbone"]))
             modules[name], data, teacher = pipeline.build()
-    modules["hard"].fix()
+    modules["hard"].freeze_decisions()
     split, size = data.split("train"), cfg["trainer"]["batch_size"]
     some = torch.randperm(len(split), generator=generator_of("bench"))[: given.rows]
     random = [split.batch(rows) for rows in some.split(size)]

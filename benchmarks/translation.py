@@ -27,7 +27,7 @@ from prunekit.data.spec import TaskSpec
 from prunekit.data.tables import read_table
 from prunekit.evaluation.translation import translation_quality
 from prunekit.files import atomic_write_text
-from prunekit.methods.context import Setting, Training
+from prunekit.methods.context import MethodContext, Training
 from prunekit.pipelines.tokens.preparation import method_class
 from prunekit.runs.kinds import method_options
 from prunekit.tokens.encoder import encoder_of, install
@@ -76,7 +76,7 @@ def cost(model: PreTrainedModel, shape: Shape, given: Sequence[Batch]) -> tuple[
     return {name: float(found[name]) for name in ("pruned_g", "flops_vs_unpadded")}, left / whole, spent
 
 
-def method_on(model: PreTrainedModel, name: str, budget: float, setting: dict[str, Any], prefix: int) -> Any:
+def method_on(model: PreTrainedModel, name: str, budget: float, context: dict[str, Any], prefix: int) -> Any:
     """The method of conf/method/`name`.yaml on a translation model: its own terms, with a decoder behind them."""
     cfg, _ = compose([f"method={name}", "task=parallel"])
     kind, options = method_class(cfg), method_options(cfg)
@@ -92,15 +92,15 @@ def method_on(model: PreTrainedModel, name: str, budget: float, setting: dict[st
 
         def calibrate(self) -> None:
             if hasattr(self, "meet"):
-                shape = self.setting.shape
-                self.meet(lambda: cost(self.model, shape, self.setting.validation())[0]["flops_vs_unpadded"])
+                shape = self.context.shape
+                self.meet(lambda: cost(self.model, shape, self.context.validation())[0]["flops_vs_unpadded"])
 
         def log_dict(self, *args: Any, **kwargs: Any) -> None:
             """Nobody listens."""
 
     spec = TaskSpec.from_config(cfg["task"])
-    stays = {split: torch.full_like(lengths, prefix + 1) for split, lengths in setting["lengths"].items()}
-    given = Setting(spec=spec, classes=0, budget=budget, protected=stays, **setting)
+    stays = {split: torch.full_like(lengths, prefix + 1) for split, lengths in context["lengths"].items()}
+    given = MethodContext(spec=spec, classes=0, budget=budget, protected=stays, **context)
     options = kind.completed(given, **options)
     install(model, kind.build_pruner(given.shape, **options), prefix=prefix)
     return Translating(model, given, **options)
@@ -174,7 +174,7 @@ def main() -> None:
     )
     lengths = [int(n) for batch in test for n in batch["attention_mask"].sum(-1)]
     learned = list(pairs(tokenizer, asked)) if asked.steps else []
-    setting = {
+    context = {
         "shape": shape,
         "training": Training(1, max(1, asked.steps), asked.lr, warmup_fraction=0.1, freeze_embeddings=False),
         "lengths": {"validation": torch.cat([batch["attention_mask"].sum(-1) for batch in tune])},
@@ -187,7 +187,7 @@ def main() -> None:
         if budget is None:
             install(model, None, prefix=prefix)
         else:
-            fit(method_on(model, method, budget, setting, prefix), asked.steps, learned)
+            fit(method_on(model, method, budget, context, prefix), asked.steps, learned)
         install(model.eval(), encoder_of(model).pruner, prefix=prefix)
         flops, share, encoder_seconds = cost(model, shape, test)
         found, seconds = translate(model, tokenizer, test, asked.beams)

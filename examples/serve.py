@@ -23,8 +23,15 @@ from typing import Any
 
 from prunekit.cli.settings import HELP, explanation, run_script, settings
 from prunekit.config.errors import BAD_CONFIG, DONE, ConfigError
-from prunekit.runs.finished import OpenedRun, open_run
-from prunekit.runtime.batching import Batcher, Closed, Failed, Full, Late, Limits
+from prunekit.runs.finished import FinishedRun, open_run
+from prunekit.runtime.batching import (
+    Batcher,
+    BatcherClosedError,
+    BatchFailedError,
+    Limits,
+    QueueFullError,
+    RequestTimeoutError,
+)
 
 try:
     import uvicorn
@@ -171,17 +178,17 @@ class Model:
         return {key: torch.from_numpy(array) for key, array in Inputs(0, True).padded(batch).items()}
 
 
-def load(run: OpenedRun, given: Mapping[str, Any]) -> Model:
+def load(run: FinishedRun, given: Mapping[str, Any]) -> Model:
     """The run's model, which has computed something already: what is built at first use is there.
 
     Raises:
         ConfigError: lengths that do not go together, or a model that the packed engine does not run.
     """
     import prunekit
-    from prunekit.console import quieten
+    from prunekit.console import silence_libraries
     from prunekit.data.encoding import load_tokenizer
 
-    quieten()
+    silence_libraries()
     try:
         engine = prunekit.load(run.model, engine="packed", dtype=given["dtype"], threads=given["threads"])
     except ValueError as error:
@@ -259,25 +266,25 @@ def build_app(model: Model, given: Mapping[str, Any], about: Mapping[str, Any], 
     async def on_refused(request: Request, error: Refused) -> JSONResponse:
         return JSONResponse(error.body, error.status)
 
-    @app.exception_handler(Full)
-    async def on_full(request: Request, error: Full) -> JSONResponse:
+    @app.exception_handler(QueueFullError)
+    async def on_full(request: Request, error: QueueFullError) -> JSONResponse:
         do = f"come again in {error.retry_s} s"
         said = Refused(503, str(error), f"{error.allowed} texts that wait", do)
         return JSONResponse(said.body, 503, {"Retry-After": str(error.retry_s)})
 
-    @app.exception_handler(Closed)
-    async def on_closed(request: Request, error: Closed) -> JSONResponse:
+    @app.exception_handler(BatcherClosedError)
+    async def on_closed(request: Request, error: BatcherClosedError) -> JSONResponse:
         said = Refused(503, str(error), "requests before it went down", "come again when it is back")
         return JSONResponse(said.body, 503, {"Retry-After": "5"})
 
-    @app.exception_handler(Late)
-    async def on_late(request: Request, error: Late) -> JSONResponse:
+    @app.exception_handler(RequestTimeoutError)
+    async def on_late(request: Request, error: RequestTimeoutError) -> JSONResponse:
         allowed = f"{given['timeout_s']:g} s, the server's timeout_s"
         said = Refused(504, str(error), allowed, "send fewer texts, or later")
         return JSONResponse(said.body, 504)
 
-    @app.exception_handler(Failed)
-    async def on_failed(request: Request, error: Failed) -> JSONResponse:
+    @app.exception_handler(BatchFailedError)
+    async def on_failed(request: Request, error: BatchFailedError) -> JSONResponse:
         print(f"a batch failed: {error}", file=sys.stderr, flush=True)
         said = Refused(500, "the computation failed", "nothing else to try", "see what the server wrote to stderr")
         return JSONResponse(said.body, 500)

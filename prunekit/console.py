@@ -14,7 +14,7 @@ from rich.text import Text
 from transformers import logging as transformers_logging
 
 
-def quieten() -> None:
+def silence_libraries() -> None:
     """Holds back what libraries say about themselves: a run's output is its own."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

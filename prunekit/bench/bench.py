@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.bench.engines import Plan, Workshop, _candidates, _own, _peers
+from prunekit.bench.engines import BenchContext, Plan, _candidates, _own, _peers
 from prunekit.bench.flops import Flops
 from prunekit.bench.machine import _highest, gemm_peak, hardware, package_versions
-from prunekit.bench.subject import MODEL_SECONDS, Subject
+from prunekit.bench.subject import MODEL_SECONDS, BenchSubject
 
 if TYPE_CHECKING:
     from prunekit.bench.peers import Peer
@@ -33,7 +33,7 @@ RUN_SIZES, MODEL_SIZES = (1, 8, 32, 128), (1, 32)
 # -- measuring ---------------------------------------------------------------------------------------------
 
 
-def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
+def bench(subject: BenchSubject, given: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that is measured, as it is stored.
 
     Raises:
@@ -76,7 +76,7 @@ def bench(subject: Subject, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _block(
-    subject: Subject,
+    subject: BenchSubject,
     work: Workload,
     taken: Sequence[Peer],
     absent: dict[str, str],
@@ -93,7 +93,7 @@ def _block(
     block: dict[str, Any] = {"threads": threads, "clock": clock, "engines": {}}
     with tempfile.TemporaryDirectory() as scratch, computing_with(threads):
         block["gemm_peak"] = {"before": {dtype: gemm_peak(dtype, clock) for dtype in plan.dtypes}}
-        shop = Workshop(subject, work, threads, Path(scratch), flops, absent, block["engines"], plan)
+        shop = BenchContext(subject, work, threads, Path(scratch), flops, absent, block["engines"], plan)
         own = list(_own(shop, plan.dtypes))
         others = list(_peers(shop, taken))
         timed = []
@@ -138,7 +138,7 @@ def _measured(
     }
 
 
-def _affordable(subject: Subject, seconds: float | int | None, candidates: int) -> int:
+def _affordable(subject: BenchSubject, seconds: float | int | None, candidates: int) -> int:
     """How many texts leave time for three rounds and a first pass, judged by one text of middle length."""
     import torch
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.bench.flops import Flops
 from prunekit.bench.machine import _memory
-from prunekit.bench.subject import Subject
+from prunekit.bench.subject import BenchSubject
 
 if TYPE_CHECKING:
     from prunekit.bench.peers import Peer, Runs
@@ -29,10 +29,10 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class BenchContext:
     """Where engines are made to be timed: for whom and on how many threads, and where is noted what became of them."""
 
-    subject: Subject
+    subject: BenchSubject
     work: Workload
     threads: int
     scratch: Path  # for files of graphs and conversions
@@ -42,7 +42,7 @@ class Workshop:
     plan: Plan
 
 
-def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
+def _own(shop: BenchContext, dtypes: Sequence[str]) -> Iterator[Candidate]:
     """prunekit's own engines: packed, pruned and unpruned, with a second copy as the control; and the graph."""
     from prunekit.bench.protocol import Candidate
     from prunekit.runtime.engine import PackedEngine
@@ -75,12 +75,12 @@ def _own(shop: Workshop, dtypes: Sequence[str]) -> Iterator[Candidate]:
         yield from _graphs(shop, dtype)
 
 
-def _graphs(shop: Workshop, dtype: str) -> Iterator[Candidate]:
+def _graphs(shop: BenchContext, dtype: str) -> Iterator[Candidate]:
     """The graph of one text, unpruned and pruned, at a precision."""
     from prunekit.bench.protocol import Candidate
     from prunekit.runtime import onnx_engine
-    from prunekit.runtime.extras import MissingPackage
-    from prunekit.runtime.onnx_graph import NotExportable
+    from prunekit.runtime.extras import MissingPackageError
+    from prunekit.runtime.onnx_graph import NotExportableError
 
     dense = f"prunekit onnx {dtype}, unpruned"
     for prune in (False, True) if shop.subject.prunes else (False,):
@@ -95,7 +95,7 @@ def _graphs(shop: Workshop, dtype: str) -> Iterator[Candidate]:
                 return onnx_engine.GraphEngine(onnx_engine.OnnxRuntime(file, shop.threads), name)
 
             engine = _built(shop, opened)
-        except (MissingPackage, NotExportable) as error:
+        except (MissingPackageError, NotExportableError) as error:
             shop.absent[name] = str(error).splitlines()[0]
             continue
         if prune:
@@ -124,9 +124,9 @@ class Packed:
         return self.engine({key: torch.from_numpy(array) for key, array in given.items()}, prune=self.prune).logits
 
 
-def _peers(shop: Workshop, taken: Sequence[Peer]) -> Iterator[Candidate]:
+def _peers(shop: BenchContext, taken: Sequence[Peer]) -> Iterator[Candidate]:
     """Every peer that can run, and who is padded as papers pad; the others are noted in `absent`."""
-    from prunekit.bench.peers import Absent, eager_padded
+    from prunekit.bench.peers import PeerUnavailableError, eager_padded
     from prunekit.bench.protocol import Candidate
     from prunekit.console import say
     from prunekit.runtime.extras import version
@@ -138,7 +138,9 @@ def _peers(shop: Workshop, taken: Sequence[Peer]) -> Iterator[Candidate]:
             engine = _built(shop, lambda peer=peer: peer.build(subject.folder, shop.threads, shop.scratch))  # type: ignore[misc]
         except Exception as error:  # somebody else's runtime must not end the measurement
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            shop.absent[peer.name] = reason if isinstance(error, Absent) else f"fails here: {reason[:120]}"
+            shop.absent[peer.name] = (
+                reason if isinstance(error, PeerUnavailableError) else f"fails here: {reason[:120]}"
+            )
             say(f"absent     {peer.name}: {shop.absent[peer.name]}")
             continue
         shop.engines[peer.name]["version"] = f"{peer.package} {version(peer.package)}"
@@ -161,7 +163,7 @@ def _candidates(own: Sequence[Candidate], others: Sequence[Candidate], size: int
             yield replace(candidate, name=f"{candidate.name}, sorted", order="sorted")
 
 
-def _built(shop: Workshop, make: Callable[[], Runs]) -> Runs:
+def _built(shop: BenchContext, make: Callable[[], Runs]) -> Runs:
     """An engine, and how much memory making it and its largest batch took at most beside what was there before."""
     longest = sorted(shop.work.texts, key=len)[-32:]
     with _memory() as peak:

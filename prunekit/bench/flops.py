@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunekit.bench.subject import Subject
+from prunekit.bench.subject import BenchSubject
 
 if TYPE_CHECKING:
     pass
@@ -36,7 +36,7 @@ class Flops:
         return self.packed[0] / self.packed[1]
 
     @classmethod
-    def of(cls, subject: Subject) -> Flops:
+    def of(cls, subject: BenchSubject) -> Flops:
         """Counted on the texts; a pruned model decides on each."""
         import torch
 

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from prunekit.bench.protocol import BenchError
-from prunekit.models.heads import CLASSIFIER, behind_encoder
+from prunekit.models.heads import CLASSIFIER, head_of
 from prunekit.models.loading import load_stock
-from prunekit.runtime.extras import MissingPackage, need, version
+from prunekit.runtime.extras import MissingPackageError, need, version
 
 DTYPES = ("fp32", "bf16", "int8")
 
 
-class Absent(RuntimeError):  # noqa: N818 - says what it is about
+class PeerUnavailableError(RuntimeError):
     """A peer that cannot run here; the message is the reason, without a full stop."""
 
 
@@ -111,7 +111,7 @@ def _compiled(folder: Path, threads: int, name: str, dtype: str, scratch: Path) 
             for batch in texts:
                 engine.logits(batch)
     except Exception as error:  # of the compiler, of a missing C++ toolchain, of a graph it cannot make
-        raise Absent(f"torch.compile fails here: {_first_line(error)}") from error
+        raise PeerUnavailableError(f"torch.compile fails here: {_first_line(error)}") from error
     return engine
 
 
@@ -253,9 +253,9 @@ class CTranslate2:
         self.name = name
         model = load_stock(folder)
         if not type(model).__name__.endswith(CLASSIFIER.architecture):
-            raise Absent("its head is no classifier")
+            raise PeerUnavailableError("its head is no classifier")
         self.inputs = Inputs.of(model.config)
-        self.head = behind_encoder(model)
+        self.head = head_of(model)
         self.encoder = ct2.Encoder(
             str(_converted(folder, dtype, scratch)), device="cpu", compute_type={"fp32": "float32"}.get(dtype, dtype),
             inter_threads=1, intra_threads=threads,
@@ -284,7 +284,9 @@ def _converted(folder: Path, dtype: str, scratch: Path) -> Path:
             warnings.simplefilter("ignore")
             TransformersConverter(str(_with_positions(folder, scratch / "stated"))).convert(str(target))
     except Exception as error:  # it knows few architectures, and follows transformers at a distance
-        raise Absent(f"ctranslate2 {version('ctranslate2')} cannot convert it: {_first_line(error)}") from error
+        raise PeerUnavailableError(
+            f"ctranslate2 {version('ctranslate2')} cannot convert it: {_first_line(error)}"
+        ) from error
     return target
 
 
@@ -340,8 +342,8 @@ class Peer:
 def _or_absent(make: Callable[[], Any]) -> Any:
     try:
         return make()
-    except MissingPackage as error:
-        raise Absent(f"not installed: {str(error).splitlines()[-1]}") from error
+    except MissingPackageError as error:
+        raise PeerUnavailableError(f"not installed: {str(error).splitlines()[-1]}") from error
 
 
 def _of(

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prunekit.bench.protocol import Encoded
-    from prunekit.runs.finished import OpenedRun
+    from prunekit.runs.finished import FinishedRun
 
 
 MODEL_EXAMPLES, MODEL_SECONDS, MODEL_TOKENS = 64, 35.0, 512
 
 
-class Subject:
+class BenchSubject:
     """What is measured: a folder of weights, its texts, and what is known about them."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Subject:
         return encoder_of(self.model).pruner is not None
 
 
-def _benched(given: str) -> OpenedRun:
+def _benched(given: str) -> FinishedRun:
     """The run in a folder, if its texts are read one by one.
 
     Raises:
@@ -67,16 +67,16 @@ def _benched(given: str) -> OpenedRun:
     return run
 
 
-def _of_run(run: OpenedRun, given: Mapping[str, Any]) -> Subject:
+def _of_run(run: FinishedRun, given: Mapping[str, Any]) -> BenchSubject:
     """A run's model and its validation set."""
     import torch
 
     from prunekit.bench.protocol import Encoded
-    from prunekit.console import quieten
+    from prunekit.console import silence_libraries
     from prunekit.evaluation.metrics import build_metrics
     from prunekit.models import pretrained
 
-    quieten()
+    silence_libraries()
     data = run.data()
     split = data.split("validation")
     chosen = _sample(len(split), given["examples"], given["seed"])
@@ -104,18 +104,18 @@ def _of_run(run: OpenedRun, given: Mapping[str, Any]) -> Subject:
         "metric": run.spec.score,
         "split": "validation",
     }
-    return Subject(
+    return BenchSubject(
         run.model, pretrained.load_hf(run.model), texts,
         place=run.path, about=about, score=score, padded_to=run.spec.padded_length,
     )  # fmt: skip
 
 
-def _of_model(given: Mapping[str, Any]) -> Subject:
+def _of_model(given: Mapping[str, Any]) -> BenchSubject:
     """A user's dense model and texts of a file; nothing is trained."""
     from transformers import AutoTokenizer
 
     from prunekit.bench.protocol import Encoded
-    from prunekit.console import quieten
+    from prunekit.console import silence_libraries
     from prunekit.data.encoding import load_tokenizer
     from prunekit.data.tables import read_table
     from prunekit.models import loading, pretrained
@@ -134,7 +134,7 @@ def _of_model(given: Mapping[str, Any]) -> Subject:
             f"data={given['data']} does not exist (looked in {Path.cwd()}).\n"
             "Allowed: a .csv, .tsv, .jsonl or .parquet file.\nGive its path."
         )
-    quieten()
+    silence_libraries()
     load_tokenizer(folder)  # says what is missing
     tokenizer = AutoTokenizer.from_pretrained(folder)
     table = read_table(Path(given["data"]))
@@ -159,7 +159,7 @@ def _of_model(given: Mapping[str, Any]) -> Subject:
         score = _accuracy([table.column(given["label"])[row] for row in chosen], model.config)
     # who pads to a fixed length pads to what was asked for, or at least to the longest text
     widest = given["max_length"] or max(map(len, ids))
-    subject = Subject(
+    subject = BenchSubject(
         folder, model, [Encoded(row) for row in ids], place=Path.cwd(), score=score, padded_to=min(reads, widest),
         about={"title": f"{folder.name} on {Path(given['data']).name}", "method": "dense", "task": given["data"],
                "metric": "accuracy", "split": f"column {column}"},

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prunekit.models.forward import traverse, traverse_stock
+from prunekit.models.forward import run_encoder, run_stock_encoder
 from prunekit.runtime.kernels.threads import threads
 
 Batch = Mapping[str, Tensor]
@@ -67,10 +67,10 @@ def compare_speed(
     """
 
     def packed(prune: bool) -> Candidate:
-        return lambda batch: traverse(pruned, batch, "pack", prune=prune)
+        return lambda batch: run_encoder(pruned, batch, "pack", prune=prune)
 
     def padded(batch: Batch) -> None:
-        traverse_stock(stock, batch)
+        run_stock_encoder(stock, batch)
 
     candidates: dict[str, Candidate] = {
         "dense_padded": padded,

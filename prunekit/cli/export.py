@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from prunekit.cli.settings import HELP, explanation, settings
 from prunekit.config.errors import DONE, MISSED, ConfigError
 from prunekit.files import atomic_write_text
-from prunekit.runs.finished import OpenedRun, open_run
+from prunekit.runs.finished import FinishedRun, open_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str]) -> int:
     given = settings("export", arguments)
     run = open_run(given["run"])
     from prunekit.data.spec import DataError
-    from prunekit.runtime.extras import MissingPackage
-    from prunekit.runtime.onnx_graph import NotExportable
+    from prunekit.runtime.extras import MissingPackageError
+    from prunekit.runtime.onnx_graph import NotExportableError
 
     try:
         report = export(run, given)
-    except (MissingPackage, NotExportable, DataError) as error:
+    except (MissingPackageError, NotExportableError, DataError) as error:
         raise ConfigError(str(error)) from error
     print(shown_report(report))
     return DONE if report["faithful"] else MISSED
@@ -65,19 +65,19 @@ class Variant:
     open: Callable[[], Runtime]
 
 
-def export(run: OpenedRun, given: Mapping[str, Any]) -> dict[str, Any]:
+def export(run: FinishedRun, given: Mapping[str, Any]) -> dict[str, Any]:
     """Writes the files that `given` asks for (the settings of verbs/export.yaml), and returns the report.
 
     Raises:
-        MissingPackage: of the chosen format.
-        NotExportable: the method has a decision that cannot be written as a graph.
+        MissingPackageError: of the chosen format.
+        NotExportableError: the method has a decision that cannot be written as a graph.
     """
     from prunekit.bench import parity
-    from prunekit.console import quieten, track
+    from prunekit.console import silence_libraries, track
     from prunekit.evaluation.metrics import build_metrics
     from prunekit.models import pretrained
 
-    quieten()
+    silence_libraries()
     _check_packages(given)
     model = pretrained.load_hf(run.model, execution="mask")
     folder = _folder(run, given)
@@ -124,7 +124,7 @@ def _check_packages(given: Mapping[str, Any]) -> None:
         need("onnx", "int8=true")
 
 
-def _folder(run: OpenedRun, given: Mapping[str, Any]) -> Path:
+def _folder(run: FinishedRun, given: Mapping[str, Any]) -> Path:
     if given["out"] is not None:
         return Path(given["out"])
     dense = "" if given["prune"] else "_dense"  # what loads as pruned must be pruned
@@ -143,7 +143,7 @@ def _rows(count: int, limit: int | None) -> Iterator[Any]:
     yield from chosen.split(BATCH)
 
 
-def _onnx(run: OpenedRun, model: PreTrainedModel, folder: Path, given: Mapping[str, Any]) -> Iterator[Variant]:
+def _onnx(run: FinishedRun, model: PreTrainedModel, folder: Path, given: Mapping[str, Any]) -> Iterator[Variant]:
     import torch
 
     from prunekit.bench.parity import engine
@@ -160,7 +160,7 @@ def _onnx(run: OpenedRun, model: PreTrainedModel, folder: Path, given: Mapping[s
         yield Variant(name, name == "onnx fp32", path, opened)
 
 
-def _openvino(run: OpenedRun, model: PreTrainedModel, folder: Path, given: Mapping[str, Any]) -> Iterator[Variant]:
+def _openvino(run: FinishedRun, model: PreTrainedModel, folder: Path, given: Mapping[str, Any]) -> Iterator[Variant]:
     from prunekit.bench.parity import engine
     from prunekit.runtime import onnx_engine as onnx
     from prunekit.runtime.extras import need
@@ -181,7 +181,7 @@ def _openvino(run: OpenedRun, model: PreTrainedModel, folder: Path, given: Mappi
         yield Variant(name, dtype == "fp32", path.with_suffix(".bin"), opened)
 
 
-def _hf(run: OpenedRun, model: PreTrainedModel, folder: Path, given: Mapping[str, Any]) -> Iterator[Variant]:
+def _hf(run: FinishedRun, model: PreTrainedModel, folder: Path, given: Mapping[str, Any]) -> Iterator[Variant]:
     """Copies what transformers and prunekit read, and holds the copy to the run's model."""
     from prunekit.bench.parity import reference
     from prunekit.models import loading, pretrained
@@ -227,7 +227,7 @@ Without prunekit the same files are an ordinary checkpoint:
 {dense}"""
 
 
-def _protects(run: OpenedRun) -> bool:
+def _protects(run: FinishedRun) -> bool:
     return run.spec.kind == "span" and run.spec.protect_question
 
 

@@ -281,8 +281,8 @@ class MethodConformance:
         kind, built = method_class(cfg), self._built().method
         options = method_options(cfg) | {"no_such_key": 1}
         try:
-            kind.build_pruner(built.setting.shape, **options)
-            kind(copy.deepcopy(built.model), built.setting, **options)
+            kind.build_pruner(built.context.shape, **options)
+            kind(copy.deepcopy(built.model), built.context, **options)
         except TypeError:
             return
         _fail(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from prunekit.config.errors import ConfigError
 
-Kind = Literal["classification", "regression", "span", "translation"]
+TaskKind = Literal["classification", "regression", "span", "translation"]
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews", "mean_of_accuracy_f1")
 REGRESSION_METRICS = ("pearson", "spearman", "mean_of_pearson_spearman")
 # HasAns and NoAns of SQuAD's own script: the same, of the questions with and without an answer
@@ -51,7 +51,7 @@ class TaskSpec:
     """
 
     name: str
-    kind: Kind = "classification"
+    kind: TaskKind = "classification"
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"

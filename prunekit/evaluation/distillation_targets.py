@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.losses import PADDING
-from prunekit.models.forward import decodes, head_logits
-from prunekit.models.heads import NOWHERE, by_token
+from prunekit.models.forward import decodes, forward_logits
+from prunekit.models.heads import MASKED_LOGIT, by_token
 from prunekit.tokens.policies import ranks
 from prunekit.tokens.state import Trace
 
@@ -47,7 +47,7 @@ class TeacherOutputs:
     ) -> tuple[Float[Tensor, "decisions classes"] | Float[Tensor, "batch width 2"], Int[Tensor, "batch width"]]:
         """Logits and ranks of the rows `index`, padded to `width` columns where they are per token; ranks with -1.
 
-        Of a translation the logits have a row per word of the targets, as those of `heads.head_logits`.
+        Of a translation the logits have a row per word of the targets, as those of `heads.forward_logits`.
         """
         rows = index.cpu()
         start, end = self.offsets[rows], self.offsets[rows + 1]
@@ -57,11 +57,11 @@ class TeacherOutputs:
         found = torch.where(inside, self.ranks[place].long(), -1)
         logits = self.logits
         if by_token(logits):
-            logits = logits[0, place].masked_fill(~inside[..., None], NOWHERE)
+            logits = logits[0, place].masked_fill(~inside[..., None], MASKED_LOGIT)
         elif self.ids is not None and self.word_offsets is not None and self.vocabulary is not None:
             borders = zip(self.word_offsets[rows].tolist(), self.word_offsets[rows + 1].tolist(), strict=True)
             words = torch.cat([torch.arange(first, last) for first, last in borders])
-            every = logits.new_full((len(words), int(self.vocabulary)), NOWHERE)
+            every = logits.new_full((len(words), int(self.vocabulary)), MASKED_LOGIT)
             logits = every.scatter(1, self.ids[words].long(), logits[words])
         else:
             logits = logits[rows]
@@ -105,7 +105,7 @@ def teacher_outputs(
         trace = Trace.scoring([last])
         # ranked are all that any method may remove: tokens that a task marks are ranked, [CLS] is not
         given = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "protected"}
-        out = head_logits(model, given, "dense", trace).float().cpu()
+        out = forward_logits(model, given, "dense", trace).float().cpu()
         scores = trace.layers[last].received
         assert scores is not None
         real = batch["attention_mask"].float()

@@ -18,13 +18,13 @@ from prunekit.data.spec import WORD_ACCURACY, TaskSpec
 from prunekit.evaluation.metrics import build_metrics
 from prunekit.evaluation.question_answering import AnswerQuality
 from prunekit.losses import PADDING
-from prunekit.models.forward import head_logits, traverse
+from prunekit.models.forward import forward_logits, run_encoder
 from prunekit.tokens.state import Execution, Trace
 
 Batch = Mapping[str, Tensor]
 
 
-def staying(batch: Batch) -> Int[Tensor, "batch"] | int:
+def protected_count(batch: Batch) -> Int[Tensor, "batch"] | int:
     """How many tokens of each row no method may remove: those that the task marks, else [CLS] alone."""
     return batch["protected"].sum(-1) if "protected" in batch else 1
 
@@ -47,7 +47,7 @@ class PerRow:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResult:
     """Metrics by name, cost by name (`CostMeter.compute`), mean tokens entering each layer's feed-forward half.
 
     `per_row` holds the rows that this process saw. `judged` counts what a prediction was made for: rows, or questions
@@ -116,7 +116,7 @@ class Evaluation:
         seen = (batch["index"], lengths, trace.tokens_out.T.round().long(), *told)
         self._seen.append(tuple(column.cpu() for column in seen))
 
-    def compute(self) -> Measured:
+    def compute(self) -> EvaluationResult:
         """What was measured over all batches, synchronised over processes."""
         spent = self.cost.compute()
         tokens = [float(count) for count in spent.pop("tokens_out_mean")]
@@ -143,7 +143,7 @@ class Evaluation:
             per_row = PerRow(lengths, counts, found.exact[example])
             if found.null_threshold is not None and self.spec.null_threshold is None:
                 settled = {"null_threshold": found.null_threshold}
-        return Measured(quality, costs, tokens, len(index), per_row, judged, settled, texts)
+        return EvaluationResult(quality, costs, tokens, len(index), per_row, judged, settled, texts)
 
 
 def predict(
@@ -152,7 +152,7 @@ def predict(
     """Logits in float32, and the trace; autocast is off, because a decision must not hang on it."""
     trace = Trace()
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-        logits = head_logits(model, batch, execution, trace)
+        logits = forward_logits(model, batch, execution, trace)
     return logits.float(), trace
 
 
@@ -164,7 +164,7 @@ def evaluate(
     classes: int,
     execution: Execution,
     questions: Rows | None = None,
-) -> Measured:
+) -> EvaluationResult:
     """Runs a model that carries the traversal over a split, in evaluation mode; `questions` as in `Evaluation`."""
     was_training = model.training
     model.eval()
@@ -188,7 +188,7 @@ def executed_reduction(model: PreTrainedModel, batches: Iterable[Batch], shape: 
     for batch in batches:
         here, trace = {name: tensor.to(model.device) for name, tensor in batch.items()}, Trace()
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            traverse(model, here, execution, trace=trace)
+            run_encoder(model, here, execution, trace=trace)
         meter.update(trace.tokens_in, trace.tokens_out, here["attention_mask"].sum(-1), trace.scorer_macs)
     model.train(was_training)
     return float(meter.compute()["flops_vs_unpadded"])
@@ -204,7 +204,7 @@ def kept_tokens(
     """
     trace = Trace.scoring(range(model.config.num_hidden_layers))
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-        traverse(model, batch, "mask", trace=trace)
+        run_encoder(model, batch, "mask", trace=trace)
     real = batch["attention_mask"] > 0
     passed = torch.stack([(entry.keep > 0) & real for entry in trace.layers])
     entered = torch.cat([real[None], passed[:-1]])  # a layer's attention sees whom the layer before let through

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from prunekit.cost import Shape
 from prunekit.evaluation.evaluate import Batch, Evaluation, predict
 from prunekit.losses import task_loss
-from prunekit.methods.context import Setting, Training
-from prunekit.models.forward import decodes, head_logits
+from prunekit.methods.context import MethodContext, Training
+from prunekit.models.forward import decodes, forward_logits
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.families.embeddings import embeddings_of
@@ -35,7 +35,7 @@ class TokenPruningMethod(L.LightningModule):
     uses_teacher: ClassVar[bool] = False
     keys: ClassVar[frozenset[str] | None] = None  # of the method's file; None where an Options class knows them
 
-    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
+    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
         super().__init__()
         unknown = sorted(set(options) - self.keys) if self.keys is not None else []
         if unknown:
@@ -44,14 +44,14 @@ class TokenPruningMethod(L.LightningModule):
                 f"it takes {', '.join(sorted(self.keys or ()))}."
             )
         self.model = model
-        self.setting = setting
-        if setting.training.freeze_embeddings:
+        self.context = context
+        if context.training.freeze_embeddings:
             embeddings_of(model).requires_grad_(False)
         self.given = options  # the keys of the method's file
-        self.asked: float | None = self.asks(setting, **options)
-        self.trains: bool = options.get("train", True) and setting.training.epochs > 0
-        self.hard_steps = self.count_hard_steps(setting.training, **options)
-        self.soft_steps = max(0, setting.training.steps - self.hard_steps)
+        self.asked: float | None = self.asks(context, **options)
+        self.trains: bool = options.get("train", True) and context.training.epochs > 0
+        self.hard_steps = self.count_hard_steps(context.training, **options)
+        self.soft_steps = max(0, context.training.steps - self.hard_steps)
         self._found: dict[int, Evaluation] = {}
 
     # -- what a method says about itself ---------------------------------------------------------------
@@ -62,43 +62,43 @@ class TokenPruningMethod(L.LightningModule):
         return None
 
     @classmethod
-    def completed(cls, setting: Setting, **options: Any) -> dict[str, Any]:
+    def completed(cls, context: MethodContext, **options: Any) -> dict[str, Any]:
         """The options, with those filled in that are null and follow from the texts; by default as they are."""
         return options
 
     @classmethod
-    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
         """Smallest and largest FLOPs reduction that the method can reach on the validation sentences."""
         return 1.0, 1.0
 
     @classmethod
     def likely_counts(
-        cls, setting: Setting, reduction: float, **options: Any
+        cls, context: MethodContext, reduction: float, **options: Any
     ) -> tuple[Float[Tensor, "layers rows"], Float[Tensor, "layers rows"]]:
         """Tokens of each validation sentence in the two halves of each layer, where this FLOPs reduction is reached.
 
         What training will decide is not known, so this is a guess: at each layer that prunes the same share of those
         that are left goes. A latency is predicted from it.
         """
-        shape, lengths = setting.shape, setting.lengths["validation"]
+        shape, lengths = context.shape, context.lengths["validation"]
         pruner = cls.build_pruner(shape, **options)
         layers = sorted(pruner.layers) if pruner is not None else []
 
         def counts(share: float) -> tuple[Tensor, Tensor]:
             policy = KeepRatio({layer: share ** (number + 1) for number, layer in enumerate(layers)})
-            return policy.counts(lengths, shape.layers, setting.staying)
+            return policy.counts(lengths, shape.layers, context.protected_count)
 
         def reached(share: float) -> float:
             tokens_in, tokens_out = counts(share)
             spent = sum((pruner.scorer.macs(tokens_in[layer]) for layer in layers), 0.0) if pruner is not None else 0.0
-            return setting.reduction(tokens_in, tokens_out, spent)
+            return context.reduction(tokens_in, tokens_out, spent)
 
         return counts(bisect(reached, reduction, low=0.0, high=1.0, tolerance=1e-3).knob)
 
     @classmethod
-    def asks(cls, setting: Setting, **options: Any) -> float | None:
+    def asks(cls, context: MethodContext, **options: Any) -> float | None:
         """The FLOPs reduction that the run is to reach, by the budget or by a knob of the method; None = none."""
-        return setting.budget
+        return context.budget
 
     @classmethod
     def count_hard_steps(cls, training: Training, **options: Any) -> int:
@@ -108,7 +108,7 @@ class TokenPruningMethod(L.LightningModule):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; they are logged one by one and summed."""
         logits = self(batch)
-        return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
+        return {"task": task_loss(logits, batch["labels"], self.context.spec.kind)}
 
     def calibrate(self) -> None:
         """Turns the method's knob until the model, with its weights as they are, meets the budget on validation.
@@ -116,7 +116,7 @@ class TokenPruningMethod(L.LightningModule):
         Called instead of a fit where the method does not train. Nothing by default.
         """
 
-    def settle(self, workplace: Path) -> dict[str, Any]:
+    def finalise(self, workplace: Path) -> dict[str, Any]:
         """Decides what only the weights that the run keeps can tell: called once, after the fit or in place of one.
 
         What takes long is kept in the folder `workplace`, so that an interrupted run goes on; it is removed when the
@@ -128,9 +128,9 @@ class TokenPruningMethod(L.LightningModule):
         """Optimiser groups beside the weights; each has a constant learning rate and its own `name`."""
         return []
 
-    def eligible(self, reduction: float) -> bool:
+    def meets_budget(self, reduction: float) -> bool:
         """Whether an evaluation that measured this FLOPs reduction may become the best checkpoint."""
-        return self.gap(reduction) <= self.setting.tolerance
+        return self.budget_error(reduction) <= self.context.tolerance
 
     @property
     def test_execution(self) -> Execution:
@@ -139,9 +139,9 @@ class TokenPruningMethod(L.LightningModule):
 
     def budget_report(self, reduction: float) -> dict[str, Any]:
         """What was asked and what a measured reduction on validation means for it, for the result."""
-        return {"asked": self.asked, "reached": reduction, "met": self.eligible(reduction)}
+        return {"asked": self.asked, "reached": reduction, "met": self.meets_budget(reduction)}
 
-    def gap(self, reduction: float) -> float:
+    def budget_error(self, reduction: float) -> float:
         """How far a measured FLOPs reduction is from what was asked, as a fraction of FLOPs; 0 = met."""
         return 0.0 if self.asked is None else abs(self.asked / reduction - 1)
 
@@ -158,18 +158,18 @@ class TokenPruningMethod(L.LightningModule):
         return encoder_of(self.model).pruner
 
     def forward(self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None) -> Tensor:
-        """Logits of a batch, as `heads.head_logits` gives them."""
-        return head_logits(self.model, batch, execution, trace)
+        """Logits of a batch, as `heads.forward_logits` gives them."""
+        return forward_logits(self.model, batch, execution, trace)
 
     # -- fitting ---------------------------------------------------------------------------------------
 
-    def fix(self) -> None:
+    def freeze_decisions(self) -> None:
         """Fixes what is pruned, so that it meets the budget: called once, where the hard stage begins."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Where the hard stage begins: fixed decisions, and an optimiser that knows nothing of the soft stage."""
         if self.hard and self.global_step == self.soft_steps:
-            self.fix()
+            self.freeze_decisions()
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
 
@@ -181,7 +181,7 @@ class TokenPruningMethod(L.LightningModule):
             parts = ", ".join(f"{name} {float(term.detach()):.3g}" for name, term in terms.items())
             raise FloatingPointError(
                 f"the loss is {float(loss.detach())} at step {self.global_step} ({parts}); "
-                f"lower trainer.lr={self.setting.training.lr:g}, or look for what is wrong in that batch."
+                f"lower trainer.lr={self.context.training.lr:g}, or look for what is wrong in that batch."
             )
         size = len(batch["labels"])
         self.log_dict({f"train/{name}": term.detach().float() for name, term in terms.items()}, batch_size=size)
@@ -209,14 +209,14 @@ class TokenPruningMethod(L.LightningModule):
 
     def weights_rate(self, step: int) -> float:
         """Factor of the weights' learning rate at a step: a schedule of its own for each stage."""
-        training = self.setting.training
+        training = self.context.training
         if step < self.soft_steps or self.hard_steps == 0:
             return training.rate(step, self.soft_steps)
         return self.hard_peak * training.rate(step - self.soft_steps, training.steps - self.soft_steps)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One AdamW: weights by `weights_rate`, the method's own groups at a constant rate."""
-        training = self.setting.training
+        training = self.context.training
         groups: list[dict[str, Any]] = []
         for part, rate in (("body", training.lr), ("head", training.head_lr or training.lr)):
             own = [parameter for name, parameter in self.weights() if self._is_head(name) == (part == "head")]
@@ -240,8 +240,8 @@ class TokenPruningMethod(L.LightningModule):
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Clips the weights alone: multipliers and gates must not rescale them, nor be rescaled."""
-        if self.setting.training.clip > 0:
-            nn.utils.clip_grad_norm_([p for _, p in self.weights()], self.setting.training.clip)
+        if self.context.training.clip > 0:
+            nn.utils.clip_grad_norm_([p for _, p in self.weights()], self.context.training.clip)
 
     # -- evaluation ------------------------------------------------------------------------------------
 
@@ -252,10 +252,10 @@ class TokenPruningMethod(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Evaluates under "mask"."""
         if dataloader_idx not in self._found:
-            setting = self.setting
-            questions = setting.questions[dataloader_idx] if setting.questions else None
+            context = self.context
+            questions = context.questions[dataloader_idx] if context.questions else None
             self._found[dataloader_idx] = Evaluation(
-                setting.spec, setting.shape, setting.classes, self.device, questions
+                context.spec, context.shape, context.classes, self.device, questions
             )
         logits, trace = predict(self.model, batch, "mask")
         self._found[dataloader_idx].update(logits, batch, trace)
@@ -268,6 +268,6 @@ class TokenPruningMethod(L.LightningModule):
             self.log_dict({f"{prefix}/{name}": value for name, value in (found.metrics | found.cost).items()})
             if number == 0:
                 self.log_dict({f"tokens/layer_{i:02d}": count for i, count in enumerate(found.tokens_per_layer)})
-                self.log("score", found.metrics[self.setting.spec.chosen_by])
-                self.log("feasible", float(self.eligible(found.reduction)))
-                self.log("budget_gap", self.gap(found.reduction))
+                self.log("score", found.metrics[self.context.spec.chosen_by])
+                self.log("feasible", float(self.meets_budget(found.reduction)))
+                self.log("budget_gap", self.budget_error(found.reduction))

@@ -50,7 +50,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Setting:
+class MethodContext:
     """What a run knows before its method is built; lengths are token counts of real sentences, unpadded.
 
     `validation` hands out the validation batches, for a knob that can be set only by running the model. `questions`
@@ -71,13 +71,13 @@ class Setting:
     protected: Mapping[str, Int[Tensor, "rows"]] = field(default_factory=dict, repr=False)
 
     @property
-    def staying(self) -> Int[Tensor, "rows"] | int:
+    def protected_count(self) -> Int[Tensor, "rows"] | int:
         """How many tokens of each validation sentence stay whatever the method says."""
         return self.protected.get("validation", 1)
 
     def stays(self, pruner: TokenPruner) -> Int[Tensor, "rows"] | int:
         """The same, with the last token where the pruner protects that; the end of a source is counted already."""
-        return self.staying + int(pruner.protect_last and not HEADS[self.spec.kind].decodes)
+        return self.protected_count + int(pruner.protect_last and not HEADS[self.spec.kind].decodes)
 
     def reduction(
         self,

@@ -26,7 +26,7 @@ from prunekit.evaluation.evaluate import Batch, evaluate
 from prunekit.files import append_jsonl, read_jsonl
 from prunekit.losses import distillation_loss, task_loss
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.methods.context import Setting
+from prunekit.methods.context import MethodContext
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.schedules import Point, Schedule, bent_to, constant_ratio, drop_lengths, evolve, pareto
@@ -53,18 +53,18 @@ class Options:
 
 
 class LAT(TokenPruningMethod):
-    """Trains the whole model on the task and smaller ones to follow it; then `settle` searches for the lengths.
+    """Trains the whole model on the task and smaller ones to follow it; then `finalise` searches for the lengths.
 
     Until then the schedule is the one of constant ratio that meets the budget: by it checkpoints are chosen.
     """
 
-    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
-        super().__init__(model, setting, **options)
+    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
+        super().__init__(model, context, **options)
         self.options = Options(**options)
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, KeepRatio)
         self.policy = self.pruner.policy
-        layers = setting.shape.layers
+        layers = context.shape.layers
         if self.asked is not None:
             even = bent_to(constant_ratio(layers, 0.5), self.reduction, self.asked)
             self.policy.ratios = dict(enumerate(even))
@@ -77,31 +77,31 @@ class LAT(TokenPruningMethod):
         return TokenPruner(AttentionReceived(), KeepRatio(dict(enumerate(shares))), range(shape.layers))
 
     @classmethod
-    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
         """From nothing pruned to the smallest model of training; without `length_drop`, to [CLS] alone."""
-        drop, layers = options["length_drop"], setting.shape.layers
+        drop, layers = options["length_drop"], context.shape.layers
         least = (0.0,) * layers if drop is None else constant_ratio(layers, 1 - drop)
-        return 1.0, _reduction(setting, least)
+        return 1.0, _reduction(context, least)
 
     @classmethod
-    def asks(cls, setting: Setting, **options: Any) -> float | None:
+    def asks(cls, context: MethodContext, **options: Any) -> float | None:
         """The budget; a schedule of one's own asks for nothing.
 
         Raises:
             ConfigError: that schedule does not fit the backbone, or rises.
         """
-        given, layers = options["shares"], setting.shape.layers
+        given, layers = options["shares"], context.shape.layers
         if given is not None and (len(given) != layers or sorted(given, reverse=True) != list(given)):
             raise ConfigError(
                 f"method.shares={shown(given)} is no schedule for {layers} layers.\n"
                 f"Allowed: {layers} shares in (0..1], none larger than the one before it: a gone token stays gone.\n"
                 "Give one share per layer, or budget=2x for a search."
             )
-        return setting.budget
+        return context.budget
 
     def reduction(self, schedule: Sequence[float]) -> float:
         """The FLOPs reduction of a schedule on the validation sentences; exact, without running the model."""
-        return _reduction(self.setting, schedule)
+        return _reduction(self.context, schedule)
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class LAT(TokenPruningMethod):
         """LengthDrop's probability: as given, or as published, or what the budget needs."""
         if self.options.length_drop is not None:
             return self.options.length_drop
-        layers = self.setting.shape.layers
+        layers = self.context.shape.layers
         published = 1 - (1 - PUBLISHED_DROP) ** (PUBLISHED_LAYERS / layers)
         wanted = self.asked or self.reduction(tuple(self.policy.ratios.values()))
         needed = bent_to(constant_ratio(layers, 0.5), self.reduction, MARGIN * wanted)
@@ -117,7 +117,7 @@ class LAT(TokenPruningMethod):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The task loss of the whole model, and how far smaller ones are from its outputs; the mean of all models."""
-        kind = self.setting.spec.kind
+        kind = self.context.spec.kind
         whole = self(batch, "dense")
         distances = []
         for schedule in self.smaller(self.global_step):
@@ -137,7 +137,7 @@ class LAT(TokenPruningMethod):
 
     def smaller(self, step: int) -> list[Schedule]:
         """The schedules of a step's smaller models: the smallest, and random ones that hang on seed and step alone."""
-        options, layers = self.options, self.setting.shape.layers
+        options, layers = self.options, self.context.shape.layers
         random = Random(f"lengths {options.seed} {step}")
         drawn = [drop_lengths(layers, 1 - self.smallest[0], random) for _ in range(options.random_models)]
         return [self.smallest, *drawn]
@@ -154,7 +154,7 @@ class LAT(TokenPruningMethod):
 
     # -- search ----------------------------------------------------------------------------------------
 
-    def settle(self, workplace: Path) -> dict[str, Any]:
+    def finalise(self, workplace: Path) -> dict[str, Any]:
         """Searches for the Pareto set of lengths, and takes its best schedule within the budget.
 
         The search is a function of seed and weights; scores are kept in `workplace`, so that a killed one goes on.
@@ -176,20 +176,20 @@ class LAT(TokenPruningMethod):
         total = len(start) + options.iterations * (options.mutations + options.crossovers)
         points = list(dict.fromkeys(track(search, "search", total)))
         front = pareto(points)
-        within = [point for point in points if self.eligible(point.reduction)]
+        within = [point for point in points if self.meets_budget(point.reduction)]
         # the even schedule is among them unless sentences are so short that no schedule meets the budget
         chosen = max(within, key=lambda point: (point.score, point.reduction), default=None)
         if chosen is None:
-            chosen = min(points, key=lambda point: self.gap(point.reduction))
+            chosen = min(points, key=lambda point: self.budget_error(point.reduction))
         self.policy.ratios = dict(enumerate(chosen.schedule))
         say(
             f"search     {len(points)} schedules, {len(front)} of them in the Pareto set; taken: "
             f"{' '.join(f'{share:.2f}' for share in chosen.schedule)}, {chosen.reduction:.2f}x fewer FLOPs"
         )
         return {
-            "score": self.setting.spec.chosen_by,
+            "score": self.context.spec.chosen_by,
             "asked": self.asked,
-            "tolerance": self.setting.tolerance,
+            "tolerance": self.context.tolerance,
             "chosen": _row(chosen),
             "pareto": [_row(point) for point in front],
             "measured": [_row(point) for point in points],
@@ -197,7 +197,7 @@ class LAT(TokenPruningMethod):
 
     def _population(self) -> list[Schedule]:
         """The whole model, the smallest, and constant ratios between them, evenly by what they keep in sum."""
-        layers, smallest = self.setting.shape.layers, self.smallest
+        layers, smallest = self.context.shape.layers, self.smallest
         steps = self.options.population + 1
         between = []
         for number in range(1, steps):
@@ -207,12 +207,12 @@ class LAT(TokenPruningMethod):
 
     def score(self, schedule: Schedule) -> float:
         """The task's score of a schedule on the first `search_rows` validation sentences."""
-        setting = self.setting
+        context = self.context
         with self._under(schedule):
-            batches = _first_rows(setting.validation(), self.options.search_rows)
-            asked = setting.questions[0] if setting.questions else None
-            found = evaluate(self.model, batches, setting.spec, setting.shape, setting.classes, "pack", asked)
-        return found.metrics[setting.spec.chosen_by]
+            batches = _first_rows(context.validation(), self.options.search_rows)
+            asked = context.questions[0] if context.questions else None
+            found = evaluate(self.model, batches, context.spec, context.shape, context.classes, "pack", asked)
+        return found.metrics[context.spec.chosen_by]
 
     def _weights(self) -> str:
         """What the scores of a search hang on."""
@@ -237,9 +237,11 @@ class _Remembered:
         return Point(schedule, self.method.reduction(schedule), self.known[schedule])
 
 
-def _reduction(setting: Setting, schedule: Sequence[float]) -> float:
+def _reduction(context: MethodContext, schedule: Sequence[float]) -> float:
     policy = KeepRatio(dict(enumerate(schedule)))
-    return setting.reduction(*policy.counts(setting.lengths["validation"], setting.shape.layers, setting.staying))
+    return context.reduction(
+        *policy.counts(context.lengths["validation"], context.shape.layers, context.protected_count)
+    )
 
 
 def _ratio_that_keeps(layers: int, kept: float) -> Schedule:

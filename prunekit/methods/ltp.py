@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
 from prunekit.evaluation.evaluate import Batch
 from prunekit.losses import cost_gap, mask_regulariser, task_loss
-from prunekit.methods.context import Setting, Training
+from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.static import ThresholdMethod
 from prunekit.tokens.policies import LearnedThreshold, linear_thresholds
 from prunekit.tokens.pruner import TokenPruner
@@ -52,8 +52,8 @@ class Options:
 class LTP(ThresholdMethod):
     """Trains thresholds and weights under soft masks ("soft"), then the weights alone under fixed ones ("hard")."""
 
-    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
-        super().__init__(model, setting, **options)
+    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
+        super().__init__(model, context, **options)
         self.options = Options(**options)
         assert isinstance(self.policy, LearnedThreshold)
         self.learned = self.policy
@@ -84,7 +84,7 @@ class LTP(ThresholdMethod):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The task loss; in the soft stage also the regulariser, or with a budget the distance from it."""
-        labels, kind = batch["labels"], self.setting.spec.kind
+        labels, kind = batch["labels"], self.context.spec.kind
         if self.hard:
             execution: Execution = "mask" if self.options.reference else "drop"
             return {"task": task_loss(self(batch, execution), labels, kind)}
@@ -106,7 +106,7 @@ class LTP(ThresholdMethod):
         return mask_regulariser(keep, batch["attention_mask"].float(), padding, self.options.reference_length)
 
     def _distance(self, keep: Tensor, batch: Batch, wanted: float) -> Tensor:
-        shape, lengths = self.setting.shape, batch["attention_mask"].sum(-1)
+        shape, lengths = self.context.shape, batch["attention_mask"].sum(-1)
         counts = straight_through_counts(keep, lengths, list(self.learned.row), shape.layers)
         share = (encoder_macs(shape, *counts).sum() / dense_macs(shape, lengths).sum()).float()
         self.log_dict({"budget/expected": 1 - share.detach()})
@@ -115,7 +115,7 @@ class LTP(ThresholdMethod):
     @property
     def hard_peak(self) -> float:
         """`hard_lr`, the rate of stage 2."""
-        lr = self.setting.training.lr
+        lr = self.context.training.lr
         return (self.options.hard_lr or lr) / lr
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ class LTP(ThresholdMethod):
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Clips weights and thresholds apart; the reference clips them together, which shrinks the weights' steps."""
-        clip, values = self.setting.training.clip, self.learned.values
+        clip, values = self.context.training.clip, self.learned.values
         if self.options.reference and clip > 0:
             nn.utils.clip_grad_norm_([*(p for _, p in self.weights()), values], clip)
             return
@@ -139,6 +139,6 @@ class LTP(ThresholdMethod):
 
     # -- evaluation ------------------------------------------------------------------------------------
 
-    def eligible(self, reduction: float) -> bool:
+    def meets_budget(self, reduction: float) -> bool:
         """Within the budget, and in the hard stage if there is one: only it has a best checkpoint."""
-        return (self.hard or self.hard_steps == 0) and super().eligible(reduction)
+        return (self.hard or self.hard_steps == 0) and super().meets_budget(reduction)

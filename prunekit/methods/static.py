@@ -19,7 +19,7 @@ from prunekit.cost import Shape
 from prunekit.evaluation.evaluate import Batch, executed_reduction
 from prunekit.losses import task_loss
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.methods.context import Setting, Training
+from prunekit.methods.context import MethodContext, Training
 from prunekit.tokens.budget import Bisected, bisect
 from prunekit.tokens.policies import KeepRatio, Threshold, geometric_ratios, linear_ratios, published_dense_layers
 from prunekit.tokens.pruner import TokenPruner
@@ -37,7 +37,7 @@ class StaticMethod(TokenPruningMethod):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The task loss under "drop", which is "mask" at less cost."""
         logits = self(batch, "drop")
-        return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
+        return {"task": task_loss(logits, batch["labels"], self.context.spec.kind)}
 
 
 class CalibratedMethod(StaticMethod):
@@ -64,9 +64,9 @@ class CalibratedMethod(StaticMethod):
         def measure() -> float:
             nonlocal passes
             passes += 1
-            setting = self.setting
-            batches = aloud(setting.validation(), f"calibrate  pass {passes}")
-            return executed_reduction(self.model, batches, setting.shape, "pack")
+            context = self.context
+            batches = aloud(context.validation(), f"calibrate  pass {passes}")
+            return executed_reduction(self.model, batches, context.shape, "pack")
 
         found = self.meet(measure)
         say(
@@ -74,7 +74,7 @@ class CalibratedMethod(StaticMethod):
             f"{self.asked:.2f}x asked; {passes} passes over validation, {clock(time.monotonic() - start)}"
         )
 
-    def fix(self) -> None:
+    def freeze_decisions(self) -> None:
         """Turns the knob."""
         self.calibrate()
 
@@ -87,27 +87,27 @@ class CalibratedMethod(StaticMethod):
 class ThresholdMethod(CalibratedMethod):
     """Keeps tokens by thresholds, whose scale meets a budget."""
 
-    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
-        super().__init__(model, setting, **options)
+    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
+        super().__init__(model, context, **options)
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, Threshold)
         self.policy = self.pruner.policy
 
     @classmethod
-    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
         """From nothing pruned to everything but protected tokens gone at the first layer that prunes."""
-        pruner = cls.build_pruner(setting.shape, **options)
+        pruner = cls.build_pruner(context.shape, **options)
         assert pruner is not None
         only_cls = KeepRatio({min(pruner.layers): 0.0})
-        lengths, layers = setting.lengths["validation"], setting.shape.layers
-        return 1.0, setting.reduction(*only_cls.counts(lengths, layers, setting.staying))
+        lengths, layers = context.lengths["validation"], context.shape.layers
+        return 1.0, context.reduction(*only_cls.counts(lengths, layers, context.protected_count))
 
     def meet(self, measure: Callable[[], float]) -> Bisected:
         """Scales the thresholds."""
         assert self.asked is not None
-        _, most = self.feasible(self.setting, **self.given)
+        _, most = self.feasible(self.context, **self.given)
         # closer than the run is checked, because the budget is measured anew under "mask"
-        return self.policy.meet(measure, self.asked, most=most, tolerance=self.setting.tolerance / 4)
+        return self.policy.meet(measure, self.asked, most=most, tolerance=self.context.tolerance / 4)
 
     def knob(self) -> str:
         """The scale."""
@@ -139,12 +139,12 @@ class KeepRatioMethod(StaticMethod):
 
     keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "schedule"})
 
-    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
-        super().__init__(model, setting, **options)
+    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
+        super().__init__(model, context, **options)
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, KeepRatio)
         if self.asked is not None:
-            shares = _shares(setting.shape, options, _rate(setting, options, self.asked))
+            shares = _shares(context.shape, options, _rate(context, options, self.asked))
             self.pruner.policy.ratios = {layer: shares[layer] for layer in sorted(self.pruner.layers)}
 
     @classmethod
@@ -161,17 +161,17 @@ class KeepRatioMethod(StaticMethod):
         return TokenPruner(scorer, KeepRatio({layer: shares[layer] for layer in layers}), layers)
 
     @classmethod
-    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
         """From nothing pruned to the floor of the schedule at every layer that may prune."""
-        return 1.0, _reduction(setting, options, _lowest_rate(setting.shape, options))
+        return 1.0, _reduction(context, options, _lowest_rate(context.shape, options))
 
     @classmethod
     def likely_counts(
-        cls, setting: Setting, reduction: float, **options: Any
+        cls, context: MethodContext, reduction: float, **options: Any
     ) -> tuple[Float[Tensor, "layers rows"], Float[Tensor, "layers rows"]]:
         """Exact: those of the rate that the reduction needs."""
-        policy = KeepRatio(_shares(setting.shape, options, _rate(setting, options, reduction)))
-        return policy.counts(setting.lengths["validation"], setting.shape.layers, setting.staying)
+        policy = KeepRatio(_shares(context.shape, options, _rate(context, options, reduction)))
+        return policy.counts(context.lengths["validation"], context.shape.layers, context.protected_count)
 
 
 def _dense(shape: Shape, options: Mapping[str, Any]) -> int:
@@ -189,12 +189,12 @@ def _lowest_rate(shape: Shape, options: Mapping[str, Any]) -> float:
     return 1.0 - (shape.layers - _dense(shape, options)) if options["schedule"] == "linear" else 0.0
 
 
-def _reduction(setting: Setting, options: Mapping[str, Any], rate: float) -> float:
-    policy = KeepRatio(_shares(setting.shape, options, rate))
-    lengths, layers = setting.lengths["validation"], setting.shape.layers
-    return setting.reduction(*policy.counts(lengths, layers, setting.staying))
+def _reduction(context: MethodContext, options: Mapping[str, Any], rate: float) -> float:
+    policy = KeepRatio(_shares(context.shape, options, rate))
+    lengths, layers = context.lengths["validation"], context.shape.layers
+    return context.reduction(*policy.counts(lengths, layers, context.protected_count))
 
 
-def _rate(setting: Setting, options: Mapping[str, Any], asked: float) -> float:
-    low = _lowest_rate(setting.shape, options)
-    return bisect(partial(_reduction, setting, options), asked, low=low, high=1.0, tolerance=0.0).knob
+def _rate(context: MethodContext, options: Mapping[str, Any], asked: float) -> float:
+    low = _lowest_rate(context.shape, options)
+    return bisect(partial(_reduction, context, options), asked, low=low, high=1.0, tolerance=0.0).knob

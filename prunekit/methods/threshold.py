@@ -11,9 +11,9 @@ import torch
 
 from prunekit.config.errors import ConfigError
 from prunekit.cost import Shape
-from prunekit.methods.context import Setting
+from prunekit.methods.context import MethodContext
 from prunekit.methods.static import ThresholdMethod, aloud
-from prunekit.models.forward import traverse
+from prunekit.models.forward import run_encoder
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.policies import KeepRatio, ProfileThreshold, Threshold, geometric_ratios, linear_thresholds
 from prunekit.tokens.pruner import TokenPruner
@@ -27,19 +27,19 @@ class ManualThreshold(ThresholdMethod):
     keys: ClassVar[frozenset[str] | None] = frozenset({"train", "final_threshold", "reference_length", "profile"})
 
     @classmethod
-    def asks(cls, setting: Setting, **options: Any) -> float | None:
+    def asks(cls, context: MethodContext, **options: Any) -> float | None:
         """The budget.
 
         Raises:
             ConfigError: a profile, which a budget sets, is asked for by the line's knob.
         """
-        if options["profile"] != "line" and setting.budget is None:
+        if options["profile"] != "line" and context.budget is None:
             raise ConfigError(
                 f"method.profile={options['profile']} goes by the budget, not by method.final_threshold.\n"
                 "Allowed: budget=2x with it, or method.profile=line with method.final_threshold.\n"
                 "Give one of the two."
             )
-        return setting.budget
+        return context.budget
 
     def calibrate(self) -> None:
         """Scales the line; or sets thresholds layer by layer to a geometric profile, and scales what is left over."""
@@ -53,12 +53,12 @@ class ManualThreshold(ThresholdMethod):
 
         One pass per layer, the first first: who comes to a layer hangs on the thresholds before it.
         """
-        setting, layers = self.setting, self.setting.shape.layers
-        lengths = setting.lengths["validation"]
+        context, layers = self.context, self.context.shape.layers
+        lengths = context.lengths["validation"]
 
         def reduction(rate: float) -> float:
             policy = KeepRatio(geometric_ratios(layers, 1, rate))
-            return setting.reduction(*policy.counts(lengths, layers, setting.staying))
+            return context.reduction(*policy.counts(lengths, layers, context.protected_count))
 
         shares = geometric_ratios(layers, 1, bisect(reduction, asked, low=0.0, high=1.0, tolerance=0.0).knob)
         policy.scale.fill_(1.0)
@@ -67,17 +67,17 @@ class ManualThreshold(ThresholdMethod):
         self.model.eval()
         for layer, row in policy.row.items():
             found = []
-            for batch in aloud(setting.validation(), f"calibrate  layer {layer}"):
+            for batch in aloud(context.validation(), f"calibrate  layer {layer}"):
                 trace = Trace.scoring([layer])
                 here = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
                 with torch.autocast(self.model.device.type, enabled=False):
-                    traverse(self.model, here, "pack", trace=trace)
+                    run_encoder(self.model, here, "pack", trace=trace)
                 entry = trace.layers[layer]
                 assert entry.received is not None
                 found.append(entry.received[(entry.keep > 0) & (entry.protected <= 0)])
             scores = torch.cat(found).sort(descending=True).values
             # these stay whatever they receive
-            protected = int(torch.as_tensor(setting.staying).expand(len(lengths)).sum())
+            protected = int(torch.as_tensor(context.protected_count).expand(len(lengths)).sum())
             kept = min(round(shares[layer] * int(lengths.sum())) - protected, len(scores))
             if kept > 0:
                 policy.values[row] = scores[kept - 1]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.cost import Convention, Shape, expected_counts, expected_keep, nominal_counts, sparsity
-from prunekit.evaluation.evaluate import Batch, staying
+from prunekit.evaluation.evaluate import Batch, protected_count
 from prunekit.losses import distillation_loss, lagrangian, linear_warmup, rank_distillation_loss, rank_weight, task_loss
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.methods.context import Setting, Training
+from prunekit.methods.context import MethodContext, Training
 from prunekit.tokens.gates import LOGA_BOUND, HardConcrete
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import EVERYTHING, RankGate
@@ -70,18 +70,18 @@ class ToP(TokenPruningMethod):
 
     uses_teacher: ClassVar[bool] = True
 
-    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
-        super().__init__(model, setting, **options)
+    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
+        super().__init__(model, context, **options)
         self.options = Options(**options)
         self.lambda1 = nn.Parameter(torch.zeros(()))
         self.lambda2 = nn.Parameter(torch.zeros(()))
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, RankGate)
         self.policy = self.pruner.policy
-        layers = setting.shape.layers
+        layers = context.shape.layers
         chosen = self.options.rank_layers
         self.rank_layers = list(range(1, layers // 3)) if chosen is None else chosen
-        training = setting.training
+        training = context.training
         self.warmup_steps = round(self.options.warmup_epochs * training.steps_per_epoch)
 
     @classmethod
@@ -109,25 +109,25 @@ class ToP(TokenPruningMethod):
         return round(options["hard_fraction"] * training.steps)
 
     @classmethod
-    def completed(cls, setting: Setting, **options: Any) -> dict[str, Any]:
+    def completed(cls, context: MethodContext, **options: Any) -> dict[str, Any]:
         """`bins`, where null: such that nine of ten validation sentences have a rank in each, at most 50."""
         if options["bins"] is not None:
             return options
-        ranked = (setting.lengths["validation"] - setting.staying).float()
+        ranked = (context.lengths["validation"] - context.protected_count).float()
         return options | {"bins": min(MOST_BINS, max(1, int(ranked.quantile(0.1, interpolation="lower"))))}
 
     @classmethod
-    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
         """From nothing pruned to everything but [CLS] gone at the first location."""
-        policy = cls.build_pruner(setting.shape, **options | {"init_coarse": LOGA_BOUND}).policy
+        policy = cls.build_pruner(context.shape, **options | {"init_coarse": LOGA_BOUND}).policy
         assert isinstance(policy, RankGate)
-        return 1.0, _reduction(policy, setting, torch.full_like(policy.shift, -EVERYTHING))
+        return 1.0, _reduction(policy, context, torch.full_like(policy.shift, -EVERYTHING))
 
     @classmethod
-    def asks(cls, setting: Setting, **options: Any) -> float:
+    def asks(cls, context: MethodContext, **options: Any) -> float:
         """The budget, or what the target sparsity means as a FLOPs reduction."""
-        if setting.budget is not None:
-            return setting.budget
+        if context.budget is not None:
+            return context.budget
         return 1 / (1 - options["target_sparsity"])
 
     @property
@@ -138,10 +138,10 @@ class ToP(TokenPruningMethod):
 
     # -- training --------------------------------------------------------------------------------------
 
-    def fix(self) -> None:
+    def freeze_decisions(self) -> None:
         """Shifts the gates to the budget."""
         assert self.asked is not None
-        self.policy.meet(lambda shift: _reduction(self.policy, self.setting, shift), self.asked, self.setting.tolerance)
+        self.policy.meet(lambda shift: _reduction(self.policy, self.context, shift), self.asked, self.context.tolerance)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Holds the gates within their bound after each step, as the reference does."""
@@ -155,21 +155,21 @@ class ToP(TokenPruningMethod):
         trace = Trace.scoring(self.rank_layers if options.rank_alpha > 0 else [], self.pruner.scorer)
         execution: Execution = ("mask" if options.compat else "drop") if self.hard else "soft"
         logits = self(batch, execution, trace)
-        assert self.setting.teacher is not None
-        teacher_logits, teacher_ranks = self.setting.teacher.batch(batch["index"], batch["input_ids"].shape[1])
+        assert self.context.teacher is not None
+        teacher_logits, teacher_ranks = self.context.teacher.batch(batch["index"], batch["input_ids"].shape[1])
         terms = self._task_terms(logits, teacher_logits, batch["labels"])
         if options.rank_alpha > 0:
             weight = rank_weight(step, self.warmup_steps, options.rank_alpha)
             terms["rank"] = weight * self._rank_loss(trace, teacher_ranks, batch)
         if not self.hard:
-            sparsity = self.expected_sparsity(batch["attention_mask"].sum(-1), staying(batch))
+            sparsity = self.expected_sparsity(batch["attention_mask"].sum(-1), protected_count(batch))
             target = linear_warmup(step, self.warmup_steps, self.target)
             terms["lagrangian"] = lagrangian(sparsity, target, self.lambda1, self.lambda2)
             self._log_constraint(sparsity, target)
         return terms
 
     def _task_terms(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        spec, options = self.setting.spec, self.options
+        spec, options = self.context.spec, self.options
         if spec.kind == "regression" or options.task_loss == "ce":
             return {"task": task_loss(logits, labels, spec.kind)}
         terms = {"kd": distillation_loss(logits, teacher_logits, options.kd_temperature)}
@@ -195,7 +195,7 @@ class ToP(TokenPruningMethod):
     def expected_sparsity(self, lengths: Tensor, protected: Tensor | int = 1) -> Tensor:
         """The constraint's left side: expected share of the unpadded FLOPs that is gone; differentiable."""
         fine, coarse = self.policy.open_probabilities()
-        shape, at = self.setting.shape, list(self.policy.row)
+        shape, at = self.context.shape, list(self.policy.row)
         if self.options.sparsity_of == "measured":
             fewest = self.options.min_tokens
             tokens_in, tokens_out = expected_counts(fine, coarse, lengths, at, shape.layers, fewest, protected)
@@ -229,24 +229,24 @@ class ToP(TokenPruningMethod):
         ascent = {"params": [self.lambda1, self.lambda2], "lr": rate, "maximize": True, "name": "multipliers"}
         return [gates, ascent]
 
-    def eligible(self, reduction: float) -> bool:
+    def meets_budget(self, reduction: float) -> bool:
         """In the hard stage, if there is one: within the budget; by the own knob, the target sparsity less 0.01."""
         if self.hard_steps > 0 and self.global_step <= self.soft_steps:
             return False  # the last evaluation of the soft stage is before the gates are fixed
-        if self.setting.budget is not None:
-            return super().eligible(reduction)
+        if self.context.budget is not None:
+            return super().meets_budget(reduction)
         return self.sparsity_reached(reduction) >= self.target - 0.01
 
-    def gap(self, reduction: float) -> float:
+    def budget_error(self, reduction: float) -> float:
         """Distance from what was asked, in the quantity that was asked for."""
-        if self.setting.budget is not None:
-            return super().gap(reduction)
+        if self.context.budget is not None:
+            return super().budget_error(reduction)
         return abs(self.target - self.sparsity_reached(reduction))
 
     def budget_report(self, reduction: float) -> dict[str, Any]:
         """The budget; or the knob, what it came to in its own terms, and the reduction that was measured."""
         report = super().budget_report(reduction)
-        if self.setting.budget is not None:
+        if self.context.budget is not None:
             return report
         knob = {
             "name": f"{self.options.sparsity_of} sparsity",
@@ -267,14 +267,14 @@ class ToP(TokenPruningMethod):
     def nominal_sparsity(self) -> float:
         """The paper's sparsity of the hard gates on the validation sentences: every bin counts alike."""
         fine, coarse = self.policy.hard_gates()
-        shape, lengths = self.setting.shape, self.setting.lengths["validation"].to(fine.device)
-        stay = self.setting.staying
+        shape, lengths = self.context.shape, self.context.lengths["validation"].to(fine.device)
+        stay = self.context.protected_count
         stay = stay.to(fine.device) if isinstance(stay, Tensor) else stay
         counts = nominal_counts(expected_keep(fine, coarse), lengths, list(self.policy.row), shape.layers, stay)
         return float(sparsity(shape, *counts, lengths, "top" if self.options.compat else "house"))
 
 
-def _reduction(policy: RankGate, setting: Setting, shift: Tensor) -> float:
+def _reduction(policy: RankGate, context: MethodContext, shift: Tensor) -> float:
     """FLOPs reduction of the hard gates under a shift, on the validation sentences; exact."""
-    lengths, layers = setting.lengths["validation"], setting.shape.layers
-    return setting.reduction(*policy.counts(lengths, layers, shift, setting.staying))
+    lengths, layers = context.lengths["validation"], context.shape.layers
+    return context.reduction(*policy.counts(lengths, layers, shift, context.protected_count))

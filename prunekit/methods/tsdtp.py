@@ -20,9 +20,9 @@ from transformers import PreTrainedModel
 from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
 from prunekit.evaluation.evaluate import Batch
 from prunekit.losses import candidate_share, consistency, task_loss
-from prunekit.methods.context import Setting, Training
+from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.static import CalibratedMethod
-from prunekit.models.forward import traverse
+from prunekit.models.forward import run_encoder
 from prunekit.tokens.budget import Bisected, bisect
 from prunekit.tokens.policies import MeanMinusStd
 from prunekit.tokens.pruner import TokenPruner
@@ -77,14 +77,14 @@ class Options:
 class DTP(CalibratedMethod):
     """General DTP, the part of TS-DTP that knows no task: trains k and the weights softly, then the weights alone."""
 
-    def __init__(self, model: PreTrainedModel, setting: Setting, **options: Any) -> None:
-        super().__init__(model, setting, **options)
+    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
+        super().__init__(model, context, **options)
         self.options = Options(**options)
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, MeanMinusStd)
         self.policy = self.pruner.policy
         self.multiplier = nn.Parameter(torch.zeros(()))
-        self.share = _even_share(setting, self.pruner, self.policy.least, self.policy.row)
+        self.share = _even_share(context, self.pruner, self.policy.least, self.policy.row)
 
     @classmethod
     def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
@@ -98,37 +98,37 @@ class DTP(CalibratedMethod):
         return TokenPruner(chosen.scorer(shape), policy, range(max(layers) + 1), soft_form="bias", protect_last=True)
 
     @classmethod
-    def completed(cls, setting: Setting, **options: Any) -> dict[str, Any]:
+    def completed(cls, context: MethodContext, **options: Any) -> dict[str, Any]:
         """`k_init`, where null: what meets the budget, or `keep_ratio`, if the scores were normally distributed and all
         deciding layers left the same share. A start far from what is asked is paid for while the weights learn.
         """
         chosen = Options(**options)
         if chosen.k_init is not None or chosen.fixed_k is not None:
             return options
-        layers = chosen.layers(setting.shape)
+        layers = chosen.layers(context.shape)
         if chosen.keep_ratio is not None:
             share = chosen.keep_ratio ** (1 / len(layers))
-        elif setting.budget is not None:
-            share = _even_share(setting, cls.build_pruner(setting.shape, **options), chosen.min_keep, layers)
+        elif context.budget is not None:
+            share = _even_share(context, cls.build_pruner(context.shape, **options), chosen.min_keep, layers)
         else:
             return options | {"k_init": PUBLISHED_K}
         return options | {"k_init": NormalDist().inv_cdf(min(max(share, 1e-6), 1 - 1e-6))}
 
     @classmethod
-    def feasible(cls, setting: Setting, **options: Any) -> tuple[float, float]:
+    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
         """From nothing pruned, at the scorer's cost, to the protected and `min_keep` tokens behind the first layer
         that prunes.
         """
-        chosen, layers = Options(**options), setting.shape.layers
-        pruner, first = cls.build_pruner(setting.shape, **options), min(chosen.layers(setting.shape))
-        whole = setting.lengths["validation"].double()
-        least = whole.minimum(torch.as_tensor(setting.stays(pruner) + chosen.min_keep).double())
+        chosen, layers = Options(**options), context.shape.layers
+        pruner, first = cls.build_pruner(context.shape, **options), min(chosen.layers(context.shape))
+        whole = context.lengths["validation"].double()
+        least = whole.minimum(torch.as_tensor(context.stays(pruner) + chosen.min_keep).double())
         everyone = torch.stack([whole] * layers)
         tokens_in = torch.stack([whole] * (first + 1) + [least] * (layers - first - 1))
         tokens_out = torch.stack([whole] * first + [least] * (layers - first))
         return (
-            setting.reduction(everyone, everyone, _scoring(pruner, everyone)),
-            setting.reduction(tokens_in, tokens_out, _scoring(pruner, tokens_in)),
+            context.reduction(everyone, everyone, _scoring(pruner, everyone)),
+            context.reduction(tokens_in, tokens_out, _scoring(pruner, tokens_in)),
         )
 
     @classmethod
@@ -151,7 +151,7 @@ class DTP(CalibratedMethod):
         self.policy.temperature = self.temperature(self.global_step)
         trace = Trace()
         logits = self(batch, "soft", trace)
-        terms = {"task": task_loss(logits, batch["labels"], self.setting.spec.kind)}
+        terms = {"task": task_loss(logits, batch["labels"], self.context.spec.kind)}
         auxiliary = self._auxiliary(trace, batch)
         if auxiliary is not None:
             terms["aux"] = auxiliary
@@ -188,7 +188,7 @@ class DTP(CalibratedMethod):
         What is wanted is what the budget means for texts of these lengths: of short ones most is protected.
         """
         assert self.pruner is not None
-        shape, lengths = self.setting.shape, batch["attention_mask"].sum(-1)
+        shape, lengths = self.context.shape, batch["attention_mask"].sum(-1)
         spent = _spent(self.pruner, shape, self._hard_counts(trace, lengths))
         protected = trace.layers[0].protected.sum(-1)
         even = _even_counts(self.share, lengths, protected, self.policy.least, self.policy.row, shape.layers)
@@ -216,7 +216,7 @@ class DTP(CalibratedMethod):
             gates = self.pruner.keep(layer, scores, state, soft=True)
             keep = self.pruner.keep(layer, scores, state, soft=False)
             decided.append(keep + gates - gates.detach())
-        return straight_through_counts(torch.stack(decided), lengths, layers, self.setting.shape.layers)
+        return straight_through_counts(torch.stack(decided), lengths, layers, self.context.shape.layers)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """k, the task's parameters where there are any, and the budget's multiplier, which rises by ascent."""
@@ -246,16 +246,16 @@ class DTP(CalibratedMethod):
         if self.options.keep_ratio is None:
             super().calibrate()
             return
-        most = float(self.setting.lengths["validation"].max())
+        most = float(self.context.lengths["validation"].max())
         wanted = 1 / self.options.keep_ratio
-        tolerance = self.setting.tolerance / 4
+        tolerance = self.context.tolerance / 4
         self.policy.meet(lambda: 1 / self._kept(), wanted, least=1.0, most=most, tolerance=tolerance)
 
     def meet(self, measure: Callable[[], float]) -> Bisected:
         """Shifts every k."""
         assert self.asked is not None
-        least, most = self.feasible(self.setting, **self.given)
-        return self.policy.meet(measure, self.asked, least=least, most=most, tolerance=self.setting.tolerance / 4)
+        least, most = self.feasible(self.context, **self.given)
+        return self.policy.meet(measure, self.asked, least=least, most=most, tolerance=self.context.tolerance / 4)
 
     def knob(self) -> str:
         """The shift."""
@@ -266,21 +266,21 @@ class DTP(CalibratedMethod):
         kept = whole = 0.0
         was_training = self.model.training
         self.model.eval()
-        for batch in self.setting.validation():
+        for batch in self.context.validation():
             here = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
             trace = Trace()
             with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
-                traverse(self.model, here, "mask", trace=trace)
+                run_encoder(self.model, here, "mask", trace=trace)
             entry = trace.layers[max(self.policy.row)]
             kept += float(((entry.keep > 0) & (entry.protected <= 0)).sum())
             whole += float((here["attention_mask"] * (entry.protected <= 0)).sum())
         self.model.train(was_training)
         return kept / max(1.0, whole)
 
-    def eligible(self, reduction: float) -> bool:
+    def meets_budget(self, reduction: float) -> bool:
         """Within the budget, and in the hard stage if there is one: only it has a best checkpoint."""
         settled = self.hard or self.hard_steps == 0 or not self.trains
-        return settled and super().eligible(reduction)
+        return settled and super().meets_budget(reduction)
 
     def budget_report(self, reduction: float) -> dict[str, Any]:
         """The budget; or the knob, and what it came to."""
@@ -317,17 +317,17 @@ def _even_counts(
     return torch.stack(tokens_in), torch.stack(tokens_out)
 
 
-def _even_share(setting: Setting, pruner: TokenPruner, least: int, deciding: Collection[int]) -> float:
+def _even_share(context: MethodContext, pruner: TokenPruner, least: int, deciding: Collection[int]) -> float:
     """The share that meets the budget on the validation texts if each deciding layer leaves the same; 1 without one."""
-    if setting.budget is None:
+    if context.budget is None:
         return 1.0
-    lengths, protected = setting.lengths["validation"], setting.stays(pruner)
+    lengths, protected = context.lengths["validation"], context.stays(pruner)
 
     def reached(share: float) -> float:
-        tokens_in, tokens_out = _even_counts(share, lengths, protected, least, deciding, setting.shape.layers)
-        return setting.reduction(tokens_in, tokens_out, _scoring(pruner, tokens_in))
+        tokens_in, tokens_out = _even_counts(share, lengths, protected, least, deciding, context.shape.layers)
+        return context.reduction(tokens_in, tokens_out, _scoring(pruner, tokens_in))
 
-    return bisect(reached, setting.budget, low=0.0, high=1.0, tolerance=1e-6).knob
+    return bisect(reached, context.budget, low=0.0, high=1.0, tolerance=1e-6).knob
 
 
 def _spent(pruner: TokenPruner, shape: Shape, counts: tuple[Tensor, Tensor]) -> Tensor:

@@ -16,12 +16,12 @@ from prunekit.tokens import translation
 from prunekit.tokens.families.registry import family_of
 from prunekit.tokens.state import Execution, Trace
 
-NOT_SEEN = ("labels", "index", "example", "spans")
+NON_MODEL_KEYS = ("labels", "index", "example", "spans")
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
     """The part of a batch that the encoder sees: neither labels nor what says which rows these are."""
-    return {name: tensor for name, tensor in batch.items() if name not in NOT_SEEN}
+    return {name: tensor for name, tensor in batch.items() if name not in NON_MODEL_KEYS}
 
 
 def decodes(model: PreTrainedModel) -> bool:
@@ -29,7 +29,7 @@ def decodes(model: PreTrainedModel) -> bool:
     return family_of(model).translates
 
 
-def head_logits(
+def forward_logits(
     model: PreTrainedModel, batch: Batch, execution: Execution, trace: Trace | None = None
 ) -> Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens 2"]:
     """The logits of a model that carries the traversal, whatever its head.
@@ -43,7 +43,7 @@ def head_logits(
     return translation.forward(model, **inputs, targets=targets, execution=execution, trace=trace)[targets != PADDING]
 
 
-def traverse(model: PreTrainedModel, batch: Batch, execution: Execution, **how: Any) -> None:
+def run_encoder(model: PreTrainedModel, batch: Batch, execution: Execution, **how: Any) -> None:
     """Runs as much as a trace needs, or a clock of what is pruned: the encoder, with a head that costs nothing.
 
     `how` is `trace` and `prune`, as the traversal takes them.
@@ -55,7 +55,7 @@ def traverse(model: PreTrainedModel, batch: Batch, execution: Execution, **how: 
         model(**inputs, execution=execution, **how)
 
 
-def traverse_stock(model: PreTrainedModel, batch: Batch) -> None:
+def run_stock_encoder(model: PreTrainedModel, batch: Batch) -> None:
     """The same of a plain model, which knows of no token that must stay."""
     inputs = {name: tensor for name, tensor in model_inputs(batch).items() if name != "protected"}
     if decodes(model):

@@ -20,15 +20,15 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from prunekit.data.spec import Kind
+from prunekit.data.spec import TaskKind
 
 Batch = Mapping[str, Tensor]
 # logit of a position where nothing is: no probability in float32, and no infinity that differences could not bear
-NOWHERE = -1e4
+MASKED_LOGIT = -1e4
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadType:
     """One of Hugging Face's heads: its class, how its architectures end, and the hub's name for its task.
 
     `decodes` says that it is a decoder, which stands behind encoders of other families than the others do.
@@ -40,11 +40,11 @@ class Head:
     decodes: bool = False
 
 
-CLASSIFIER = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "text-classification")
-READER = Head(AutoModelForQuestionAnswering, ("ForQuestionAnswering",), "question-answering")
-TRANSLATOR = Head(AutoModelForSeq2SeqLM, ("MTModel", "ForConditionalGeneration"), "translation", decodes=True)
+CLASSIFIER = HeadType(AutoModelForSequenceClassification, ("ForSequenceClassification",), "text-classification")
+READER = HeadType(AutoModelForQuestionAnswering, ("ForQuestionAnswering",), "question-answering")
+TRANSLATOR = HeadType(AutoModelForSeq2SeqLM, ("MTModel", "ForConditionalGeneration"), "translation", decodes=True)
 
-HEADS: dict[Kind, Head] = {
+HEADS: dict[TaskKind, HeadType] = {
     "classification": CLASSIFIER,
     "regression": CLASSIFIER,
     "span": READER,
@@ -52,7 +52,7 @@ HEADS: dict[Kind, Head] = {
 }
 
 
-def stored_head(source: Any) -> Head | None:
+def stored_head(source: Any) -> HeadType | None:
     """The head that a model was saved with; None where it has none that is known here."""
     saved = (AutoConfig.from_pretrained(source).architectures or [""])[0]
     return next((head for head in (CLASSIFIER, READER, TRANSLATOR) if saved.endswith(head.architecture)), None)
@@ -68,7 +68,7 @@ def logits_of(
     if "logits" in output:
         return output.logits
     logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
-    return logits.masked_fill(batch["attention_mask"][..., None] == 0, NOWHERE)
+    return logits.masked_fill(batch["attention_mask"][..., None] == 0, MASKED_LOGIT)
 
 
 def by_token(logits: Shaped[Tensor, "batch ..."]) -> bool:
@@ -77,7 +77,7 @@ def by_token(logits: Shaped[Tensor, "batch ..."]) -> bool:
 
 
 @dataclass(frozen=True)
-class Behind:
+class Head:
     """A model's head as a function of hidden states; `first_only` says that it reads the first token alone.
 
     `logits` then takes [batch, 1, hidden]; otherwise it gives logits per token, in the form of `logits_of`.
@@ -87,7 +87,7 @@ class Behind:
     first_only: bool
 
 
-def behind_encoder(model: Any) -> Behind:
+def head_of(model: Any) -> Head:
     """The head of a model in evaluation; it holds on to the head's modules alone, not to the model.
 
     Raises:
@@ -95,7 +95,7 @@ def behind_encoder(model: Any) -> Behind:
     """
     name = type(model).__name__
     if name.endswith(READER.architecture):
-        return Behind(model.qa_outputs, first_only=False)
+        return Head(model.qa_outputs, first_only=False)
     if not name.endswith(CLASSIFIER.architecture):
         raise ValueError(
             f"{name} has a head that this runtime does not know; "
@@ -104,8 +104,8 @@ def behind_encoder(model: Any) -> Behind:
     classifier = model.classifier
     if hasattr(model, "pre_classifier"):  # DistilBERT
         narrow = model.pre_classifier
-        return Behind(lambda hidden: classifier(narrow(hidden[:, 0]).relu()), first_only=True)
+        return Head(lambda hidden: classifier(narrow(hidden[:, 0]).relu()), first_only=True)
     pooler = getattr(model.base_model, "pooler", None)
     if pooler is None:  # RoBERTa and ELECTRA, whose classifier picks the first token itself
-        return Behind(classifier, first_only=True)
-    return Behind(lambda hidden: classifier(pooler(hidden)), first_only=True)
+        return Head(classifier, first_only=True)
+    return Head(lambda hidden: classifier(pooler(hidden)), first_only=True)

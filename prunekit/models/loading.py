@@ -10,14 +10,14 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from prunekit.data.spec import Kind
+from prunekit.data.spec import TaskKind
 from prunekit.models.heads import CLASSIFIER, HEADS, READER, TRANSLATOR, stored_head
 
 if TYPE_CHECKING:
     pass
 
 
-def load_model(source: str | Path, kind: Kind, labels: Sequence[str] | None) -> PreTrainedModel:
+def load_model(source: str | Path, kind: TaskKind, labels: Sequence[str] | None) -> PreTrainedModel:
     """A model with the head that a kind of task needs; `labels` are the class names, None where there are none.
 
     A head that is missing is new, except that nobody translates with a new decoder.

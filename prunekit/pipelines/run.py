@@ -12,7 +12,7 @@ from prunekit.models.sources import find_backbone
 from prunekit.runs.finished import finished
 from prunekit.runs.folder import BusyError, RunFolder, discard_resume_points
 from prunekit.runs.identity import canonical, teacher_config
-from prunekit.runs.kinds import Kind, kind_of
+from prunekit.runs.kinds import RunKind, kind_of
 
 # kind of run -> the pipeline that runs it and the function that prints its result, imported when one is run: a stored
 # result and a wrong configuration are told without torch
@@ -88,11 +88,11 @@ def _stored(folder: RunFolder, cfg: dict[str, Any]) -> dict[str, Any] | None:
     return result
 
 
-def pipeline_of(kind: Kind) -> Any:
+def pipeline_of(kind: RunKind) -> Any:
     """Import and return the pipeline class of a kind of run."""
     return pkgutil.resolve_name(PIPELINES[kind.name][0])
 
 
-def show(kind: Kind, result: dict[str, Any], folder: RunFolder, *, stored: bool) -> None:
+def show(kind: RunKind, result: dict[str, Any], folder: RunFolder, *, stored: bool) -> None:
     """Print the result of a run; `stored` says that it was there already."""
     pkgutil.resolve_name(PIPELINES[kind.name][1])(result, folder.path, stored=stored)

@@ -57,7 +57,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PastRun:
     """What one finished run took."""
 
     kind: Kind
@@ -215,7 +215,7 @@ class Estimator:
         return Estimate.within(float(fit + beside), SAME_TASK if here else OTHER_TASK, by)
 
 
-def _per_work(cfg: Mapping[str, Any], runs: Sequence[Measured]) -> float | None:
+def _per_work(cfg: Mapping[str, Any], runs: Sequence[PastRun]) -> float | None:
     """Seconds of training per unit of work; None where none of the runs trained.
 
     By runs of the task, where these are of other methods times what this method costs against those on other tasks;
@@ -253,13 +253,13 @@ def _beside(dense: bool, texts: Texts) -> float:
     return texts.test * (1 if dense else PRUNED_REST)
 
 
-def _nearest(ranks: Sequence[Callable[[Measured], bool]], runs: Iterable[Measured]) -> list[Measured]:
+def _nearest(ranks: Sequence[Callable[[PastRun], bool]], runs: Iterable[PastRun]) -> list[PastRun]:
     """The runs that the first of the conditions which any meets is true of."""
     some = list(runs)
     return next((found for fits in ranks if (found := [run for run in some if fits(run)])), [])
 
 
-def _texts(cfg: Mapping[str, Any], runs: Iterable[Measured]) -> Texts | None:
+def _texts(cfg: Mapping[str, Any], runs: Iterable[PastRun]) -> Texts | None:
     """The texts that a run will read, by finished runs of the task; None where these read a part and it wants all."""
     known = [(run.texts, run.rows) for run in runs if run.task == task_of(cfg) and run.texts is not None]
     whole = [texts.rows for texts, rows in known if rows is None]
@@ -274,7 +274,7 @@ def _texts(cfg: Mapping[str, Any], runs: Iterable[Measured]) -> Texts | None:
     return replace(most, rows=float(rows), validation=most.validation * share, test=most.test * share)
 
 
-def measured(folder: Path) -> Measured | None:
+def measured(folder: Path) -> PastRun | None:
     """What the run in a folder took; None where it does not say, or went on after an interruption."""
     try:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -287,7 +287,7 @@ def measured(folder: Path) -> Measured | None:
         fit = float(seconds.get("fit", 0.0))
         epochs = float(cfg["trainer"].get("epochs", 1))
         taken = max(steps) + 1 if steps and fit else 0
-        return Measured(
+        return PastRun(
             kind=kind_of(cfg),
             cfg=cfg,
             steps=taken,

@@ -17,7 +17,7 @@ MODEL = "model"
 
 
 @dataclass(frozen=True)
-class OpenedRun:
+class FinishedRun:
     """A run whose result is there; nothing is read yet but its configuration and result."""
 
     path: Path
@@ -56,7 +56,7 @@ class OpenedRun:
         return found
 
 
-def open_run(given: str | Path | None) -> OpenedRun:
+def open_run(given: str | Path | None) -> FinishedRun:
     """The run in a folder; its model/ will do as well.
 
     Raises:
@@ -89,7 +89,7 @@ def open_run(given: str | Path | None) -> OpenedRun:
             f"run={given} is not finished ({problem or 'it has no result.json or no model/'}).\n"
             "Allowed: a run with a result.\nGive its train.py command again: it goes on where it stopped."
         )
-    return OpenedRun(path, cfg, result, kind.spec(cfg["task"]))
+    return FinishedRun(path, cfg, result, kind.spec(cfg["task"]))
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ Config = Mapping[str, Any]
 
 
 @runtime_checkable
-class Kind(Protocol):
+class RunKind(Protocol):
     """What a run asks of its kind; every check raises ConfigError before anything slow starts."""
 
     name: str
@@ -171,10 +171,10 @@ class WeightRuns:
 
 
 # what a method may prune, and the kinds of runs that do, told apart by their tasks
-KINDS: dict[str, tuple[Kind, ...]] = {"tokens": (TokenRuns(), TranslationRuns()), "weights": (WeightRuns(),)}
+KINDS: dict[str, tuple[RunKind, ...]] = {"tokens": (TokenRuns(), TranslationRuns()), "weights": (WeightRuns(),)}
 
 
-def kind_of(cfg: Config) -> Kind:
+def kind_of(cfg: Config) -> RunKind:
     """The kind that the method and the task ask for.
 
     Raises:

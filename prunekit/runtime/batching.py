@@ -29,7 +29,7 @@ class Limits:
     timeout_s: float | int  # from arrival to answer
 
 
-class Full(RuntimeError):  # noqa: N818 - says what it is about
+class QueueFullError(RuntimeError):
     """The queue has no room; `retry_s` is when it should have."""
 
     def __init__(self, waiting: int, given: int, allowed: int, retry_s: int) -> None:
@@ -40,15 +40,15 @@ class Full(RuntimeError):  # noqa: N818 - says what it is about
         self.retry_s = retry_s
 
 
-class Late(RuntimeError):  # noqa: N818
+class RequestTimeoutError(RuntimeError):
     """There was no answer in time; what had not been started never will be."""
 
 
-class Closed(RuntimeError):  # noqa: N818
+class BatcherClosedError(RuntimeError):
     """Nothing is taken any more: what is in the queue is being finished."""
 
 
-class Failed(RuntimeError):  # noqa: N818
+class BatchFailedError(RuntimeError):
     """The computation of a batch raised an error, which is the cause of this one."""
 
 
@@ -156,11 +156,11 @@ class Batcher:
             Failed: the computation raised an error.
         """
         if self.closing:
-            raise Closed("the server is going down")
+            raise BatcherClosedError("the server is going down")
         if self.waiting + len(given) > self.limits.queue:
             self.tally.outcomes["full"] += 1
             retry_s = max(1, math.ceil(self.waiting * self._pace_s))
-            raise Full(self.waiting, len(given), self.limits.queue, retry_s)
+            raise QueueFullError(self.waiting, len(given), self.limits.queue, retry_s)
         self._open += 1
         start = asyncio.get_running_loop().time()
         outcome = "refused"  # by `read`, unless something else becomes of it
@@ -169,10 +169,10 @@ class Batcher:
             outcome = "ok"
             self.tally.answered_s.append(asyncio.get_running_loop().time() - start)
             return answers
-        except Late:
+        except RequestTimeoutError:
             outcome = "late"
             raise
-        except Failed:
+        except BatchFailedError:
             outcome = "failed"
             raise
         except asyncio.CancelledError:
@@ -200,7 +200,7 @@ class Batcher:
                 self._news.set()
                 return await asyncio.gather(*(entry.answer for entry in entries))
         except TimeoutError as error:
-            raise Late(f"no answer within {self.limits.timeout_s:g} s") from error
+            raise RequestTimeoutError(f"no answer within {self.limits.timeout_s:g} s") from error
         finally:
             for entry in entries:
                 entry.answer.cancel()
@@ -266,7 +266,7 @@ class Batcher:
         except Exception as error:  # of one batch: the next one has other texts
             for entry in batch:
                 if not entry.answer.done():
-                    failed = Failed(f"{type(error).__name__}: {error}")
+                    failed = BatchFailedError(f"{type(error).__name__}: {error}")
                     failed.__cause__ = error
                     entry.answer.set_exception(failed)
         spent = loop.time() - start

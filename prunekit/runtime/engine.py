@@ -23,9 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
-from prunekit.models.heads import NOWHERE, behind_encoder, by_token
+from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
 from prunekit.runtime.extras import need
-from prunekit.runtime.forward import Result, _Layer, _stays, _Walk
+from prunekit.runtime.forward import ForwardPass, Result, _Layer, _stays
 from prunekit.runtime.inputs import Inputs, Rows, _is_ids, _of_padded, row_counts
 from prunekit.runtime.kernels.attention import Fused
 from prunekit.runtime.kernels.linears import FLOWING, Dtype, choose, computes, dtype_of
@@ -87,7 +87,7 @@ def device_of(name: str | torch.device) -> torch.device:
 def first_is_enough(model: PreTrainedModel) -> bool:
     """Whether the last layer may be computed for the first token alone: the head reads no other, and that one stays."""
     pruner = encoder_of(model).pruner
-    return behind_encoder(model).first_only and (pruner is None or pruner.protect_first)
+    return head_of(model).first_only and (pruner is None or pruner.protect_first)
 
 
 class PackedEngine:
@@ -110,7 +110,7 @@ class PackedEngine:
     Raises:
         ValueError: a family or head that the engine does not know, a model in training mode or not on the CPU, an
             unknown dtype, device or backend, or one that is not here.
-        MissingPackage: `attention` is "triton", which is not installed.
+        MissingPackageError: `attention` is "triton", which is not installed.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class PackedEngine:
         self.pruner: TokenPruner | None = encoder.pruner
         self.config = model.config
         self.most_tokens = most_tokens(model)
-        self.head = behind_encoder(model)
+        self.head = head_of(model)
         self.cls_last = cls_last and first_is_enough(model)
         self._embed = row_embedder(model)
         last = len(encoder.blocks) - 1
@@ -264,9 +264,9 @@ class PackedEngine:
 
     def begin(
         self, rows: Rows, pruner: TokenPruner | None, known: Mapping[int, tuple[int, ...]] | None = None
-    ) -> _Walk:
+    ) -> ForwardPass:
         """Embed rows and return the batch before its first layer; `known` are kept counts by layer, where known."""
-        return _Walk(
+        return ForwardPass(
             rows,
             pruner,
             known or {},
@@ -285,10 +285,10 @@ class PackedEngine:
             walk.step(index, layer, pruner)
         return self._result(walk.restored(), walk)
 
-    def _result(self, hidden: Float[Tensor, "batch tokens hidden"], walk: _Walk) -> Result:
+    def _result(self, hidden: Float[Tensor, "batch tokens hidden"], walk: ForwardPass) -> Result:
         logits = self.head.logits(hidden.float())
         if by_token(logits):
-            logits = logits.masked_fill(~walk.whole.real[..., None], NOWHERE)
+            logits = logits.masked_fill(~walk.whole.real[..., None], MASKED_LOGIT)
         names = None if by_token(logits) or logits.shape[-1] == 1 else self.config.id2label
         return Result(logits, names, tuple(walk.steps))
 
@@ -307,7 +307,7 @@ def fused_attention(attention: str, dtype: Dtype, device: torch.device, size: in
 
     Raises:
         ValueError: an unknown name, or one that is not for this device or does not work here.
-        MissingPackage: "triton", which is not installed.
+        MissingPackageError: "triton", which is not installed.
     """
     if attention not in ("auto", "native", "triton", "torch"):
         raise ValueError(f"attention={attention!r} is unknown; choose one of auto, native, triton, torch.")

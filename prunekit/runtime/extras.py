@@ -17,7 +17,7 @@ EXTRA = {
 }
 
 
-class MissingPackage(ImportError):  # noqa: N818 - says what it is about
+class MissingPackageError(ImportError):
     """A package that this runtime needs is not installed."""
 
 
@@ -25,13 +25,13 @@ def need(package: str, what: str) -> ModuleType:
     """The package, imported.
 
     Raises:
-        MissingPackage: it is not installed; says what needs it and how to install it.
+        MissingPackageError: it is not installed; says what needs it and how to install it.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
         extra = EXTRA[package]
-        raise MissingPackage(
+        raise MissingPackageError(
             f"{what} needs the package {package}, which is not installed ({error}).\n"
             f"Allowed: {package} alone, or the extra [{extra}] of prunekit.\n"
             f"pip install 'prunekit[{extra}]'   (or pip install {package})"

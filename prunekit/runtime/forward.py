@@ -129,7 +129,7 @@ class _Layer:
         return F.layer_norm(rows, weight.shape, weight, bias, epsilon)
 
 
-class _Walk:
+class ForwardPass:
     """A batch on its way: rows [rows, hidden] with a few dummies behind them, bookkeeping in the padded view."""
 
     def __init__(
@@ -169,6 +169,7 @@ class _Walk:
 
     @property
     def total(self) -> int:
+        """Number of tokens that are still computed, without dummy rows."""
         return sum(self.packing.lengths)
 
     def _filled_up(self, numbers: Int[Tensor, "total"]) -> Int[Tensor, "rows"]:
@@ -239,16 +240,18 @@ class _Walk:
         self, index: int, keep: Float[Tensor, "batch tokens"], mixed: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Takes the decision; returns what is left of attention's output and of the layer's input."""
-        staying, before = keep > 0, self.packing
-        counts = self.known.get(index) or read(staying.sum(-1))
+        protected_count, before = keep > 0, self.packing
+        counts = self.known.get(index) or read(protected_count.sum(-1))
         left = sum(counts)
         if left == self.total:
             return mixed, hidden
         # places in the padded view: how many there are is known, so nobody waits for the device to count them
-        places = torch.nonzero_static(staying.flatten(), size=left, fill_value=0)[:, 0]
+        places = torch.nonzero_static(protected_count.flatten(), size=left, fill_value=0)[:, 0]
         chosen = before.rows_at(places)
         if self.output is not None:
-            others = torch.nonzero_static((before.real & ~staying).flatten(), size=self.total - left, fill_value=0)
+            others = torch.nonzero_static(
+                (before.real & ~protected_count).flatten(), size=self.total - left, fill_value=0
+            )
             gone = before.rows_at(others[:, 0])
             self.output.index_copy_(0, self.origin.index_select(0, gone), hidden.index_select(0, gone))
             self.origin = self.origin.index_select(0, chosen)

@@ -42,7 +42,7 @@ Steps = tuple[tuple[float | int, float | int], ...]  # (size, ms), rising sizes
 
 
 @dataclass(frozen=True)
-class Staircase:
+class LatencyModel:
     """Milliseconds of each part of a forward pass, at measured sizes.
 
     `enter` (the product before attention) and `finish` (all behind it) are of one layer by rows computed. `start`
@@ -61,7 +61,7 @@ class Staircase:
     last: Steps
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Staircase:
+    def from_json(cls, stored: Mapping[str, Any]) -> LatencyModel:
         """What `asdict` and JSON made of one.
 
         Raises:
@@ -85,9 +85,9 @@ class Staircase:
         `batches` are numbers of texts; `decides` the layers that decide who stays.
         """
         entering = tokens_in.double().numpy()[:, batches.numpy()]  # [layers, batches, texts_each]
-        staying = tokens_out.double().numpy()[:, batches.numpy()]
+        protected_count = tokens_out.double().numpy()[:, batches.numpy()]
         full = len(entering) - int(self.first_only)
-        rows_in, rows_out = entering.sum(-1), staying.sum(-1)
+        rows_in, rows_out = entering.sum(-1), protected_count.sum(-1)
         each = batches.shape[1]
         spent = at(self.start, entering[0]).sum(-1) + at(self.last, rows_in[-1])
         for layer in range(full):
@@ -128,7 +128,7 @@ def measure(
     batch: int,
     shapes: Iterable[tuple[int, int]],
     read: Read = time.process_time,
-) -> Staircase:
+) -> LatencyModel:
     """Times the parts of `engine` at each shape of `sizes`; `pruner` says who scores, and from which layer on.
 
     `read` is a clock in seconds.
@@ -155,7 +155,7 @@ def measure(
         for name, found in by_rows.items()
     }
     tables |= {name: tuple((float(s), ms) for s, ms in sorted(found.items())) for name, found in by_length.items()}
-    return Staircase(batch, engine.cls_last, **tables)
+    return LatencyModel(batch, engine.cls_last, **tables)
 
 
 def _probe(pruner: TokenPruner) -> TokenPruner:
@@ -253,18 +253,18 @@ def place(folder: Path, known: Mapping[str, Any]) -> Path:
     return folder / f"{digest}.json"
 
 
-def load(path: Path, known: Mapping[str, Any]) -> tuple[Staircase, str] | None:
+def load(path: Path, known: Mapping[str, Any]) -> tuple[LatencyModel, str] | None:
     """The stored staircase and when it was measured; None where there is none of this identity, or a broken one."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["identity"] != json.loads(json.dumps(known)):
             return None
-        return Staircase.from_json(stored["staircase"]), str(stored["measured"])
+        return LatencyModel.from_json(stored["staircase"]), str(stored["measured"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def save(path: Path, known: Mapping[str, Any], found: Staircase, load_average: Sequence[float] | None) -> None:
+def save(path: Path, known: Mapping[str, Any], found: LatencyModel, load_average: Sequence[float] | None) -> None:
     """Stores a staircase, whole or not at all; the load of the machine stands beside it for the reader."""
     content = {
         "identity": dict(known),

@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from prunekit.files import atomic_write_text
 from prunekit.models import pretrained
-from prunekit.models.heads import NOWHERE, by_token
+from prunekit.models.heads import MASKED_LOGIT, by_token
 from prunekit.runtime.extras import need, version
 from prunekit.runtime.inputs import Inputs
 from prunekit.runtime.onnx_graph import OUTPUTS, write_graph
@@ -154,7 +154,9 @@ class GraphEngine:
         parts = [torch.from_numpy(np.array(logits, np.float32)) for logits, _ in found]
         if by_token(parts[0]):
             width = max(part.shape[1] for part in parts)
-            parts = [torch.nn.functional.pad(part, (0, 0, 0, width - part.shape[1]), value=NOWHERE) for part in parts]
+            parts = [
+                torch.nn.functional.pad(part, (0, 0, 0, width - part.shape[1]), value=MASKED_LOGIT) for part in parts
+            ]
         logits, labels = torch.cat(parts), None
         if self.config is not None and not by_token(logits) and logits.shape[-1] > 1:
             labels = [self.config.id2label[best] for best in logits.argmax(-1).tolist()]
@@ -170,9 +172,9 @@ def load_graph(folder: str | Path, *, dtype: str = "fp32", threads: int | None =
 
     Raises:
         FileNotFoundError: the folder is no prunekit checkpoint.
-        NotExportable: the method cannot be written as a graph.
+        NotExportableError: the method cannot be written as a graph.
         ValueError: an unknown dtype, or a graph that was exported from other weights.
-        MissingPackage: onnxruntime is not installed.
+        MissingPackageError: onnxruntime is not installed.
     """
     if dtype not in FILES:
         raise ValueError(f"engine='onnx' has no dtype={dtype!r}; choose one of {', '.join(FILES)}.")
@@ -194,8 +196,8 @@ def of_model(
     """The graph of a model that `install` prepared, made now; `folder` is where its tokenizer lies.
 
     Raises:
-        NotExportable: the method cannot be written as a graph.
-        MissingPackage: onnxruntime is not installed, or for int8 onnx.
+        NotExportableError: the method cannot be written as a graph.
+        MissingPackageError: onnxruntime is not installed, or for int8 onnx.
     """
     need("onnxruntime", "engine='onnx'")
     with tempfile.TemporaryDirectory() as scratch:
@@ -222,8 +224,8 @@ def write(
     """Writes the graph, and with `int8` a second one with 8-bit weights; returns the files.
 
     Raises:
-        NotExportable: the method cannot be written as a graph.
-        MissingPackage: int8 without onnx and onnxruntime.
+        NotExportableError: the method cannot be written as a graph.
+        MissingPackageError: int8 without onnx and onnxruntime.
     """
     paths = [Path(folder) / FILES["fp32"]]
     write_graph(model, paths[0], inputs, prune=prune)

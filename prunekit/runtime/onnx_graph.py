@@ -39,7 +39,7 @@ OUTPUTS = ("logits", "depth")
 EXAMPLE_TOKENS = 23
 
 
-class NotExportable(ValueError):  # noqa: N818 - says what it is about
+class NotExportableError(ValueError):
     """The method's decision cannot be written as a graph."""
 
 
@@ -176,10 +176,10 @@ def write_graph(
     for one text without padding.
 
     Raises:
-        NotExportable: the scorer or the policy has an operation that no graph has.
+        NotExportableError: the scorer or the policy has an operation that no graph has.
     """
     if family_of(model).translates:
-        raise NotExportable(
+        raise NotExportableError(
             f"{type(model).__name__} translates: its decoder is a loop, which is no part of an encoder's graph; "
             f"use prunekit.tokens.translation."
         )
@@ -196,7 +196,7 @@ def write_graph(
     beside = path.with_name(f".{path.name}.exporting")
     try:
         if prune and pruner is not None and isinstance(pruner.scorer, RandomOrder):
-            raise NotExportable(
+            raise NotExportableError(
                 "method=random orders tokens by a 64-bit hash, which ONNX has no operators for; "
                 "it is a control: export the method that it controls."
             )
@@ -214,7 +214,7 @@ def write_graph(
         atomic_write_bytes(path, beside.read_bytes())
     except torch.onnx.errors.OnnxExporterError as error:
         first = str(error).strip().splitlines()[0][:160]
-        raise NotExportable(
+        raise NotExportableError(
             f"{_names(model)} cannot be written as a graph ({first}); "
             f"use engine='packed', or operations of ONNX opset {OPSET} in scorer and policy."
         ) from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
-class InfeasibleBudget(ValueError):  # noqa: N818 - says what it is about
+class InfeasibleBudgetError(ValueError):
     """The budget lies outside what the method can reach on these sentences."""
 
 
@@ -71,13 +71,13 @@ def check_feasible(asked: float, low: float, high: float, what: str) -> None:
     """Refuses a FLOPs reduction outside [low, high].
 
     Raises:
-        InfeasibleBudget: says what was asked, and the feasible range.
+        InfeasibleBudgetError: says what was asked, and the feasible range.
     """
     if low <= asked <= high:
         return
     # rounded inwards, so that what the message offers is accepted
     low, high = math.ceil(round(low * 100, 6)) / 100, math.floor(round(high * 100, 6)) / 100
-    raise InfeasibleBudget(
+    raise InfeasibleBudgetError(
         f"budget={asked:g}x cannot be met by {what}; feasible there: {low:.2f}x to {high:.2f}x.\n"
         f"Ask for a budget in that range, or let the method decide at earlier layers."
     )

@@ -26,7 +26,7 @@ from prunekit.tokens.attention import IMPLEMENTATION
 from prunekit.tokens.dropout import with_cheap_masks
 from prunekit.tokens.families.base import Family
 from prunekit.tokens.families.registry import family_of
-from prunekit.tokens.layout import Survivors, _Walk
+from prunekit.tokens.layout import Survivors, TokenLayout
 from prunekit.tokens.pruner import TokenPruner as TokenPruner  # plug-ins import it from here
 from prunekit.tokens.state import Execution, LayerTrace, Need, Trace
 
@@ -104,14 +104,14 @@ class PrunedEncoder(nn.Module):
         execution: str | None,
         prune: bool,
         protected: Bool[Tensor, "batch tokens"] | None,
-    ) -> _Walk:
+    ) -> TokenLayout:
         how: str = execution or self.execution
         if how not in get_args(Execution):
             raise ValueError(f"execution={how!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
         pruner = self.pruner if prune and how != "dense" else None
         stays = self._stays(hidden_states, attention_mask, protected, pruner)
         removes = how == "drop" or (how == "soft" and pruner is not None and pruner.hide_gone)
-        walk = _Walk(hidden_states, attention_mask, stays, how, removes=removes)
+        walk = TokenLayout(hidden_states, attention_mask, stays, how, removes=removes)
         for index, layer in enumerate(self.blocks):
             self._step(index, layer, walk, pruner, trace)
         return walk
@@ -127,7 +127,9 @@ class PrunedEncoder(nn.Module):
         first = int(pruner is None or pruner.protect_first)
         return _protected(hidden, mask, marked, first, last=pruner is not None and pruner.protect_last)
 
-    def _step(self, index: int, layer: nn.Module, walk: _Walk, pruner: TokenPruner | None, trace: Trace | None) -> None:
+    def _step(
+        self, index: int, layer: nn.Module, walk: TokenLayout, pruner: TokenPruner | None, trace: Trace | None
+    ) -> None:
         decides = pruner is not None and index in pruner.layers
         asked = trace.scorer if trace is not None and index in trace.score_layers else None
         needs: set[Need] = set()
@@ -167,7 +169,7 @@ class PrunedEncoder(nn.Module):
         if pruner is not None and decides and walk.execution == "soft":
             walk.soften(pruner.soft_form)
 
-    def _relative(self, walk: _Walk) -> Float[Tensor, "batch heads tokens tokens"] | None:
+    def _relative(self, walk: TokenLayout) -> Float[Tensor, "batch heads tokens tokens"] | None:
         return None if self.family.relative is None else self.family.relative(self.blocks, walk.position)
 
 

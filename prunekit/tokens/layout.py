@@ -25,7 +25,7 @@ class Survivors:
     position: Int[Tensor, "batch tokens"]
 
 
-class _Walk:
+class TokenLayout:
     """One batch on its way through the layers: the layout of its tokens under one execution.
 
     `hidden` is [batch, tokens, hidden], or [1, total, hidden] under "pack"; the rest is in the padded view, which
@@ -69,6 +69,7 @@ class _Walk:
         self.keep = self.packing.real.float()
 
     def call(self, needs: frozenset[Need], pruner: TokenPruner | None, relative: Tensor | None) -> AttentionCall:
+        """Return what attention needs to know about the tokens at this layer."""
         if self.packing is not None:
             return AttentionCall(needs=needs, relative=relative, packing=self.packing)
         hide = pruner is None or pruner.hide_gone or self.execution != "soft"
@@ -77,6 +78,7 @@ class _Walk:
         return AttentionCall(needs=needs, keys=keys, queries=votes, key_bias=self.bias, relative=relative)
 
     def state(self, layer: int, needs: set[Need]) -> TokenState:
+        """Return the tokens as scorer and policy see them, padded."""
         hidden = embedded = None
         if "hidden" in needs:
             hidden = self.hidden if self.packing is None else self.packing.padded(self.hidden[0])
@@ -92,17 +94,17 @@ class _Walk:
             self.keep = keep
             self.everyone = False
             return attended
-        staying = keep > 0
+        protected_count = keep > 0
         if self.packing is None:
             self._remember(self.hidden[leaving], leaving)
             return self._drop(keep, attended)
         gone = leaving[self.packing.real]
         self._remember(self.hidden[0, gone], leaving)
         rows = attended[0, ~gone]
-        packing = Packing.of(staying.sum(-1).tolist(), keep.device)
-        self.position = packing.padded(self.position[staying])
-        self.protected = packing.padded(self.protected[staying])
-        self.scores = None if self.scores is None else packing.padded(self.scores[staying])
+        packing = Packing.of(protected_count.sum(-1).tolist(), keep.device)
+        self.position = packing.padded(self.position[protected_count])
+        self.protected = packing.padded(self.protected[protected_count])
+        self.scores = None if self.scores is None else packing.padded(self.scores[protected_count])
         self.packing = packing
         self.keep = self.packing.real.float()
         return rows[None]

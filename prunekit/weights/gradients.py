@@ -14,16 +14,16 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from prunekit.weights.decoder import Matrices, resident
-from prunekit.weights.grams import BadCalibration, _check
+from prunekit.weights.grams import CalibrationError, _check
 from prunekit.weights.importance import finite
-from prunekit.weights.streaming import Call, Sample, Streamer, Walk
+from prunekit.weights.streaming import BlockStream, Call, Sample, Streamer
 
 
 def next_token_loss(logits: Float[Tensor, "1 tokens vocabulary"], sample: Sample) -> Float[Tensor, ""]:
     """Mean cross-entropy of the next token, in float32, over the tokens that count; the first has no prediction.
 
     Raises:
-        BadCalibration: no token counts.
+        CalibrationError: no token counts.
     """
     target = sample.ids[1:].to(logits.device)
     losses = F.cross_entropy(logits[0, :-1].float(), target, reduction="none")
@@ -32,7 +32,7 @@ def next_token_loss(logits: Float[Tensor, "1 tokens vocabulary"], sample: Sample
     else:
         counted = sample.counts[1:].to(losses)
     if counted.sum() == 0:
-        raise BadCalibration(
+        raise CalibrationError(
             f"a calibration sample of {len(sample.ids)} tokens has none whose prediction counts.\n"
             "Allowed: 2 tokens or more, one of them in the completion.\nUse longer texts, or task.loss_on=all."
         )
@@ -59,7 +59,7 @@ def stream_gradients(
     is entered while a block's gradients of a chunk are visited, with its weights in memory.
 
     Raises:
-        BadCalibration: no samples, or gradients that are not finite.
+        CalibrationError: no samples, or gradients that are not finite.
     """
     _check(samples)
     streamer = Streamer(model)
@@ -68,7 +68,7 @@ def stream_gradients(
     steps = iter(progress(range(len(starts) * len(blocks))))
     for start in starts:
         part = samples[start : start + chunk]
-        with Walk.through(streamer, [sample.inputs for sample in part]) as walk:
+        with BlockStream.through(streamer, [sample.inputs for sample in part]) as walk:
             for number in range(len(blocks)):
                 walk.advance(number, keep=True)
             for place, sample in enumerate(part):
@@ -122,7 +122,7 @@ def _visiting(matrices: Matrices, visit: Callable[[str, Tensor], None]) -> Itera
         gradient, weight.grad = weight.grad, None
         assert gradient is not None
         if not finite(gradient):
-            raise BadCalibration(
+            raise CalibrationError(
                 f"the gradient of {name} is not finite.\n"
                 "Allowed: calibration text on which the loss is finite.\n"
                 "Look for a broken checkpoint, or run in float32."

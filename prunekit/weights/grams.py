@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from prunekit.weights.decoder import Matrices, changed, resident
 from prunekit.weights.importance import finite
-from prunekit.weights.streaming import Sample, Streamer, Walk
+from prunekit.weights.streaming import BlockStream, Sample, Streamer
 
 
-class BadCalibration(ValueError):  # noqa: N818
+class CalibrationError(ValueError):
     """Calibration that cannot be used: no tokens, or activations or gradients that are not finite."""
 
 
@@ -72,11 +72,11 @@ def stream_grams(
     has changed the block's weights, and the block runs again, so that later blocks see what the changed one puts out.
 
     Raises:
-        BadCalibration: no samples, or activations that are not finite.
+        CalibrationError: no samples, or activations that are not finite.
     """
     _check(samples)
     streamer = Streamer(model)
-    with Walk.through(streamer, [sample.inputs for sample in samples]) as walk:
+    with BlockStream.through(streamer, [sample.inputs for sample in samples]) as walk:
         for number in progress(range(len(blocks))):
             with resident(model, number):
                 grams = _observe(walk, number, blocks[number])
@@ -95,7 +95,7 @@ def _all_reduce(grams: Mapping[str, Gram]) -> None:
         gram.all_reduce()
 
 
-def _observe(walk: Walk, number: int, matrices: Matrices) -> dict[str, Gram]:
+def _observe(walk: BlockStream, number: int, matrices: Matrices) -> dict[str, Gram]:
     """The Grams of one block's layers over all samples, which go on to the next block."""
     seen: dict[str, Tensor] = {}
     hooks = [
@@ -120,7 +120,7 @@ def _observe(walk: Walk, number: int, matrices: Matrices) -> dict[str, Gram]:
             hook.remove()
     for name, gram in grams.items():
         if not finite(gram.total):
-            raise BadCalibration(
+            raise CalibrationError(
                 f"the activations that enter {name} are not finite.\n"
                 "Allowed: calibration text on which the model computes finite numbers.\n"
                 "Look for a broken checkpoint, or run in float32."
@@ -137,4 +137,4 @@ def _leaders(seen: Mapping[str, Tensor]) -> dict[str, str]:
 def _check(samples: Sequence[Sample]) -> None:
     if not samples or any(len(sample.ids) < 2 for sample in samples):
         what = "there are no calibration samples" if not samples else "a calibration sample has fewer than 2 tokens"
-        raise BadCalibration(f"{what}.\nAllowed: 1 sample or more, each of 2 tokens or more.\nGive more text.")
+        raise CalibrationError(f"{what}.\nAllowed: 1 sample or more, each of 2 tokens or more.\nGive more text.")

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Kind = Literal["matrix", "column_block", "row", "nm", "global"]
+GroupKind = Literal["matrix", "column_block", "row", "nm", "global"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Groups:
     global: all matrices, at most `max_sparsity` of each.
     """
 
-    kind: Kind = "column_block"
+    kind: GroupKind = "column_block"
     n_blocks: int = 32
     width: int | None = None
     keep: int = 2

@@ -58,7 +58,7 @@ class Call:
         return cls(plain, {**kwargs, **off, **({"use_cache": False} if "use_cache" in kwargs else {})})
 
 
-class _Entered(Exception):  # noqa: N818
+class _BlockEnteredError(Exception):
     """The last block was reached: nothing after it is wanted."""
 
 
@@ -79,10 +79,10 @@ class Streamer:
             entered.append(hidden)
             calls.append(Call.without_cache(args, kwargs))
             if len(calls) == len(self.blocks):
-                raise _Entered  # the head over all words costs more than a block
+                raise _BlockEnteredError  # the head over all words costs more than a block
             return hidden
 
-        with _stubbed(self.blocks, look), suppress(_Entered):
+        with _stubbed(self.blocks, look), suppress(_BlockEnteredError):
             self.model(**_on(inputs, self.model.device), use_cache=False)
         return entered[0].clone(), calls
 
@@ -122,7 +122,7 @@ def _stubbed(blocks: nn.ModuleList, stub: Callable[..., Tensor]) -> Iterator[Non
                 block.forward = own
 
 
-class Walk:
+class BlockStream:
     """Sequences on their way through the blocks: `hidden[place, number]` is what enters block `number`.
 
     Where the blocks lie on disk, so do the hidden states, and what blocks are called with is found anew each time.
@@ -139,7 +139,7 @@ class Walk:
 
     @classmethod
     @contextmanager
-    def through(cls, streamer: Streamer, inputs: Sequence[Mapping[str, Tensor]]) -> Iterator[Walk]:
+    def through(cls, streamer: Streamer, inputs: Sequence[Mapping[str, Tensor]]) -> Iterator[BlockStream]:
         """A walk whose files, if it has any, are gone afterwards."""
         store = getattr(streamer.model, STORE, None)
         if store is None:
@@ -210,7 +210,7 @@ def all_logits(
         return
     streamer = Streamer(model)
     count = len(streamer.blocks)
-    with Walk.through(streamer, inputs) as walk:
+    with BlockStream.through(streamer, inputs) as walk:
         for number in progress(range(count)):
             walk.advance(number)
         for place, own in enumerate(inputs):

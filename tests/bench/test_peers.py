@@ -11,9 +11,9 @@ from support.models import tiny_model
 from transformers import BertTokenizer
 
 from prunekit.bench import peers
-from prunekit.bench.peers import Absent, Inputs, chosen, eager_padded
+from prunekit.bench.peers import Inputs, PeerUnavailableError, chosen, eager_padded
 from prunekit.bench.protocol import Encoded
-from prunekit.runtime.extras import MissingPackage
+from prunekit.runtime.extras import MissingPackageError
 
 BATCH = [[7, 8, 9, 10], [11, 12], [20, 30, 40, 50, 60, 70, 80]]
 
@@ -96,12 +96,12 @@ def test_other_precisions_are_near(name, folder, scratch):
 
 def test_a_package_that_is_missing_makes_a_peer_absent_with_the_reason(folder, scratch, monkeypatch):
     def need(package, what):
-        raise MissingPackage(f"{what} needs {package}.\nAllowed: it.\npip install 'prunekit[peers]'")
+        raise MissingPackageError(f"{what} needs {package}.\nAllowed: it.\npip install 'prunekit[peers]'")
 
     monkeypatch.setattr(peers, "need", need)
     for name in ("openvino fp32", "ctranslate2 int8", "onnxruntime fp32"):
         (peer,) = chosen(name, ["fp32", "int8"])[0]
-        with pytest.raises(Absent, match=r"not installed: pip install 'prunekit\[peers\]'"):
+        with pytest.raises(PeerUnavailableError, match=r"not installed: pip install 'prunekit\[peers\]'"):
             peer.build(folder, 1, scratch)
 
 

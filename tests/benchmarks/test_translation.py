@@ -51,13 +51,13 @@ def test_a_method_trains_by_its_own_terms_with_a_decoder(method):
     script = runpy.run_path(str(SCRIPT))
     model = translator("marian")
     batch = SOURCE | {"labels": TARGETS}
-    setting = {
+    context = {
         "shape": Shape.from_config(model.config),
         "training": Training(1, 30, 1e-3, freeze_embeddings=False),
         "lengths": {"validation": SOURCE["attention_mask"].sum(-1)},
         "validation": lambda: [SOURCE],
     }
-    found = script["method_on"](model, method, 1.3, setting, 0)
+    found = script["method_on"](model, method, 1.3, context, 0)
     found.eval()
     with torch.no_grad():
         before = float(task_loss(found(batch, "mask"), TARGETS, "translation"))
@@ -65,5 +65,5 @@ def test_a_method_trains_by_its_own_terms_with_a_decoder(method):
     with torch.no_grad():
         after = float(task_loss(found(batch, "drop"), TARGETS, "translation"))
     assert after < 0.9 * before
-    reached = script["cost"](model, setting["shape"], [SOURCE])[0]["flops_vs_unpadded"]
+    reached = script["cost"](model, context["shape"], [SOURCE])[0]["flops_vs_unpadded"]
     assert reached == pytest.approx(1.3, rel=0.12)  # 46 tokens: steps of several percent

@@ -11,7 +11,7 @@ from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.reading import read_task
 from prunekit.data.sources import find_task
 from prunekit.data.spec import DataError, TaskSpec
-from prunekit.evaluation.evaluate import staying
+from prunekit.evaluation.evaluate import protected_count
 from prunekit.models.tiny import build_tiny_backbone
 
 KEYS = {"name": "pairs", "kind": "translation", "text": "en", "label": "de"}
@@ -134,7 +134,7 @@ def test_the_prefix_and_the_end_are_marked(pairs, backbone, tmp_path):
     assert data.prefix_tokens == 3
     batch = data.split("train").batch(torch.tensor([0, 1]))
     assert batch["protected"].int().tolist() == [[1, 1, 1, 0, 0, 1], [1, 1, 1, 0, 1, 0]]
-    assert staying(batch).tolist() == data.split("train").protected[:2].tolist() == [4, 4]
+    assert protected_count(batch).tolist() == data.split("train").protected[:2].tolist() == [4, 4]
 
 
 def test_the_cache_gives_back_what_was_encoded(pairs, backbone, tmp_path):

@@ -327,7 +327,7 @@ def test_a_client_that_leaves_is_forgotten_and_the_others_are_answered_also_when
             body = b'{"texts": ["gone"]}'
             leaving = socket.create_connection(place.getsockname())
             leaving.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            staying = predict(client, "stays")
+            protected_count = predict(client, "stays")
             while app.state.batcher.waiting < 2:
                 await asyncio.sleep(0.01)
             leaving.close()
@@ -336,7 +336,7 @@ def test_a_client_that_leaves_is_forgotten_and_the_others_are_answered_also_when
             server.should_exit = True  # what SIGTERM does
             await asyncio.sleep(0.2)
             model.go.set()
-            return await first, await staying
+            return await first, await protected_count
 
     try:
         answers = asyncio.run(asyncio.wait_for(scene(), 30))

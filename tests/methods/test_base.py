@@ -7,7 +7,7 @@ from support.models import FAMILIES, method_under_test, tiny_model
 from prunekit.config.composition import compose
 from prunekit.cost import Shape
 from prunekit.data.spec import TaskSpec
-from prunekit.methods.context import Setting, Training
+from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.dense import Dense
 from prunekit.tokens.encoder import install
 
@@ -20,7 +20,9 @@ def dense(family="bert", **training):
     shape = Shape.from_config(model.config)
     lengths = dict.fromkeys(("train", "validation", "test"), LENGTHS)
     install(model, None)
-    return Dense(model, Setting(spec, shape, 3, Training(epochs=1, steps_per_epoch=10, lr=1e-4, **training), lengths))
+    return Dense(
+        model, MethodContext(spec, shape, 3, Training(epochs=1, steps_per_epoch=10, lr=1e-4, **training), lengths)
+    )
 
 
 def rates(module):
@@ -76,7 +78,7 @@ def test_a_method_that_learns_no_decision_is_in_its_hard_stage_from_the_first_st
 def test_the_hard_stage_begins_with_an_optimiser_that_knows_nothing_of_the_soft_one(name):
     found = method_under_test(name, epochs=4, step=20, hard_fraction=0.5)
     fixed = []
-    found.fix = lambda: fixed.append(True)
+    found.freeze_decisions = lambda: fixed.append(True)
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([weight])
     weight.sum().backward()

@@ -20,8 +20,8 @@ def lat(**given):
 
 
 def reached(found):
-    setting = found.setting
-    return evaluate(found.model, VALIDATION, setting.spec, setting.shape, setting.classes, "mask").reduction
+    context = found.context
+    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, "mask").reduction
 
 
 def test_a_step_trains_the_whole_model_on_the_task_and_smaller_ones_on_its_outputs():
@@ -78,7 +78,7 @@ def test_before_the_search_the_ratio_is_constant_and_meets_the_budget(budget):
 @pytest.mark.parametrize("budget", [1.3, 2.0, 3.0])
 def test_the_search_takes_the_best_schedule_within_the_budget(tmp_path, budget, capsys):
     found = lat(budget=budget)
-    numbers = found.settle(tmp_path)
+    numbers = found.finalise(tmp_path)
     assert reached(found) == pytest.approx(budget, rel=0.02)
     assert list(found.policy.ratios.values()) == numbers["chosen"]["shares"]
     within = [row["score"] for row in numbers["measured"] if abs(budget / row["flops_vs_unpadded"] - 1) <= 0.02]
@@ -90,13 +90,13 @@ def test_the_search_takes_the_best_schedule_within_the_budget(tmp_path, budget, 
 @pytest.mark.slow
 def test_what_the_search_says_a_schedule_saves_is_what_is_executed(tmp_path):
     found = lat(budget=2.0)
-    numbers = found.settle(tmp_path)
+    numbers = found.finalise(tmp_path)
     assert reached(found) == pytest.approx(numbers["chosen"]["flops_vs_unpadded"])
 
 
 @pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_and_ends_the_same(tmp_path, monkeypatch):
-    whole = lat(budget=2.0).settle(tmp_path / "whole")
+    whole = lat(budget=2.0).finalise(tmp_path / "whole")
     calls = []
 
     def counted(limit):
@@ -111,34 +111,34 @@ def test_a_search_that_is_killed_goes_on_and_ends_the_same(tmp_path, monkeypatch
     original = type(lat()).__mro__[1].score
     monkeypatch.setattr(type(lat()).__mro__[1], "score", counted(10))
     with pytest.raises(KeyboardInterrupt):
-        lat(budget=2.0).settle(tmp_path / "killed")
+        lat(budget=2.0).finalise(tmp_path / "killed")
     calls.clear()
     monkeypatch.setattr(type(lat()).__mro__[1], "score", counted(1000))
-    assert lat(budget=2.0).settle(tmp_path / "killed") == whole
+    assert lat(budget=2.0).finalise(tmp_path / "killed") == whole
     assert len(calls) == len({tuple(row["shares"]) for row in whole["measured"]}) - 10  # none twice
 
 
 @pytest.mark.slow
 def test_scores_of_other_weights_are_not_taken(tmp_path):
     found = lat(budget=2.0)
-    found.settle(tmp_path)
+    found.finalise(tmp_path)
     with torch.no_grad():
         found.model.classifier.weight.neg_()
-    found.settle(tmp_path)
+    found.finalise(tmp_path)
     assert len(list(tmp_path.glob("search-*.jsonl"))) == 2
 
 
 def test_without_iterations_there_is_no_search(tmp_path):
     found = lat(budget=2.0, iterations=0)
     before = dict(found.policy.ratios)
-    assert found.settle(tmp_path) == {}
+    assert found.finalise(tmp_path) == {}
     assert found.policy.ratios == before
 
 
 def test_a_schedule_of_ones_own_is_taken_as_it_is(tmp_path):
     found = lat(budget=None, shares=[0.9, 0.5, 0.5, 0.25])
     assert found.policy.ratios == {0: 0.9, 1: 0.5, 2: 0.5, 3: 0.25}
-    assert found.settle(tmp_path) == {}
+    assert found.finalise(tmp_path) == {}
     assert found.asked is None
 
 
@@ -151,4 +151,4 @@ def test_a_schedule_that_rises_or_has_another_length_is_refused(shares):
 def test_a_given_drop_bounds_what_is_feasible():
     found = lat()
     options = {**found.given, "length_drop": 0.3}
-    assert type(found).feasible(found.setting, **options) == (1.0, found.reduction((0.7, 0.49, 0.343, 0.2401)))
+    assert type(found).feasible(found.context, **options) == (1.0, found.reduction((0.7, 0.49, 0.343, 0.2401)))

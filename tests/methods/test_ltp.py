@@ -20,8 +20,8 @@ def ltp(**given):
 
 
 def measured(found):
-    setting = found.setting
-    return evaluate(found.model, VALIDATION, setting.spec, setting.shape, setting.classes, "mask").reduction
+    context = found.context
+    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, "mask").reduction
 
 
 # -- the terms, by hand ----------------------------------------------------------------------------------
@@ -154,11 +154,11 @@ def test_evaluations_of_the_soft_stage_show_the_thresholds_as_they_are():
 
 
 def test_only_the_hard_stage_has_a_best_checkpoint():
-    assert not ltp(step=20, budget=2.0).eligible(2.0)
-    assert ltp(step=35, budget=2.0).eligible(2.0)
-    assert not ltp(step=35, budget=2.0).eligible(2.1)
-    assert ltp(step=20, budget=2.0, hard_fraction=0.0).eligible(2.0)
-    assert not ltp(step=20, budget=None, reg_lambda=0.1).eligible(1.1)
+    assert not ltp(step=20, budget=2.0).meets_budget(2.0)
+    assert ltp(step=35, budget=2.0).meets_budget(2.0)
+    assert not ltp(step=35, budget=2.0).meets_budget(2.1)
+    assert ltp(step=20, budget=2.0, hard_fraction=0.0).meets_budget(2.0)
+    assert not ltp(step=20, budget=None, reg_lambda=0.1).meets_budget(1.1)
 
 
 # -- rates and clipping ----------------------------------------------------------------------------------

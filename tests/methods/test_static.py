@@ -14,8 +14,8 @@ LENGTHS = tuple(range(10, 60))
 
 
 def reached(found):
-    counts = found.pruner.policy.counts(found.setting.lengths["validation"], found.setting.shape.layers)
-    return found.setting.reduction(*counts)
+    counts = found.pruner.policy.counts(found.context.lengths["validation"], found.context.shape.layers)
+    return found.context.reduction(*counts)
 
 
 @pytest.mark.parametrize("name", KEEP_RATIO)
@@ -54,7 +54,7 @@ def test_a_geometric_schedule_keeps_more_tokens_in_the_last_layer():
 @pytest.mark.parametrize("schedule", ["linear", "geometric"])
 def test_what_is_feasible_is_reached(schedule):
     low, high = type(method_under_test("topk")).feasible(
-        method_under_test("topk", lengths=LENGTHS).setting, dense_layers=1, rate=None, schedule=schedule
+        method_under_test("topk", lengths=LENGTHS).context, dense_layers=1, rate=None, schedule=schedule
     )
     assert low == 1.0
     found = method_under_test("topk", lengths=LENGTHS, budget=high, schedule=schedule)
@@ -63,7 +63,7 @@ def test_what_is_feasible_is_reached(schedule):
 
 def test_layers_that_are_all_dense_make_every_reduction_infeasible():
     found = method_under_test("topk", budget=1.0)
-    assert type(found).feasible(found.setting, dense_layers=9, rate=None, schedule="linear") == (1.0, 1.0)
+    assert type(found).feasible(found.context, dense_layers=9, rate=None, schedule="linear") == (1.0, 1.0)
 
 
 def test_a_scorer_that_looks_back_is_asked_at_every_layer():
@@ -113,8 +113,8 @@ def threshold(**given):
 
 
 def measured(found, execution="mask"):
-    setting = found.setting
-    return evaluate(found.model, VALIDATION, setting.spec, setting.shape, setting.classes, execution).reduction
+    context = found.context
+    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, execution).reduction
 
 
 @pytest.mark.parametrize("budget", [1.2, 1.6, 2.2])
@@ -177,7 +177,7 @@ def test_the_scale_reaches_the_checkpoint():
 
 def test_what_thresholds_can_reach_ends_with_cls_alone_behind_layer_1():
     found = threshold()
-    low, high = type(found).feasible(found.setting, **found.given)
+    low, high = type(found).feasible(found.context, **found.given)
     found.policy.scale.fill_(torch.inf)
     assert (low, measured(found)) == (1.0, pytest.approx(high))
 
@@ -195,8 +195,8 @@ def test_thresholds_are_logged():
 def test_thresholds_set_to_a_profile_keep_an_even_share_at_each_layer_and_meet_the_budget(budget):
     found = threshold(budget=budget, profile="geometric")
     found.calibrate()
-    setting = found.setting
-    kept = evaluate(found.model, VALIDATION, setting.spec, setting.shape, setting.classes, "mask").tokens_per_layer
+    context = found.context
+    kept = evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, "mask").tokens_per_layer
     assert measured(found) == pytest.approx(budget, rel=0.02)
     ratios = [kept[layer] / kept[layer - 1] for layer in (1, 2, 3)]
     assert max(ratios) - min(ratios) < 0.15

@@ -11,7 +11,7 @@ from prunekit.config.composition import compose
 from prunekit.cost import Shape
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.distillation_targets import TeacherOutputs
-from prunekit.methods.context import Setting, Training
+from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.top import ToP
 from prunekit.runs.kinds import method_options
 from prunekit.tokens.encoder import install
@@ -30,7 +30,7 @@ def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
     offsets = torch.nn.functional.pad(LENGTHS.cumsum(0), (1, 0))
     ranks = torch.cat([torch.arange(-1, length - 1) for length in LENGTHS.tolist()]).to(torch.int16)
     teacher = TeacherOutputs(torch.zeros(4, classes), ranks, offsets)
-    setting = Setting(
+    context = MethodContext(
         spec,
         shape,
         classes,
@@ -45,7 +45,7 @@ def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
     class AtStep(ToP):
         global_step = step
 
-    found = AtStep(model, setting, **options)
+    found = AtStep(model, context, **options)
     found.log_dict = lambda *args, **kwargs: None
     found._trainer = SimpleNamespace(optimizers=[])
     return found
@@ -129,7 +129,7 @@ def test_the_gates_are_fixed_within_the_budget_where_the_hard_stage_begins():
     tokens_in, tokens_out = found.policy.counts(LENGTHS, 4)
     from prunekit.cost import dense_macs, encoder_macs
 
-    shape = found.setting.shape
+    shape = found.context.shape
     reached = float(dense_macs(shape, LENGTHS).sum() / encoder_macs(shape, tokens_in, tokens_out).sum())
     assert reached == pytest.approx(1.6, rel=0.05)  # four short sentences: one token is 3 % of the FLOPs
 
@@ -143,28 +143,28 @@ def test_gates_are_left_alone_at_every_other_step():
 
 def test_a_budget_is_reached_within_the_tolerance_on_either_side():
     found = module(budget=3.0, step=30)
-    reached = [reduction for reduction in (2.90, 2.95, 3.0, 3.06, 3.10) if found.eligible(reduction)]
+    reached = [reduction for reduction in (2.90, 2.95, 3.0, 3.06, 3.10) if found.meets_budget(reduction)]
     assert reached == [2.95, 3.0, 3.06]
 
 
 def test_a_checkpoint_counts_only_once_the_gates_are_fixed():
     """One from the soft stage would be tested with gates that its weights have never been trained under."""
-    assert not module(budget=3.0, step=10, hard_fraction=0.5).eligible(3.0)
-    assert not module(budget=3.0, step=20, hard_fraction=0.5).eligible(3.0)
-    assert module(budget=3.0, step=21, hard_fraction=0.5).eligible(3.0)
-    assert module(budget=3.0, step=10, hard_fraction=0.0).eligible(3.0)
+    assert not module(budget=3.0, step=10, hard_fraction=0.5).meets_budget(3.0)
+    assert not module(budget=3.0, step=20, hard_fraction=0.5).meets_budget(3.0)
+    assert module(budget=3.0, step=21, hard_fraction=0.5).meets_budget(3.0)
+    assert module(budget=3.0, step=10, hard_fraction=0.0).meets_budget(3.0)
 
 
 def test_the_papers_own_knob_counts_every_bin_alike():
     """top.md quirk 18: eligible from the target less 0.01 on, at that evaluation."""
     found = module(budget=None, target_sparsity=0.3, sparsity_of="nominal", hard_fraction=0.0)
     assert found.asked == pytest.approx(1 / 0.7)
-    assert not found.eligible(10.0)  # nothing is closed, whatever was measured
+    assert not found.meets_budget(10.0)  # nothing is closed, whatever was measured
     with torch.no_grad():
         found.policy.pruner_loga.fill_(4.0)
         found.policy.token_loga[:, 1:].fill_(-4.0)
     assert found.nominal_sparsity() > 0.3
-    assert found.eligible(1.0)
+    assert found.meets_budget(1.0)
 
 
 def test_the_measured_constraint_sees_that_empty_bins_save_nothing():
@@ -185,17 +185,17 @@ def test_the_measured_constraint_sees_that_empty_bins_save_nothing():
     [([8] * 2 + [30] * 18, 7), ([8] * 1 + [30] * 19, 29), ([128] * 20, 50), ([2] * 20, 1)],
 )
 def test_bins_left_to_the_texts_are_those_that_nine_of_ten_reach(lengths, bins):
-    setting = replace(module().setting, lengths={"validation": torch.tensor(lengths)})  # [CLS] has no rank
-    assert ToP.completed(setting, bins=None)["bins"] == bins
-    assert ToP.completed(setting, bins=20)["bins"] == 20
+    context = replace(module().context, lengths={"validation": torch.tensor(lengths)})  # [CLS] has no rank
+    assert ToP.completed(context, bins=None)["bins"] == bins
+    assert ToP.completed(context, bins=20)["bins"] == 20
 
 
 def test_feasible_ends_with_cls_alone_behind_the_first_location():
     cfg, _ = compose(["task=synthetic", "backbone=tiny"])
     options = method_options(cfg)
-    low, high = ToP.feasible(module().setting, **options)
+    low, high = ToP.feasible(module().context, **options)
     assert low == 1.0
-    shape = module().setting.shape
+    shape = module().context.shape
     from prunekit.cost import dense_macs, encoder_macs
 
     whole, alone = LENGTHS.float(), torch.ones(4)

@@ -46,8 +46,8 @@ def dtp(name="dtp", **given):
 
 
 def measured(found, execution="mask"):
-    setting = found.setting
-    return evaluate(found.model, VALIDATION, setting.spec, setting.shape, setting.classes, execution).reduction
+    context = found.context
+    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, execution).reduction
 
 
 # -- what the published notebook computes --------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_a_budget_is_aimed_at_in_flops_with_the_task_attention_among_them():
     """With gates of 1 everywhere the share is 1 and what task attention costs; curves show the share that is gone."""
     found = dtp("tsdtp", budget=1.6, k_init=100.0, gamma=1e-6).eval()
     aux = found.terms(BATCH)["aux"]
-    low, _ = type(found).feasible(found.setting, **found.given)
+    low, _ = type(found).feasible(found.context, **found.given)
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / low, rel=0.02)
     assert aux.item() == pytest.approx(1 - found.logged["budget/expected"].item() - 1 / 1.6, abs=1e-5)
     assert low < 1
@@ -306,8 +306,8 @@ def test_a_budget_counts_decisions_as_they_will_be_made(name, temperature, layer
     """Cold gates decide as an evaluation does, and so does the first layer at any temperature; k has a gradient."""
     found = dtp(name, budget=2.0, k_init=0.2, prune_layers=layers, temperature=[temperature] * 2).eval()
     found.terms(BATCH)["aux"].backward()
-    setting = found.setting
-    hard = evaluate(found.model, [BATCH], setting.spec, setting.shape, setting.classes, "mask").reduction
+    context = found.context
+    hard = evaluate(found.model, [BATCH], context.spec, context.shape, context.classes, "mask").reduction
     assert 1.2 < hard < 2
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / hard, abs=1e-5)
     if temperature > 0.1:
@@ -321,7 +321,7 @@ def test_a_budget_counts_the_min_keep_that_no_gate_knows_of(least, stays):
     found.terms(BATCH)
     whole = BATCH["attention_mask"].sum(-1).double()
     left = torch.full_like(whole, stays)
-    shape = found.setting.shape
+    shape = found.context.shape
     spent = encoder_macs(shape, torch.stack([whole, whole, left, left]), torch.stack([whole, left, left, left])).sum()
     dense = encoder_macs(shape, whole.expand(4, -1), whole.expand(4, -1)).sum()
     assert found.logged["budget/expected"].item() == pytest.approx(1 - (spent / dense).item(), abs=1e-6)
@@ -340,8 +340,8 @@ def test_a_translators_source_is_counted_as_it_will_be_pruned(family, name):
         k_init=0.2, prune_layers=[1], temperature=[0.5] * 2,
     ).eval()  # fmt: skip
     found.terms(batch)["aux"].backward()
-    setting = found.setting
-    hard = evaluate(found.model, [batch], setting.spec, setting.shape, setting.classes, "mask").reduction
+    context = found.context
+    hard = evaluate(found.model, [batch], context.spec, context.shape, context.classes, "mask").reduction
     assert 1.1 < hard < 1.6
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / hard, abs=1e-5)
     assert found.policy.k.grad.item() > 0  # too much is left: lower
@@ -372,7 +372,7 @@ def test_k_starts_where_normal_scores_would_meet_the_budget():
 def test_leaving_the_same_share_everywhere_meets_the_budget():
     found = dtp(budget=2.0)
     tokens_in, tokens_out = _even_counts(found.share, torch.tensor(ROWS * 4), 2, 1, found.policy.row, 4)
-    assert found.setting.reduction(tokens_in, tokens_out) == pytest.approx(2.0, rel=2e-3)
+    assert found.context.reduction(tokens_in, tokens_out) == pytest.approx(2.0, rel=2e-3)
     first = min(found.policy.row)
     assert tokens_out[first, 0].item() == pytest.approx(2 + 22 * found.share)
 
@@ -461,14 +461,14 @@ def test_the_cost_of_the_scorer_is_in_the_measured_reduction():
     """Nothing pruned: 1x for the method without a task, less with one, and just what the scorer says."""
     plain, task = (dtp(name, fixed_k=100.0, budget=None) for name in ("dtp", "tsdtp"))
     assert measured(plain) == pytest.approx(1.0)
-    assert measured(task, "pack") == pytest.approx(type(task).feasible(task.setting, **task.given)[0])
+    assert measured(task, "pack") == pytest.approx(type(task).feasible(task.context, **task.given)[0])
     assert measured(task) < 0.99
 
 
 def test_what_can_be_reached_ends_with_the_protected_and_one_more():
     found = dtp("tsdtp")
     found.policy.shift.fill_(torch.inf)
-    assert measured(found) == pytest.approx(type(found).feasible(found.setting, **found.given)[1])
+    assert measured(found) == pytest.approx(type(found).feasible(found.context, **found.given)[1])
 
 
 def test_without_a_weight_the_task_has_no_parameters_and_no_cost():
@@ -517,8 +517,8 @@ def test_the_soft_stage_is_evaluated_as_it_is_and_never_chosen():
     found = dtp(step=10)
     found.on_validation_epoch_start()
     assert found.policy.shift.item() == 0
-    assert not found.eligible(2.0)
-    assert dtp(step=30).eligible(2.0)
+    assert not found.meets_budget(2.0)
+    assert dtp(step=30).meets_budget(2.0)
 
 
 def test_a_fine_tuned_model_is_pruned_as_it_is():

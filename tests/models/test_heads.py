@@ -11,7 +11,7 @@ from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_out
 from prunekit.evaluation.equivalence import ExecutionsDifferError, check_executions_agree
 from prunekit.evaluation.evaluate import predict
 from prunekit.losses import choices, distillation_loss, task_loss
-from prunekit.models.heads import CLASSIFIER, NOWHERE, READER, TRANSLATOR, stored_head
+from prunekit.models.heads import CLASSIFIER, MASKED_LOGIT, READER, TRANSLATOR, stored_head
 from prunekit.models.loading import load_model, load_stock
 from prunekit.models.pretrained import save
 from prunekit.runtime.loading import load
@@ -75,8 +75,8 @@ def test_a_removed_token_has_the_logits_of_where_it_left():
 def test_padding_begins_and_ends_no_answer():
     logits, _ = predict(reader(), windows(), "mask")
     assert logits.shape == (4, 20, 2)
-    assert (logits[1, 13:] == NOWHERE).all()
-    assert (logits[1, :13] > NOWHERE / 2).all()
+    assert (logits[1, 13:] == MASKED_LOGIT).all()
+    assert (logits[1, :13] > MASKED_LOGIT / 2).all()
 
 
 # -- losses --------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def test_cross_entropy_and_distillation_by_hand():
 
 def test_padding_weighs_nothing_in_either_loss():
     narrow, labels = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 1], [2, 2]])
-    wide = torch.cat([narrow, torch.full((2, 2, 2), NOWHERE)], dim=1)
+    wide = torch.cat([narrow, torch.full((2, 2, 2), MASKED_LOGIT)], dim=1)
     assert float(task_loss(wide, labels, "span")) == pytest.approx(float(task_loss(narrow, labels, "span")))
-    teacher = torch.cat([narrow.flip(0), torch.full((2, 2, 2), NOWHERE)], dim=1)
+    teacher = torch.cat([narrow.flip(0), torch.full((2, 2, 2), MASKED_LOGIT)], dim=1)
     found = distillation_loss(wide.requires_grad_(), teacher, 2.0)
     assert found.item() == pytest.approx(float(distillation_loss(narrow, narrow.flip(0), 2.0)))
     found.backward()
@@ -129,7 +129,7 @@ def test_a_teacher_s_answers_are_kept_token_by_token(tmp_path):
     dense, _ = predict(model, batch, "dense")
     torch.testing.assert_close(logits[0, :7], dense[2, :7], atol=1e-5, rtol=0)
     torch.testing.assert_close(logits[1, :20], dense[0, :20], atol=1e-5, rtol=0)
-    assert (logits[0, 7:] == NOWHERE).all()
+    assert (logits[0, 7:] == MASKED_LOGIT).all()
 
 
 # -- checks --------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_a_teacher_s_likely_words_are_kept_word_by_word(tmp_path, monkeypatch):
     dense, _ = predict(model, batch, "dense")
     wanted = torch.cat([dense[3:], dense[:3]])
     assert logits.shape == wanted.shape
-    assert ((logits > NOWHERE).sum(-1) == 4).all()
+    assert ((logits > MASKED_LOGIT).sum(-1) == 4).all()
     torch.testing.assert_close(logits.max(-1).values, wanted.max(-1).values)
     assert torch.equal(logits.argmax(-1), wanted.argmax(-1))
     # of 14 tokens the prefix and the end are not ranked

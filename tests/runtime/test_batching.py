@@ -8,7 +8,15 @@ import time
 
 import pytest
 
-from prunekit.runtime.batching import Batcher, Closed, Failed, Full, Late, Limits, milliseconds
+from prunekit.runtime.batching import (
+    Batcher,
+    BatcherClosedError,
+    BatchFailedError,
+    Limits,
+    QueueFullError,
+    RequestTimeoutError,
+    milliseconds,
+)
 
 ROOMY = Limits(texts=8, tokens=100, wait_s=0.02, queue=100, timeout_s=20)
 
@@ -125,7 +133,7 @@ def test_a_full_queue_turns_away_the_whole_request_and_says_when_to_come_again(d
         first = await desk.held(batcher)
         second = asyncio.create_task(batcher.submit(["a", "bb"]))
         await asyncio.sleep(0.05)
-        with pytest.raises(Full, match="2 texts are waiting, and 2 more are over the limit of 3") as refused:
+        with pytest.raises(QueueFullError, match="2 texts are waiting, and 2 more are over the limit of 3") as refused:
             await batcher.submit(["c", "d"])
         assert refused.value.retry_s >= 1
         third = asyncio.create_task(batcher.submit(["e"]))  # for whom there is room
@@ -143,7 +151,7 @@ def test_texts_that_are_being_read_have_their_places_in_the_queue(desk):
     async def scene(batcher):
         reading = asyncio.create_task(batcher.submit(["a", "bb"]))
         await asyncio.sleep(0)
-        with pytest.raises(Full):
+        with pytest.raises(QueueFullError):
             await batcher.submit(["c"])
         return await reading
 
@@ -153,11 +161,11 @@ def test_texts_that_are_being_read_have_their_places_in_the_queue(desk):
 def test_an_answer_that_takes_too_long_is_given_up_and_what_was_not_started_never_is(desk):
     async def scene(batcher):
         first = await desk.held(batcher)
-        with pytest.raises(Late, match=r"no answer within 0\.8 s"):
+        with pytest.raises(RequestTimeoutError, match=r"no answer within 0\.8 s"):
             await batcher.submit(["late"])
         assert batcher.waiting == 0
         desk.go.set()
-        with pytest.raises(Late):
+        with pytest.raises(RequestTimeoutError):
             await first
         return await batcher.submit(["next"])
 
@@ -170,7 +178,7 @@ def test_an_answer_that_takes_too_long_is_given_up_and_what_was_not_started_neve
 def test_who_leaves_is_taken_out_of_the_queue_and_others_are_answered(desk):
     async def scene(batcher):
         first = await desk.held(batcher)
-        leaving, staying = (asyncio.create_task(batcher.submit([text])) for text in ("gone", "stays"))
+        leaving, protected_count = (asyncio.create_task(batcher.submit([text])) for text in ("gone", "stays"))
         await asyncio.sleep(0.05)
         leaving.cancel()
         await asyncio.sleep(0)
@@ -178,7 +186,7 @@ def test_who_leaves_is_taken_out_of_the_queue_and_others_are_answered(desk):
         assert batcher.waiting == 1
         first.cancel()  # its batch is being computed: the answer is thrown away
         desk.go.set()
-        return await staying
+        return await protected_count
 
     answers, batcher = run(desk, scene)
     assert answers == [5]
@@ -188,7 +196,7 @@ def test_who_leaves_is_taken_out_of_the_queue_and_others_are_answered(desk):
 
 def test_an_error_of_a_batch_is_told_to_its_requests_and_ends_nothing(desk):
     async def scene(batcher):
-        with pytest.raises(Failed, match="ValueError: cannot compute bad") as failed:
+        with pytest.raises(BatchFailedError, match="ValueError: cannot compute bad") as failed:
             await batcher.submit(["bad"])
         assert isinstance(failed.value.__cause__, ValueError)
         return await batcher.submit(["good"])
@@ -221,7 +229,7 @@ def test_leaving_finishes_what_was_taken_and_takes_nothing_more(desk):
             await asyncio.sleep(0.05)
             asyncio.get_running_loop().call_later(0.1, desk.go.set)
         assert not batcher.alive
-        with pytest.raises(Closed):
+        with pytest.raises(BatcherClosedError):
             await batcher.submit(["too late"])
         return [await first, await second]
 

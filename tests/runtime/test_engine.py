@@ -12,7 +12,7 @@ from support.models import FAMILIES, sentences, tiny_model
 from support.paths import ROOT
 
 import prunekit
-from prunekit.models.heads import Behind, logits_of
+from prunekit.models.heads import Head, logits_of
 from prunekit.models.loading import load_classifier
 from prunekit.models.pretrained import save
 from prunekit.models.tiny import build_tiny_backbone
@@ -309,7 +309,7 @@ def test_threads_are_set_for_the_call_alone():
     seen = []
     engine = PackedEngine(install(tiny_model(), None), threads=2)
     head = engine.head.logits
-    engine.head = Behind(lambda hidden: (seen.append(torch.get_num_threads()), head(hidden))[1], True)
+    engine.head = Head(lambda hidden: (seen.append(torch.get_num_threads()), head(hidden))[1], True)
     engine([[5, 6, 7]])
     assert (seen, torch.get_num_threads()) == ([2], 1)
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 import prunekit
 from prunekit.runtime import engine as engine_module
 from prunekit.runtime.engine import PackedEngine, device_of
-from prunekit.runtime.extras import MissingPackage
+from prunekit.runtime.extras import MissingPackageError
 from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
@@ -282,7 +282,9 @@ def test_without_triton_attention_is_torchs(monkeypatch):
     monkeypatch.delitem(sys.modules, "prunekit.runtime.kernels.triton_attention", raising=False)
     cuda = torch.device("cuda")
     assert engine_module.fused_attention("auto", "bf16", cuda, 64) is None
-    with pytest.raises(MissingPackage, match=r"attention='triton' needs the package triton(.|\n)*prunekit\[triton\]"):
+    with pytest.raises(
+        MissingPackageError, match=r"attention='triton' needs the package triton(.|\n)*prunekit\[triton\]"
+    ):
         engine_module.fused_attention("triton", "bf16", cuda, 64)
 
 

@@ -11,7 +11,7 @@ from support.models import sentences, tiny_model
 from torch import Tensor
 
 from prunekit.evaluation.evaluate import kept_tokens
-from prunekit.runtime.onnx_graph import NotExportable, one_text, write_graph
+from prunekit.runtime.onnx_graph import NotExportableError, one_text, write_graph
 from prunekit.tokens.encoder import PrunedEncoder, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy, KeepRatio, LearnedThreshold, MeanMinusStd, ProfileThreshold, Threshold
 from prunekit.tokens.pruner import TokenPruner
@@ -157,7 +157,7 @@ def test_the_model_is_left_as_it_was_and_its_weights_are_not_copied(tmp_path):
 
 def test_a_hash_has_no_graph(tmp_path):
     model = install(tiny_model(), TokenPruner(RandomOrder(1), KeepRatio(SHARES), LAYERS))
-    with pytest.raises(NotExportable, match="method=random orders tokens by a 64-bit hash"):
+    with pytest.raises(NotExportableError, match="method=random orders tokens by a 64-bit hash"):
         write_graph(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -168,5 +168,7 @@ def test_a_decision_that_no_graph_has_is_named(tmp_path):
             return (torch.special.bessel_j0(scores) > 0).float()
 
     model = install(tiny_model(), TokenPruner(AttentionReceived(), Odd(), LAYERS))
-    with pytest.raises(NotExportable, match=r"AttentionReceived with Odd cannot be written as a graph .*bessel_j0"):
+    with pytest.raises(
+        NotExportableError, match=r"AttentionReceived with Odd cannot be written as a graph .*bessel_j0"
+    ):
         write_graph(model, tmp_path / "model.onnx")

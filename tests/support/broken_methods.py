@@ -33,10 +33,10 @@ class Sound(TokenPruningMethod):
 
     pruner_class, scorer_class, policy_class = TokenPruner, AttentionReceived, LearnedThreshold
 
-    def __init__(self, model, setting, **options):
-        super().__init__(model, setting, **options)
+    def __init__(self, model, context, **options):
+        super().__init__(model, context, **options)
         self.policy = self.pruner.policy
-        if setting.budget == 1:
+        if context.budget == 1:
             with torch.no_grad():
                 self.policy.threshold.requires_grad_(False).fill_(-1.0)
 
@@ -46,14 +46,14 @@ class Sound(TokenPruningMethod):
         return cls.pruner_class(cls.scorer_class(), policy, range(shape.layers))
 
     @classmethod
-    def feasible(cls, setting, **options):
+    def feasible(cls, context, **options):
         return 1.0, 100.0
 
     def terms(self, batch):
         trace = Trace()
         logits = self(batch, "soft", trace)
         kept = torch.stack([entry.keep.mean() for entry in trace.layers]).mean()
-        return {"task": task_loss(logits, batch["labels"], self.setting.spec.kind), "keep": 0.1 * kept}
+        return {"task": task_loss(logits, batch["labels"], self.context.spec.kind), "keep": 0.1 * kept}
 
     def parameter_groups(self):
         thresholds = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
@@ -151,8 +151,8 @@ class Idle(Sound):
 class Dense(Sound):
     """Its pruner is gone."""
 
-    def __init__(self, model, setting, **options):
-        TokenPruningMethod.__init__(self, model, setting, **options)
+    def __init__(self, model, context, **options):
+        TokenPruningMethod.__init__(self, model, context, **options)
 
     @classmethod
     def build_pruner(cls, shape, **options):
@@ -231,8 +231,8 @@ class SecretMargin(LearnedThreshold):
 class Secretive(Sound):
     policy_class = SecretMargin
 
-    def __init__(self, model, setting, **options):
-        super().__init__(model, setting, **options)
+    def __init__(self, model, context, **options):
+        super().__init__(model, context, **options)
         self.policy.margin = 0.2
 
 

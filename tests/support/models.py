@@ -76,7 +76,7 @@ def method_under_test(
     from prunekit.config.composition import compose
     from prunekit.cost import Shape
     from prunekit.data.spec import TaskSpec
-    from prunekit.methods.context import Setting, Training
+    from prunekit.methods.context import MethodContext, Training
     from prunekit.pipelines.tokens.preparation import method_class
     from prunekit.runs.kinds import method_options
     from prunekit.tokens.encoder import install
@@ -86,7 +86,7 @@ def method_under_test(
     model = tiny_model() if model is None else model
     shape = Shape.from_config(model.config)
     counts = torch.tensor(lengths)
-    setting = Setting(
+    context = MethodContext(
         TaskSpec.from_config(cfg["task"]),
         shape,
         3,
@@ -97,9 +97,9 @@ def method_under_test(
         validation=lambda: validation,
     )
     kind = method_class(cfg)
-    options = kind.completed(setting, **options)
+    options = kind.completed(context, **options)
     install(model, kind.build_pruner(shape, **options))
-    found = type("AtStep", (kind,), {"global_step": step})(model, setting, **options)
+    found = type("AtStep", (kind,), {"global_step": step})(model, context, **options)
     found._trainer = SimpleNamespace(optimizers=[])
     found.logged = {}
     found.log_dict = lambda values, **kwargs: found.logged.update(values)

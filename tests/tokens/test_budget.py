@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.tokens.budget import InfeasibleBudget, bisect, check_feasible
+from prunekit.tokens.budget import InfeasibleBudgetError, bisect, check_feasible
 
 steady = settings(deadline=None, derandomize=True)
 
@@ -137,13 +137,13 @@ def test_no_step_of_a_monotone_staircase_is_nearer_than_the_one_found(steps, tar
 
 def test_a_budget_out_of_range_is_refused_with_the_range():
     expected = "budget=9x cannot be met by top on minilm and bbc_news; feasible there: 1.00x to 4.38x."
-    with pytest.raises(InfeasibleBudget, match=re.escape(expected)):
+    with pytest.raises(InfeasibleBudgetError, match=re.escape(expected)):
         check_feasible(9.0, 1.0, 4.3871, "top on minilm and bbc_news")
 
 
 def test_the_range_that_is_offered_is_accepted():
     low, high = 1.1, 4.3871
-    with pytest.raises(InfeasibleBudget) as refused:
+    with pytest.raises(InfeasibleBudgetError) as refused:
         check_feasible(4.39, low, high, "top")
     lowest, highest = (float(number) for number in re.findall(r"(\d+\.\d+)x", str(refused.value))[-2:])
     assert (lowest, highest) == (1.10, 4.38)
@@ -153,6 +153,6 @@ def test_the_range_that_is_offered_is_accepted():
 
 def test_a_budget_below_the_range_is_refused_too():
     with pytest.raises(
-        InfeasibleBudget, match=re.escape("budget=1.05x cannot be met by ltp; feasible there: 1.20x to 3.00x")
+        InfeasibleBudgetError, match=re.escape("budget=1.05x cannot be met by ltp; feasible there: 1.20x to 3.00x")
     ):
         check_feasible(1.05, 1.2, 3.0, "ltp")

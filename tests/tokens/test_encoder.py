@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.models import FAMILIES, sentences, tiny_model
 
 from prunekit.tokens.encoder import encoder_of, install
-from prunekit.tokens.layout import _Walk
+from prunekit.tokens.layout import TokenLayout
 from prunekit.tokens.policies import KeepPolicy, KeepRatio, Threshold
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
@@ -247,12 +247,12 @@ def test_tokens_gone_softly_are_removed_and_nothing_else_changes(soft_form, monk
         def soft(self, layer, scores, state):
             return self.gates[(state.position + layer) % 5]
 
-    batch, found, widths, init = sentences([12, 7]), {}, {}, _Walk.__init__
+    batch, found, widths, init = sentences([12, 7]), {}, {}, TokenLayout.__init__
     for removes in (True, False):
         policy = Gated()
         model = install(tiny_model(layers=3), pruner(policy, layers=[0, 1], soft_form=soft_form))
         if not removes:
-            monkeypatch.setattr(_Walk, "__init__", lambda *a, removes, **k: init(*a, removes=False, **k))
+            monkeypatch.setattr(TokenLayout, "__init__", lambda *a, removes, **k: init(*a, removes=False, **k))
         trace = Trace()
         hidden = model.base_model(**batch, execution="soft", trace=trace).last_hidden_state
         hidden.square().sum().backward()

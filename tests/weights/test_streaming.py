@@ -4,7 +4,7 @@ from support.tiny_decoders import FAMILIES, texts, tiny_decoder
 
 from prunekit.weights.decoder import all_matrices, decoder_blocks, parameter_count, prunable, set_weight, weight_of
 from prunekit.weights.gradients import next_token_loss, stream_gradients
-from prunekit.weights.grams import BadCalibration, stream_grams
+from prunekit.weights.grams import CalibrationError, stream_grams
 from prunekit.weights.streaming import Call, Sample, Streamer
 
 
@@ -198,14 +198,14 @@ def test_a_model_without_known_blocks_is_refused():
 )
 def test_too_little_text_is_refused(samples, words):
     model = tiny_decoder()
-    with pytest.raises(BadCalibration, match=words):
+    with pytest.raises(CalibrationError, match=words):
         stream_grams(model, samples, prunable(model), lambda number, grams: False)
-    with pytest.raises(BadCalibration, match=words):
+    with pytest.raises(CalibrationError, match=words):
         stream_gradients(model, samples, prunable(model), lambda name, gradient: None)
 
 
 def test_a_sample_where_nothing_counts_is_refused():
-    with pytest.raises(BadCalibration, match="sample of 3 tokens has none whose prediction counts"):
+    with pytest.raises(CalibrationError, match="sample of 3 tokens has none whose prediction counts"):
         next_token_loss(torch.zeros(1, 3, 4), Sample(torch.tensor([1, 2, 3]), torch.tensor([1, 0, 0])))
 
 
@@ -214,7 +214,7 @@ def test_activations_that_are_no_numbers_are_refused():
     with torch.no_grad():
         model.model.embed_tokens.weight[5] = torch.nan
     sample = Sample(torch.tensor([5, 6, 7]))
-    with pytest.raises(BadCalibration, match=r"enter model\.layers\.0\.self_attn\.q_proj are not finite"):
+    with pytest.raises(CalibrationError, match=r"enter model\.layers\.0\.self_attn\.q_proj are not finite"):
         stream_grams(model, [sample], prunable(model), lambda number, grams: False)
-    with pytest.raises(BadCalibration, match="is not finite"):
+    with pytest.raises(CalibrationError, match="is not finite"):
         stream_gradients(model, [sample], prunable(model), lambda name, gradient: None)

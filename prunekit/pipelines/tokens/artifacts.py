@@ -11,13 +11,13 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from prunekit.console import say
 from prunekit.data.encoding import EncodedSplit
-from prunekit.evaluation.evaluate import Measured
+from prunekit.evaluation.evaluate import EvaluationResult
 from prunekit.loggers.base import Media, Sink, _first_line
 from prunekit.results import examples, heatmap
 from prunekit.runs.folder import RunFolder
 
 
-def _predicted(split: EncodedSplit, dense: Measured, pruned: Measured) -> dict[str, np.ndarray]:
+def _predicted(split: EncodedSplit, dense: EvaluationResult, pruned: EvaluationResult) -> dict[str, np.ndarray]:
     """Labels and both models' predictions on each row; where answers are found, also what they are."""
     if split.questions is None:
         columns = {

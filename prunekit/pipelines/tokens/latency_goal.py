@@ -29,12 +29,12 @@ from prunekit.data.encoding import EncodedSplit
 from prunekit.environment import cpu_model, load_average
 from prunekit.files import atomic_write_text
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.methods.context import Setting
+from prunekit.methods.context import MethodContext
 from prunekit.runtime import latency_model
 from prunekit.runtime.engine import PackedEngine
 from prunekit.runtime.kernels.linears import choose, dtype_of
 from prunekit.runtime.kernels.threads import threads as computing_with
-from prunekit.runtime.latency_model import Staircase
+from prunekit.runtime.latency_model import LatencyModel
 from prunekit.tokens.pruner import TokenPruner
 
 MARGIN = 0.03  # the prediction aims so much below what is asked: a budget is met within 2 %, and a prediction errs
@@ -45,7 +45,7 @@ HALVINGS = 24
 FILE = "goal.json"
 
 
-class OutOfReach(ConfigError):  # noqa: N818 - says what it is about
+class GoalOutOfReachError(ConfigError):
     """A goal that no schedule of the method meets on this machine."""
 
     exit_code = MISSED
@@ -99,7 +99,7 @@ def translate(
 
     Raises:
         ConfigError: the unpruned model is as fast already.
-        OutOfReach: the largest reduction is slower than the goal.
+        GoalOutOfReachError: the largest reduction is slower than the goal.
     """
     fastest = predict(high)
     feasible = f"Feasible with {what}: {_ms(fastest, up=True)} ms (all gone that may go) to {_ms(dense_ms)} ms (dense)."
@@ -109,7 +109,7 @@ def translate(
             f"{feasible}\nTrain method=dense, or ask for less."
         )
     if goal.latency_ms < fastest:
-        raise OutOfReach(
+        raise GoalOutOfReachError(
             f"{goal.key} is out of reach on this machine.\n{feasible}\n"
             "Ask for more, or take a smaller goal.batch, goal.dtype=bf16, or a method that decides at earlier layers."
         )
@@ -136,24 +136,24 @@ def _ms(value: float, *, up: bool = False) -> str:
 
 
 @dataclass(frozen=True)
-class Subject:
+class GoalSubject:
     """What is to be as fast as asked: a method on a backbone, and the task whose texts it reads."""
 
     method: type[TokenPruningMethod]
     options: Mapping[str, Any]
-    setting: Setting
+    context: MethodContext
     model: Callable[[TokenPruner], PreTrainedModel]  # that carries a pruner; its weights play no part
     family: str  # of the model, as Hugging Face calls its type
     what: str  # all of it, for messages
 
     def pruner(self) -> TokenPruner:
         """A pruner as the method begins with it."""
-        found = self.method.build_pruner(self.setting.shape, **self.options)
+        found = self.method.build_pruner(self.context.shape, **self.options)
         assert found is not None
         return found
 
 
-def aim(goal: Goal, subject: Subject, folder: Path, cache: Path) -> Aim:
+def aim(goal: Goal, subject: GoalSubject, folder: Path, cache: Path) -> Aim:
     """What a run trains to: as its `folder` has it, or from the staircase in `cache`, or from one measured now.
 
     Raises:
@@ -164,17 +164,17 @@ def aim(goal: Goal, subject: Subject, folder: Path, cache: Path) -> Aim:
         found, steps = stored
         say(f"goal 1/4   {folder / FILE}: derived when this run began, nothing is measured")
     else:
-        pruner, setting = subject.pruner(), subject.setting
-        whole = setting.lengths["validation"].expand(setting.shape.layers, -1).float()
+        pruner, context = subject.pruner(), subject.context
+        whole = context.lengths["validation"].expand(context.shape.layers, -1).float()
         batches = drawn(whole.shape[1], goal)
         steps = _staircase(goal, subject, pruner, cache)
         dense = float(np.median(steps.milliseconds(whole, whole, batches)))
 
         def predict(reduction: float) -> float:
-            counts = subject.method.likely_counts(setting, reduction, **subject.options)
+            counts = subject.method.likely_counts(context, reduction, **subject.options)
             return float(np.median(steps.milliseconds(*counts, batches, pruner.layers)))
 
-        feasible = subject.method.feasible(setting, **subject.options)
+        feasible = subject.method.feasible(context, **subject.options)
         found = translate(predict, goal, *feasible, dense, subject.what)
         content = {"goal": asdict(goal), "aim": asdict(found), "staircase": asdict(steps)}
         atomic_write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
@@ -186,11 +186,11 @@ def aim(goal: Goal, subject: Subject, folder: Path, cache: Path) -> Aim:
     return found
 
 
-def restored(folder: Path) -> tuple[Aim, Staircase] | None:
+def restored(folder: Path) -> tuple[Aim, LatencyModel] | None:
     """What a run that has started was aimed at; None for one that has not."""
     try:
         stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Aim(**stored["aim"]), Staircase.from_json(stored["staircase"])
+        return Aim(**stored["aim"]), LatencyModel.from_json(stored["staircase"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -211,9 +211,9 @@ def drawn(rows: int, goal: Goal) -> Int[Tensor, "batches texts"]:
     return torch.from_numpy(order[: whole * goal.batch].reshape(whole, goal.batch))
 
 
-def _staircase(goal: Goal, subject: Subject, pruner: TokenPruner, cache: Path) -> Staircase:
+def _staircase(goal: Goal, subject: GoalSubject, pruner: TokenPruner, cache: Path) -> LatencyModel:
     """The machine's staircase for these layers: read, or measured and kept."""
-    longest, shape = subject.setting.spec.max_length, asdict(subject.setting.shape)
+    longest, shape = subject.context.spec.max_length, asdict(subject.context.shape)
     known = latency_model.identity(
         pruner, cpu=cpu_model(), linears=choose(dtype_of(goal.dtype)).name, dtype=goal.dtype, threads=goal.threads,
         batch=goal.batch, longest=longest, family=subject.family, **shape,
@@ -233,7 +233,7 @@ def _staircase(goal: Goal, subject: Subject, pruner: TokenPruner, cache: Path) -
     return found
 
 
-def measure(goal: Goal, model: PreTrainedModel, pruner: TokenPruner, shapes: Iterable[tuple[int, int]]) -> Staircase:
+def measure(goal: Goal, model: PreTrainedModel, pruner: TokenPruner, shapes: Iterable[tuple[int, int]]) -> LatencyModel:
     """The staircase of a model's layers, by the goal's clock."""
     engine = PackedEngine(model.eval(), dtype=goal.dtype, threads=goal.threads)
     read = time.process_time if goal.clock == "cpu" else time.perf_counter

@@ -20,7 +20,7 @@ from prunekit.bench.timing import compare_speed
 from prunekit.config.budget import parse_budget
 from prunekit.config.errors import ConfigError
 from prunekit.config.identity import config_hash
-from prunekit.console import quieten, say, track
+from prunekit.console import say, silence_libraries, track
 from prunekit.cost import Shape
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
@@ -28,11 +28,11 @@ from prunekit.data.spec import TaskSpec
 from prunekit.environment import command
 from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
 from prunekit.evaluation.equivalence import check_executions_agree
-from prunekit.evaluation.evaluate import Measured, evaluate, kept_tokens
+from prunekit.evaluation.evaluate import EvaluationResult, evaluate, kept_tokens
 from prunekit.files import atomic_write_text
 from prunekit.loggers.session import log_result, tracking
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.methods.context import Setting, Training
+from prunekit.methods.context import MethodContext, Training
 from prunekit.models import loading, pretrained
 from prunekit.models.heads import HEADS, stored_head
 from prunekit.pipelines.run import run
@@ -47,7 +47,7 @@ from prunekit.results.plots import write_bands, write_pareto, write_plots
 from prunekit.runs.folder import SETTLING, RunFolder
 from prunekit.runs.identity import dense_config
 from prunekit.runs.kinds import method_options
-from prunekit.tokens.budget import InfeasibleBudget, check_feasible
+from prunekit.tokens.budget import InfeasibleBudgetError, check_feasible
 from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.families.registry import FAMILIES
 from prunekit.tokens.pruner import TokenPruner
@@ -97,19 +97,19 @@ class Pipeline:
 
     def build(self) -> tuple[TokenPruningMethod, TokenPruningDataModule, Teacher | None]:
         """Everything before training: the data, the teacher, and the method on its model."""
-        quieten()
+        silence_libraries()
         self._check_models()
         trainer = self.cfg["trainer"]
         accelerator_of(trainer["accelerator"])
         use_threads(trainer["threads"])
         L.seed_everything(self.cfg["seed"], verbose=False)
         data = self._data()
-        setting = self._aimed(self._setting(data), data)
-        self._check_budget(setting)
+        context = self._aimed(self._setting(data), data)
+        self._check_budget(context)
         teacher = self._teacher(data)
         if teacher is not None:
             self._note_teacher(teacher)
-        module = self._method(setting, teacher, data)
+        module = self._method(context, teacher, data)
         if self.goal is not None and module.test_execution != "pack":
             raise ConfigError(
                 f"{self.goal.key}: this method is tested under {module.test_execution!r}, which is not what the packed "
@@ -190,9 +190,9 @@ class Pipeline:
             say(f"data       trained and validated on texts of {int(some.min())} to {int(some.max())} tokens")
         return data
 
-    def _setting(self, data: TokenPruningDataModule, teacher: TeacherOutputs | None = None) -> Setting:
+    def _setting(self, data: TokenPruningDataModule, teacher: TeacherOutputs | None = None) -> MethodContext:
         trainer = self.cfg["trainer"]
-        return Setting(
+        return MethodContext(
             spec=self.spec,
             shape=Shape.from_config(AutoConfig.from_pretrained(self.backbone)),
             classes=data.num_labels,
@@ -216,17 +216,17 @@ class Pipeline:
             protected={name: data.split(name).protected for name in ("train", "validation", "test")},
         )
 
-    def _options(self, setting: Setting) -> dict[str, Any]:
-        return method_class(self.cfg).completed(setting, **method_options(self.cfg))
+    def _options(self, context: MethodContext) -> dict[str, Any]:
+        return method_class(self.cfg).completed(context, **method_options(self.cfg))
 
-    def _check_budget(self, setting: Setting) -> None:
+    def _check_budget(self, context: MethodContext) -> None:
         """Refuses a budget that the method cannot reach on these sentences, before anything is trained."""
-        method, options = method_class(self.cfg), self._options(setting)
-        asked = method.asks(setting, **options)
+        method, options = method_class(self.cfg), self._options(context)
+        asked = method.asks(context, **options)
         if asked is None:
             return
-        low, high = method.feasible(setting, **options)
-        if setting.budget is None and not low <= asked <= high:
+        low, high = method.feasible(context, **options)
+        if context.budget is None and not low <= asked <= high:
             turned = ", ".join(f"method.{name}={value}" for name, value in knobs(self.cfg).items())
             raise ConfigError(
                 f"{turned} asks for {asked:.3g}x fewer FLOPs.\n"
@@ -237,23 +237,23 @@ class Pipeline:
         what = f"method={self.cfg['method']['name']} on {self.cfg['backbone']['name']} and {self.spec.name}"
         try:
             check_feasible(asked, low, high, what)
-        except InfeasibleBudget as error:
+        except InfeasibleBudgetError as error:
             raise ConfigError(str(error)) from error
 
-    def _aimed(self, setting: Setting, data: TokenPruningDataModule) -> Setting:
+    def _aimed(self, context: MethodContext, data: TokenPruningDataModule) -> MethodContext:
         """The setting with the budget that a goal in milliseconds comes to on this machine; without a goal as it is."""
         if self.goal is None:
-            return setting
+            return context
         start = time.time()
         names = self.cfg["method"]["name"], self.cfg["backbone"]["name"], self.spec.name
 
         def model(pruner: TokenPruner) -> PreTrainedModel:
             return install(self._model(self.backbone, data), pruner)
 
-        subject = latency_goal.Subject(
+        subject = latency_goal.GoalSubject(
             method_class(self.cfg),
-            self._options(setting),
-            setting,
+            self._options(context),
+            context,
             model,
             AutoConfig.from_pretrained(self.backbone).model_type,
             f"method={names[0]} on {names[1]} and {names[2]}",
@@ -262,7 +262,7 @@ class Pipeline:
         self.seconds["staircase"] = time.time() - start
         # a model that was made or not for it must not change what is drawn from here on
         L.seed_everything(self.cfg["seed"], verbose=False)
-        return replace(setting, budget=found.budget)
+        return replace(context, budget=found.budget)
 
     def _teacher(self, data: TokenPruningDataModule) -> Teacher | None:
         """The dense model that every pruning run of this task and backbone starts from; trained once, then reused."""
@@ -305,13 +305,15 @@ class Pipeline:
     def _dense_model(self, teacher: Teacher, data: TokenPruningDataModule) -> PreTrainedModel:
         return install(self._model(teacher.folder, data), None, "dense", prefix=data.prefix_tokens)
 
-    def _method(self, setting: Setting, teacher: Teacher | None, data: TokenPruningDataModule) -> TokenPruningMethod:
-        kind, options = method_class(self.cfg), self._options(setting)
+    def _method(
+        self, context: MethodContext, teacher: Teacher | None, data: TokenPruningDataModule
+    ) -> TokenPruningMethod:
+        kind, options = method_class(self.cfg), self._options(context)
         model = self._model(teacher.folder if teacher else self.backbone, data)
         if kind.uses_teacher and teacher is not None:
-            setting = replace(setting, teacher=self._outputs(teacher, data))
-        install(model, kind.build_pruner(setting.shape, **options), "pack", prefix=data.prefix_tokens)
-        return kind(model, setting, **options)
+            context = replace(context, teacher=self._outputs(teacher, data))
+        install(model, kind.build_pruner(context.shape, **options), "pack", prefix=data.prefix_tokens)
+        return kind(model, context, **options)
 
     def fit(self, module: TokenPruningMethod, data: TokenPruningDataModule, loggers: list[Logger]) -> None:
         """Trains, or goes on where a killed run stopped; leaves the chosen checkpoint's weights in the module."""
@@ -361,7 +363,7 @@ class Pipeline:
     def _settle(self, module: TokenPruningMethod) -> dict[str, Any]:
         """The method's last decisions, on the weights that are kept."""
         start = time.time()
-        found = module.settle(self.folder.checkpoints / SETTLING)
+        found = module.finalise(self.folder.checkpoints / SETTLING)
         if found:
             self.seconds["search"] = time.time() - start
         return found
@@ -376,7 +378,7 @@ class Pipeline:
         settled: dict[str, Any],
     ) -> dict[str, Any]:
         """Tests under "pack" after a check that it equals "mask", measures speed, saves the model."""
-        setting, model = module.setting, module.model.eval().cpu()
+        context, model = module.context, module.model.eval().cpu()
         if module.test_execution != "mask":
             agreed = check_executions_agree(model, next(iter(data.loader("test"))), "mask", module.test_execution)
             if agreed.near_ties:
@@ -387,10 +389,10 @@ class Pipeline:
 
         def on(
             split: str, execution: Execution, model: PreTrainedModel = model, spec: TaskSpec = self.spec
-        ) -> Measured:
+        ) -> EvaluationResult:
             batches, questions = data.loader(split), data.split(split).questions
             shown = track(batches, f"{split} ({execution})", len(batches))
-            return evaluate(model, shown, spec, setting.shape, setting.classes, execution, questions)
+            return evaluate(model, shown, spec, context.shape, context.classes, execution, questions)
 
         validation = on("validation", "mask")
         spec = replace(self.spec, **validation.settled)
@@ -444,23 +446,28 @@ class Pipeline:
 
     def _judged(
         self,
-        found: Measured,
+        found: EvaluationResult,
         execution: Execution,
         model: PreTrainedModel,
         data: TokenPruningDataModule,
         stored: dict[str, Any] | None = None,
-    ) -> Measured:
+    ) -> EvaluationResult:
         """What was measured on the test, with what a forward pass does not tell; `stored` is the result of a run that
         measured the same model on the same rows. By default there is no more.
         """
         return found
 
-    def _details(self, module: TokenPruningMethod, test: Measured, dense: Measured) -> dict[str, Any]:
+    def _details(self, module: TokenPruningMethod, test: EvaluationResult, dense: EvaluationResult) -> dict[str, Any]:
         """Further keys of the result, by default none."""
         return {}
 
     def _examples(
-        self, model: PreTrainedModel, data: TokenPruningDataModule, tokenizer: Any, tested: Measured, found: Measured
+        self,
+        model: PreTrainedModel,
+        data: TokenPruningDataModule,
+        tokenizer: Any,
+        tested: EvaluationResult,
+        found: EvaluationResult,
     ) -> None:
         """Stores every prediction on the test rows, and which tokens of the first ones stayed; for reports.
 
@@ -503,15 +510,15 @@ class Pipeline:
     def _result(
         self,
         module: TokenPruningMethod,
-        validation: Measured,
-        test: Measured,
+        validation: EvaluationResult,
+        test: EvaluationResult,
         dense: dict[str, float],
         data: TokenPruningDataModule,
     ) -> dict[str, Any]:
-        cfg, setting, spec = self.cfg, module.setting, replace(self.spec, **validation.settled)
+        cfg, context, spec = self.cfg, module.context, replace(self.spec, **validation.settled)
         budget = module.budget_report(validation.reduction)
         met = budget["met"]
-        low, high = module.feasible(setting, **self._options(setting))
+        low, high = module.feasible(context, **self._options(context))
         return {
             "schema": 1,
             "status": "done" if met else "budget_missed",
@@ -524,7 +531,7 @@ class Pipeline:
             "command": command(),
             "budget": {
                 **budget,
-                "tolerance": setting.tolerance,
+                "tolerance": context.tolerance,
                 "feasible": [low, high],
                 "split": "validation",
             },
@@ -563,18 +570,18 @@ class Pipeline:
         model: PreTrainedModel,
         dense: PreTrainedModel,
         data: TokenPruningDataModule,
-        tested: Measured,
-        dense_tested: Measured,
+        tested: EvaluationResult,
+        dense_tested: EvaluationResult,
     ) -> list[dict[str, Any]]:
         """One row per band of lengths that was asked for: quality of the dense and of the pruned model, and cost.
 
         `tested` is what the whole test measured; here each band is measured by itself.
         """
-        setting, rows = module.setting, []
+        context, rows = module.context, []
         for number, (band, _) in enumerate(data.bands):
             batches = data.band_loader(number)
-            whole = evaluate(dense, batches, self.spec, setting.shape, setting.classes, "dense")
-            pruned = evaluate(model, batches, self.spec, setting.shape, setting.classes, module.test_execution)
+            whole = evaluate(dense, batches, self.spec, context.shape, context.classes, "dense")
+            pruned = evaluate(model, batches, self.spec, context.shape, context.classes, module.test_execution)
             rows.append(
                 {
                     "from": band.low,
@@ -592,15 +599,19 @@ class Pipeline:
         return rows
 
     def _verified(
-        self, goal: latency_goal.Goal, model: PreTrainedModel, validation: Measured, data: TokenPruningDataModule
+        self,
+        goal: latency_goal.Goal,
+        model: PreTrainedModel,
+        validation: EvaluationResult,
+        data: TokenPruningDataModule,
     ) -> dict[str, Any]:
         """What came of the goal, which decides how the run ends; the budget was only the way there."""
         pruner = encoder_of(model).pruner
         assert pruner is not None
-        staying = validation.per_row.tokens.T.float()
-        entering = torch.cat([validation.per_row.lengths[None].float(), staying[:-1]])
+        protected_count = validation.per_row.tokens.T.float()
+        entering = torch.cat([validation.per_row.lengths[None].float(), protected_count[:-1]])
         split = data.split("validation")
-        found = latency_goal.verify(goal, self.folder.path, model, split, (entering, staying), pruner.layers)
+        found = latency_goal.verify(goal, self.folder.path, model, split, (entering, protected_count), pruner.layers)
         say(
             f"goal 4/4   {found['measured_ms']:.3g} ms measured, p95 {found['p95_ms']:.3g}; {goal.latency_ms:g} asked: "
             + ("met" if found["met"] else "MISSED")

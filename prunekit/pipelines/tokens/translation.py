@@ -16,10 +16,10 @@ from prunekit.console import track
 from prunekit.cost import DecoderShape, decoder_macs, dense_macs, encoder_macs
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import WORD_ACCURACY
-from prunekit.evaluation.evaluate import Batch, Measured
+from prunekit.evaluation.evaluate import Batch, EvaluationResult
 from prunekit.evaluation.translation import BUCKETS, TranslationQuality, translation_quality
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.models.forward import model_inputs, traverse
+from prunekit.models.forward import model_inputs, run_encoder
 from prunekit.pipelines.tokens.pipeline import Pipeline
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution
@@ -31,12 +31,12 @@ class TranslationPipeline(Pipeline):
 
     def _judged(
         self,
-        found: Measured,
+        found: EvaluationResult,
         execution: Execution,
         model: PreTrainedModel,
         data: TokenPruningDataModule,
         stored: dict[str, Any] | None = None,
-    ) -> Measured:
+    ) -> EvaluationResult:
         """Adds the quality of translations: those written now, or what the dense run said about its own."""
         if stored is not None:
             return replace(found, metrics=stored["score"]["pruned_all"], details=stored["translation"]["pruned"])
@@ -75,7 +75,7 @@ class TranslationPipeline(Pipeline):
         }
         return [texts[row] for row in range(len(texts))], details
 
-    def _details(self, module: TokenPruningMethod, test: Measured, dense: Measured) -> dict[str, Any]:
+    def _details(self, module: TokenPruningMethod, test: EvaluationResult, dense: EvaluationResult) -> dict[str, Any]:
         """How BLEU was computed, what reaches the decoder, and what the decoder adds to the cost."""
         lengths, kept, words = test.per_row.lengths, test.per_row.tokens[:, -1], test.per_row.words
         assert words is not None
@@ -107,14 +107,14 @@ class TranslationPipeline(Pipeline):
         model: PreTrainedModel,
         dense: PreTrainedModel,
         data: TokenPruningDataModule,
-        tested: Measured,
-        dense_tested: Measured,
+        tested: EvaluationResult,
+        dense_tested: EvaluationResult,
     ) -> list[dict[str, Any]]:
         """BLEU by the length of the source, of the translations that the whole test was judged by."""
         lengths, tokens = tested.per_row.lengths, tested.per_row.tokens
         before = {bucket["low"]: bucket for bucket in dense_tested.details["buckets"]}
         spent = _spent(module, lengths, tokens)
-        whole = dense_macs(module.setting.shape, lengths)
+        whole = dense_macs(module.context.shape, lengths)
         rows = []
         for bucket in tested.details["buckets"]:
             here = (lengths >= bucket["low"]) & (lengths < bucket["high"])
@@ -143,7 +143,7 @@ def _encoding_seconds(model: PreTrainedModel, batches: Iterable[Batch], executio
     start = time.process_time()
     with torch.inference_mode():
         for batch in batches:
-            traverse(model, batch, execution)
+            run_encoder(model, batch, execution)
     return time.process_time() - start
 
 
@@ -153,7 +153,7 @@ def _spent(
     """MACs of the encoder per sentence, from what was executed, with the scorer's."""
     counts = tokens.T.double()
     tokens_in = torch.cat([lengths[None].double(), counts[:-1]])
-    spent = encoder_macs(module.setting.shape, tokens_in, counts)
+    spent = encoder_macs(module.context.shape, tokens_in, counts)
     pruner = encoder_of(module.model).pruner
     if pruner is None:
         return spent

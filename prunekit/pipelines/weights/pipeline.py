@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from prunekit.config.errors import ConfigError
 from prunekit.config.identity import config_hash
-from prunekit.console import quieten, say, track
+from prunekit.console import say, silence_libraries, track
 from prunekit.data.text.samples import (
     Texts,
     TokenSample,
@@ -100,7 +100,7 @@ class WeightPipeline:
 
     def execute(self) -> dict[str, Any]:
         """Runs all stages."""
-        quieten()
+        silence_libraries()
         _forget_peak()
         self._check_family()
         trainer, options = self.cfg["trainer"], method_options(self.cfg)

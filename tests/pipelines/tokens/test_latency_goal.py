@@ -14,20 +14,20 @@ from prunekit.data.encoding import EncodedSplit
 from prunekit.methods.topk import TopK
 from prunekit.pipelines.run import run
 from prunekit.pipelines.tokens import latency_goal
-from prunekit.pipelines.tokens.latency_goal import Aim, Goal, OutOfReach, drawn, translate
+from prunekit.pipelines.tokens.latency_goal import Aim, Goal, GoalOutOfReachError, drawn, translate
 from prunekit.pipelines.tokens.pipeline import Pipeline
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import teacher_config
 from prunekit.runtime import latency_model
 from prunekit.runtime.engine import PackedEngine
-from prunekit.runtime.latency_model import Staircase, at, computed
+from prunekit.runtime.latency_model import LatencyModel, at, computed
 from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 
 GOAL = Goal(latency_ms=12.0, batch=2, threads=1, dtype="fp32")
-STAIRS = Staircase(
+STAIRS = LatencyModel(
     batch=2,
     first_only=True,
     enter=((4, 4.0), (8, 8.0)),
@@ -80,9 +80,9 @@ def test_each_batch_has_the_texts_it_is_made_of():
 
 
 def test_a_staircase_survives_its_file():
-    assert Staircase.from_json(json.loads(json.dumps(asdict(STAIRS)))) == STAIRS
+    assert LatencyModel.from_json(json.loads(json.dumps(asdict(STAIRS)))) == STAIRS
     with pytest.raises(ValueError, match="without a measured size"):
-        Staircase.from_json(asdict(STAIRS) | {"enter": []})
+        LatencyModel.from_json(asdict(STAIRS) | {"enter": []})
 
 
 # -- measuring, with a clock that ticks once whenever it is read -----------------------------------------
@@ -197,7 +197,7 @@ def test_a_method_that_has_to_prune_prunes_no_more_than_that():
 
 
 def test_a_goal_out_of_reach_is_refused_with_the_feasible_range():
-    with pytest.raises(OutOfReach) as refused:
+    with pytest.raises(GoalOutOfReachError) as refused:
         to_budget(falling, goal=4.5)
     first, second, third = str(refused.value).splitlines()
     assert first == "goal.latency_ms=4.5 is out of reach on this machine."
@@ -214,24 +214,24 @@ def test_a_goal_that_the_dense_model_meets_is_refused():
 
 
 def test_the_range_that_a_message_offers_is_accepted():
-    with pytest.raises(OutOfReach, match=r"5\.01 ms .* to 25\.99 ms"):
+    with pytest.raises(GoalOutOfReachError, match=r"5\.01 ms .* to 25\.99 ms"):
         to_budget(lambda reduction: falling(reduction) + 0.0041, goal=1.0, dense=25.999)
 
 
 @pytest.mark.parametrize("method", ["topk", "top", "ltp", "tsdtp", "lat", "threshold"])
 def test_a_guessed_schedule_costs_the_flops_that_are_asked_for(method):
     found = method_under_test(method, lengths=tuple(range(10, 40)))
-    tokens_in, tokens_out = found.likely_counts(found.setting, 1.6, **found.given)
+    tokens_in, tokens_out = found.likely_counts(found.context, 1.6, **found.given)
     layers = sorted(found.pruner.layers)
     scorers = sum(found.pruner.scorer.macs(tokens_in[layer]) for layer in layers)
-    assert found.setting.reduction(tokens_in, tokens_out, scorers) == pytest.approx(1.6, rel=0.02)
+    assert found.context.reduction(tokens_in, tokens_out, scorers) == pytest.approx(1.6, rel=0.02)
     assert (tokens_out <= tokens_in).all()
 
 
 def test_of_topk_the_schedule_is_known():
     found = method_under_test("topk", lengths=(12, 7, 30), budget=1.6)
     own = found.pruner.policy.counts(torch.tensor([12, 7, 30]), 4)
-    for one, other in zip(TopK.likely_counts(found.setting, 1.6, **found.given), own, strict=True):
+    for one, other in zip(TopK.likely_counts(found.context, 1.6, **found.given), own, strict=True):
         assert torch.equal(one, other)
 
 
@@ -281,7 +281,7 @@ TINY = [
 def linear(batch=4):
     """A machine on which time is 1 ms per row and half layer: dense texts of some 12 tokens take 4 * 12 * 7 ms."""
     row, text = ((4, 4.0), (8, 8.0)), ((1, 0.0), (2, 0.0))
-    return Staircase(batch, True, row, row, text, text, text, row)
+    return LatencyModel(batch, True, row, row, text, text, text, row)
 
 
 def config(folder, *overrides):
@@ -338,7 +338,7 @@ def test_a_run_trains_to_the_goal_and_measures_it_and_a_killed_one_keeps_its_bud
 def test_the_second_run_measures_nothing_and_says_which_file_it_read(tmp_path, machine, monkeypatch, capsys):
     """Asked for too little on purpose: refused behind the staircase, and before anything is trained."""
     for _ in range(2):
-        with pytest.raises(OutOfReach, match="Feasible with method=topk on tiny and synthetic"):
+        with pytest.raises(GoalOutOfReachError, match="Feasible with method=topk on tiny and synthetic"):
             run(config(tmp_path, "goal.latency_ms=0.001"))
     (file,) = (tmp_path / "cache" / "staircases").glob("*.json")
     assert len(machine) == 1
@@ -346,7 +346,7 @@ def test_the_second_run_measures_nothing_and_says_which_file_it_read(tmp_path, m
     with pytest.raises(ConfigError, match="the dense model is as fast already"):
         run(config(tmp_path, "goal.latency_ms=100000"))
     assert not list((tmp_path / "runs").glob("*/dense/*/*/*"))
-    with pytest.raises(OutOfReach):
+    with pytest.raises(GoalOutOfReachError):
         run(config(tmp_path, "goal.latency_ms=0.001", "goal.threads=2"))
     assert len(machine) == 2
     monkeypatch.setattr(TopK, "test_execution", "mask")
