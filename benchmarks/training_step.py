@@ -35,7 +35,9 @@ from prunekit.environment import environment
 from prunekit.files import atomic_write_text
 from prunekit.methods.top import ToP
 from prunekit.models.sources import find_backbone
-from prunekit.pipelines.run import pipeline_of
+from prunekit.pipelines.inputs import RunInputs
+from prunekit.pipelines.run import run
+from prunekit.pipelines.tokens.preparation import prepare
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical
 from prunekit.runs.kinds import kind_of
@@ -126,8 +128,8 @@ def main() -> None:
             cfg, kind = canonical(cfg), kind_of(cfg)
             spec, folder = kind.spec(cfg["task"]), RunFolder(Path(scratch) / name, name)
             folder.prepare(cfg, "")
-            pipeline = pipeline_of(kind)(cfg, folder, spec, kind.source(spec), find_backbone(cfg["backbone"]))
-            modules[name], data, teacher = pipeline.build()
+            prepared = prepare(RunInputs(cfg, folder, spec, kind.source(spec), find_backbone(cfg["backbone"]), run))
+            modules[name], data, teacher = prepared.method, prepared.data, prepared.teacher
     modules["hard"].freeze_decisions()
     split, size = data.split("train"), cfg["trainer"]["batch_size"]
     some = torch.randperm(len(split), generator=generator_of("bench"))[: given.rows]

@@ -11,6 +11,11 @@ from prunekit.config.budget import without_idle_goal
 from prunekit.config.keys import _walk, machine_keys
 
 
+def is_dense(cfg: Mapping[str, Any]) -> bool:
+    """Return whether a run prunes nothing: it is the teacher and the baseline of every other run on its task."""
+    return bool(cfg["method"]["name"] == "dense")
+
+
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
     machine = machine_keys()

@@ -24,8 +24,10 @@ from prunekit.evaluation.evaluate import Batch
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.models import loading
 from prunekit.models.sources import find_backbone
-from prunekit.pipelines.tokens.pipeline import Pipeline
+from prunekit.pipelines.inputs import RunInputs
+from prunekit.pipelines.tokens.preparation import prepare
 from prunekit.runs.folder import LAST, RunFolder
+from prunekit.training.fit import fit
 
 # a whole run in a second: 16 steps in two epochs
 SMALL = (
@@ -103,30 +105,36 @@ def _teacher(backbone: tuple[tuple[str, Any], ...], labels: tuple[str, ...] | No
     return folder
 
 
-def _pipeline(given: tuple[str, ...], checkpoint_seconds: int = 3600) -> Pipeline:
+def _inputs(given: tuple[str, ...], checkpoint_seconds: int = 3600) -> RunInputs:
     """The run of a configuration in a folder of its own, from a teacher that is ready."""
     cfg = copy.deepcopy(_composed(given))
     spec = TaskSpec.from_config(cfg["task"])
     cfg["runs_dir"] = tempfile.mkdtemp(dir=_workplace())
     cfg["teacher"]["path"] = str(_teacher(tuple(cfg["backbone"].items()), spec.labels))
     cfg["trainer"]["checkpoint_seconds"] = checkpoint_seconds
-    return Pipeline(cfg, RunFolder.of(cfg), spec, find_task(spec), find_backbone(cfg["backbone"]))
+    backbone = find_backbone(cfg["backbone"])
+    return RunInputs(cfg, RunFolder.of(cfg), spec, find_task(spec), backbone, train_dense=_train_nothing)
+
+
+def _train_nothing(cfg: dict[str, Any]) -> dict[str, Any]:
+    raise AssertionError(f"the suite brings its own teacher, but one was asked for: {cfg['task']['name']}")
 
 
 @cache
 def _build(given: tuple[str, ...]) -> _Built:
-    method, data, _ = _pipeline(given).build()
-    return _Built(method, data)
+    prepared = prepare(_inputs(given))
+    return _Built(prepared.method, prepared.data)
 
 
 @cache
 def _fit(given: tuple[str, ...], interruptions: tuple[int, ...] = ()) -> _Fitted:
     """A short fit, interrupted before these steps and resumed each time by a method that is built anew."""
     # 0 = a checkpoint after each step
-    pipeline = _pipeline(given, checkpoint_seconds=0 if interruptions else 3600)
+    inputs = _inputs(given, checkpoint_seconds=0 if interruptions else 3600)
     trainable, held, reached = set[str](), set[str](), set[str]()
     for stop in (*interruptions, None):
-        method, data, _ = pipeline.build()
+        prepared = prepare(inputs)
+        method = prepared.method
         # instance attributes, which Lightning calls in place of the methods
         train = method.training_step
 
@@ -149,13 +157,13 @@ def _fit(given: tuple[str, ...], interruptions: tuple[int, ...] = ()) -> _Fitted
 
         method.__dict__ |= {"training_step": training_step, "on_before_optimizer_step": look}
         try:
-            pipeline.fit(method, data, [])
+            fit(method, prepared.data, inputs.cfg["trainer"], inputs.folder.checkpoints)
         except _InterruptedError:
             continue
     for name in ("training_step", "on_before_optimizer_step"):
         del method.__dict__[name]
     method.trainer = None  # so that the method can be copied
-    stored = torch.load(pipeline.folder.checkpoints / LAST, weights_only=True)
+    stored = torch.load(inputs.folder.checkpoints / LAST, weights_only=True)
     return _Fitted(
         method.cpu(),
         stored["state_dict"],

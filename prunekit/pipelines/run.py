@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import pkgutil
+from functools import partial
 from typing import Any
 
 from prunekit.config.errors import ConfigError
 from prunekit.environment import command
 from prunekit.models.sources import find_backbone
+from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.finished import finished
 from prunekit.runs.folder import BusyError, RunFolder, discard_resume_points
 from prunekit.runs.identity import canonical, teacher_config
@@ -69,7 +71,9 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
             return stored
         folder.prepare(cfg, command())
         try:
-            result = pipeline_of(kind)(cfg, folder, spec, source, backbone, wait=wait).execute()
+            result = pipeline_of(kind)(
+                RunInputs(cfg, folder, spec, source, backbone, partial(run, wait=wait))
+            ).execute()
         finally:
             gc.collect()  # a trainer and its modules know each other: a sweep's next run needs their memory now
         folder.write_result(result)

@@ -258,16 +258,15 @@ def test_nothing_of_a_run_stays_in_memory(finished, tmp_path, monkeypatch):
     """The next job of a sweep runs in the same process."""
     import weakref
 
-    from prunekit.pipelines.tokens.pipeline import Pipeline
+    from prunekit.pipelines.tokens import pipeline
 
-    seen = []
+    seen, fit = [], pipeline.fit
 
-    class Watched(Pipeline):
-        def fit(self, module, data, loggers):
-            super().fit(module, data, loggers)
-            seen.append(weakref.ref(module))
+    def watched(method, *given, **options):
+        fit(method, *given, **options)
+        seen.append(weakref.ref(method))
 
-    monkeypatch.setattr("prunekit.pipelines.tokens.pipeline.Pipeline", Watched)
+    monkeypatch.setattr(pipeline, "fit", watched)
     run(plain(tmp_path, "method=dense", "trainer.max_steps=2"))
     assert len(seen) == 1
     assert seen[0]() is None

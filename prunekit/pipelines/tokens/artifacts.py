@@ -1,20 +1,121 @@
-"""What a token-pruning run leaves beside its numbers: predictions, examples, plots and logged media."""
+"""What a token-pruning run leaves besides its numbers: plots, examples, predictions, the model and its card."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from transformers import AutoTokenizer
 
-from prunekit.console import say
+from prunekit import files
+from prunekit.config.identity import is_dense
+from prunekit.console import say, track
 from prunekit.data.encoding import EncodedSplit
-from prunekit.evaluation.evaluate import EvaluationResult
+from prunekit.data.module import TokenPruningDataModule
+from prunekit.evaluation.evaluate import EvaluationResult, kept_tokens
+from prunekit.files import atomic_write_text
 from prunekit.loggers.base import Media, Sink, _first_line
+from prunekit.models import pretrained
+from prunekit.models.heads import HEADS
+from prunekit.pipelines.inputs import RunInputs
+from prunekit.pipelines.tokens.preparation import Prepared
+from prunekit.pipelines.tokens.testing import Tested
 from prunekit.results import examples, heatmap
+from prunekit.results.card import model_card
+from prunekit.results.plots import write_bands, write_pareto, write_plots
 from prunekit.runs.folder import RunFolder
+from prunekit.tokens.encoder import encoder_of
+
+
+def write_artifacts(run: RunInputs, prepared: Prepared, tested: Tested, finalised: dict[str, Any]) -> None:
+    """Write the plots, and which tokens of the first test texts were kept.
+
+    `finalised` is what the method decided after the fit, such as the points of a search.
+    """
+    method, data = prepared.method, prepared.data
+    plots, what = run.folder.path / "plots", f"{run.cfg['method']['name']} on {run.spec.name}"
+    name = f"{what}, {'test' if data.has_test else 'validation'}"
+    write_plots(plots, name, tested.dense.per_row, tested.test.per_row, run.folder.metrics, method.asked)
+    if finalised:
+        write_pareto(plots, f"{what}, validation", finalised)
+    if tested.bands:
+        write_bands(plots, name, run.spec.score, tested.bands)
+    per_row = tested.test.per_row
+    if run.cfg["examples"] and (per_row.predicted is not None or per_row.right is not None):
+        write_examples(run, method.model, data, tested)
+
+
+def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tested: Tested) -> None:
+    """Store every prediction on the test rows, and which tokens of the first ones were kept; for reports."""
+    split, pruned = data.split("test"), tested.test.per_row
+    tokenizer: Any = AutoTokenizer.from_pretrained(run.backbone)
+    # a dense model keeps every token: its predictions say all
+    wanted = 0 if is_dense(run.cfg) else examples.rows_within(split.lengths.tolist(), run.cfg["examples"])
+    size = run.cfg["trainer"]["eval_batch_size"]
+    batches = [split.batch(rows) for rows in torch.arange(wanted).split(size)] if wanted else []
+    depths, scores = [torch.zeros(0)], [torch.zeros(0, pruned.tokens.shape[1])]
+    for batch in track(batches, "kept tokens", len(batches)):
+        depth, received = kept_tokens(model, batch)
+        real = batch["attention_mask"] > 0
+        depths.append(depth[real])
+        scores.append(received.movedim(0, -1)[real])
+    depth_of = torch.cat(depths).numpy().astype(np.uint8)
+    entered = np.arange(pruned.tokens.shape[1]) <= depth_of[:, None]
+    ids = split.ids[: int(split.offsets[wanted])].numpy().astype(np.int32)
+    types = np.unique(ids)
+    most = slice(0, examples.ROWS)
+    examples.save(
+        examples.Examples(
+            **{name: column[most] for name, column in _predicted(split, tested.dense, tested.test).items()},
+            lengths=pruned.lengths[most].numpy().astype(np.uint16),
+            counts=pruned.tokens[most].numpy().astype(np.uint16),
+            index=np.arange(wanted, dtype=np.int32),
+            offsets=split.offsets[: wanted + 1].numpy().astype(np.int32),
+            ids=ids,
+            depth=depth_of,
+            scores=examples.coded(torch.cat(scores).numpy(), entered),
+            piece_ids=types,
+            pieces=np.array(tokenizer.convert_ids_to_tokens(types.tolist()), dtype=np.str_),
+            special=np.isin(types, tokenizer.all_special_ids),
+            classes=examples.FOUND if split.questions is not None else tuple(data.label_names or ()),
+        ),
+        run.folder.path,
+    )
+
+
+def write_predictions(run: RunInputs, prepared: Prepared, tested: Tested) -> None:
+    """Write predictions.json where the model answers in words."""
+    if tested.test.answers is not None:
+        text = _predictions(prepared.data.split("test"), tested.test.answers)
+        atomic_write_text(run.folder.path / "predictions.json", text)
+
+
+def save_model(run: RunInputs, prepared: Prepared) -> Path:
+    """Save the pruned model with its tokenizer as a Hugging Face folder, and return the folder."""
+    folder, method = run.folder.path / "model", prepared.method
+    encoder_of(method.model).execution = method.test_execution
+    pretrained.save(method.model, AutoTokenizer.from_pretrained(run.backbone), folder)
+    return folder
+
+
+def describe_model(run: RunInputs, prepared: Prepared, folder: Path, result: dict[str, Any]) -> None:
+    """Write the result into the saved model and its card, and the digest of its weights into the manifest."""
+    data = prepared.data
+    pretrained.describe(folder, result)
+    card = model_card(
+        result,
+        base_model=run.cfg["backbone"].get("hub"),
+        labels=list(data.label_names) if data.label_names else None,
+        task_type=HEADS[run.spec.kind].pipeline,
+        hardware=run.folder.manifest().get("cpu"),
+    )
+    atomic_write_text(folder / "README.md", card)
+    run.folder.update_manifest({"weights_sha256": files.sha256(folder / "model.safetensors")})
 
 
 def _predicted(split: EncodedSplit, dense: EvaluationResult, pruned: EvaluationResult) -> dict[str, np.ndarray]:

@@ -1,23 +1,133 @@
-"""Stage 1 of a token-pruning run: check the models, read the data, build the method."""
+"""Everything before training: check the models, read the data, find the teacher, build the method on its model."""
 
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
+from transformers import AutoConfig, PreTrainedModel
+
+from prunekit.config.budget import parse_budget
 from prunekit.config.errors import ConfigError
+from prunekit.config.identity import is_dense
 from prunekit.config.keys import declared
+from prunekit.console import say, silence_libraries
+from prunekit.cost import Shape
 from prunekit.data.encoding import EncodedSplit
+from prunekit.data.module import TokenPruningDataModule
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.runs.kinds import target_of
+from prunekit.methods.context import MethodContext, Training
+from prunekit.models.heads import HEADS, stored_head
+from prunekit.pipelines.inputs import RunInputs
+from prunekit.pipelines.tokens import latency_goal
+from prunekit.pipelines.tokens.teacher import Teacher, find_teacher, load_task_model, read_outputs
+from prunekit.runs.kinds import method_options, target_of
+from prunekit.tokens.budget import InfeasibleBudgetError, check_feasible
+from prunekit.tokens.encoder import install
+from prunekit.tokens.families.registry import FAMILIES
+from prunekit.tokens.pruner import TokenPruner
+from prunekit.training.hardware import accelerator_of, use_threads
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to be trained; `seconds` says how long its slow parts took."""
+
+    method: TokenPruningMethod
+    data: TokenPruningDataModule
+    teacher: Teacher | None
+    goal: latency_goal.Goal | None
+    seconds: dict[str, float]
+
+
+def prepare(run: RunInputs) -> Prepared:
+    """Read the data, train or find the teacher, and build the method on its model.
+
+    Raises:
+        ConfigError: something in the configuration cannot work, for this data or on this machine.
+    """
+    cfg, seconds = run.cfg, {}
+    silence_libraries()
+    check_models(run)
+    accelerator_of(cfg["trainer"]["accelerator"])
+    use_threads(cfg["trainer"]["threads"])
+    L.seed_everything(cfg["seed"], verbose=False)
+    data = read_data(run)
+    context = build_context(run, data)
+    goal = latency_goal.Goal.of(cfg)
+    if goal is not None:
+        start = time.time()
+        context = replace(context, budget=derive_budget(goal, run, context, data))
+        seconds["staircase"] = time.time() - start
+        # a model that was built or not for the goal must not change what is drawn from here on
+        L.seed_everything(cfg["seed"], verbose=False)
+    check_budget(cfg, context)
+    start = time.time()
+    teacher = find_teacher(run)
+    if teacher is not None:
+        if teacher.result is not None:
+            seconds["teacher"] = time.time() - start
+            # the teacher's run drew from the global generators: start afresh, whether it ran now or long ago
+            L.seed_everything(cfg["seed"], verbose=False)
+        run.folder.update_manifest({"teacher": teacher.identity()})
+    method = build_method(run, context, teacher, data)
+    if goal is not None and method.test_execution != "pack":
+        raise ConfigError(
+            f"{goal.key}: this method is tested under {method.test_execution!r}, which is not what the packed "
+            "engine computes.\nAllowed: methods that are tested packed; top without method.compat.\n"
+            "Leave that out, or give a budget."
+        )
+    return Prepared(method, data, teacher, goal, seconds)
+
+
+def check_models(run: RunInputs) -> None:
+    """Check that backbone and teacher are dense models of a family that this task can prune; reads their configs only.
+
+    Raises:
+        ConfigError: one of them is not.
+    """
+    cfg, spec = run.cfg, run.spec
+    for key, source in (("backbone", run.backbone), ("teacher.path", cfg["teacher"]["path"])):
+        if source is None:
+            continue
+        try:
+            kind = AutoConfig.from_pretrained(source).model_type
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{key}={source} is no model ({str(error).splitlines()[0][:80]}).\n"
+                "Allowed: a folder with config.json, model.safetensors and tokenizer, as transformers saves it.\n"
+                "Give the model/ folder of a dense run, or leave it out."
+            ) from error
+        check_dense(key, source)
+        head = HEADS[spec.kind]
+        supported = sorted(name for name, family in FAMILIES.items() if family.translates == head.decodes)
+        if kind not in supported:
+            known = kind in FAMILIES
+            raise ConfigError(
+                f"{key}={source} is of the family {kind!r}, which "
+                + (f"is not for task.kind={spec.kind}.\n" if known else "prunekit cannot prune.\n")
+                + f"Allowed: {', '.join(supported)}.\nChoose another backbone{' or task' * known}."
+            )
+        if is_dense(cfg) and cfg["trainer"]["epochs"] == 0 and stored_head(source) is not head:
+            raise ConfigError(
+                f"trainer.epochs=0 takes {key}={source} as it is, but it has no head for {head.pipeline}.\n"
+                "Allowed: 1 and more, which trains the head, or a model that has one.\n"
+                "Give trainer.epochs=2, or as a teacher's teacher.epochs=2."
+            )
 
 
 def check_dense(key: str, folder: Path | str) -> None:
-    """Refuses a folder of ours whose model is pruned already, and a teacher whose weights cannot be told apart.
+    """Check that a folder holds a dense model, and a teacher's folder weights with a digest.
 
     Raises:
-        ConfigError: either; `key` is the setting that named the folder.
+        ConfigError: it does not; `key` is the setting that named the folder.
     """
     told = Path(folder) / "prunekit.json"
     if told.is_file() and json.loads(told.read_text(encoding="utf-8")).get("pruner") is not None:
@@ -34,18 +144,153 @@ def check_dense(key: str, folder: Path | str) -> None:
         )
 
 
+def read_data(run: RunInputs) -> TokenPruningDataModule:
+    """Read and tokenise the task; print what was read and how many texts were truncated."""
+    cfg, spec, trainer = run.cfg, run.spec, run.cfg["trainer"]
+    data = TokenPruningDataModule(
+        spec,
+        run.source,
+        run.backbone,
+        batch_size=trainer["batch_size"],
+        eval_batch_size=trainer["eval_batch_size"],
+        seed=cfg["seed"],
+        train_rows=cfg["data"]["train_rows"],
+        eval_rows=cfg["data"]["eval_rows"],
+        train_band=cfg["data"]["train_band"],
+        eval_bands=cfg["data"]["eval_bands"],
+        workers=cfg["data"]["workers"],
+        cache_dir=cfg["data"]["cache_dir"],
+        prefix=spec.prefix(cfg["backbone"].get("prefix")),
+    )
+    data.setup()
+    splits = {name: data.split(name) for name in SPLITS}
+    texts = {name: {"rows": len(split), "tokens": _mean_length(split)} for name, split in splits.items()}
+    run.folder.update_manifest({"data_fingerprint": data.fingerprint, "truncated": data.truncated, "texts": texts})
+    rows = ", ".join(_counted(name, split) for name, split in splits.items())
+    rows += "" if spec.kind == "span" else " rows"
+    cut = sum(found["rows"] for found in data.truncated.values())
+    say(
+        f"data       {spec.name}: {rows}, mean {_mean_length(splits['train']):.1f} tokens; "
+        f"{cut} texts cut at {spec.max_length} tokens, "
+        f"{sum(data.dropped.values())} empty or double rows left out"
+    )
+    if data.train_band is not None:
+        lengths = splits["train"].lengths
+        say(f"data       trained and validated on texts of {int(lengths.min())} to {int(lengths.max())} tokens")
+    return data
+
+
+def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext:
+    """Return what a method is told before it is built."""
+    cfg, trainer = run.cfg, run.cfg["trainer"]
+    dense = is_dense(cfg)
+    return MethodContext(
+        spec=run.spec,
+        shape=Shape.from_config(AutoConfig.from_pretrained(run.backbone)),
+        classes=data.num_labels,
+        training=Training(
+            epochs=trainer["epochs"],
+            steps_per_epoch=len(data.train_dataloader()),
+            lr=trainer["lr"] or cfg["backbone"]["lr" if dense else "pruning_lr"],
+            head_lr=cfg["backbone"]["head_lr"] if dense else None,  # a teacher's head is trained already
+            weight_decay=trainer["weight_decay"],
+            warmup_fraction=trainer["warmup_fraction"],
+            clip=trainer["clip"],
+            freeze_embeddings=trainer["freeze_embeddings"],
+            max_steps=trainer["max_steps"],
+        ),
+        lengths={name: data.split(name).lengths for name in SPLITS},
+        budget=parse_budget(cfg["budget"]),
+        tolerance=cfg["budget_tolerance"],
+        validation=partial(data.loader, "validation"),
+        questions=[data.split(name).questions for name in data.validation_splits],
+        protected={name: data.split(name).protected for name in SPLITS},
+    )
+
+
+def derive_budget(
+    goal: latency_goal.Goal, run: RunInputs, context: MethodContext, data: TokenPruningDataModule
+) -> float:
+    """Return the FLOPs reduction that reaches a latency goal on this machine.
+
+    Raises:
+        ConfigError: the goal is out of reach, or the dense model reaches it.
+    """
+    names = run.cfg["method"]["name"], run.cfg["backbone"]["name"], run.spec.name
+
+    def model(pruner: TokenPruner) -> PreTrainedModel:
+        return install(load_task_model(run.backbone, run.spec, data), pruner)
+
+    subject = latency_goal.GoalSubject(
+        method_class(run.cfg),
+        complete_options(run.cfg, context),
+        context,
+        model,
+        AutoConfig.from_pretrained(run.backbone).model_type,
+        f"method={names[0]} on {names[1]} and {names[2]}",
+    )
+    return latency_goal.aim(goal, subject, run.folder.path, data.cache_dir / "staircases").budget
+
+
+def check_budget(cfg: dict[str, Any], context: MethodContext) -> None:
+    """Check that the method can reach the requested reduction on these sentences.
+
+    Raises:
+        ConfigError: it cannot; says what is feasible.
+    """
+    method, options = method_class(cfg), complete_options(cfg, context)
+    asked = method.asks(context, **options)
+    if asked is None:
+        return
+    low, high = method.feasible(context, **options)
+    if context.budget is None and not low <= asked <= high:
+        turned = ", ".join(f"method.{name}={value}" for name, value in set_knobs(cfg).items())
+        raise ConfigError(
+            f"{turned} asks for {asked:.3g}x fewer FLOPs.\n"
+            f"Feasible on {cfg['backbone']['name']} and {context.spec.name}: {low:.2f}x to {high:.2f}x, "
+            f"which is a sparsity of {1 - 1 / low:.2f} to {1 - 1 / high:.2f}.\n"
+            "Ask for less, or let the method decide at earlier layers."
+        )
+    what = f"method={cfg['method']['name']} on {cfg['backbone']['name']} and {context.spec.name}"
+    try:
+        check_feasible(asked, low, high, what)
+    except InfeasibleBudgetError as error:
+        raise ConfigError(str(error)) from error
+
+
+def build_method(
+    run: RunInputs, context: MethodContext, teacher: Teacher | None, data: TokenPruningDataModule
+) -> TokenPruningMethod:
+    """Return the method on the teacher's model, or on the backbone where there is no teacher."""
+    kind, options = method_class(run.cfg), complete_options(run.cfg, context)
+    model = load_task_model(teacher.folder if teacher else run.backbone, run.spec, data)
+    if kind.uses_teacher and teacher is not None:
+        context = replace(context, teacher=read_outputs(teacher, run.spec, data))
+    install(model, kind.build_pruner(context.shape, **options), "pack", prefix=data.prefix_tokens)
+    return kind(model, context, **options)
+
+
 def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:
-    """The class that `method._target_` names."""
+    """Return the class that `method._target_` names."""
     found: type[TokenPruningMethod] = target_of(cfg)
     return found
 
 
-def knobs(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The method's own ways to say how much to prune, as far as they are set."""
+def complete_options(cfg: dict[str, Any], context: MethodContext) -> dict[str, Any]:
+    """Return the method's options, those that follow from the texts filled in."""
+    return method_class(cfg).completed(context, **method_options(cfg))
+
+
+def set_knobs(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the method's own knobs for the amount of pruning that are set."""
     keys = declared({"method": cfg["method"]["name"]})
     own = [key.path.partition(".")[2] for key in keys.values() if key.knob]
     return {name: cfg["method"][name] for name in own if cfg["method"].get(name) is not None}
 
 
-def _rows(name: str, split: EncodedSplit) -> str:
+def _counted(name: str, split: EncodedSplit) -> str:
     return f"{name} {len(split)}" if split.questions is None else f"{name} {split.judged} in {len(split)} windows"
+
+
+def _mean_length(split: EncodedSplit) -> float:
+    return float(split.lengths.float().mean())

@@ -2,8 +2,67 @@
 
 from __future__ import annotations
 
-from prunekit.data.module import TokenPruningDataModule
+from typing import Any
+
+from prunekit.config.identity import config_hash
+from prunekit.environment import command
+from prunekit.models.heads import HEADS
+from prunekit.pipelines.inputs import RunInputs
+from prunekit.pipelines.tokens.preparation import Prepared, complete_options
+from prunekit.pipelines.tokens.testing import Tested
+from prunekit.training.hardware import precision_of
 
 
-def _test_split(data: TokenPruningDataModule) -> str:
-    return "test" if data.has_test else "validation"
+def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str, Any]:
+    """Return what result.json holds once the models are evaluated; speed, goal and seconds follow later."""
+    cfg, spec, data, method = run.cfg, run.spec, prepared.data, prepared.method
+    validation, test = tested.validation, tested.test
+    budget = method.budget_report(validation.reduction)
+    met = budget["met"]
+    split = "test" if data.has_test else "validation"
+    return {
+        "schema": 1,
+        "status": "done" if met else "budget_missed",
+        "exit_code": 0 if met else 3,
+        "method": cfg["method"]["name"],
+        "task": spec.name,
+        "backbone": cfg["backbone"]["name"],
+        "seed": cfg["seed"],
+        "hash": config_hash(cfg),
+        "command": command(),
+        "budget": {
+            **budget,
+            "tolerance": method.context.tolerance,
+            "feasible": list(method.feasible(method.context, **complete_options(cfg, method.context))),
+            "split": "validation",
+        },
+        "score": {
+            "metric": spec.score,
+            "split": split,
+            "rows": test.judged,
+            "of": spec.judged_name,
+            **({"null_threshold": tested.spec.null_threshold} if spec.unanswerable else {}),
+            "dense": tested.dense.metrics[spec.score],
+            "pruned": test.metrics[spec.score],
+            "dense_all": tested.dense.metrics,
+            "pruned_all": test.metrics,
+            "validation": validation.metrics[spec.chosen_by],
+            **({"chosen_by": spec.chosen_by} if spec.chosen_by != spec.score else {}),
+        },
+        "flops": {
+            **test.cost,
+            "padded_to": spec.padded_length,
+            "split": split,
+            "per": spec.row_name,
+            **({"of": "encoder"} if HEADS[spec.kind].decodes else {}),
+        },
+        "tokens_per_layer": test.tokens_per_layer,
+        "mean_length": float(data.split("test").lengths.float().mean()),
+        "speed": [],
+        "truncated": data.truncated,
+        "dropped": data.dropped,
+        "precision": precision_of(cfg["trainer"]["precision"]),
+        "execution": {"validation": "mask", "test": method.test_execution},
+        "bands": tested.bands,
+        **tested.details,
+    }

@@ -1,4 +1,4 @@
-"""Stage 2 of a token-pruning run: the dense teacher, found or trained, and its outputs."""
+"""The dense teacher of a token-pruning run: found or trained, and its outputs on the training rows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,81 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from prunekit import files
+from prunekit.config.errors import ConfigError
+from prunekit.config.identity import is_dense
+from prunekit.console import say, track
+from prunekit.data.module import TokenPruningDataModule
+from prunekit.data.spec import TaskSpec
+from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
+from prunekit.models import loading
+from prunekit.pipelines.inputs import RunInputs
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import dense_config
+from prunekit.tokens.encoder import install
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A dense model that pruning starts from and learns from, and its run's result when prunekit made it."""
+    """A dense model that pruning starts from and learns from; `result` is that of its run, if prunekit trained it."""
 
     folder: Path
     result: dict[str, Any] | None
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Of the weights' file, which is read once."""
+        """Digest of the weights' file, which is read once."""
         return files.sha256(self.folder / "model.safetensors")
+
+    def identity(self) -> dict[str, Any]:
+        """Return which weights these are, for the manifest: runs with different ones do not compare."""
+        known = {} if self.result is None else {"hash": self.result["hash"]}
+        return {**known, "weights_sha256": self.weights_sha256}
+
+
+def find_teacher(run: RunInputs) -> Teacher | None:
+    """Return the dense model that all pruning runs of this task and backbone start from; it is trained once.
+
+    None where the run itself is dense.
+    """
+    if is_dense(run.cfg):
+        return None
+    if run.cfg["teacher"]["path"]:
+        return Teacher(Path(run.cfg["teacher"]["path"]), None)
+    cfg = dense_config(run.cfg)
+    folder = RunFolder.of(cfg).path
+    say(f"teacher    {folder}")
+    result = run.train_dense(cfg)
+    return Teacher(folder / "model", result)
+
+
+def load_task_model(source: Path | str, spec: TaskSpec, data: TokenPruningDataModule) -> PreTrainedModel:
+    """Load a model with the head of the task.
+
+    Raises:
+        ConfigError: it has a head of another kind or size.
+    """
+    try:
+        return loading.load_model(source, spec.kind, data.label_names)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def load_dense(teacher: Teacher, spec: TaskSpec, data: TokenPruningDataModule) -> PreTrainedModel:
+    """Load the teacher as a model that the traversal runs without pruning."""
+    return install(load_task_model(teacher.folder, spec, data), None, "dense", prefix=data.prefix_tokens)
+
+
+def read_outputs(teacher: Teacher, spec: TaskSpec, data: TokenPruningDataModule) -> TeacherOutputs:
+    """Return the teacher's outputs on each training row: from the cache, or computed now and cached."""
+    path = data.cache_dir / "teachers" / f"{teacher.weights_sha256[:16]}-{data.fingerprint[:16]}.safetensors"
+    if (stored := TeacherOutputs.load_if_whole(path)) is not None:
+        return stored
+    model = load_dense(teacher, spec, data)
+    batches = data.loader("train")
+    outputs = teacher_outputs(model, track(batches, "teacher outputs", len(batches)), data.split("train").lengths)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    outputs.save(path)
+    return outputs

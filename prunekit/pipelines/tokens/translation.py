@@ -1,4 +1,4 @@
-"""A run on a translation task: the test is translated, and judged by what comes out."""
+"""Runs on translation tasks: the test split is translated, and the translations are scored."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ from prunekit.evaluation.translation import BUCKETS, TranslationQuality, transla
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.models.forward import model_inputs, run_encoder
 from prunekit.pipelines.tokens.pipeline import Pipeline
+from prunekit.pipelines.tokens.testing import Judge
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution
 from prunekit.tokens.translation import generate
 
 
-class TranslationPipeline(Pipeline):
-    """As any run on tokens; validation is by teacher forcing, and chooses the checkpoint by the words it gets right."""
+class TranslationJudge(Judge):
+    """Scores translations; validation is by teacher forcing and chooses the checkpoint by word accuracy."""
 
-    def _judged(
+    def complete(
         self,
-        found: EvaluationResult,
+        measured: EvaluationResult,
         execution: Execution,
         model: PreTrainedModel,
         data: TokenPruningDataModule,
         stored: dict[str, Any] | None = None,
     ) -> EvaluationResult:
-        """Adds the quality of translations: those written now, or what the dense run said about its own."""
+        """Add the quality of translations: those decoded now, or those that the dense run stored in its result."""
         if stored is not None:
-            return replace(found, metrics=stored["score"]["pruned_all"], details=stored["translation"]["pruned"])
+            return replace(measured, metrics=stored["score"]["pruned_all"], details=stored["translation"]["pruned"])
         texts, details = self._translated(model, data, execution)
         references = data.split("test").references
         assert references is not None
-        quality = translation_quality(texts, references, found.per_row.lengths.tolist(), BUCKETS)
-        metrics = _metrics(quality) | {WORD_ACCURACY: found.metrics[WORD_ACCURACY]}
+        quality = translation_quality(texts, references, measured.per_row.lengths.tolist(), BUCKETS)
+        metrics = _metrics(quality) | {WORD_ACCURACY: measured.metrics[WORD_ACCURACY]}
         details |= {"signature": quality.signature, "buckets": quality.as_dict()["buckets"]}
-        chosen = {name: metrics[name] for name in self.spec.metrics}
-        return replace(found, metrics=chosen, answers=texts, details=details)
+        chosen = {name: metrics[name] for name in self.run.spec.metrics}
+        return replace(measured, metrics=chosen, answers=texts, details=details)
 
     def _translated(
         self, model: PreTrainedModel, data: TokenPruningDataModule, execution: Execution
     ) -> tuple[list[str], dict[str, Any]]:
         """Translations of the test in the order of its rows; and the CPU seconds of that, and of the encoder alone."""
-        tokenizer = AutoTokenizer.from_pretrained(self.backbone)
+        tokenizer = AutoTokenizer.from_pretrained(self.run.backbone)
         batches = data.loader("test")
         texts: dict[int, str] = {}
         start = time.process_time()
@@ -61,8 +62,8 @@ class TranslationPipeline(Pipeline):
             words = generate(
                 model,
                 **model_inputs(batch),
-                beams=self.spec.beams,
-                max_new_tokens=self.spec.max_target_length,
+                beams=self.run.spec.beams,
+                max_new_tokens=self.run.spec.max_target_length,
                 execution=execution,
             )
             found = tokenizer.batch_decode(words, skip_special_tokens=True)
@@ -75,11 +76,11 @@ class TranslationPipeline(Pipeline):
         }
         return [texts[row] for row in range(len(texts))], details
 
-    def _details(self, module: TokenPruningMethod, test: EvaluationResult, dense: EvaluationResult) -> dict[str, Any]:
+    def details(self, method: TokenPruningMethod, test: EvaluationResult, dense: EvaluationResult) -> dict[str, Any]:
         """How BLEU was computed, what reaches the decoder, and what the decoder adds to the cost."""
         lengths, kept, words = test.per_row.lengths, test.per_row.tokens[:, -1], test.per_row.words
         assert words is not None
-        decoder = DecoderShape.from_config(AutoConfig.from_pretrained(self.backbone))
+        decoder = DecoderShape.from_config(AutoConfig.from_pretrained(self.run.backbone))
         encoder = {"dense": test.cost["dense_unpadded_g"], "pruned": test.cost["pruned_g"]}
         giga = {
             name: encoder[name] + 2e-9 * float(decoder_macs(decoder, sources, words).mean())
@@ -88,7 +89,7 @@ class TranslationPipeline(Pipeline):
         return {
             "translation": {
                 "signature": test.details["signature"],
-                "beams": self.spec.beams,
+                "beams": self.run.spec.beams,
                 "source_kept": float(kept.sum() / lengths.sum()),
                 "end_to_end": {
                     "dense_g": giga["dense"],
@@ -101,22 +102,21 @@ class TranslationPipeline(Pipeline):
             }
         }
 
-    def _bands(
+    def bands(
         self,
-        module: TokenPruningMethod,
-        model: PreTrainedModel,
-        dense: PreTrainedModel,
+        method: TokenPruningMethod,
+        dense_model: PreTrainedModel,
         data: TokenPruningDataModule,
-        tested: EvaluationResult,
-        dense_tested: EvaluationResult,
+        test: EvaluationResult,
+        dense: EvaluationResult,
     ) -> list[dict[str, Any]]:
-        """BLEU by the length of the source, of the translations that the whole test was judged by."""
-        lengths, tokens = tested.per_row.lengths, tested.per_row.tokens
-        before = {bucket["low"]: bucket for bucket in dense_tested.details["buckets"]}
-        spent = _spent(module, lengths, tokens)
-        whole = dense_macs(module.context.shape, lengths)
+        """Return BLEU by the length of the source, of the translations that scored the whole test."""
+        lengths, tokens = test.per_row.lengths, test.per_row.tokens
+        before = {bucket["low"]: bucket for bucket in dense.details["buckets"]}
+        spent = _spent(method, lengths, tokens)
+        whole = dense_macs(method.context.shape, lengths)
         rows = []
-        for bucket in tested.details["buckets"]:
+        for bucket in test.details["buckets"]:
             here = (lengths >= bucket["low"]) & (lengths < bucket["high"])
             scores = {"dense": before[bucket["low"]]["bleu"] / 100, "pruned": bucket["bleu"] / 100}
             rows.append(
@@ -132,6 +132,12 @@ class TranslationPipeline(Pipeline):
                 }
             )
         return rows
+
+
+class TranslationPipeline(Pipeline):
+    """A run on a translation task."""
+
+    judge = TranslationJudge
 
 
 def _metrics(quality: TranslationQuality) -> dict[str, float]:

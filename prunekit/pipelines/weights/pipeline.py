@@ -31,15 +31,14 @@ from prunekit.data.text.samples import (
     read_texts,
     samples_digest,
 )
-from prunekit.data.text.spec import TextSource, TextSpec
 from prunekit.environment import _forget_peak, _peak_mib, command
 from prunekit.evaluation.language_model import choice_scores, choose, perplexity, rouge
 from prunekit.files import atomic_write_text, cache_folder
 from prunekit.methods.weight_base import Need, Stream, WeightPruningMethod
+from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.weights.result import _nothing_saved, _score, _semi_structured, _variant, _weights_digest
 from prunekit.pipelines.weights.statistics import STATISTICS, _collect, _of_matrix, _plain, _tracked
 from prunekit.results.weight_summary import card
-from prunekit.runs.folder import RunFolder
 from prunekit.runs.kinds import method_options, target_of
 from prunekit.training.hardware import accelerator_of, use_threads
 from prunekit.weights.allocation import by_outliers, by_rank, outlier_share, prunable_sparsity
@@ -78,21 +77,9 @@ EVALUATION = 1  # version of the stored scores of dense models: raise it when wh
 class WeightPipeline:
     """One run of one configuration. `execute` returns the result; the folder holds everything else."""
 
-    def __init__(
-        self,
-        cfg: dict[str, Any],
-        folder: RunFolder,
-        spec: TextSpec,
-        source: TextSource,
-        backbone: Path | str,
-        *,
-        wait: bool = True,
-    ) -> None:  # `wait` is about teachers, of which there are none
-        self.cfg = cfg
-        self.folder = folder
-        self.spec = spec
-        self.source = source
-        self.backbone = backbone
+    def __init__(self, run: RunInputs) -> None:
+        self.cfg, self.folder, self.spec = run.cfg, run.folder, run.spec
+        self.source, self.backbone = run.source, run.backbone
         self.started = time.time()
         self.seconds: dict[str, float] = {}
         self.reused: list[str] = []

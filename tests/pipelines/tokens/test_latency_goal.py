@@ -13,9 +13,8 @@ from prunekit.config.errors import ConfigError
 from prunekit.data.encoding import EncodedSplit
 from prunekit.methods.topk import TopK
 from prunekit.pipelines.run import run
-from prunekit.pipelines.tokens import latency_goal
+from prunekit.pipelines.tokens import latency_goal, pipeline, preparation
 from prunekit.pipelines.tokens.latency_goal import Aim, Goal, GoalOutOfReachError, drawn, translate
-from prunekit.pipelines.tokens.pipeline import Pipeline
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import teacher_config
 from prunekit.runtime import latency_model
@@ -309,7 +308,7 @@ def test_a_run_trains_to_the_goal_and_measures_it_and_a_killed_one_keeps_its_bud
     folder = RunFolder.of(cfg).path
     assert folder.parts[-2] == "230ms"
     with monkeypatch.context() as killed:
-        killed.setattr(Pipeline, "fit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(pipeline, "fit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             # the teacher is a fit as well: nothing but the goal is known
             run(cfg)
@@ -350,7 +349,7 @@ def test_the_second_run_measures_nothing_and_says_which_file_it_read(tmp_path, m
         run(config(tmp_path, "goal.latency_ms=0.001", "goal.threads=2"))
     assert len(machine) == 2
     monkeypatch.setattr(TopK, "test_execution", "mask")
-    monkeypatch.setattr(Pipeline, "_teacher", lambda *_: None)
+    monkeypatch.setattr(preparation, "find_teacher", lambda *_: None)
     with pytest.raises(ConfigError, match="tested under 'mask', which is not what the packed engine computes"):
         run(config(tmp_path, "goal.latency_ms=300"))
 

@@ -1,0 +1,25 @@
+"""What a pipeline is given: one run, before anything of it was read or built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunekit.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """One run: its configuration and folder, the checked task with the place of its data, and the backbone.
+
+    `train_dense` runs a dense configuration, or finds its finished run, and returns its result.
+    """
+
+    cfg: dict[str, Any]
+    folder: RunFolder
+    spec: Any  # TaskSpec or TextSpec, as the kind of run has it
+    source: Any  # TaskSource or TextSource
+    backbone: Path | str  # a folder, or an id on the hub
+    train_dense: Callable[[dict[str, Any]], dict[str, Any]]

@@ -1,0 +1,204 @@
+"""After training: evaluate the dense and the pruned model, check that executions agree, time them, verify a goal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from prunekit.bench.timing import compare_speed
+from prunekit.console import say, track
+from prunekit.data.loading import generator_of
+from prunekit.data.module import TokenPruningDataModule
+from prunekit.data.spec import TaskSpec
+from prunekit.evaluation.equivalence import check_executions_agree
+from prunekit.evaluation.evaluate import EvaluationResult, evaluate
+from prunekit.methods.base import TokenPruningMethod
+from prunekit.models import loading
+from prunekit.pipelines.inputs import RunInputs
+from prunekit.pipelines.tokens import latency_goal
+from prunekit.pipelines.tokens.preparation import Prepared
+from prunekit.pipelines.tokens.teacher import load_dense
+from prunekit.tokens.encoder import encoder_of
+from prunekit.tokens.state import Execution
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What evaluation measured: the pruned model on validation, both models on the test split.
+
+    `spec` is the task with what validation decided (such as a threshold for "no answer"). `dense_model` is the pruned
+    model itself where there is no teacher; then `dense` is `test`.
+    """
+
+    spec: TaskSpec
+    validation: EvaluationResult
+    test: EvaluationResult
+    dense: EvaluationResult
+    dense_model: PreTrainedModel
+    bands: list[dict[str, Any]]
+    details: dict[str, Any]
+
+
+class Judge:
+    """What the test measures besides a forward pass per batch; by default nothing. Translation adds decoding."""
+
+    def __init__(self, run: RunInputs) -> None:
+        self.run = run
+
+    def complete(
+        self,
+        measured: EvaluationResult,
+        execution: Execution,
+        model: PreTrainedModel,
+        data: TokenPruningDataModule,
+        stored: dict[str, Any] | None = None,
+    ) -> EvaluationResult:
+        """Add test metrics that need more than one forward pass, such as generation. No-op by default.
+
+        `stored` is the result of a run that measured the same model on the same rows.
+        """
+        return measured
+
+    def details(self, method: TokenPruningMethod, test: EvaluationResult, dense: EvaluationResult) -> dict[str, Any]:
+        """Return further keys of the result, by default none."""
+        return {}
+
+    def bands(
+        self,
+        method: TokenPruningMethod,
+        dense_model: PreTrainedModel,
+        data: TokenPruningDataModule,
+        test: EvaluationResult,
+        dense: EvaluationResult,
+    ) -> list[dict[str, Any]]:
+        """Evaluate both models on each requested band of lengths; one row per band with scores and FLOPs."""
+        context, spec, rows = method.context, self.run.spec, []
+        for number, (band, _) in enumerate(data.bands):
+            batches = data.band_loader(number)
+            whole = evaluate(dense_model, batches, spec, context.shape, context.classes, "dense")
+            pruned = evaluate(method.model, batches, spec, context.shape, context.classes, method.test_execution)
+            rows.append(
+                {
+                    "from": band.low,
+                    "below": band.high,
+                    "rows": pruned.rows,
+                    "dense": whole.metrics[spec.score],
+                    "pruned": pruned.metrics[spec.score],
+                    "dense_all": whole.metrics,
+                    "pruned_all": pruned.metrics,
+                    "flops_vs_unpadded": pruned.reduction,
+                    "mean_length": float(pruned.per_row.lengths.float().mean()),
+                    "tokens_per_layer": pruned.tokens_per_layer,
+                }
+            )
+        return rows
+
+
+def test_models(run: RunInputs, prepared: Prepared, judge: Judge) -> Tested:
+    """Evaluate under the execution that the model will run in, after a check that it equals "mask".
+
+    Raises:
+        ExecutionsDifferError: the two executions compute different functions.
+    """
+    method, data, teacher = prepared.method, prepared.data, prepared.teacher
+    model = method.model.eval().cpu()
+    check_test_execution(method, data)
+    validation = evaluate_split("validation", "mask", model, run.spec, method, data)
+    spec = replace(run.spec, **validation.settled)
+    test = evaluate_split("test", method.test_execution, model, spec, method, data)
+    test = dense = judge.complete(test, method.test_execution, model, data)
+    dense_model = model
+    if teacher is not None:
+        dense_model = load_dense(teacher, run.spec, data)
+        decides = bool(validation.settled) and data.has_test
+        own = evaluate_split("validation", "dense", dense_model, run.spec, method, data).settled if decides else {}
+        dense = evaluate_split("test", "dense", dense_model, replace(run.spec, **own), method, data)
+        dense = judge.complete(dense, "dense", dense_model, data, teacher.result)
+    bands = judge.bands(method, dense_model, data, test, dense)
+    return Tested(spec, validation, test, dense, dense_model, bands, judge.details(method, test, dense))
+
+
+def check_test_execution(method: TokenPruningMethod, data: TokenPruningDataModule) -> None:
+    """Check on the first test batch that the tested execution equals "mask"; report texts whose scores tie.
+
+    Raises:
+        ExecutionsDifferError: it does not.
+    """
+    if method.test_execution == "mask":
+        return
+    agreed = check_executions_agree(method.model, next(iter(data.loader("test"))), "mask", method.test_execution)
+    if agreed.near_ties:
+        say(
+            f"check      {agreed.near_ties} texts of the first test batch keep other tokens under "
+            f"{method.test_execution!r} than under 'mask': scores that tie up to rounding"
+        )
+
+
+def evaluate_split(
+    split: str,
+    execution: Execution,
+    model: PreTrainedModel,
+    spec: TaskSpec,
+    method: TokenPruningMethod,
+    data: TokenPruningDataModule,
+) -> EvaluationResult:
+    """Evaluate a model on one split, with a progress line."""
+    batches, questions = data.loader(split), data.split(split).questions
+    context = method.context
+    tracked = track(batches, f"{split} ({execution})", len(batches))
+    return evaluate(model, tracked, spec, context.shape, context.classes, execution, questions)
+
+
+def evaluate_other_splits(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str, dict[str, float]]:
+    """Return the metrics of the task's further validation splits, such as MNLI's mismatched one."""
+    method, data = prepared.method, prepared.data
+    return {
+        split: evaluate_split(split, method.test_execution, method.model, tested.spec, method, data).metrics
+        for split in data.validation_splits
+        if split != "validation"
+    }
+
+
+def measure_speed(
+    bench: dict[str, Any], model: PreTrainedModel, folder: Path, data: TokenPruningDataModule
+) -> list[dict[str, Any]]:
+    """Time the pruned model against the stock model of `folder`: interleaved medians at each batch size."""
+    stock = loading.load_stock(folder)
+    # shuffled, as requests come: sorted by length, padding would cost the padded model nothing
+    test = data.split("test")
+    order = torch.randperm(len(test), generator=generator_of("bench"))
+    rows = []
+    for size in bench["batch_sizes"]:
+        batches = [test.batch(some) for some in order[: bench["examples"]].split(size)]
+        rounds = track(range(bench["rounds"] + 1), f"speed at batch {size}", bench["rounds"] + 1)
+        rows.append(compare_speed(model, stock, batches, rounds))
+    return rows
+
+
+def verify_goal(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str, Any]:
+    """Measure a latency goal; returns the result's keys that it decides, none without a goal.
+
+    The goal decides how the run ends: the budget was only the way to it.
+    """
+    goal, model = prepared.goal, prepared.method.model
+    if goal is None:
+        return {}
+    pruner = encoder_of(model).pruner
+    assert pruner is not None
+    kept = tested.validation.per_row.tokens.T.float()
+    entering = torch.cat([tested.validation.per_row.lengths[None].float(), kept[:-1]])
+    split = prepared.data.split("validation")
+    found = latency_goal.verify(goal, run.folder.path, model, split, (entering, kept), pruner.layers)
+    say(
+        f"goal 4/4   {found['measured_ms']:.3g} ms measured, p95 {found['p95_ms']:.3g}; {goal.latency_ms:g} asked: "
+        + ("met" if found["met"] else "MISSED")
+    )
+    return {
+        "goal": found,
+        "status": "done" if found["met"] else "budget_missed",
+        "exit_code": 0 if found["met"] else 3,
+    }
