@@ -1,16 +1,14 @@
 """Whole runs on a tiny model and generated sentences: what they leave, that they repeat, that kills cost nothing."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.paths import ROOT
+from support.processes import Training
 
 import prunekit
 from prunekit.config.composition import compose
@@ -314,10 +312,10 @@ def test_an_interrupted_training_ends_with_130_and_the_same_command_goes_on(tmp_
     process = start(tmp_path, "trainer.epochs=200")
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/**/last.ckpt")):
-        assert process.poll() is None
+        assert process.is_running()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(asks_to_end)
+    process.send(asks_to_end)
     assert process.wait(timeout=60) == 130
 
 
@@ -469,34 +467,13 @@ def test_a_search_leaves_its_pareto_set_in_numbers_and_as_a_picture(tmp_path):
 # -- kill -9 -------------------------------------------------------------------------------------------
 
 
-def command(folder, *overrides):
-    places = [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}", "trainer.checkpoint_seconds=1"]
-    return [sys.executable, str(ROOT / "train.py"), *SMALL, "bench.enabled=false", *places, *overrides]
-
-
 def start(folder, *overrides):
-    return subprocess.Popen(
-        command(folder, *overrides),
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ,
-        # a shell that starts the tests in the background lets them, and all they start, ignore Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def kill_when(process, ready):
-    deadline = time.monotonic() + 240
-    while process.poll() is None and not ready():
-        assert time.monotonic() < deadline, "the run never came to the point where it is to be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    places = [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}", "trainer.checkpoint_seconds=1"]
+    return Training([*SMALL, "bench.enabled=false", *places, *overrides], folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(finished, tmp_path, workers):
     """Killed in the teacher, in the soft stage, after an epoch's end and in the hard stage."""
     folder, _ = finished
@@ -511,9 +488,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(finishe
 
     for method, after in (("dense", 1), ("top", 1), ("top", 18), ("top", 25)):
         process = start(tmp_path, f"data.workers={workers}")
-        kill_when(process, lambda method=method, after=after: checkpointed(method, after))
-    last = start(tmp_path, f"data.workers={workers}")
-    assert last.wait(timeout=300) == 0
+        process.kill_when(lambda method=method, after=after: checkpointed(method, after))
+    assert start(tmp_path, f"data.workers={workers}").wait() == 0
     manifest = json.loads((run_folder(tmp_path) / "manifest.json").read_text())
     assert len(manifest["resumed"]) >= 2
     for name in ("model.safetensors", "prunekit.safetensors"):
@@ -540,18 +516,9 @@ def test_calibrated_thresholds_survive_kills_too(tmp_path):
         kept = list((tmp_path / "killed").glob("runs/synthetic/ltp/**/last.ckpt"))
         return max((row["step"] or 0 for row in rows), default=0) if kept else 0
 
-    def begin():
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *words],
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ,
-        )
-
     for after in (20, 60):
-        kill_when(begin(), lambda after=after: steps() >= after)
-    assert begin().wait(timeout=300) == 0
+        Training(words, tmp_path).kill_when(lambda after=after: steps() >= after)
+    assert Training(words, tmp_path).wait() == 0
     manifest = json.loads((run_folder(tmp_path / "killed", "ltp") / "manifest.json").read_text())
     assert len(manifest["resumed"]) == 2
     for name in ("model.safetensors", "prunekit.safetensors"):
@@ -569,20 +536,19 @@ def test_a_search_that_is_killed_ends_with_the_same_lengths(tmp_path):
     given = [word for word in SMALL if not word.startswith("method.")]
     places = [f"runs_dir={tmp_path / 'killed' / 'runs'}", f"data.cache_dir={tmp_path / 'killed' / 'cache'}"]
     short = ["bench.enabled=false", "teacher.epochs=1", "trainer.epochs=1"]
-    words = [sys.executable, str(ROOT / "train.py"), *given, *places, *short, *overrides]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ}
+    words = [*given, *places, *short, *overrides]
 
     def scored():
         return sum(len(read_jsonl(path)) for path in (tmp_path / "killed").glob("**/settle/search-*.jsonl"))
 
-    kill_when(subprocess.Popen(words, cwd=tmp_path, **quiet), lambda: scored() >= 5)
+    Training(words, tmp_path).kill_when(lambda: scored() >= 5)
     before = scored()
     assert (
         5
         <= before
         < len(json.loads((run_folder(tmp_path / "whole", "lat") / "plots/pareto.json").read_text())["measured"])
     )
-    assert subprocess.Popen(words, cwd=tmp_path, **quiet).wait(timeout=300) == 0
+    assert Training(words, tmp_path).wait() == 0
     killed = json.loads((run_folder(tmp_path / "killed", "lat") / "result.json").read_text())
     assert killed["search"] == whole["search"]
     assert killed["score"] == whole["score"]

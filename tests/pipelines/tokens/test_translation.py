@@ -1,17 +1,13 @@
 """Whole runs on a translation task: every method, unchanged; the test is translated."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.paths import ROOT
+from support.processes import Training
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import prunekit
@@ -197,10 +193,6 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(tmp_path):
         places = [f"runs_dir={tmp_path / place / 'runs'}", f"data.cache_dir={tmp_path / place / 'cache'}"]
         return [*SMALL, *places, *own]
 
-    def begin():
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen([sys.executable, "train.py", *arguments("killed")], cwd=ROOT, **quiet)
-
     def step():
         rows = [row for file in (tmp_path / "killed").glob("runs/*/tsdtp/**/metrics.jsonl") for row in read_jsonl(file)]
         saved = list((tmp_path / "killed").glob("runs/*/tsdtp/**/last.ckpt"))
@@ -208,13 +200,8 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(tmp_path):
 
     run(compose(arguments("whole"))[0])
     for after in (20, 70):  # of 96 steps, 58 of them soft
-        process, deadline = begin(), time.monotonic() + 600
-        while step() < after and process.poll() is None:
-            assert time.monotonic() < deadline, "the run never came to the point where it is to be killed"
-            time.sleep(0.02)
-        assert process.poll() is None, "the run ended before it could be killed"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        code = Training(arguments("killed"), tmp_path).kill_when(lambda after=after: step() >= after)
+        assert code == -signal.SIGKILL, "the run ended before it could be killed"
     run(compose(arguments("killed"))[0])
     manifest = json.loads((left_by(tmp_path / "killed", "tsdtp") / "manifest.json").read_text())
     assert len(manifest["resumed"]) == 2

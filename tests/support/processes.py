@@ -1,0 +1,58 @@
+"""`python train.py` in a process of its own, which can be killed, without paying for its imports each time.
+
+The processes are forked from a server that has imported torch, Lightning and the pipelines; everything after the
+imports, kills included, is as in a process that was started from a shell.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["prunekit.cli.main", "prunekit.pipelines.job", "prunekit.pipelines.tokens.translation"])
+
+
+class Training:
+    """A running `python train.py`; its exit code is negative where a signal ended it."""
+
+    def __init__(self, arguments, folder):
+        self._process = CONTEXT.Process(target=_train, args=([*map(str, arguments)], str(folder), dict(os.environ)))
+        self._process.start()
+
+    def is_running(self):
+        return self._process.is_alive()
+
+    def send(self, number):
+        os.kill(self._process.pid, number)
+
+    def wait(self, timeout=300):
+        self._process.join(timeout)
+        assert not self.is_running(), f"the run still goes on after {timeout} s"
+        return self._process.exitcode
+
+    def kill_when(self, ready, timeout=240):
+        """Kill the run at the moment `ready` first holds; at its end where it never does."""
+        deadline = time.monotonic() + timeout
+        while self.is_running() and not ready():
+            assert time.monotonic() < deadline, "the run never came to the point where it is to be killed"
+            time.sleep(0.02)
+        if self.is_running():
+            self.send(signal.SIGKILL)
+        return self.wait()
+
+
+def _train(arguments, folder, environment):
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    from prunekit.cli.main import main
+
+    sys.argv = ["train.py", *arguments]
+    main(arguments)
