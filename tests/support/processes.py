@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["prunekit.cli.main", "prunekit.pipelines.job", "prunekit.pipelines.tokens.translation"])
@@ -42,6 +43,8 @@ class Training:
             time.sleep(0.02)
         if self.is_running():
             self.send(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its data workers would notice in five seconds only
+                os.killpg(self._process.pid, signal.SIGKILL)
         return self.wait()
 
 
@@ -49,6 +52,7 @@ def _train(arguments, folder, environment):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
