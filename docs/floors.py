@@ -1,4 +1,4 @@
-"""Draw docs/floors.svg: the rooms of prunekit/, the floor of each, and which room imports which.
+"""Draw docs/floors.svg, the rooms of prunekit/ on their floors, and list every file in docs/architecture.md.
 
     python docs/floors.py
 
@@ -301,5 +301,29 @@ def page(shapes: Sequence[str], bottom: int, size: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def listing(sources: Sources) -> str:
+    """Return a Markdown list of every module with the first line of its docstring, room by room, top floor first."""
+    floor, lines = floors(room_graph(sources)), []
+    for room in sorted(rooms(sources), key=lambda room: (-floor[room], room)):
+        for module in sorted(name for name in sources if name != HOUSE and room_of(name) == room):
+            first = (ast.get_docstring(ast.parse(sources[module])) or "").partition("\n")[0]
+            parts = module.split(".")[1:]
+            if is_package(module, sources):
+                title = f"`{'/'.join(parts)}/`" + (f" (floor {floor[room]})" if len(parts) == 1 else "")
+                lines += [""] * (len(parts) == 1) + [f"{'  ' * (len(parts) - 1)}- **{title}** {first}"]
+            else:
+                lines += [f"{'  ' * (len(parts) - 1)}- `{parts[-1]}.py`: {first}"]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def with_listing(page: str, sources: Sources) -> str:
+    """Return a page with the list of files between its two markers."""
+    before, _, rest = page.partition("<!-- tree -->\n")
+    return f"{before}<!-- tree -->\n{listing(sources)}<!-- end of tree -->{rest.partition('<!-- end of tree -->')[2]}"
+
+
 if __name__ == "__main__":
-    (ROOT / "docs" / "floors.svg").write_text(drawing(read_sources()))
+    found = read_sources()
+    (ROOT / "docs" / "floors.svg").write_text(drawing(found))
+    architecture = ROOT / "docs" / "architecture.md"
+    architecture.write_text(with_listing(architecture.read_text(), found))

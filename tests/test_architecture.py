@@ -288,6 +288,11 @@ def test_the_drawing_is_of_this_code():
     assert stale((ROOT / "docs" / "floors.svg").read_text(), SOURCES) == []
 
 
+def test_the_page_lists_every_file_of_this_code():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert page == floors.with_listing(page, SOURCES), "run python docs/floors.py"
+
+
 def test_frameworks_methods_and_the_public_face_are_imported_only_where_they_may_be():
     assert_none(wrong_imports(EVERYTHING))
 
