@@ -119,14 +119,14 @@ def command() -> str:
     return shlex.join(["python", *sys.argv])
 
 
-def _forget_peak() -> None:
-    """Lets the peak of memory begin anew: the jobs of a sweep share a process. Linux alone can."""
+def forget_peak_memory() -> None:
+    """Reset the peak that `peak_memory_mib` returns, as the jobs of a sweep share a process; a no-op outside Linux."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_mib() -> float:
-    """The process's largest resident memory since `_forget_peak`, or else since its start, in MiB."""
+def peak_memory_mib() -> float:
+    """Return the largest resident memory of the process in MiB, since `forget_peak_memory` or else since its start."""
     with suppress(OSError, StopIteration):
         status = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) / 1024

@@ -31,7 +31,7 @@ from prunekit.data.text.samples import (
     read_texts,
     samples_digest,
 )
-from prunekit.environment import _forget_peak, _peak_mib, command
+from prunekit.environment import command, forget_peak_memory, peak_memory_mib
 from prunekit.evaluation.language_model import choice_scores, choose, perplexity, rouge
 from prunekit.files import atomic_write_text, cache_folder
 from prunekit.methods.weight_base import Need, Stream, WeightPruningMethod
@@ -88,7 +88,7 @@ class WeightPipeline:
     def execute(self) -> dict[str, Any]:
         """Runs all stages."""
         silence_libraries()
-        _forget_peak()
+        forget_peak_memory()
         self._check_family()
         trainer, options = self.cfg["trainer"], method_options(self.cfg)
         device = torch.device("cuda" if accelerator_of(trainer["accelerator"]) == "gpu" else "cpu")
@@ -395,7 +395,7 @@ class WeightPipeline:
             "reused": self.reused,
             "streamed": self.streamed,
             "seconds": {**self.seconds, "total": time.time() - self.started},
-            "peak_memory_mib": _peak_mib(),
+            "peak_memory_mib": peak_memory_mib(),
         }
 
     def _provenance(self) -> dict[str, Any]:
