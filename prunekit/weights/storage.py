@@ -26,7 +26,8 @@ VERSION = "1"
 
 def pack_bits(mask: Bool[Tensor, "rows columns"]) -> UInt8[Tensor, "rows bytes"]:
     """Eight columns per byte, the first column in the lowest bit; a row's last byte is filled up with 0."""
-    return torch.from_numpy(np.packbits(mask.cpu().numpy(), axis=1, bitorder="little"))
+    packed = np.packbits(mask.cpu().numpy(), axis=1, bitorder="little")
+    return torch.from_numpy(np.ascontiguousarray(packed))  # a transposed mask, as of GPT-2's layers, packs transposed
 
 
 def unpack_bits(packed: UInt8[Tensor, "rows bytes"], columns: int) -> Bool[Tensor, "rows columns"]:

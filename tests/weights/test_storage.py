@@ -27,6 +27,12 @@ def test_masks_come_back(tmp_path):
     assert all(found[name].equal(mask) for name, mask in masks.items())
 
 
+def test_a_transposed_mask_comes_back(tmp_path):
+    mask = (torch.rand(40, 11) > 0.5).T
+    save_masks({"a": mask}, tmp_path / "masks.safetensors")
+    assert load_masks(tmp_path / "masks.safetensors")["a"].equal(mask)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_compact_form_is_exact_to_the_bit_also_for_kept_zeros(dtype, tmp_path):
     torch.manual_seed(0)
