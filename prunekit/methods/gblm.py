@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor
 
-from prunekit.methods.weight_base import Need, Statistics, WeightPruningMethod, present
+from prunekit.methods.weight_base import Need, Statistics, WeightOptions, WeightPruningMethod, require
 from prunekit.weights.importance import gblm_score
+
+
+@dataclass(frozen=True, kw_only=True)
+class GBLMOptions(WeightOptions):
+    """The keys of conf/method/gblm.yaml, explained there."""
+
+    gradient_scale: float | int
 
 
 class GBLM(WeightPruningMethod):
     """|w| * (input norm + scale * root mean square gradient)."""
 
-    def needs(self) -> list[Need]:
-        """Input norms and squared gradients of the same text."""
-        return [Need("norms", self.options["calibration"]), Need("fisher", self.options["calibration"])]
+    Options = GBLMOptions
+    options: GBLMOptions
 
-    def score(self, weight: Float[Tensor, "outputs inputs"], found: Statistics) -> Float[Tensor, "outputs inputs"]:
-        """By the formula of the class."""
-        return gblm_score(
-            weight, present(found.norms), present(found.fisher), found.samples, self.options["gradient_scale"]
-        )
+    def needs(self) -> list[Need]:
+        """Return the input norms and the squared gradients of the same text."""
+        return [Need("norms", self.options.calibration), Need("fisher", self.options.calibration)]
+
+    def score(self, weight: Float[Tensor, "outputs inputs"], statistics: Statistics) -> Float[Tensor, "outputs inputs"]:
+        """Return |w| * (input norm + scale * root mean square gradient)."""
+        norms, fisher = require(statistics.norms), require(statistics.fisher)
+        return gblm_score(weight, norms, fisher, statistics.samples, self.options.gradient_scale)

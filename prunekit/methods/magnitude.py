@@ -1,4 +1,4 @@
-"""The smallest weights go: the baseline that needs no data."""
+"""Magnitude pruning: remove the smallest weights. The baseline that needs no data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from prunekit.weights.importance import magnitude_score
 class Magnitude(WeightPruningMethod):
     """|w|."""
 
-    def score(self, weight: Float[Tensor, "outputs inputs"], found: Statistics) -> Float[Tensor, "outputs inputs"]:
-        """|w|."""
+    def score(self, weight: Float[Tensor, "outputs inputs"], statistics: Statistics) -> Float[Tensor, "outputs inputs"]:
+        """Return |w|."""
         return magnitude_score(weight)

@@ -1,4 +1,4 @@
-"""SparseGPT: masks chosen while the weights that stay are re-fitted. arXiv:2301.00774."""
+"""SparseGPT: masks chosen while the kept weights are re-fitted. arXiv:2301.00774."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from prunekit.methods.weight_base import WeightPruningMethod
 
 
 class SparseGPT(WeightPruningMethod):
-    """The sweep does everything; there is no score."""
+    """Masks from the repair sweep itself; there is no score."""
 
     adaptive = True

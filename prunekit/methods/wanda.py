@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from prunekit.methods.weight_base import Need, Statistics, WeightPruningMethod, present
+from prunekit.methods.weight_base import Need, Statistics, WeightPruningMethod, require
 from prunekit.weights.importance import wanda_score
 
 
@@ -13,9 +13,9 @@ class Wanda(WeightPruningMethod):
     """|w| * input norm."""
 
     def needs(self) -> list[Need]:
-        """Input norms."""
-        return [Need("norms", self.options["calibration"])]
+        """Return the input norms."""
+        return [Need("norms", self.options.calibration)]
 
-    def score(self, weight: Float[Tensor, "outputs inputs"], found: Statistics) -> Float[Tensor, "outputs inputs"]:
-        """|w| * input norm."""
-        return wanda_score(weight, present(found.norms))
+    def score(self, weight: Float[Tensor, "outputs inputs"], statistics: Statistics) -> Float[Tensor, "outputs inputs"]:
+        """Return |w| * input norm."""
+        return wanda_score(weight, require(statistics.norms))

@@ -1,38 +1,97 @@
-"""What every weight-pruning method shares: which statistics it needs, and a score per weight.
+"""The base of every weight-pruning method: its options, the statistics it needs, and a score per weight.
 
-A method subclasses `WeightPruningMethod` and says what it `needs` and its `score`; calibration, masks, repair,
-evaluation and storage are the pipeline's.
+A method subclasses `WeightPruningMethod` and defines `needs` and `score`, with an options class of its own where its
+file has keys of its own. Calibration, masks, repair, evaluation and storage are the pipeline's.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from prunekit.weights.masks import Groups
+from prunekit.data.text.samples import Stream
+from prunekit.weights.allocation import Allocation
+from prunekit.weights.importance import Metric
+from prunekit.weights.masks import GroupKind, Groups
 
+# typing.Self, which the shape checks of the tests cannot read
+AnyOptions = TypeVar("AnyOptions", bound="WeightOptions")
 Statistic = Literal["general", "norms", "magnitude", "fisher", "signed"]
-Stream = Literal["open", "domain", "mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightOptions:
+    """The keys that all weight-pruning methods share, explained in conf/method/magnitude.yaml.
+
+    A method with keys of its own adds them in a subclass. There are no defaults here: those are the file's.
+    """
+
+    sparsity: float | int
+    sparsity_of: Literal["prunable", "model"]
+    alloc: Allocation
+    alloc_spread: float | int
+
+    scope: str | None
+    group: GroupKind
+    n_blocks: int
+    width: int | None
+    keep: int
+    of: int
+    max_sparsity: float | int
+
+    calibration: Stream
+    weight_update: Literal["none", "obs"]
+    update_on: Stream
+    damping: float | int
+    chunk: int
+    stream: Literal["auto"] | bool
+    save_weights: bool
+    compact: bool
+
+    @classmethod
+    def from_config(cls: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
+        """Build the options from the method's keys of a configuration.
+
+        Raises:
+            TypeError: a key is not a field, or a field is not given.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise TypeError(f"{cls.__name__} does not know {', '.join(unknown)}; it takes {', '.join(sorted(known))}.")
+        return cls(**values)
+
+    @property
+    def groups(self) -> Groups:
+        """The groups of weights that compete with each other."""
+        return Groups(self.group, self.n_blocks, self.width, self.keep, self.of, self.max_sparsity)
+
+    @property
+    def gradient_text(self) -> Stream:
+        """The text of the gradients by which `alloc=rank` ranks the matrices."""
+        return self.calibration
 
 
 @dataclass(frozen=True)
 class Need:
-    """A statistic and the text that it is taken on.
+    """A calibration statistic and the text to collect it on.
 
-    general: normalised reconstruction error; norms: of the inputs; sums over samples of gradients g: magnitude |g w|,
-    fisher g^2, signed g. Each sum is a pass of its own, so that no more than one is in memory.
+    general: normalised reconstruction error, by `metric`; norms: L2 norms of the inputs; sums over samples of gradients
+    g: magnitude |g w|, fisher g^2, signed g. Each sum takes a pass of its own, so only one is in memory at a time.
     """
 
     what: Statistic
     on: Stream
+    metric: Metric = "obs_chol"
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was collected for one matrix; None where it was not needed. Sums are over `samples` sequences."""
+    """The statistics of one matrix; None for those that were not collected. Sums are over `samples` sequences."""
 
     general: Float[Tensor, "outputs inputs"] | None = None
     norms: Float[Tensor, "inputs"] | None = None
@@ -43,29 +102,31 @@ class Statistics:
 
 
 class WeightPruningMethod:
-    """One way to score weights; higher = stays. `options` are the keys of the method's file."""
+    """One way to score weights; the highest scores are kept."""
 
-    adaptive: ClassVar[bool] = False  # True: the mask is chosen during the sweep, block by block, without a score
+    Options: ClassVar[type[WeightOptions]] = WeightOptions  # its fields are the keys of the method's file
+    adaptive: ClassVar[bool] = False  # True: masks are chosen block by block during the repair sweep, without a score
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, options: WeightOptions) -> None:
         self.options = options
 
-    @property
-    def groups(self) -> Groups:
-        """Which weights compete."""
-        own = self.options
-        return Groups(own["group"], own["n_blocks"], own["width"], own["keep"], own["of"], own["max_sparsity"])
-
     def needs(self) -> list[Need]:
-        """What the score is made of; none by default."""
+        """Return the statistics that the score is computed from; none by default."""
         return []
 
-    def score(self, weight: Float[Tensor, "outputs inputs"], found: Statistics) -> Float[Tensor, "outputs inputs"]:
-        """The importance of each weight; neither argument is changed."""
+    def score(self, weight: Float[Tensor, "outputs inputs"], statistics: Statistics) -> Float[Tensor, "outputs inputs"]:
+        """Return the importance of each weight, without changing the arguments."""
         raise TypeError(f"{type(self).__name__} has no score; write one, or set adaptive = True.")
 
+    def variant(self) -> list[str]:
+        """Return what distinguishes this run from others of the method, as words for a row of a table.
 
-def present(values: Tensor | None) -> Tensor:
-    """A statistic that the method asked for."""
-    assert values is not None
-    return values
+        By default that is the calibration text, if the method uses any.
+        """
+        return [self.options.calibration] if self.adaptive or self.needs() else []
+
+
+def require(statistic: Tensor | None) -> Tensor:
+    """Return a statistic that the method has listed in `needs`, which is therefore not None."""
+    assert statistic is not None
+    return statistic

@@ -213,4 +213,4 @@ def target_of(cfg: Config) -> Any:
 
 def method_options(cfg: Config) -> dict[str, Any]:
     """The keys of the method's file that are the method's own."""
-    return {key: value for key, value in cfg["method"].items() if key not in ("name", "_target_")}
+    return {key: value for key, value in cfg["method"].items() if key not in ("name", "_target_", "prunes")}

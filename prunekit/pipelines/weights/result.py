@@ -1,72 +1,104 @@
-"""Build result.json of a weight-pruning run, and save its model."""
+"""Build result.json of a weight-pruning run."""
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from prunekit import files as pretrained
-from prunekit.weights.decoder import (
-    Matrices,
-    all_matrices,
-    resident,
-    weight_of,
-)
+from prunekit.config.identity import config_hash
+from prunekit.data.text.samples import samples_digest
+from prunekit.environment import command, peak_memory_mib
+from prunekit.methods.weight_base import WeightPruningMethod
+from prunekit.pipelines.weights.calibration import CORPORA, Calibration
+from prunekit.pipelines.weights.evaluation import Evaluated
+from prunekit.pipelines.weights.loading import LoadedModel
+from prunekit.pipelines.weights.masking import Masking
+from prunekit.pipelines.weights.statistics import CollectedStatistic
+from prunekit.weights.decoder import all_matrices, parameter_count, resident, weight_of
+from prunekit.weights.masks import is_nm
 from prunekit.weights.semi_structured import check_conversion
+from prunekit.weights.storage import sparsity_report
 
 
-def _semi_structured(model: PreTrainedModel, blocks: Sequence[Matrices]) -> dict[str, Any]:
-    """How many 2:4 matrices torch's semi-structured format takes here, and why not all."""
-    done, reasons = 0, dict[str, None]()
-    for number, matrices in enumerate(blocks):
-        with resident(model, number):
-            for module in matrices.values():
-                reason = check_conversion(weight_of(module))
-                done += reason is None
-                reasons |= {} if reason is None else {reason: None}
-    return {"matrices": len(all_matrices(blocks)), "converted": done, "why_not": "; ".join(reasons) or None}
+def build_result(
+    cfg: Mapping[str, Any],
+    method: WeightPruningMethod,
+    loaded: LoadedModel,
+    calibration: Calibration,
+    statistics: Sequence[CollectedStatistic],
+    masking: Masking,
+    *,
+    dense: Evaluated,
+    pruned: Evaluated,
+    started: float,
+) -> dict[str, Any]:
+    """Return the content of result.json; `loaded` is the pruned model, and `started` the time the run began at."""
+    masks = masking.masks
+    two_of_four = all(is_nm(mask) for mask in masks.values())
+    result = {
+        "schema": 1,
+        "prunes": "weights",
+        "status": "done",
+        "exit_code": 0,
+        "method": cfg["method"]["name"],
+        "variant": variant(cfg["method"]["name"], method),
+        "task": cfg["task"]["name"],
+        "backbone": cfg["backbone"]["name"],
+        "seed": cfg["seed"],
+        "hash": config_hash(cfg),
+        "command": command(),
+        "score": _score(dense.values, pruned.values),
+        "dense": dense.values,
+        "pruned": pruned.values,
+        **_dense_cost(masks),
+        "sparsity": sparsity_report(masks, parameter_count(loaded.model)),
+        "calibration": _provenance(calibration),
+        "two_of_four": two_of_four,
+        "reused": [statistic.file for statistic in statistics if statistic.seconds is None],
+        "streamed": loaded.streamed,
+        "seconds": {**_stage_seconds(statistics, masking, dense, pruned), "total": time.time() - started},
+        "peak_memory_mib": peak_memory_mib(),
+    }
+    if two_of_four and method.options.group == "nm":
+        result["semi_structured"] = _semi_structured(loaded)
+    return result
 
 
-def _weights_digest(folder: Path) -> str | None:
-    """Hex digest of the weights in a folder, in one file or in shards; None where there are none."""
-    files = sorted([*folder.glob("model.safetensors"), *folder.glob("model-*-of-*.safetensors")])
-    files = files or sorted(folder.glob("pytorch_model*.bin"))
-    digests = [pretrained.sha256(file) for file in files]
-    if len(digests) < 2:
-        return digests[0] if digests else None
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+def variant(name: str, method: WeightPruningMethod) -> str:
+    """Return the method with what distinguishes this run from others of it, as one line of a table."""
+    options = method.options
+    repaired = [f"repaired on {options.update_on}"] if options.weight_update == "obs" else []
+    return ", ".join([name, *method.variant(), *repaired])
 
 
 def _score(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
-    """What every run's result has, higher = better, from 0 to 1: here 1 / perplexity of the domain's text.
+    """Return the score that every run has, from 0 to 1, higher = better: here 1 / perplexity of the domain's text.
 
-    That is the geometric mean probability of its tokens. There is no validation text: a search would choose on it.
+    That is the geometric mean probability of its tokens. There is no validation text; a search would choose by this.
     """
-    was, now = 1 / dense["domain_perplexity"], 1 / pruned["domain_perplexity"]
+    before, after = 1 / dense["domain_perplexity"], 1 / pruned["domain_perplexity"]
     return {
         "metric": "token_probability",
         "split": "held-out",
         "rows": pruned["domain_tokens"],
-        "dense": was,
-        "pruned": now,
-        "dense_all": {"token_probability": was, **_measured(dense)},
-        "pruned_all": {"token_probability": now, **_measured(pruned)},
-        "validation": now,
+        "dense": before,
+        "pruned": after,
+        "dense_all": {"token_probability": before, **_without_counts(dense)},
+        "pruned_all": {"token_probability": after, **_without_counts(pruned)},
+        "validation": after,
     }
 
 
-def _measured(found: Mapping[str, Any]) -> dict[str, float]:
-    """The measures among what an evaluation found, without its counts."""
-    return {name: value for name, value in found.items() if not name.endswith(("_tokens", "_rows"))}
+def _without_counts(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the measures of an evaluation, without its counts of tokens and rows."""
+    return {name: value for name, value in values.items() if not name.endswith(("_tokens", "_rows"))}
 
 
-def _nothing_saved(masks: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The cost of a run in the shape of every run's result, per token: dense kernels multiply zeros too."""
+def _dense_cost(masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the cost per token, as every run's result has it: nothing is saved, as dense kernels multiply zeros."""
     g = 2 * sum(mask.numel() for mask in masks.values()) / 1e9
     return {
         "budget": {"asked": None, "reached": 1.0, "met": True, "tolerance": 0.0, "split": "held-out"},
@@ -84,18 +116,49 @@ def _nothing_saved(masks: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _variant(options: Mapping[str, Any]) -> str:
-    """The method with what tells its variants apart, as one line of a table."""
-    parts = [str(options["name"])]
-    if "score" in options:
-        parts.append(options["score"])
-        if options["score"].startswith("dual"):
-            parts.append(f"lambda {options['lambda_']:g}")
-        for half, key, usual in (("domain_only", "general_on", "open"), ("general_only", "domain_on", "domain")):
-            if options["score"] != half and options[key] != usual:
-                parts.append(f"{key.partition('_')[0]} importance on {options[key]}")
-    elif options["name"] != "magnitude":
-        parts.append(options["calibration"])
-    if options["weight_update"] == "obs":
-        parts.append(f"repaired on {options['update_on']}")
-    return ", ".join(parts)
+def _provenance(calibration: Calibration) -> dict[str, Any]:
+    """Return what each corpus was calibrated on: file, seed, counts, and the digest of its tokens."""
+    found: dict[str, Any] = {}
+    for stream in CORPORA:
+        samples, documents = calibration.samples[stream], calibration.texts.documents[stream]
+        files = getattr(calibration.source, stream)
+        found[stream] = {
+            "file": None if files is None else files.calibration.name,
+            "seed": calibration.seed,
+            "samples": len(samples),
+            "tokens": sum(len(sample.ids) for sample in samples),
+            "sha256": samples_digest(samples),
+            "overlap": documents.overlap,
+            "duplicates": documents.duplicates,
+        }
+    return found
+
+
+def _stage_seconds(
+    statistics: Sequence[CollectedStatistic], masking: Masking, dense: Evaluated, pruned: Evaluated
+) -> dict[str, float]:
+    """Return the seconds of each stage, in their order, without what was read from the cache."""
+    stages = [
+        ("evaluate dense", dense.seconds),
+        *((f"{found.need.what} on {found.need.on}", found.seconds) for found in statistics),
+        *masking.seconds.items(),
+        ("evaluate pruned", pruned.seconds),
+    ]
+    # a list first: a statistic that was computed for the allocation may have been reused for the score
+    return {name: seconds for name, seconds in stages if seconds is not None}
+
+
+def _semi_structured(loaded: LoadedModel) -> dict[str, Any]:
+    """Return how many of the matrices torch's semi-structured format takes here, and why not all."""
+    converted, reasons = 0, dict[str, None]()
+    for number, matrices in enumerate(loaded.blocks):
+        with resident(loaded.model, number):
+            for module in matrices.values():
+                reason = check_conversion(weight_of(module))
+                converted += reason is None
+                reasons |= {} if reason is None else {reason: None}
+    return {
+        "matrices": len(all_matrices(loaded.blocks)),
+        "converted": converted,
+        "why_not": "; ".join(reasons) or None,
+    }

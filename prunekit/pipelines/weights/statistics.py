@@ -1,137 +1,197 @@
-"""Stage 1 of a weight-pruning run: calibration statistics, cached on disk."""
+"""Collect calibration statistics of all matrices, and keep them in a cache folder.
+
+A file of statistics is named by a hash of everything that it depends on: the dense model, the calibration tokens and a
+few options. Another sparsity, group or lambda therefore reuses it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from prunekit.console import track
-from prunekit.data.text.samples import (
-    TokenSample,
-)
-from prunekit.methods.weight_base import Need, Statistic, Statistics
-from prunekit.weights.decoder import (
-    Matrices,
-    weight_of,
-)
-from prunekit.weights.disk import (
-    Stored,
-    save_whole,
-)
+from prunekit.console import say, track
+from prunekit.data.text.samples import samples_digest
+from prunekit.methods.weight_base import Need, Statistic, Statistics, WeightOptions
+from prunekit.pipelines.weights.calibration import Calibration
+from prunekit.pipelines.weights.loading import LoadedModel
+from prunekit.weights.decoder import Matrices, weight_of
+from prunekit.weights.disk import Stored, merge, save_whole
 from prunekit.weights.gradients import stream_gradients
 from prunekit.weights.grams import Gram, stream_grams
-from prunekit.weights.importance import GradientSums, general_importance, normalised
+from prunekit.weights.importance import GradientSums, Metric, Sum, general_importance, normalised
 from prunekit.weights.streaming import Sample
 
 STATISTICS = 1  # version of the cached statistics: raise it when their meaning changes
 STORED = torch.bfloat16
 
 
-def _collect(
-    what: Statistic,
-    model: PreTrainedModel,
-    samples: Sequence[Sample],
-    blocks: Sequence[Matrices],
-    options: Mapping[str, Any],
-    folder: Path,
-) -> list[Path]:
-    """One statistic, a file per block with `<matrix>.<name>`; no more than one block's is in memory."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    parts = {number: folder / f"{number:05d}.safetensors" for number, own in enumerate(blocks) if own}
+@dataclass(frozen=True)
+class CollectedStatistic:
+    """One statistic of all matrices, over `samples` sequences; `<matrix>.<statistic>` names each tensor.
 
-    def put(number: int, found: Mapping[str, Tensor]) -> None:
-        if number in parts:  # method.scope may name nothing of a block
-            save_whole({name: tensor.to(STORED).cpu() for name, tensor in found.items()}, parts[number])
+    `file` is its name in the cache; `seconds` is None if it was there already.
+    """
 
-    if what == "general" or what == "norms":
+    need: Need
+    tensors: Mapping[str, Tensor]
+    samples: int
+    file: str
+    seconds: float | None
+
+    def of_matrix(self, matrix: str) -> Tensor:
+        """Return the statistic of one matrix in float32."""
+        return self.tensors[f"{matrix}.{self.need.what}"].float()
+
+
+@dataclass(frozen=True)
+class StatisticsStore:
+    """The statistics of a model that is not pruned yet: read from the folder `cache`, or computed and put there."""
+
+    loaded: LoadedModel
+    calibration: Calibration
+    options: WeightOptions
+    cache: Path
+    scratch: Path
+
+    def collect(self, need: Need) -> CollectedStatistic:
+        """Return one statistic of all matrices."""
+        samples = self.calibration.samples[need.on]
+        path = self.cache / f"{need.what}-{need.on}-{self._digest(need)[:16]}.safetensors"
+        if path.is_file():
+            say(f"reused     {need.what} on {need.on}: {path}")
+            return CollectedStatistic(need, Stored(path), len(samples), path.name, seconds=None)
+        start = time.time()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parts = self._collect(need)
+        # renamed when it is complete: another run may read the same cache
+        unfinished = path.with_suffix(f".{time.time_ns()}.tmp")
+        merge(parts, unfinished, {"format": "pt"})
+        unfinished.replace(path)
+        shutil.rmtree(self.scratch)
+        return CollectedStatistic(need, Stored(path), len(samples), path.name, seconds=time.time() - start)
+
+    def _digest(self, need: Need) -> str:
+        key = {
+            "version": STATISTICS,
+            "what": need.what,
+            "model": self.loaded.identity,
+            "tokens": samples_digest(self.calibration.samples[need.on]),
+            "scope": self.options.scope,
+            "general": [need.metric, self.options.damping] if need.what == "general" else None,
+        }
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+    def _collect(self, need: Need) -> list[Path]:
+        """Compute a statistic and return its files, one per block, so that only one block's is in memory."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        if need.what == "general" or need.what == "norms":
+            self._collect_from_inputs(need)
+        else:
+            self._collect_from_gradients(need.what, self.calibration.sequences(need.on))
+        return [self._part(number) for number, matrices in enumerate(self.loaded.blocks) if matrices]
+
+    def _part(self, number: int) -> Path:
+        return self.scratch / f"{number:05d}.safetensors"
+
+    def _put(self, number: int, what: Statistic, values: Mapping[str, Tensor]) -> None:
+        tensors = {f"{name}.{what}": tensor.to(STORED).cpu() for name, tensor in values.items()}
+        if tensors:  # none if method.scope matches nothing in this block
+            save_whole(tensors, self._part(number))
+
+    def _collect_from_inputs(self, need: Need) -> None:
+        """Collect what the Gram matrices of the layers' inputs give."""
+        blocks = self.loaded.blocks
 
         def visit(number: int, grams: dict[str, Gram]) -> bool:
-            if what == "norms":
-                put(number, {f"{name}.norms": gram.norms for name, gram in grams.items()})
-                return False
-            found = {}
-            while grams:
-                gram = grams[next(iter(grams))]
-                # one factorisation for the layers that share an input; then its Gram goes
-                weights = {
-                    name: weight_of(blocks[number][name]).detach() for name, other in grams.items() if other is gram
-                }
-                for name in weights:
-                    del grams[name]
-                hessian = gram.hessian
-                del gram
-                options_of_metric = (options["metric"], options["damping"], next(iter(weights)))
-                rows = torch.cat(list(weights.values())) if len(weights) > 1 else weights[next(iter(weights))]
-                values = general_importance(rows, hessian, *options_of_metric)
-                for name, own in zip(weights, values.split([len(weight) for weight in weights.values()]), strict=True):
-                    found[f"{name}.general"] = normalised(own).to(STORED).cpu()
-            put(number, found)
+            if need.what == "norms":
+                self._put(number, need.what, {name: gram.norms for name, gram in grams.items()})
+            else:
+                general = _general_importance(blocks[number], grams, need.metric, self.options.damping)
+                self._put(number, need.what, general)
             return False
 
-        stream_grams(model, samples, blocks, visit, _tracked(what))
-        return list(parts.values())
-    sums: dict[str, GradientSums] = {}
-    seen = [0] * len(blocks)
+        sequences = self.calibration.sequences(need.on)
+        stream_grams(self.loaded.model, sequences, blocks, visit, partial(track, label=need.what))
 
-    @contextmanager
-    def around(number: int) -> Iterator[None]:
-        """The sums of one block: of a few samples' gradients on top of those of earlier samples, in float32."""
-        path = folder / f"sums-{number:05d}.safetensors"
-        earlier = Stored(path) if path.is_file() else None
-        for name, module in blocks[number].items():
-            own = None if earlier is None else {str(what): earlier[f"{name}.{what}"]}
-            sums[name] = GradientSums(weight_of(module), [what], earlier=own, samples=seen[number])
-        yield
-        if number not in parts:
-            return
-        seen[number] = max(total.samples for total in sums.values())
-        done = seen[number] == len(samples)
-        found: dict[str, Tensor] = {}
-        for name, total in sums.items():
+    def _collect_from_gradients(self, what: Sum, sequences: Sequence[Sample]) -> None:
+        """Collect a sum over the sequences' gradients, `method.chunk` sequences at a time."""
+        blocks = self.loaded.blocks
+        sums: dict[str, GradientSums] = {}
+        seen = [0] * len(blocks)  # samples whose gradients are summed, per block
+
+        @contextmanager
+        def around(number: int) -> Iterator[None]:
+            """Add a chunk's gradients of one block to those of earlier chunks, which wait in a file, in float32."""
+            path = self.scratch / f"sums-{number:05d}.safetensors"
+            earlier = Stored(path) if path.is_file() else None
+            for name, module in blocks[number].items():
+                own: dict[str, Tensor] | None = None if earlier is None else {what: earlier[name]}
+                sums[name] = GradientSums(weight_of(module), [what], earlier=own, samples=seen[number])
+            yield
+            if not sums:
+                return
+            seen[number] = max(total.samples for total in sums.values())
+            done = seen[number] == len(sequences)
             if done:
-                total.all_reduce()
-            found[f"{name}.{what}"] = total.state[what]
-        sums.clear()
-        if done:
-            put(number, found)
-            path.unlink(missing_ok=True)
-        else:
-            save_whole({name: tensor.cpu() for name, tensor in found.items()}, path)
+                for total in sums.values():
+                    total.all_reduce()
+            values = {name: total.state[what] for name, total in sums.items()}
+            sums.clear()
+            if done:
+                self._put(number, what, values)
+                path.unlink(missing_ok=True)
+            else:
+                save_whole({name: tensor.cpu() for name, tensor in values.items()}, path)
 
-    stream_gradients(
-        model,
-        samples,
-        blocks,
-        lambda name, gradient: sums[name].add(gradient),
-        chunk=options["chunk"],
-        progress=_tracked(f"gradients ({what})"),
-        around=around,
-    )
-    return list(parts.values())
+        stream_gradients(
+            self.loaded.model,
+            sequences,
+            blocks,
+            lambda name, gradient: sums[name].add(gradient),
+            chunk=self.options.chunk,
+            progress=partial(track, label=f"gradients ({what})"),
+            around=around,
+        )
 
 
-def _of_matrix(name: str, stored: Iterable[tuple[Need, Mapping[str, Tensor], int]]) -> Statistics:
+def _general_importance(
+    matrices: Matrices, grams: dict[str, Gram], metric: Metric, damping: float | int
+) -> dict[str, Tensor]:
+    """Return the normalised general importance of one block's matrices; `grams` is emptied to free their memory."""
+    found = {}
+    while grams:
+        gram = grams[next(iter(grams))]
+        # one factorisation for the layers that share an input; then their Gram is freed
+        weights = {name: weight_of(matrices[name]).detach() for name, other in grams.items() if other is gram}
+        for name in weights:
+            del grams[name]
+        hessian = gram.hessian
+        del gram
+        first = next(iter(weights))
+        rows = torch.cat(list(weights.values())) if len(weights) > 1 else weights[first]
+        values = general_importance(rows, hessian, metric, damping, first)
+        for name, own in zip(weights, values.split([len(weight) for weight in weights.values()]), strict=True):
+            found[name] = normalised(own).to(STORED).cpu()
+    return found
+
+
+def matrix_statistics(matrix: str, collected: Iterable[CollectedStatistic]) -> Statistics:
+    """Return what was collected for one matrix."""
     found: dict[str, Any] = {}
-    for need, tensors, samples in stored:
-        for key in ("general", "norms", "magnitude", "fisher", "signed"):
-            if f"{name}.{key}" in tensors:
-                found[key] = tensors[f"{name}.{key}"].float()
-        if need.what in ("magnitude", "fisher", "signed"):
-            found["samples"] = samples
+    for statistic in collected:
+        found[statistic.need.what] = statistic.of_matrix(matrix)
+        if statistic.need.what not in ("general", "norms"):
+            found["samples"] = statistic.samples
     return Statistics(**found)
-
-
-def _plain(samples: Sequence[TokenSample]) -> list[Sample]:
-    return [Sample(sample.ids, sample.counts) for sample in samples]
-
-
-def _tracked(label: str) -> Callable[[range], Iterable[int]]:
-    return lambda steps: track(steps, label, len(steps))

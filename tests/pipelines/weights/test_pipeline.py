@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from prunekit.config.errors import ConfigError
 from prunekit.pipelines.run import run
-from prunekit.pipelines.weights import pipeline, statistics
+from prunekit.pipelines.weights import evaluation, masking, statistics
 from prunekit.report.rows import collect
 from prunekit.weights.decoder import all_matrices, prunable, weight_of
 from prunekit.weights.storage import load_compact, load_masks
@@ -90,6 +90,13 @@ def test_the_same_command_gives_the_stored_result_and_force_the_same_numbers(tmp
     # what has no part in a run that prunes weights does not name it
     assert configured(tmp_path, "method=dpruner")["budget"] == "3x"
     assert run(configured(tmp_path, "method=dpruner", "budget=2x", "teacher.epochs=7")) == again
+
+
+def test_the_score_reuses_a_statistic_that_the_allocation_computed(tmp_path):
+    result, _ = run_small(tmp_path, "method=wanda", "method.alloc=owl")
+    assert list(result["seconds"]) == ["evaluate dense", "norms on open", "mask", "evaluate pruned", "total"]
+    (reused,) = result["reused"]
+    assert (tmp_path / "cache" / "weights" / reused).is_file()
 
 
 def test_sparsity_of_the_model_takes_more_of_the_matrices(tmp_path):
@@ -245,7 +252,7 @@ def test_what_cannot_run_is_said_in_three_lines(given, words, tmp_path, monkeypa
 
 
 def test_too_little_text_is_said_before_anything_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "perplexity", lambda *given: pytest.fail("measured"))
+    monkeypatch.setattr(evaluation, "perplexity", lambda *given: pytest.fail("measured"))
     with pytest.raises(ConfigError, match=r"not task\.open\.samples=999"):
         run_small(tmp_path, "method=magnitude", "task.open.samples=999")
 
@@ -261,7 +268,7 @@ def test_a_scope_may_name_nothing_of_a_block(given, tmp_path):
 
 def test_every_long_step_says_how_far_it_is(tmp_path, monkeypatch):
     seen = []
-    for module in (pipeline, statistics):
+    for module in (evaluation, masking, statistics):
         monkeypatch.setattr(module, "track", lambda items, label, total=None: seen.append(label) or items)
     run_small(tmp_path, "method=dpruner", "method.weight_update=obs")
     steps = {"general", "gradients (magnitude)", "mask", "repair on mixed"}
