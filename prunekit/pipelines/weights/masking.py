@@ -168,7 +168,7 @@ def _sweep_blocks(
     sweep: Callable[[str, Tensor, InverseFactor], Swept],
     put: Callable[[int, Mapping[str, Tensor]], None] = lambda number, masks: None,
 ) -> None:
-    """Re-fit block after block to what it is fed by the pruned blocks before it; hands the masks of each to `put`."""
+    """Re-fit each block to the outputs of the pruned blocks before it, and hand its masks to `put`."""
     blocks = loaded.blocks
 
     def visit(number: int, grams: dict[str, Gram]) -> bool:
