@@ -1,6 +1,8 @@
 """`python train.py ...` is `prunekit train ...`."""
 
+import sys
+
 from prunekit.cli.main import main
 
 if __name__ == "__main__":
-    main()
+    main(["train", *sys.argv[1:]])

@@ -16,7 +16,7 @@ from typing import Any
 from prunekit.bench.machine import hardware, package_versions
 from prunekit.bench.table import put_table
 from prunekit.cli.export import export, score_of
-from prunekit.cli.settings import HELP, explanation, run_script, settings
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.errors import DONE
 from prunekit.environment import environment
 from prunekit.files import atomic_write_text
@@ -79,10 +79,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: a setting, a run or a package that is not there.
     """
-    if any(argument in HELP for argument in arguments):
-        print(explanation(SETTINGS), end="")
-        return DONE
-    given = settings(SETTINGS, arguments)
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    given = parse_settings(SETTINGS, arguments)
     for run in [open_run(folder) for folder in given["runs"]]:
         found = measure(run, given["formats"], given["rows"])
         out = RESULTS / "export_parity_{task}_{method}.json".format(**found)

@@ -15,7 +15,7 @@ from typing import Any
 
 from prunekit.bench.table import put_table
 from prunekit.cli import bench
-from prunekit.cli.settings import HELP, explanation, run_script, settings
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.console import say
 from prunekit.runtime.kernels.linears import DTYPES, computes
@@ -233,10 +233,9 @@ def measure(given: Mapping[str, Any]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Measures if asked to, and writes the table; 0 when done."""
-    if any(argument in HELP for argument in arguments):
-        print(explanation(SETTINGS), end="")
-        return DONE
-    given = settings(SETTINGS, arguments)
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    given = parse_settings(SETTINGS, arguments)
     if given["runs"] is not None:
         measure(given)
     page = ROOT / given["into"]

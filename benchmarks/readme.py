@@ -2,7 +2,7 @@
 
 ./run python train.py force=true
 ./run python benchmarks/readme.py runs/bbc_news/top/minilm/3x/s1-<hash>  # takes over the main job's result, and writes
-./run prunekit table runs --save benchmarks/results/controls.json         # takes over a sweep's runs
+./run prunekit table runs save=benchmarks/results/controls.json           # takes over a sweep's runs
 ./run python benchmarks/readme.py                                         # writes all tables from what is committed
 """
 
@@ -45,7 +45,7 @@ def over_seeds(
     metrics: Sequence[str] = ("score",),
     where: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The runs of a committed file of `prunekit table --save`: mean and standard deviation over seeds."""
+    """The runs of a committed file of `prunekit table save=FILE`: mean and standard deviation over seeds."""
     runs = matching(collect([RESULTS / f"{name}.json"]).rows, where or {})
     return over_runs(build(runs, rows or default_rows(runs, columns), columns, metrics), "sd")
 

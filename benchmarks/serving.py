@@ -29,7 +29,7 @@ from typing import Any
 import httpx2
 
 from prunekit.bench.table import put_table
-from prunekit.cli.settings import HELP, explanation, run_script, settings
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.environment import environment
 from prunekit.files import atomic_write_text
@@ -283,10 +283,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: a setting, a run or a server that cannot be.
     """
-    if any(argument in HELP for argument in arguments):
-        print(explanation(SETTINGS), end="")
-        return DONE
-    given = settings(SETTINGS, arguments)
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    given = parse_settings(SETTINGS, arguments)
     folder = RESULTS
     if given["run"] is not None:
         result = asyncio.run(measure(open_run(given["run"]), given))

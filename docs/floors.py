@@ -53,9 +53,12 @@ class Arrow:
 
 
 def read_sources(root: Path = ROOT) -> dict[str, str]:
-    """Return the source of every module in prunekit/, by dotted name."""
+    """Return the source of every module in prunekit/, by dotted name.
+
+    Without __main__.py, which is no room: as train.py it only starts the command line, and nothing can import it.
+    """
     sources = {}
-    for path in sorted((root / HOUSE).rglob("*.py")):
+    for path in sorted(set((root / HOUSE).rglob("*.py")) - {root / HOUSE / "__main__.py"}):
         sources[".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")] = path.read_text()
     return sources
 

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prunekit.cli.settings import HELP, explanation, run_script, settings
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.errors import BAD_CONFIG, DONE, ConfigError
 from prunekit.runs.finished import FinishedRun, open_run
 from prunekit.runtime.batching import (
@@ -342,10 +342,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: a setting, a run or an address that cannot be.
     """
-    if any(argument in HELP for argument in arguments):
-        print(explanation(SETTINGS), end="")
-        return DONE
-    given = settings(SETTINGS, arguments)
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    given = parse_settings(SETTINGS, arguments)
     limits_of(given)
     run = open_run(given["run"])
     if run.spec.kind not in ("classification", "regression"):

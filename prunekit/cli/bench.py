@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prunekit.bench.bench import bench
 from prunekit.bench.subject import _benched, _of_model, _of_run
 from prunekit.bench.table import markdown, put_table
-from prunekit.cli.settings import HELP, explanation, settings
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.files import atomic_write_text
 
@@ -25,10 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: a setting, a run, a model or a file that cannot be.
     """
-    if any(argument in HELP for argument in arguments):
-        print(explanation("bench"), end="")
-        return DONE
-    given = settings("bench", arguments)
+    if asks_for_help(arguments):
+        return print_help("bench")
+    given = parse_settings("bench", arguments)
     if given["from"] is not None:
         return _again(given)
     if (given["run"] is None) == (given["model"] is None) or (given["model"] is None) != (given["data"] is None):

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.cli.settings import HELP, explanation, settings
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, MISSED, ConfigError
 from prunekit.files import atomic_write_text
 from prunekit.runs.finished import FinishedRun, open_run
@@ -38,10 +38,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: a setting, a run or a package is not there, or the method cannot be written as a graph.
     """
-    if any(argument in HELP for argument in arguments):
-        print(explanation("export"), end="")
-        return DONE
-    given = settings("export", arguments)
+    if asks_for_help(arguments):
+        return print_help("export")
+    given = parse_settings("export", arguments)
     run = open_run(given["run"])
     from prunekit.data.spec import DataError
     from prunekit.runtime.extras import MissingPackageError

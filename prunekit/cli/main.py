@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import io
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,7 +24,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from prunekit import __version__
-from prunekit.config.composition import explain
+from prunekit.cli.settings import HELP as HELP_WORDS
+from prunekit.cli.settings import asks_for_help, summary
+from prunekit.config.composition import configuration, explain
 from prunekit.config.errors import CRASHED, DONE, FROM_BEST_TO_WORST, INTERRUPTED, ConfigError
 from prunekit.config.keys import options
 from prunekit.config.search_path import conf_dir, prepare
@@ -41,6 +43,16 @@ VERBS = {
 
 HELP = """prunekit: train, compare and deploy pruned Transformers.
 
+  prunekit VERB [key=value ...]                       `python train.py ...` is `prunekit train ...`
+  prunekit VERB --help                                explains every setting of a verb
+
+{verbs}
+
+Settings without a verb are those of train. Exit codes: {codes}."""
+
+TRAIN = "fine-tune a dense model and prune it."
+TRAIN_HELP = """prunekit train: {summary}
+
   python train.py                                     ToP on BBC News with MiniLM, 3x fewer FLOPs
   python train.py method=top task=cola budget=0.4     another task, keep 40 % of the FLOPs
   python train.py experiment=top_cola                 a published recipe
@@ -52,43 +64,57 @@ Groups, as group=option:
 {groups}
 
 Every key, as key=value, is printed by --cfg job and explained in conf/; Hydra's own flags by --hydra-help.
-Exit codes: 0 done, 3 budget or goal missed, 4 bad configuration, 130 interrupted (the same command resumes)."""
+Exit codes: {codes}."""
+CODES = "0 done, 3 budget or goal missed, 4 bad configuration, 130 interrupted (the same command resumes)"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command and exits with its code; without a verb it is `train`."""
+    """Run one command and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments == ["--version"]:
-            print(f"prunekit {__version__}")
-            raise SystemExit(DONE)
-        verb = arguments.pop(0) if arguments and arguments[0].isidentifier() else "train"
-        if verb not in VERBS:
-            near = difflib.get_close_matches(verb, VERBS, n=1)
-            advice = f"Did you mean {near[0]}?" if near else "Settings are written as key=value."
-            raise ConfigError(f"{verb} is not a command.\nAllowed: {', '.join(VERBS)}.\n{advice}")
-        module, _, function = VERBS[verb].partition(":")
-        raise SystemExit(getattr(importlib.import_module(module), function)(arguments))
+        raise SystemExit(_run_verb(arguments))
     except ConfigError as error:
         raise SystemExit(error.tell()) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 
-def train(arguments: Sequence[str]) -> int:
-    """Composes the configuration with Hydra and runs it, or one job per value with -m.
+def _run_verb(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in HELP_WORDS:
+        print(_help())
+        return DONE
+    verb, rest = (arguments[0], arguments[1:]) if arguments[0].isidentifier() else ("train", arguments)
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        advice = f"Did you mean {near[0]}?" if near else "Settings are written as key=value."
+        raise ConfigError(f"{verb} is not a command.\nAllowed: {', '.join(VERBS)}.\n{advice}")
+    if list(rest) == ["--version"]:
+        print(f"prunekit {__version__}")
+        return DONE
+    code: int = pkgutil.resolve_name(VERBS[verb])(list(rest))
+    return code
 
-    Returns the exit code, that of the worst job. Raises ConfigError before anything has started.
+
+def _help() -> str:
+    lines = [f"  {verb:10} {TRAIN if verb == 'train' else summary(verb)}" for verb in VERBS]
+    return HELP.format(verbs="\n".join(lines), codes=CODES)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Compose the configuration with Hydra and run it, or one job per value with -m.
+
+    Return the exit code, that of the worst job. Raise ConfigError before anything has started.
     """
     dry = "--dry" in arguments
-    flags, overrides = _sorted([argument for argument in arguments if argument != "--dry"])
+    flags, overrides = _split([argument for argument in arguments if argument != "--dry"])
     if dry:  # a single run is a sweep of one job
         flags, overrides = [*flags, "--multirun"], [*overrides, "hydra.sweeper.dry=true"]
     if {"-m", "--multirun"} & set(flags):
-        overrides = _of_swept_groups(overrides)
-    if {"-h", "--help"} & set(flags):
-        print(HELP.format(groups="\n".join(f"{group}: {', '.join(names)}" for group, names in options().items())))
+        overrides = _force_swept_keys(overrides)
+    if asks_for_help([*flags, *overrides]):
+        groups = "\n".join(f"{group}: {', '.join(names)}" for group, names in options().items())
+        print(TRAIN_HELP.format(summary=TRAIN, groups=groups, codes=CODES))
         return DONE
     prepare(overrides)
     sys.argv = [sys.argv[0], *flags, *overrides]
@@ -105,8 +131,8 @@ def train(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _sorted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags with their values, and settings; both may be typed in any order. Raises ConfigError."""
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return flags with their values, and settings; both may be typed in any order. Raise ConfigError."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -127,8 +153,8 @@ def _sorted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
-def _of_swept_groups(overrides: Sequence[str]) -> list[str]:
-    """Settings in which a key of a swept group is set by force: method=random,first method.train=false.
+def _force_swept_keys(overrides: Sequence[str]) -> list[str]:
+    """Return settings in which keys of a swept group are set by force: method=random,first method.train=false.
 
     Hydra composes a sweep once with its defaults before the jobs, and the default option may not have the key. Each job
     is checked by itself, so a key that its option does not have is still refused.
@@ -138,19 +164,18 @@ def _of_swept_groups(overrides: Sequence[str]) -> list[str]:
 
 
 def job(config: Any) -> float:
-    """One run, in the process that Hydra's launcher chose; in a sweep an error stops nothing but itself."""
+    """Run one configuration, in the process that Hydra's launcher chose; in a sweep an error stops this job alone."""
     context = HydraConfig.get()
     if context.mode == RunMode.RUN:
-        raise SystemExit(_attempt(config))
-    from prunekit.pipelines.job import job as job_of_sweep
+        raise SystemExit(_run_once(config))
+    from prunekit.pipelines.job import job as job_of_sweep  # its log needs transformers, and --help does not
 
     return job_of_sweep(config)
 
 
-def _attempt(config: Any) -> int:
+def _run_once(config: Any) -> int:
     try:
-        from prunekit.config.composition import configuration
-        from prunekit.pipelines.run import train as run
+        from prunekit.pipelines.run import train as run  # not at the top: --help and --cfg job run nothing
 
         return run(configuration(config, HydraConfig.get()))
     except ConfigError as error:
@@ -161,10 +186,10 @@ def _attempt(config: Any) -> int:
 
 
 class SweepExitCode(Callback):
-    """Ends a sweep with the exit code of its worst job, whichever launcher and process ran it."""
+    """Hydra callback that ends a sweep with the exit code of its worst job, whichever launcher and process ran it."""
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Reads the exit code that the sweep, or else each job, left in its folder."""
+        """Read the exit code that the sweep, or else each job, left in its folder."""
         folder = Path(OmegaConf.select(config, "hydra.sweep.dir"))
         if not folder.is_dir():  # a preview
             raise SystemExit(DONE)

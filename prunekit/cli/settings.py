@@ -1,61 +1,123 @@
-"""Settings of commands that are not runs: a YAML file per command, whose comments check what is given, as in conf/.
+"""The grammar of every command but train: key=value, and a YAML file whose comments explain and check each key.
 
-A command is a verb of prunekit, whose file is here, or a script, named by the path of the file beside it.
+A command is a verb of prunekit, whose file is beside this module, or a script, given as the path of the file beside it.
+Two keys need not be named, in the commands that declare them. Words without `=` are `paths`, and names that are no keys
+are conditions in `where`: `prunekit table runs task=cola rows=method` reads the runs of one task in runs/.
 """
 
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from prunekit.config.errors import ConfigError, shown
-from prunekit.config.keys import read_keys
+from prunekit.config.errors import DONE, ConfigError, shown
+from prunekit.config.keys import Key, read_keys
 
 HELP = ("-h", "--help", "help")
+PATHS, WHERE = "paths", "where"
 
 
-def explanation(command: str | Path) -> str:
-    """The command's file: what it does, and every setting with its default and what it takes."""
-    return _file(command).read_text(encoding="utf-8")
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Return whether a command is asked to explain itself."""
+    return any(argument in HELP for argument in arguments)
 
 
-def settings(command: str | Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """Defaults of a command, with what `key=value` arguments say instead.
+def print_help(command: str | Path) -> int:
+    """Print the command's file: what it does, and every key with its default and what it takes. Return exit code 0."""
+    print(_file(command).read_text(encoding="utf-8"), end="")
+    return DONE
+
+
+def summary(verb: str) -> str:
+    """Return what a verb does in one line, which is the first of its file: `# prunekit VERB: what it does.`"""
+    first, _, _ = _file(verb).read_text(encoding="utf-8").partition("\n")
+    return first.removeprefix(f"# prunekit {verb}: ")
+
+
+def parse_settings(command: str | Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of all keys of a command: its defaults, and what the arguments say instead.
 
     Raises:
         ConfigError: an argument that is no setting of this command, or a value that its comment does not allow.
     """
-    keys, typed = read_keys(_file(command)), _typed(command)
-    found = {name: yaml.safe_load(key.default) for name, key in keys.items()}
+    keys = read_keys(_file(command))
+    values = {name: yaml.safe_load(key.default) for name, key in keys.items()}
+    paths: list[str] = []
+    conditions: dict[str, str] = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
-        if not equals or name not in keys:
-            near = difflib.get_close_matches(name, keys, n=1)
-            advice = f"Did you mean {near[0]}=...?" if near else f"{typed} --help explains them."
-            called = _file(command).stem
-            raise ConfigError(f"{argument} is no setting of {called}.\nAllowed: {', '.join(keys)}.\n{advice}")
-        try:
+        if equals and name in keys:
+            values[name] = _parse_value(keys[name], text, command)
+        elif argument.startswith("-"):
+            raise _no_flags(argument, arguments, keys, command)
+        elif WHERE in keys and equals and "/" not in name:
+            conditions[name.removeprefix(f"{WHERE}.")] = text
+        elif PATHS in keys and (not equals or "/" in name):
+            paths.append(argument)
+        else:
+            raise _unknown(argument, keys, command)
+    if paths:
+        values[PATHS] = paths
+    if conditions:
+        values[WHERE] = conditions
+    return values
+
+
+def _parse_value(key: Key, text: str, command: str | Path) -> Any:
+    """Return a value as its key's domain reads it; a list may be typed without its brackets."""
+    domain = key.domain.removeprefix("list of ")
+    is_list, is_text = domain != key.domain, domain in ("text", "path")
+    try:
+        if is_list and not text.startswith("[") and text != "null":
+            parts = [part for part in (part.strip() for part in text.split(",")) if part]
+            value = parts if is_text else yaml.safe_load(f"[{','.join(parts)}]")
+        elif is_text and text not in ("null", ""):  # what looks like a number may be a name
+            value = yaml.load(text, Loader=yaml.BaseLoader) if is_list else text
+        else:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        if keys[name].domain in ("text", "path") and text not in ("null", ""):
-            value = text  # a name may look like a number
-        if complaint := keys[name].complaint(value):
-            raise ConfigError(
-                f"{name}={shown(value)} {complaint}.\nAllowed: {keys[name].allowed}.\n"
-                f"{typed} --help explains every setting."
-            )
-        found[name] = value
-    return found
+    except yaml.YAMLError:
+        value = text
+    if complaint := key.complaint(value):
+        raise ConfigError(
+            f"{key.path}={shown(value)} {complaint}.\nAllowed: {key.allowed}.\n"
+            f"{_typed(command)} --help explains every setting."
+        )
+    return value
+
+
+def _unknown(argument: str, keys: Mapping[str, Key], command: str | Path) -> ConfigError:
+    near = difflib.get_close_matches(argument.partition("=")[0].lstrip("-"), keys, n=1)
+    advice = f"Did you mean {near[0]}=...?" if near else f"{_typed(command)} --help explains them."
+    return ConfigError(f"Unknown setting of {_file(command).stem}: {argument}.\nAllowed: {', '.join(keys)}.\n{advice}")
+
+
+def _no_flags(flag: str, arguments: Sequence[str], keys: Mapping[str, Key], command: str | Path) -> ConfigError:
+    """Return what to type instead of `--key value`, for all arguments at once."""
+    if not flag.startswith("--") or flag.removeprefix("--").partition("=")[0] not in keys:
+        return _unknown(flag, keys, command)
+    words, waiting = [], list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or equals or name not in keys:
+            words.append(word.removeprefix("--"))
+        elif keys[name].domain == "bool":
+            words.append(f"{name}=true")
+        elif name != WHERE:  # conditions stand by themselves
+            words.append(f"{name}={waiting.pop(0) if waiting else '...'}")
+    return ConfigError(
+        f"{flag}: settings have no dashes.\nAllowed: key=value.\nType: {_typed(command)} {shlex.join(words)}"
+    )
 
 
 def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Runs a script's `main` on what was typed and exits with its code; a ConfigError is told, without a traceback."""
+    """Run a script's `main` on what was typed and exit with its code; a ConfigError is printed without a traceback."""
     try:
         raise SystemExit(main(sys.argv[1:]))
     except ConfigError as error:
@@ -67,5 +129,5 @@ def _file(command: str | Path) -> Path:
 
 
 def _typed(command: str | Path) -> str:
-    """The command as one types it."""
+    """Return the command as one types it."""
     return f"python {command.parent.name}/{command.stem}.py" if isinstance(command, Path) else f"prunekit {command}"

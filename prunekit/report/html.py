@@ -1,7 +1,7 @@
 """`prunekit report`: finished runs as one HTML file that needs nothing but a browser.
 
 prunekit report                                   # what lies in runs/, into report.html
-prunekit report runs --where task=cola --out cola.html
+prunekit report runs task=cola out=cola.html
 """
 
 from __future__ import annotations

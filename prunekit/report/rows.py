@@ -60,7 +60,7 @@ def collect(paths: Sequence[str | Path]) -> Found:
             _add_folder(path, found)
         else:
             raise ConfigError(
-                f"{path} does not exist.\nAllowed: folders of runs, and files written by prunekit table --save.\n"
+                f"{path} does not exist.\nAllowed: folders of runs, and files written by prunekit table save=FILE.\n"
                 "Train something first, as python train.py, or name the folder that runs_dir= named."
             )
     once = {(row["task"], row["method"], row["backbone"], row["hash"]): row for row in found.rows}
@@ -99,7 +99,7 @@ def _add_file(path: Path, found: Found) -> None:
         if isinstance(content, dict) and "schema" in content and "method" in content:
             _add_folder(path.parent, found)  # somebody named the result.json of a run
             return
-        found.problems.append(f"{path} is no results file; prunekit table --save {path} writes one")
+        found.problems.append(f"{path} is no results file; prunekit table save={path} writes one")
     elif content.get("schema") != SCHEMA:
         found.problems.append(f"{path} has schema {content.get('schema')}, this prunekit reads {SCHEMA}")
     else:
@@ -225,8 +225,11 @@ def value_of(row: Row, name: str) -> Any:
     return row[name] if name in FIELDS else row["config"].get(name)
 
 
-def check_fields(rows: Iterable[Row], names: Iterable[str], flag: str) -> None:
-    """Raises ConfigError for a name that is neither a field nor a key of any run's configuration."""
+def check_fields(rows: Iterable[Row], names: Iterable[str], typed: str = "") -> None:
+    """Raises ConfigError for a name that is neither a field nor a key of any run's configuration.
+
+    `typed` is what stands before the names on the command line, as `rows=`.
+    """
     keys = {key for row in rows for key in row["config"]}
     for name in names:
         if name not in NAMES and name not in keys:
@@ -234,7 +237,7 @@ def check_fields(rows: Iterable[Row], names: Iterable[str], flag: str) -> None:
             near = ends or difflib.get_close_matches(name, [*NAMES, *sorted(keys)], n=1, cutoff=0.5)
             advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
             raise ConfigError(
-                f"{flag} {name}: no run has it.\n"
+                f"{typed}{name}: no run has it.\n"
                 f"Allowed: {', '.join(NAMES)}, and keys of the configuration, as trainer.lr.\n{advice}"
             )
 
@@ -247,13 +250,13 @@ def matching(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]]) -> li
     Raises:
         ConfigError: an unknown name, or a value that no run has.
     """
-    check_fields(rows, conditions, "--where")
+    check_fields(rows, conditions)
     for name, wanted in conditions.items():
         present = sorted({shown(value_of(row, name)) for row in rows})
         for value in wanted:
             if not any(_same(found, value) for found in present):
                 raise ConfigError(
-                    f"--where {name}={value}: no run has it.\nAllowed: {', '.join(present[:20])}.\n"
+                    f"{name}={value}: no run has it.\nAllowed: {', '.join(present[:20])}.\n"
                     "Choose among these, or read another folder."
                 )
     return [row for row in rows if all(_meets(row, name, wanted) for name, wanted in conditions.items())]

@@ -1,10 +1,10 @@
 """`prunekit table`: finished runs as one table, over seeds, with what differs significantly from the best marked.
 
 prunekit table                                                 what lies in runs/
-prunekit table runs --where task=cola,sst2 budget=2x --rows method --cols task --metric score,reduction
-prunekit table runs --save results.json                        the same runs, compact, to be committed
-prunekit table results.json --format latex
-prunekit table runs --test examples                            marks by paired tests over the test rows, for few seeds
+prunekit table runs task=cola,sst2 budget=2x rows=method cols=task metric=score,reduction
+prunekit table runs save=results.json                          the same runs, compact, to be committed
+prunekit table results.json format=latex
+prunekit table runs test=examples                              marks by paired tests over the test rows, for few seeds
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def build(
     Raises:
         ConfigError: an unknown field or metric.
     """
-    check_fields(runs, rows, "--rows")
-    check_fields(runs, cols, "--cols")
+    check_fields(runs, rows, "rows=")
+    check_fields(runs, cols, "cols=")
     _check_metrics(runs, metrics)
     runs, problems = with_teachers(one_per_seed(runs))
     runs, mixed = one_metric(runs)
@@ -126,7 +126,7 @@ def _check_metrics(runs: Sequence[Row], metrics: Sequence[str]) -> None:
     for name in metrics:
         if name not in MEASURES and all(measure(name).read(run) is None for run in runs):
             raise ConfigError(
-                f"--metric {name}: no run has it.\n"
+                f"metric={name}: no run has it.\n"
                 f"Allowed: {', '.join([*MEASURES, 'speedup_b1', 'speedup_b32_padded', *own])}.\n"
                 "Speed-ups are there for runs with bench.enabled=true, and for their bench.batch_sizes."
             )
@@ -233,8 +233,8 @@ def _cell(runs: Sequence[Row], shows: Measure, best: bool, where: str, problems:
         different = differences(runs)
         listed = "; ".join(f"{name} is {' or '.join(values[:4])}" for name, values in list(different.items())[:3])
         problem = (
-            f"{where}: {len(groups)} configurations are no average ({listed}); add {next(iter(different))} to --rows "
-            "or --cols, choose with --where, or take the best on validation with --best"
+            f"{where}: {len(groups)} configurations are no average ({listed}); add {next(iter(different))} to rows= "
+            f"or cols=, choose one with {next(iter(different))}=..., or take the best on validation with best=true"
         )
         if problem not in problems:
             problems.append(problem)

@@ -165,7 +165,8 @@ def test_a_missing_package_says_what_to_install(missing, run, monkeypatch):
         (["run=x", "format=tflite"], "format=tflite is not one of the choices"),
         (["run=x", "rows=0"], "rows=0 is out of range"),
         (["run=x", "formats=onnx"], "Did you mean format=...?"),
-        (["--all"], "--all is no setting of export"),
+        (["--all"], "Unknown setting of export: --all."),
+        (["--format", "hf"], "Type: prunekit export format=hf"),
     ],
 )
 def test_wrong_settings_say_what_is_allowed(arguments, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from support.paths import ROOT
 
 from prunekit import __version__
 from prunekit.cli.main import VERBS, main
 from prunekit.config import search_path
+from prunekit.config.keys import read_keys
 
 # the training, replaced by something whose outcome hangs on the seed
 STUB = """
@@ -67,7 +70,9 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 # -- answers -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--version"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags", [[], ["--help"], *([verb, "--help"] for verb in VERBS), ["--cfg", "job"], ["--version"]], ids=" ".join
+)
 def test_a_question_is_answered_without_torch_and_leaves_nothing_behind(flags: list[str], tmp_path: Path):
     heavy = "{'torch', 'lightning', 'transformers', 'datasets', 'pandas'} & set(sys.modules)"
     driver = f"import sys, atexit\natexit.register(lambda: print('heavy:', {heavy}))\n"
@@ -90,8 +95,33 @@ def test_train_py_answers_in_under_a_second(flags: list[str], tmp_path: Path):
     assert min(seconds() for _ in range(5)) < 1.0
 
 
+def test_help_names_every_verb_with_a_line_about_it(typed):
+    code, out, err = typed()
+    assert (code, err) == (0, "")
+    assert out == typed("--help")[1] == typed("help")[1]
+    for verb in VERBS:
+        (line,) = [line for line in out.splitlines() if line.startswith(f"  {verb} ")]
+        assert re.fullmatch(r"  [a-z]+ +[a-z].{20,}\.", line), line
+    assert "0 done, 3 budget or goal missed, 4 bad configuration, 130 interrupted" in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, typed):
+    code, out, err = typed(verb, "--help")
+    assert (code, err) == (0, "")
+    assert re.match(rf"(# )?prunekit {verb}: [a-z]", out)
+    assert out == typed(verb, "-h")[1] == typed(verb, "help")[1]
+
+
+def test_every_setting_of_a_verb_is_checked_by_its_comment():
+    """A key whose comment names no domain would be unknown."""
+    for verb in set(VERBS) - {"train"}:
+        file = ROOT / "prunekit" / "cli" / f"{verb}.yaml"
+        assert read_keys(file).keys() == yaml.safe_load(file.read_text()).keys()
+
+
 def test_help_shows_groups_examples_and_exit_codes(typed):
-    code, out, _ = typed("--help")
+    code, out, _ = typed("train", "--help")
     assert code == 0
     (methods,) = [line for line in out.splitlines() if line.startswith("method: ")]
     assert {"dense,", "dpruner,", "first,", "ltp,", "top,"} <= set(methods.split())
@@ -107,7 +137,19 @@ def test_cfg_job_prints_what_would_run(typed):
 
 
 def test_version(typed):
-    assert typed("--version") == (0, f"prunekit {__version__}\n", "")
+    assert typed("--version") == typed("train", "--version") == (0, f"prunekit {__version__}\n", "")
+
+
+def test_python_runs_the_package_as_the_script_does(tmp_path: Path):
+    def started(*words: str) -> str:
+        command = [sys.executable, *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+
+    assert started("-m", "prunekit").startswith("prunekit: train, compare and deploy")
+    main_job = started("-m", "prunekit", "train", "--cfg", "job")
+    assert "name: bbc_news" in main_job
+    assert started(str(ROOT / "train.py"), "--cfg", "job") == main_job
 
 
 # -- verbs -------------------------------------------------------------------------------------------
@@ -141,7 +183,7 @@ def test_a_missed_target_is_3(typed):
 def test_an_interruption_is_130_and_says_how_to_go_on(typed):
     code, _, err = typed("seed=9")
     assert code == 130
-    assert err == "interrupted; the same command goes on from the last checkpoint.\n"
+    assert err == "interrupted; the same command resumes from the last checkpoint.\n"
 
 
 def test_a_crash_is_1_and_keeps_its_traceback(typed):

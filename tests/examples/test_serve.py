@@ -25,7 +25,7 @@ from support.models import tiny_model
 from support.paths import ROOT
 
 from prunekit.bench.protocol import Encoded
-from prunekit.cli.settings import settings
+from prunekit.cli.settings import parse_settings
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.runs.finished import open_run
@@ -75,7 +75,7 @@ def model():
 @asynccontextmanager
 async def asking(model, *words, pairs=False):
     """A client of the application, and the application."""
-    app = serve.build_app(model, settings(serve.SETTINGS, list(words)), {"task": "synthetic"}, pairs=pairs)
+    app = serve.build_app(model, parse_settings(serve.SETTINGS, list(words)), {"task": "synthetic"}, pairs=pairs)
     transport = httpx2.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -105,7 +105,7 @@ def run(tmp_path_factory):
 
 
 def test_answers_are_those_of_the_engine_whoever_shares_the_batch(run):
-    given = settings(serve.SETTINGS, ["threads=1", "batch_wait_ms=200"])
+    given = parse_settings(serve.SETTINGS, ["threads=1", "batch_wait_ms=200"])
     model = serve.load(run, given)
     texts = [
         "a bright film",
@@ -131,7 +131,7 @@ def test_answers_are_those_of_the_engine_whoever_shares_the_batch(run):
 
 
 def test_a_pair_is_read_with_its_token_types(run):
-    model = serve.load(run, settings(serve.SETTINGS, ["threads=1"]))
+    model = serve.load(run, parse_settings(serve.SETTINGS, ["threads=1"]))
     pairs = [("the film", "was it good"), ("it was very dull", "no")]
     items = model.read(pairs)
     assert max(items[0].types) == 1
@@ -152,7 +152,7 @@ def test_of_a_regression_the_score_is_the_value():
 
 def test_a_text_that_is_too_long_is_refused_or_cut(run):
     long = "the film was good " * 20  # the tiny tokenizer knows letters
-    model = serve.load(run, settings(serve.SETTINGS, ["max_length=12"]))
+    model = serve.load(run, parse_settings(serve.SETTINGS, ["max_length=12"]))
     with pytest.raises(serve.Refused) as refused:
         model.read(["short", long])
     assert refused.value.status == 422
@@ -314,7 +314,7 @@ def test_an_answer_does_not_wait_for_the_client_to_confirm_a_part_of_it():
 
 
 def test_a_client_that_leaves_is_forgotten_and_the_others_are_answered_also_when_the_server_stops(model):
-    app = serve.build_app(model, settings(serve.SETTINGS, []), {})
+    app = serve.build_app(model, parse_settings(serve.SETTINGS, []), {})
     place = serve.listening("127.0.0.1", 0)
     server = serve.uvicorn.Server(serve.uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
@@ -391,7 +391,7 @@ def test_the_readmes_command_serves_a_run_and_sigterm_finishes_what_was_asked(ru
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["ports=1"], "ports=1 is no setting of serve.\n"),
+        (["ports=1"], "Unknown setting of serve: ports=1.\n"),
         (["port=70000"], "port=70000 is out of range"),
         (["timeout_s=0"], "timeout_s=0 is out of range"),
         (["queue=8", "request_texts=9"], "such a request would never get in"),

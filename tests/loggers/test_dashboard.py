@@ -49,8 +49,8 @@ def test_what_the_scatter_plots_show_is_in_every_summary():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the workspace has no owner."),
-        (["entitty=x"], "entitty=x is no setting of dashboard."),
+        ([], "entity is not given: the workspace needs an owner."),
+        (["entitty=x"], "Unknown setting of dashboard: entitty=x."),
         (["entity=x"], "there is no key for the W&B server."),
     ],
 )

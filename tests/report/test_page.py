@@ -275,7 +275,7 @@ def command(*words):
 
 def test_the_command_writes_one_file_that_names_no_other(runs, tmp_path, capsys):
     out = tmp_path / "deep" / "page.html"
-    assert command(runs, "--where", "task=cola", "--out", out, "--title", "A & <b>") == 0
+    assert command(runs, "task=cola", f"out={out}", "title=A & <b>") == 0
     assert re.search(r"page\.html: 10 runs, \d\.\d MB", capsys.readouterr().out)
     text = out.read_text()
     assert "<title>A &amp; &lt;b&gt;</title>" in text
@@ -290,7 +290,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, capsys):
     (torn / "examples.npz").write_bytes(b"PK torn")
     old = next((tmp_path / "runs/cola/random/minilm/2x").glob("s1-*"))
     (old / "result.json").write_text(json.dumps({"schema": 0}))
-    assert command(tmp_path / "runs", "--out", tmp_path / "r.html") == 0
+    assert command(tmp_path / "runs", f"out={tmp_path / 'r.html'}") == 0
     out, err = capsys.readouterr()
     assert "r.html: 9 runs" in out
     assert "examples.npz cannot be read" in err
@@ -301,14 +301,15 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--examples", "-1"], "--examples -1 is no number of texts.\nAllowed: 0 and more."),
-        (["--where", "task=rte"], "--where task=rte: no run has it.\nAllowed: cola, sst2."),
-        (["--where", "method=dense", "status=failed"], "--where status=failed: no run has it.\nAllowed: done."),
+        (["examples=-1"], "examples=-1 is out of range.\nAllowed: int 0..; the most texts in the token explorer."),
+        (["task=rte"], "task=rte: no run has it.\nAllowed: cola, sst2."),
+        (["method=dense", "status=failed"], "status=failed: no run has it.\nAllowed: done."),
+        (["--title", "A & B", "task=cola"], "Type: prunekit report {runs} 'title=A & B' task=cola out="),
     ],
 )
 def test_wrong_arguments_say_what_is_allowed(runs, words, message, tmp_path, capsys):
-    assert command(runs, *words, "--out", tmp_path / "x.html") == 4
-    assert message in capsys.readouterr().err
+    assert command(runs, *words, f"out={tmp_path / 'x.html'}") == 4
+    assert message.format(runs=runs) in capsys.readouterr().err
     assert not (tmp_path / "x.html").exists()
 
 

@@ -86,7 +86,7 @@ def test_holm_corrects_for_the_number_of_comparisons():
 
 
 def test_lines_are_methods_within_budgets_dense_first_controls_last(runs, shell):
-    code, out, err = shell(runs, "--spread", "sd")
+    code, out, err = shell(runs, "spread=sd")
     assert (code, err) == (0, "")
     body = [line for line in out.splitlines() if line.startswith("| ")]
     assert body == [
@@ -117,13 +117,13 @@ def test_a_method_that_is_worse_with_every_seed_is_marked_and_a_noisy_one_is_not
 
 
 def test_dense_stands_once_per_task_when_budgets_are_columns(runs, shell):
-    _, out, _ = shell(runs, "--rows", "method", "--cols", "task,budget", "--spread", "none")
+    _, out, _ = shell(runs, "rows=method", "cols=task,budget", "spread=none")
     assert "| method | cola 2x matthews | cola 3x matthews |" in out
     assert "| dense | 60.00 |  |" in out
 
 
 def test_several_measures_stand_side_by_side(runs, shell):
-    words = ("--where", "method=top", "--metric", "score,reduction,speedup_b1,accuracy", "--spread", "none")
+    words = ("method=top", "metric=score,reduction,speedup_b1,accuracy", "spread=none")
     _, out, _ = shell(runs, *words)
     assert "| budget | method | cola matthews | cola reduction | cola speedup b1 | cola accuracy |" in out
     assert "| 2x | top | 58.00 | 2.00x | 1.50x | 68.00 |" in out
@@ -164,7 +164,7 @@ def test_a_cell_with_fewer_seeds_than_others_says_how_many(tmp_path, shell):
     for seed in (1, 2):
         store(tmp_path, result("top", "2x", seed, 0.55))
     store(tmp_path, result("topk", "2x", 1, 0.5))
-    out = shell(tmp_path, "--spread", "none")[1]
+    out = shell(tmp_path, "spread=none")[1]
     assert "| topk | 50.00 (1) |" in out
 
 
@@ -177,16 +177,16 @@ def test_different_configurations_are_never_averaged(tmp_path, shell):
     assert "| top | 2 configurations |" in out
     assert "| topk | 50.00 |" in out
     assert "trainer.lr is 0.0001 or 3e-05" in err
-    assert "add trainer.lr to --rows" in err
-    assert "| top | **57.00** |" in shell(tmp_path, "--best")[1]
-    assert "| 3e-05 | top | **57.00** |" in shell(tmp_path, "--rows", "trainer.lr,method")[1]
-    assert "| top | **55.00** |" in shell(tmp_path, "--where", "trainer.lr=1e-4")[1]
+    assert "add trainer.lr to rows= or cols=, choose one with trainer.lr=..., or take" in err
+    assert "| top | **57.00** |" in shell(tmp_path, "best=true")[1]
+    assert "| 3e-05 | top | **57.00** |" in shell(tmp_path, "rows=trainer.lr,method")[1]
+    assert "| top | **55.00** |" in shell(tmp_path, "trainer.lr=1e-4")[1]
 
 
 def test_what_cannot_change_a_score_makes_no_configuration_of_its_own(tmp_path, shell):
     store(tmp_path, result("top", "2x", 1, 0.55), {"bench": {"enabled": True}})
     store(tmp_path, result("top", "2x", 1, 0.55, hash="other", speed=[]), {"bench": {"enabled": False}})
-    assert "| top | 55.00 | 1.50x |" in shell(tmp_path, "--metric", "score,speedup_b1")[1]
+    assert "| top | 55.00 | 1.50x |" in shell(tmp_path, "metric=score,speedup_b1")[1]
 
 
 def test_a_seed_that_follows_the_runs_makes_no_configuration_of_its_own(tmp_path, shell):
@@ -201,7 +201,7 @@ def test_a_seed_that_follows_the_runs_makes_no_configuration_of_its_own(tmp_path
 
 
 def test_latex_escapes_and_compiles_by_the_look_of_it(runs, shell):
-    _, out, _ = shell(runs, "--format", "latex", "--where", "budget=2x", "--metric", "score,reduction_padded")
+    _, out, _ = shell(runs, "format=latex", "budget=2x", "metric=score,reduction_padded")
     assert r"\begin{tabular}{lrr}" in out
     assert r"top & \textbf{58.00 $\pm$ 2.48} & 8.00x $\pm$ 0.00 \\" in out
     assert "cola reduction padded" in out
@@ -209,7 +209,7 @@ def test_latex_escapes_and_compiles_by_the_look_of_it(runs, shell):
 
 
 def test_csv_holds_everything_known_of_a_cell(runs, shell):
-    _, out, _ = shell(runs, "--format", "csv", "--where", "budget=2x")
+    _, out, _ = shell(runs, "format=csv", "budget=2x")
     rows = list(csv.DictReader(io.StringIO(out)))
     top = next(row for row in rows if row["method"] == "top")
     assert (top["task"], top["metric"], top["n"], top["mean"], top["sd"], top["best"]) == (
@@ -225,7 +225,7 @@ def test_csv_holds_everything_known_of_a_cell(runs, shell):
 
 def test_a_results_file_gives_the_table_of_the_folders_it_was_saved_from(runs, tmp_path, shell):
     file = tmp_path / "results.json"
-    _, from_folders, _ = shell(runs, "--save", file)
+    _, from_folders, _ = shell(runs, f"save={file}")
     _, from_file, err = shell(file)
     assert from_file == from_folders
     assert err == ""
@@ -270,13 +270,16 @@ def test_another_metric_of_the_same_task_is_left_out_by_name(runs, shell):
     ("words", "message"),
     [
         (["nowhere"], r"nowhere does not exist\.\nAllowed: folders of runs"),
-        (["--where", "task"], r"--where task is no condition\.\nAllowed: name=value"),
-        (["--where", "task=sst2"], r"--where task=sst2: no run has it\.\nAllowed: cola\."),
-        (["--where", "lr=1e-4"], r"--where lr: no run has it\.\n.*\nDid you mean trainer\.lr\?"),
-        (["--rows", "methd"], r"--rows methd: no run has it\.\n.*\nDid you mean method\?"),
-        (["--metric", "f1"], r"--metric f1: no run has it\.\nAllowed: score, .*accuracy"),
-        (["--format", "xls"], r"prunekit table: argument --format: invalid choice: 'xls'.*\nAllowed: prunekit table"),
-        (["--where", "method=top", "seed=4"], r"--where seed=4: no run has it\.\nAllowed: 1, 2, 3\."),
+        (["task="], r"task= is no condition\.\nAllowed: name=value"),
+        (["task=sst2"], r"task=sst2: no run has it\.\nAllowed: cola\."),
+        (["lr=1e-4"], r"lr: no run has it\.\n.*\nDid you mean trainer\.lr\?"),
+        (["rows=methd"], r"rows=methd: no run has it\.\n.*\nDid you mean method\?"),
+        (["metric=f1"], r"metric=f1: no run has it\.\nAllowed: score, .*accuracy"),
+        (["format=xls"], r"format=xls is not one of the choices\.\nAllowed: one of markdown\|latex\|csv;"),
+        (["formt=csv"], r"formt=csv is neither a setting nor a condition.*\nAllowed: paths, .*\nDid you mean format="),
+        (["method=top", "seed=4"], r"seed=4: no run has it\.\nAllowed: 1, 2, 3\."),
+        (["where.seed=4"], r"seed=4: no run has it\.\nAllowed: 1, 2, 3\."),
+        (["method=random", "budget=3x"], r"method=random budget=3x: no run meets all of it\."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -285,6 +288,19 @@ def test_a_wrong_argument_says_what_is_allowed(runs, shell, words, message):
     assert (code, out) == (4, "")
     assert re.match(message, err), err
     assert len(err.splitlines()) <= 3
+
+
+def test_what_was_typed_with_dashes_is_answered_with_what_to_type_now(runs, shell):
+    old = ["--where", "task=cola,sst2", "budget=2x", "--metric", "score,reduction", "--format=latex", "--best"]
+    code, out, err = shell("results.json", *old)
+    assert (code, out) == (4, "")
+    assert err.splitlines() == [
+        "--where: settings have no dashes.",
+        "Allowed: key=value.",
+        "Type: prunekit table results.json task=cola,sst2 budget=2x metric=score,reduction format=latex best=true",
+    ]
+    now = err.splitlines()[-1].removeprefix("Type: prunekit table results.json ").split()
+    assert shell(runs, *(word.replace(",sst2", "") for word in now))[0] == 0
 
 
 def test_an_empty_folder_says_that_nothing_is_finished(tmp_path, shell):
@@ -347,5 +363,5 @@ def test_saved_numbers_have_six_digits(tmp_path):
 
 
 def test_an_unknown_field_is_refused():
-    with pytest.raises(ConfigError, match="--rows seeed"):
+    with pytest.raises(ConfigError, match="rows=seeed"):
         build([], ["seeed"], [])
