@@ -79,7 +79,7 @@ def cost(model: PreTrainedModel, shape: Shape, given: Sequence[Batch]) -> tuple[
 def method_on(model: PreTrainedModel, name: str, budget: float, context: dict[str, Any], prefix: int) -> Any:
     """The method of conf/method/`name`.yaml on a translation model: its own terms, with a decoder behind them."""
     cfg, _ = compose([f"method={name}", "task=parallel"])
-    kind, options = method_class(cfg), method_options(cfg)
+    kind = method_class(cfg)
 
     class Translating(kind):  # type: ignore[misc, valid-type]
         """The method, with teacher forcing in place of a head."""
@@ -101,9 +101,9 @@ def method_on(model: PreTrainedModel, name: str, budget: float, context: dict[st
     spec = TaskSpec.from_config(cfg["task"])
     stays = {split: torch.full_like(lengths, prefix + 1) for split, lengths in context["lengths"].items()}
     given = MethodContext(spec=spec, classes=0, budget=budget, protected=stays, **context)
-    options = kind.completed(given, **options)
-    install(model, kind.build_pruner(given.shape, **options), prefix=prefix)
-    return Translating(model, given, **options)
+    options = kind.Options.from_config(method_options(cfg)).completed(given)
+    install(model, options.build_pruner(given.shape), prefix=prefix)
+    return Translating(model, given, options)
 
 
 def fit(method: Any, steps: int, given: Sequence[Batch]) -> None:

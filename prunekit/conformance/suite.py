@@ -1,13 +1,13 @@
-"""The conformance suite: what every token-pruning method keeps to, prunekit's own and those of other packages.
+"""The conformance suite: the promises of every token-pruning method, prunekit's own and those of other packages.
 
     from prunekit.conformance import MethodConformance
 
     class TestEntropy(MethodConformance):
         overrides = ["method=entropy"]
 
-Each check builds the method as a run does, on a tiny random model and generated sentences. A failure says what
-differed, at which layer and row, and what usually causes it. For tests only: nothing in prunekit imports this file,
-and no other file imports pytest.
+Each check builds the method as a run does, on a tiny random model and generated sentences. A failure names what
+differed, at which layer and row, and what usually causes it. For tests only: nothing in prunekit imports this package,
+and no other package imports pytest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from prunekit.tokens.state import Execution
 HARD: tuple[Execution, ...] = ("mask", "drop", "pack")
 DECIDING: tuple[Execution, ...] = ("mask", "soft", "drop", "pack")
 LENGTHS = (20, 13, 7, 1, 20, 3)  # tokens per row: equal ones, very short ones, and padding for most
-# how far parameters are moved from their start until the method prunes; 0 leaves them
+# how far parameters are moved from their start until the method prunes; 0 = not at all
 SCALES = (0.0, 0.3, 1.0, 3.0, 10.0)
 TRIES = 3  # random draws per scale
 
@@ -55,7 +55,7 @@ TRIES = 3  # random draws per scale
 class MethodConformance:
     """The checks. Inherit it, name the method in `overrides`, and pytest collects them.
 
-    A method that takes no budget says in `nothing_pruned` with which values of its own knob it prunes nothing.
+    A method that takes no budget names in `nothing_pruned` the values of its knob with which it prunes nothing.
     """
 
     overrides: ClassVar[Sequence[str]] = ()  # as on the command line: ["method=entropy", "method.share=0.5"]
@@ -63,39 +63,39 @@ class MethodConformance:
     families: ClassVar[Sequence[str]] = ("bert", "roberta", "electra", "distilbert")
 
     def prepare(self, method: TokenPruningMethod) -> None:
-        """Brings a method that is not trained yet into a state that prunes, in place; override it where this fails.
+        """Bring a method that is not trained yet into a state that prunes, in place; override it where this fails.
 
         By default the pruner's parameters are moved by random numbers, further and further, until a share of the
-        tokens goes at more than one layer. Where none of this prunes, the checks use the method after a short fit.
+        tokens is dropped at more than one layer. If none of this prunes, the checks use the method after a short fit.
         """
         _disturb(method)
 
     # -- the decision ----------------------------------------------------------------------------------
 
-    def test_protected_tokens_stay(self) -> None:
-        """[CLS], and the tokens that a caller marks, are kept at every layer."""
+    def test_protected_tokens_are_kept(self) -> None:
+        """Check that [CLS], and the tokens that a caller marks, are kept at every layer."""
         method = self._pruning()
         batch = _sentences(LENGTHS, method.model)
         marked = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
         for row, length in enumerate(LENGTHS):
             marked[row, [length // 2, length - 1]] = True
         pruner = _pruner(method)
-        stays = marked.clone()
-        stays[:, 0] |= pruner.protect_first
+        protected = marked.clone()
+        protected[:, 0] |= pruner.protect_first
         for execution in DECIDING:
             trace = _see(method.model, batch, execution, protected=marked).trace
             for entry in trace.layers:
-                keep = _in_place(entry.keep, entry.position, entry.keep > 0, stays.shape[1])
-                for row, token in (stays & (keep < 1)).nonzero().tolist():
+                keep = _in_place(entry.keep, entry.position, entry.keep > 0, protected.shape[1])
+                for row, token in (protected & (keep < 1)).nonzero().tolist():
                     _fail(
                         f"layer {entry.layer}, row {row}, execution {execution!r}: token {token} is protected, but "
                         f"its keep is {float(keep[row, token]):g}",
                         f"{type(pruner).__name__}.decide does not look at state.protected. Leave decide() to "
-                        "TokenPruner, which keeps protected tokens whatever a policy says.",
+                        "TokenPruner, which keeps protected tokens whatever a policy decides.",
                     )
 
-    def test_a_gone_token_stays_gone(self) -> None:
-        """No later layer brings back a token that left, and padding is never kept."""
+    def test_no_dropped_token_returns(self) -> None:
+        """Check that no later layer keeps a token that was dropped, and that padding is never kept."""
         method = self._pruning()
         pruner = _pruner(method)
         for execution in DECIDING:
@@ -105,16 +105,16 @@ class MethodConformance:
                     padding = [token for token in kept if token >= LENGTHS[row]]
                     back = sorted(set(kept) - before[row])
                     if back:
-                        what = f"padding {padding} is kept" if padding else f"tokens {back} were gone and are back"
+                        what = f"padding {padding} is kept" if padding else f"tokens {back} were dropped and are back"
                         _fail(
                             f"layer {layer}, row {row}, execution {execution!r}: {what}",
                             f"{type(pruner).__name__}.decide does not multiply keep by state.alive. Leave decide() to "
-                            "TokenPruner, which lets nobody back in.",
+                            "TokenPruner, which keeps no dropped token.",
                         )
                     before[row] = set(kept)
 
     def test_padding_changes_nothing(self) -> None:
-        """A wider batch gives the same tokens and the same logits."""
+        """Check that a wider batch gives the same tokens and the same logits."""
         model = self._pruning().model
         for execution in HARD:
             narrow = _see(model, _sentences(LENGTHS, model), execution)
@@ -125,11 +125,11 @@ class MethodConformance:
                 f"{execution!r}",
                 f"{execution!r} with 9 more columns of padding",
                 "the padded width entered a decision: scores.shape[1], or a mean or a softmax over all columns. Use "
-                "state.length (tokens before pruning), state.count (tokens still here) and state.alive (which).",
+                "state.length (tokens before pruning), state.count (tokens still kept) and state.alive (which).",
             )
 
     def test_batch_mates_change_nothing(self) -> None:
-        """A sentence keeps the same tokens and logits, whoever shares its batch."""
+        """Check that a sentence keeps the same tokens and logits, whatever shares its batch."""
         model = self._pruning().model
         batch = _sentences(LENGTHS, model)
         for execution in HARD:
@@ -147,7 +147,7 @@ class MethodConformance:
                 )
 
     def test_evaluation_is_deterministic(self) -> None:
-        """The same batch twice gives the same numbers, whatever was drawn from random generators in between."""
+        """Check that a batch gives the same numbers twice, whatever the state of the random generators."""
         model = self._pruning().model
         batch = _sentences(LENGTHS, model)
         for execution in HARD:
@@ -162,7 +162,7 @@ class MethodConformance:
             )
 
     def test_mask_drop_and_pack_are_one_function(self) -> None:
-        """Hiding tokens, removing them, and removing padding too: same tokens kept, same logits, in every family."""
+        """Check that hiding tokens, dropping them, and dropping padding too give the same logits, in every family."""
         method = self._pruning()
         cfg = _composed(self._given())
         labels = TaskSpec.from_config(cfg["task"]).labels
@@ -179,13 +179,13 @@ class MethodConformance:
                     _see(model, batch, execution),
                     f"'mask' on {family}",
                     f"{execution!r} on {family}",
-                    "the decision counts tokens that are gone: attention summed over dead queries, a rank, a mean or "
+                    "the decision counts dropped tokens: attention summed over dropped queries, a rank, a mean or "
                     "a width over all columns. Read signals.received, or weigh by state.alive; for how many, use "
                     "state.length or state.count.",
                 )
 
     def test_the_packed_engine_is_the_mask_path(self) -> None:
-        """prunekit.load(folder, engine="packed") asks the method: same tokens kept, same logits, in float32."""
+        """Check that the packed engine keeps the same tokens and gives the same logits, in float32."""
         method = self._pruning()
         batch = _sentences(LENGTHS, method.model)
         mask = _see(method.model, batch, "mask")
@@ -197,14 +197,14 @@ class MethodConformance:
                 _Seen(result.logits, mask.hidden, result.trace, result.kept),
                 "'mask'",
                 f"the packed engine ({backends} backends)",
-                "the decision reads something that only the traversal has: signals or state that `needs` does not "
+                "the decision reads something that only the encoder has: signals or state that `needs` does not "
                 "name, or an attribute set from outside. Scorer and policy get all that they may read as arguments.",
             )
 
     # -- training --------------------------------------------------------------------------------------
 
     def test_with_nothing_to_prune_it_is_the_dense_model(self) -> None:
-        """Trained for a budget of 1x it removes no token, and its logits are those of the dense model."""
+        """Check that, trained for a budget of 1x, it drops no token and gives the logits of the dense model."""
         model = _fit(self._given(self.nothing_pruned)).method.model.eval()
         batch = _sentences(LENGTHS, model)
         dense = _see(model, batch, "dense")
@@ -214,34 +214,34 @@ class MethodConformance:
                 _see(model, batch, execution),
                 "'dense'",
                 f"{execution!r} after training with {' '.join(self.nothing_pruned)}",
-                "the policy always removes something: a rounding down, a strict comparison (> where >= is meant), a "
+                "the policy always drops something: a rounding down, a strict comparison (> where >= is meant), a "
                 "threshold above the smallest score, or the budget never reaches the policy.",
                 tolerance=1e-5,
             )
 
     def test_gradients_reach_what_is_trained(self) -> None:
-        """In a short fit every trainable parameter belongs to an optimiser group, and gets a gradient."""
-        found = _fit(self._given())
-        if left_out := sorted(found.trainable - found.held):
+        """Check that in a short fit every trainable parameter is in an optimiser group, and gets a gradient."""
+        fitted = _fit(self._given())
+        if left_out := sorted(fitted.trainable - fitted.held):
             _fail(
-                f"{_listed(left_out)} requires a gradient, but no optimiser group has it: it stays as it was",
+                f"{_listed(left_out)} requires a gradient, but no optimiser group has it: it does not change",
                 "parameter_groups() does not return it. Every parameter of scorer and policy needs a group there; "
                 "what is not to be trained needs requires_grad_(False).",
             )
-        if idle := sorted(found.held - found.reached):
+        if idle := sorted(fitted.held - fitted.reached):
             _fail(
-                f"{_listed(idle)} is in an optimiser group, but in {found.steps} steps it got no gradient",
-                "something on the way is not differentiable: a comparison or a rounding in policy.soft() (use a "
+                f"{_listed(idle)} is in an optimiser group, but in {fitted.steps} steps it got no gradient",
+                "something in between is not differentiable: a comparison or a rounding in policy.soft() (use a "
                 "sigmoid, or a straight-through estimate), a detach(), a loss without the term that depends on it, or "
                 "terms() that run 'mask' where 'soft' is meant.",
             )
 
     def test_interrupted_and_resumed_it_ends_with_the_same_weights(self) -> None:
-        """Killed twice and gone on, a fit ends with bit for bit the same weights, pruner and optimiser state."""
+        """Check that a fit killed and resumed twice ends with bit for bit the same weights and optimiser state."""
         whole = _fit(self._given())
         resumed = _fit(self._given(), INTERRUPTIONS)
         cause = (
-            "something that training changes is a plain attribute (a counter, a running mean, an own torch.Generator), "
+            "something that training changes is a plain attribute (a counter, a running mean, a torch.Generator), "
             "so a new process starts it again. Register it as a buffer, compute it from self.global_step, or keep it "
             "with on_save_checkpoint and on_load_checkpoint."
         )
@@ -257,7 +257,7 @@ class MethodConformance:
     # -- in and out ------------------------------------------------------------------------------------
 
     def test_saved_and_loaded_it_is_the_same_model(self, tmp_path: Path) -> None:
-        """prunekit.load of a saved folder keeps the same tokens and gives the same logits."""
+        """Check that the model loaded from a saved folder keeps the same tokens and gives the same logits."""
         model = self._pruning().model
         cause = (
             "arguments() of the scorer or policy does not return all that its __init__ takes, or what was learned is "
@@ -274,28 +274,26 @@ class MethodConformance:
             _same(before, after, f"{execution!r} before", "after saving and loading", cause, tolerance=1e-6)
 
     def test_an_unknown_key_is_refused(self) -> None:
-        """A misspelt key is no silent no-op: neither on the command line nor in the method's own class."""
+        """Check that a misspelt key is refused, both on the command line and by the method's options."""
         with pytest.raises(ConfigError, match=r"there is no key method\.no_such_key"):
             compose([*self._given(), "method.no_such_key=1"])
         cfg = _composed(self._given())
-        kind, built = method_class(cfg), self._built().method
-        options = method_options(cfg) | {"no_such_key": 1}
+        kind = method_class(cfg)
         try:
-            kind.build_pruner(built.context.shape, **options)
-            kind(copy.deepcopy(built.model), built.context, **options)
+            kind.Options.from_config(method_options(cfg) | {"no_such_key": 1})
         except TypeError:
             return
         _fail(
-            f"{kind.__name__} takes no_such_key=1, in build_pruner(shape, ...) and when it is made: a key of its YAML "
-            "file that nobody reads would go unnoticed",
-            "**options swallows what nobody reads. Name the keys as keyword arguments, or make a dataclass of them: "
-            "Options(**options).",
+            f"{kind.__name__}.Options.from_config takes no_such_key=1: a key of its YAML file that no field declares "
+            "would go unnoticed",
+            "from_config() drops the keys that it does not read. Leave it to MethodOptions, and declare each key as a "
+            "field of the dataclass.",
         )
 
     # -- the method under test -------------------------------------------------------------------------
 
     def _given(self, more: Sequence[str] = ()) -> tuple[str, ...]:
-        """All overrides of the small run; a later one replaces an earlier one of the same key."""
+        """Return all overrides of the small run; a later one replaces an earlier one of the same key."""
         if not self.overrides:
             _fail(f"{type(self).__name__} names no method", 'the class needs a line as overrides = ["method=entropy"].')
         chosen = {override.partition("=")[0]: override for override in (*SMALL, *self.overrides, *more)}
@@ -305,7 +303,7 @@ class MethodConformance:
         return _build(self._given())
 
     def _pruning(self) -> TokenPruningMethod:
-        """The method in evaluation mode, in a state that prunes; a copy, so that a check may do what it likes."""
+        """Return a copy of the method in evaluation mode, in a state that prunes; a check may change it."""
         kind = type(self)
         if kind not in _PRUNING:
             method = copy.deepcopy(self._built().method).eval()
@@ -316,7 +314,7 @@ class MethodConformance:
         if _pruned(_PRUNING[kind])[0] == 0:
             _fail(
                 f"{' '.join(self.overrides)} prunes nothing: neither with random parameters nor after a short fit "
-                "does any token go, so the checks would say nothing",
+                "is any token dropped, so the checks would prove nothing",
                 "the policy always keeps, or decides at no layer. If it needs another state, override "
                 "prepare(method) in the test; if it needs other options, add them to overrides.",
             )
@@ -328,12 +326,15 @@ _PRUNING: dict[type, TokenPruningMethod] = {}
 
 def _pruner(method: TokenPruningMethod) -> TokenPruner:
     if method.pruner is None:
-        _fail(f"{type(method).__name__} has no pruner", "build_pruner(shape, ...) returns None, as the dense method's.")
+        _fail(
+            f"{type(method).__name__} has no pruner",
+            "build_pruner(shape) of its Options returns None, as that of the dense method.",
+        )
     return method.pruner
 
 
 def _disturb(method: TokenPruningMethod) -> None:
-    """Moves the pruner's parameters until it prunes; among the states that do, the first balanced one."""
+    """Move the pruner's parameters until it prunes; of the states that do, choose the first balanced one."""
     parameters = list(_pruner(method).parameters())
     start = [parameter.detach().clone() for parameter in parameters]
     best, best_distance = start, float("inf")
@@ -356,7 +357,7 @@ def _assign(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Non
 
 
 def _pruned(method: TokenPruningMethod) -> tuple[float, int]:
-    """Share of the suite's tokens that is gone behind the last layer, and at how many layers some went."""
+    """Return the share of the suite's tokens dropped after the last layer, and how many layers drop some."""
     trace = _see(method.model, _sentences(LENGTHS, method.model), "mask").trace
     layers = (trace.tokens_out < trace.tokens_in).any(-1).sum()
     return 1 - float(trace.tokens_out[-1].sum()) / sum(LENGTHS), int(layers)

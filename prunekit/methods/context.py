@@ -1,4 +1,4 @@
-"""What a method is told before it is built: the task, the backbone's shape, lengths, budget and schedule."""
+"""What a run knows before it builds its method: the task, the backbone, text lengths, the budget and the schedule."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from prunekit.tokens.pruner import TokenPruner
 
 @dataclass(frozen=True)
 class Training:
-    """The optimiser's settings; epochs and steps are those of the whole run."""
+    """The settings of the optimiser; epochs and steps are those of the whole run."""
 
     epochs: int
     steps_per_epoch: int
     lr: float
-    head_lr: float | None = None  # of pooler and head, where they are new; None = lr
+    head_lr: float | None = None  # of the pooler and the head where these are new; None = lr
     weight_decay: float = 0.0
     warmup_fraction: float = 0.0
     clip: float = 1.0
@@ -33,12 +33,12 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the run."""
-        whole = self.epochs * self.steps_per_epoch
-        return whole if self.max_steps is None else min(whole, self.max_steps)
+        """Number of optimiser steps of the run."""
+        steps = self.epochs * self.steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def rate(self, step: int, steps: int | None = None) -> float:
-        """Factor of the learning rate: rises linearly during warm-up, then falls linearly to 0.
+        """Return the factor of the learning rate: it rises linearly during warm-up, then falls linearly to 0.
 
         `steps` is the length of the schedule; None = the whole run.
         """
@@ -51,11 +51,11 @@ class Training:
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a run knows before its method is built; lengths are token counts of real sentences, unpadded.
+    """The input of a method's decisions; lengths are token counts of the unpadded sentences.
 
-    `validation` hands out the validation batches, for a knob that can be set only by running the model. `questions`
-    are those of each validation split, where answers are found. `protected` counts the tokens of each sentence that
-    stay whatever the method says; without it that is [CLS].
+    `validation` returns the validation batches, for a knob that can be set only by running the model. `questions`
+    are those of each validation split of a question-answering task. `protected` counts the tokens of each sentence
+    that no method may drop; without it that is [CLS] alone.
     """
 
     spec: TaskSpec
@@ -72,11 +72,11 @@ class MethodContext:
 
     @property
     def protected_count(self) -> Int[Tensor, "rows"] | int:
-        """How many tokens of each validation sentence stay whatever the method says."""
+        """Number of tokens of each validation sentence that no method may drop."""
         return self.protected.get("validation", 1)
 
-    def stays(self, pruner: TokenPruner) -> Int[Tensor, "rows"] | int:
-        """The same, with the last token where the pruner protects that; the end of a source is counted already."""
+    def protected_count_with(self, pruner: TokenPruner) -> Int[Tensor, "rows"] | int:
+        """Add the last token where the pruner protects it; the end of a translation source is counted already."""
         return self.protected_count + int(pruner.protect_last and not HEADS[self.spec.kind].decodes)
 
     def reduction(
@@ -85,9 +85,9 @@ class MethodContext:
         tokens_out: Float[Tensor, "layers rows"],
         extra_macs: Float[Tensor, "rows"] | float = 0.0,
     ) -> float:
-        """The FLOPs reduction on the validation sentences if so many tokens enter the two halves of each layer.
+        """Return the FLOPs reduction on the validation sentences for these tokens in the two halves of each layer.
 
-        `extra_macs` is what the scorer spends on each sentence.
+        `extra_macs` are the scorer's MACs for each sentence.
         """
         dense = dense_macs(self.shape, self.lengths["validation"]).sum()
         return float(dense / (encoder_macs(self.shape, tokens_in, tokens_out) + extra_macs).sum())

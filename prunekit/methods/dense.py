@@ -6,4 +6,4 @@ from prunekit.methods.base import TokenPruningMethod
 
 
 class Dense(TokenPruningMethod):
-    """Fine-tunes the backbone on the task; nothing is pruned."""
+    """Fine-tuning of the backbone on the task, without pruning."""

@@ -1,4 +1,4 @@
-"""LAT: one model for many lengths, trained with random ones, and a search for the lengths that serve best.
+"""LAT: one model for many lengths, trained with random lengths, and a search for the best ones.
 
 Paper: "Length-Adaptive Transformer: Train Once with Length Drop, Use Anytime with Search", arXiv:2010.07003.
 Reference: clovaai/length-adaptive-transformer. docs/methods/lat.md lists where prunekit differs.
@@ -27,22 +27,22 @@ from prunekit.files import append_jsonl, read_jsonl
 from prunekit.losses import distillation_loss, task_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext
+from prunekit.methods.options import OptionalTraining
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.schedules import Point, Schedule, bent_to, constant_ratio, drop_lengths, evolve, pareto
 from prunekit.tokens.scorers import AttentionReceived
 
 PUBLISHED_DROP, PUBLISHED_LAYERS = 0.2, 12
-MARGIN = 1.25  # times the asked reduction: what the smallest model of training saves at least
+MARGIN = 1.25  # the smallest model of training reduces FLOPs by at least this times the budget
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class LATOptions(OptionalTraining):
     """The keys of conf/method/lat.yaml, explained there."""
 
     seed: int
-    train: bool
-    shares: list[float] | None
+    shares: tuple[float, ...] | None
     length_drop: float | None
     random_models: int
     iterations: int
@@ -51,16 +51,44 @@ class Options:
     population: int
     search_rows: int | None
 
+    def asks(self, context: MethodContext) -> float | None:
+        """Return the budget; a schedule given as `shares` asks for nothing.
+
+        Raises:
+            ConfigError: that schedule does not fit the backbone, or rises.
+        """
+        shares, layers = self.shares, context.shape.layers
+        if shares is not None and (len(shares) != layers or sorted(shares, reverse=True) != list(shares)):
+            raise ConfigError(
+                f"method.shares={shown(list(shares))} is no schedule for {layers} layers.\n"
+                f"Allowed: {layers} shares in (0..1], none larger than the one before: dropped tokens never return.\n"
+                "Give one share per layer, or budget=2x for a search."
+            )
+        return context.budget
+
+    def feasible(self, context: MethodContext) -> tuple[float, float]:
+        """Return the range from nothing pruned to the smallest model of training; without `length_drop`, to [CLS]."""
+        drop, layers = self.length_drop, context.shape.layers
+        smallest = (0.0,) * layers if drop is None else constant_ratio(layers, 1 - drop)
+        return 1.0, _reduction(context, smallest)
+
+    def build_pruner(self, shape: Shape) -> TokenPruner:
+        """Build the canonical score and a share for every layer, the first included."""
+        shares = self.shares or (1.0,) * shape.layers
+        return TokenPruner(AttentionReceived(), KeepRatio(dict(enumerate(shares))), range(shape.layers))
+
 
 class LAT(TokenPruningMethod):
     """Trains the whole model on the task and smaller ones to follow it; then `finalise` searches for the lengths.
 
-    Until then the schedule is the one of constant ratio that meets the budget: by it checkpoints are chosen.
+    Until then the schedule is the one of constant ratio that meets the budget: checkpoints are chosen by it.
     """
 
-    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
-        super().__init__(model, context, **options)
-        self.options = Options(**options)
+    Options = LATOptions
+    options: LATOptions
+
+    def __init__(self, model: PreTrainedModel, context: MethodContext, options: LATOptions) -> None:
+        super().__init__(model, context, options)
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, KeepRatio)
         self.policy = self.pruner.policy
@@ -70,43 +98,14 @@ class LAT(TokenPruningMethod):
             self.policy.ratios = dict(enumerate(even))
         self.smallest = constant_ratio(layers, 1 - self._drop())
 
-    @classmethod
-    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
-        """The canonical score and a share for every layer, the first among them."""
-        shares = Options(**options).shares or [1.0] * shape.layers
-        return TokenPruner(AttentionReceived(), KeepRatio(dict(enumerate(shares))), range(shape.layers))
-
-    @classmethod
-    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
-        """From nothing pruned to the smallest model of training; without `length_drop`, to [CLS] alone."""
-        drop, layers = options["length_drop"], context.shape.layers
-        least = (0.0,) * layers if drop is None else constant_ratio(layers, 1 - drop)
-        return 1.0, _reduction(context, least)
-
-    @classmethod
-    def asks(cls, context: MethodContext, **options: Any) -> float | None:
-        """The budget; a schedule of one's own asks for nothing.
-
-        Raises:
-            ConfigError: that schedule does not fit the backbone, or rises.
-        """
-        given, layers = options["shares"], context.shape.layers
-        if given is not None and (len(given) != layers or sorted(given, reverse=True) != list(given)):
-            raise ConfigError(
-                f"method.shares={shown(given)} is no schedule for {layers} layers.\n"
-                f"Allowed: {layers} shares in (0..1], none larger than the one before it: a gone token stays gone.\n"
-                "Give one share per layer, or budget=2x for a search."
-            )
-        return context.budget
-
     def reduction(self, schedule: Sequence[float]) -> float:
-        """The FLOPs reduction of a schedule on the validation sentences; exact, without running the model."""
+        """Return the FLOPs reduction of a schedule on the validation sentences; exact, without running the model."""
         return _reduction(self.context, schedule)
 
     # -- training --------------------------------------------------------------------------------------
 
     def _drop(self) -> float:
-        """LengthDrop's probability: as given, or as published, or what the budget needs."""
+        """Return the drop probability of LengthDrop: as given, or as published, or what the budget needs."""
         if self.options.length_drop is not None:
             return self.options.length_drop
         layers = self.context.shape.layers
@@ -116,12 +115,12 @@ class LAT(TokenPruningMethod):
         return max(published, 1 - needed[0])
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The task loss of the whole model, and how far smaller ones are from its outputs; the mean of all models."""
+        """Return the task loss of the whole model and the distances of smaller ones from it, as a mean over models."""
         kind = self.context.spec.kind
         whole = self(batch, "dense")
         distances = []
-        for schedule in self.smaller(self.global_step):
-            with self._under(schedule):
+        for schedule in self.smaller_schedules(self.global_step):
+            with self._schedule_set_to(schedule):
                 logits = self(batch, "drop")
             followed = whole.detach()
             distances.append(
@@ -135,16 +134,16 @@ class LAT(TokenPruningMethod):
             "inplace": torch.stack(distances).sum() / models,
         }
 
-    def smaller(self, step: int) -> list[Schedule]:
-        """The schedules of a step's smaller models: the smallest, and random ones that hang on seed and step alone."""
+    def smaller_schedules(self, step: int) -> list[Schedule]:
+        """Return the schedules of a step: the smallest, and random ones that depend on the seed and the step alone."""
         options, layers = self.options, self.context.shape.layers
         random = Random(f"lengths {options.seed} {step}")
         drawn = [drop_lengths(layers, 1 - self.smallest[0], random) for _ in range(options.random_models)]
         return [self.smallest, *drawn]
 
     @contextmanager
-    def _under(self, schedule: Sequence[float]) -> Iterator[None]:
-        """Within it, the model keeps the shares of this schedule."""
+    def _schedule_set_to(self, schedule: Sequence[float]) -> Iterator[None]:
+        """Keep the shares of this schedule inside the `with` block."""
         before = self.policy.ratios
         self.policy.ratios = dict(enumerate(schedule))
         try:
@@ -155,9 +154,9 @@ class LAT(TokenPruningMethod):
     # -- search ----------------------------------------------------------------------------------------
 
     def finalise(self, workplace: Path) -> dict[str, Any]:
-        """Searches for the Pareto set of lengths, and takes its best schedule within the budget.
+        """Search for the Pareto set of lengths, and set its best schedule within the budget.
 
-        The search is a function of seed and weights; scores are kept in `workplace`, so that a killed one goes on.
+        The search is a function of seed and weights; scores are stored in `workplace`, so that a killed one resumes.
         """
         options = self.options
         if options.iterations == 0 or self.asked is None or self.asked == 1:
@@ -166,7 +165,7 @@ class LAT(TokenPruningMethod):
         start = [*self._population(), even]
         search = evolve(
             start,
-            _Remembered(self, workplace / f"search-{self._weights()}.jsonl"),
+            _ScoredSchedules(self, workplace / f"search-{self._digest()}.jsonl"),
             iterations=options.iterations,
             mutations=options.mutations,
             crossovers=options.crossovers,
@@ -177,7 +176,7 @@ class LAT(TokenPruningMethod):
         points = list(dict.fromkeys(track(search, "search", total)))
         front = pareto(points)
         within = [point for point in points if self.meets_budget(point.reduction)]
-        # the even schedule is among them unless sentences are so short that no schedule meets the budget
+        # the even schedule meets the budget, unless sentences are so short that no schedule does
         chosen = max(within, key=lambda point: (point.score, point.reduction), default=None)
         if chosen is None:
             chosen = min(points, key=lambda point: self.budget_error(point.reduction))
@@ -196,34 +195,34 @@ class LAT(TokenPruningMethod):
         }
 
     def _population(self) -> list[Schedule]:
-        """The whole model, the smallest, and constant ratios between them, evenly by what they keep in sum."""
+        """Return the whole model, the smallest one, and constant ratios between, evenly spaced in the sum of shares."""
         layers, smallest = self.context.shape.layers, self.smallest
         steps = self.options.population + 1
         between = []
         for number in range(1, steps):
             kept = layers + (sum(smallest) - layers) * number / steps
-            between.append(_ratio_that_keeps(layers, kept))
+            between.append(_constant_ratio_with_sum(layers, kept))
         return [(1.0,) * layers, *between, smallest]
 
     def score(self, schedule: Schedule) -> float:
-        """The task's score of a schedule on the first `search_rows` validation sentences."""
+        """Return the score of the task under a schedule, on the first `search_rows` validation sentences."""
         context = self.context
-        with self._under(schedule):
+        with self._schedule_set_to(schedule):
             batches = _first_rows(context.validation(), self.options.search_rows)
-            asked = context.questions[0] if context.questions else None
-            found = evaluate(self.model, batches, context.spec, context.shape, context.classes, "pack", asked)
-        return found.metrics[context.spec.chosen_by]
+            questions = context.questions[0] if context.questions else None
+            result = evaluate(self.model, batches, context.spec, context.shape, context.classes, "pack", questions)
+        return result.metrics[context.spec.chosen_by]
 
-    def _weights(self) -> str:
-        """What the scores of a search hang on."""
+    def _digest(self) -> str:
+        """Return a digest of everything that the scores of a search depend on."""
         digest = hashlib.sha256(repr(self.options.search_rows).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
-class _Remembered:
-    """Measures schedules, and reads what an interrupted search measured already."""
+class _ScoredSchedules:
+    """Scores of schedules, those that an interrupted search stored among them."""
 
     def __init__(self, method: LAT, path: Path) -> None:
         self.method = method
@@ -244,8 +243,8 @@ def _reduction(context: MethodContext, schedule: Sequence[float]) -> float:
     )
 
 
-def _ratio_that_keeps(layers: int, kept: float) -> Schedule:
-    """The schedule of constant ratio whose shares sum to `kept`."""
+def _constant_ratio_with_sum(layers: int, kept: float) -> Schedule:
+    """Return the schedule of constant ratio whose shares sum to `kept`."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -254,7 +253,7 @@ def _ratio_that_keeps(layers: int, kept: float) -> Schedule:
 
 
 def _first_rows(batches: Any, rows: int | None) -> Iterator[Batch]:
-    """Whole batches until they hold so many rows; batches are in random order, so these are a sample of all lengths."""
+    """Iterate over whole batches until they hold `rows` rows; their order is random, so they sample all lengths."""
     seen = 0
     for batch in batches:
         yield batch

@@ -1,7 +1,7 @@
 """LTP: a learned threshold per layer on the attention that a token receives.
 
 Paper: "Learned Token Pruning for Transformers", arXiv:2107.00910. Reference: kssteven418/LTP. The reference masks
-tokens and never removes them; docs/methods/ltp.md lists where prunekit differs, and `profile` brings it back.
+tokens and never drops them; docs/methods/ltp.md lists where prunekit differs, and `profile` brings it back.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_coun
 from prunekit.evaluation.evaluate import Batch
 from prunekit.losses import cost_gap, mask_regulariser, task_loss
 from prunekit.methods.context import MethodContext, Training
-from prunekit.methods.static import ThresholdMethod
+from prunekit.methods.static import ThresholdMethod, ThresholdOptions
 from prunekit.tokens.policies import LearnedThreshold, linear_thresholds
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived, ReceivedAfterDropout
 from prunekit.tokens.state import Execution, Trace
 
-# the reference compares with at least this, in its unit: padding has score 0 and must stay gone
+# the reference compares with at least this, in its unit: padding has score 0 and must never be kept
 FLOOR = 1e-5
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class LTPOptions(ThresholdOptions):
     """The keys of conf/method/ltp.yaml, explained there. Rates and thresholds are in the paper's unit."""
 
     final_threshold: float
@@ -48,42 +48,39 @@ class Options:
         """Whether the behaviour of the reference code is asked for."""
         return self.profile == "reference"
 
+    def build_pruner(self, shape: Shape) -> TokenPruner:
+        """Build thresholds on a line, in units of uniform attention; layer 0 never prunes."""
+        unit = self.reference_length
+        thresholds = linear_thresholds(shape.layers, self.final_threshold * unit)
+        policy = LearnedThreshold(thresholds, self.temperature * unit, FLOOR * unit)
+        scorer = ReceivedAfterDropout() if self.reference else AttentionReceived()
+        return TokenPruner(scorer, policy, thresholds, protect_first=not self.reference, hide_gone=not self.reference)
+
+    def count_hard_steps(self, training: Training) -> int:
+        """Return the steps of stage 2, the last `hard_fraction` of the training."""
+        return round(self.hard_fraction * training.steps)
+
 
 class LTP(ThresholdMethod):
     """Trains thresholds and weights under soft masks ("soft"), then the weights alone under fixed ones ("hard")."""
 
-    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
-        super().__init__(model, context, **options)
-        self.options = Options(**options)
+    Options = LTPOptions
+    options: LTPOptions
+
+    def __init__(self, model: PreTrainedModel, context: MethodContext, options: LTPOptions) -> None:
+        super().__init__(model, context, options)
         assert isinstance(self.policy, LearnedThreshold)
         self.learned = self.policy
-
-    @classmethod
-    def count_hard_steps(cls, training: Training, **options: Any) -> int:
-        """Stage 2, the last `hard_fraction` of the training."""
-        return round(options["hard_fraction"] * training.steps)
-
-    @classmethod
-    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
-        """Thresholds on a line, in units of uniform attention; layer 0 never prunes."""
-        chosen = Options(**options)
-        unit = chosen.reference_length
-        thresholds = linear_thresholds(shape.layers, chosen.final_threshold * unit)
-        policy = LearnedThreshold(thresholds, chosen.temperature * unit, FLOOR * unit)
-        scorer = ReceivedAfterDropout() if chosen.reference else AttentionReceived()
-        return TokenPruner(
-            scorer, policy, thresholds, protect_first=not chosen.reference, hide_gone=not chosen.reference
-        )
 
     # -- training --------------------------------------------------------------------------------------
 
     def calibrate(self) -> None:
-        """Scales the thresholds once they are learned; before, an evaluation shows them as they are."""
+        """Scale the thresholds once they are learned; before that, an evaluation uses them as they are."""
         if self.hard or self.hard_steps == 0:
             super().calibrate()
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The task loss; in the soft stage also the regulariser, or with a budget the distance from it."""
+        """Return the task loss; in the soft stage also the regulariser, or with a budget the distance from it."""
         labels, kind = batch["labels"], self.context.spec.kind
         if self.hard:
             execution: Execution = "mask" if self.options.reference else "drop"
@@ -94,18 +91,18 @@ class LTP(ThresholdMethod):
         keep = torch.stack([trace.layers[layer].keep_of_all(width) for layer in self.learned.row])
         terms = {"task": task_loss(logits, labels, kind)}
         if self.asked is not None:
-            terms["budget"] = self.options.budget_weight * self._distance(keep, batch, 1 / self.asked)
+            terms["budget"] = self.options.budget_weight * self._budget_gap(keep, batch, 1 / self.asked)
         elif self.options.reg_lambda is not None:
-            terms["regulariser"] = self.options.reg_lambda * self._kept(keep, batch)
+            terms["regulariser"] = self.options.reg_lambda * self._kept_share(keep, batch)
         return terms
 
-    def _kept(self, keep: Tensor, batch: Batch) -> Tensor:
+    def _kept_share(self, keep: Tensor, batch: Batch) -> Tensor:
         padding = None
         if self.options.reg_norm == "reference" or self.options.reference:
             padding = torch.sigmoid(-self.learned.values / self.learned.temperature)
         return mask_regulariser(keep, batch["attention_mask"].float(), padding, self.options.reference_length)
 
-    def _distance(self, keep: Tensor, batch: Batch, wanted: float) -> Tensor:
+    def _budget_gap(self, keep: Tensor, batch: Batch, wanted: float) -> Tensor:
         shape, lengths = self.context.shape, batch["attention_mask"].sum(-1)
         counts = straight_through_counts(keep, lengths, list(self.learned.row), shape.layers)
         share = (encoder_macs(shape, *counts).sum() / dense_macs(shape, lengths).sum()).float()
@@ -114,21 +111,21 @@ class LTP(ThresholdMethod):
 
     @property
     def hard_peak(self) -> float:
-        """`hard_lr`, the rate of stage 2."""
+        """`hard_lr` as a multiple of the learning rate of stage 1."""
         lr = self.context.training.lr
         return (self.options.hard_lr or lr) / lr
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The thresholds, at their own rate."""
+        """Return the thresholds, with their own rate."""
         options = self.options
         rate = options.lr_threshold
         if rate is None:
-            # Adam moves by the rate at most: half of the soft stage must suffice to cross the line's height
+            # Adam moves by at most the rate: half of the soft stage must suffice to cross the height of the line
             rate = max(2e-5, 2 * options.final_threshold / max(1, self.soft_steps))
         return [{"params": [self.learned.values], "lr": rate * options.reference_length, "name": "thresholds"}]
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Clips weights and thresholds apart; the reference clips them together, which shrinks the weights' steps."""
+        """Clip weights and thresholds apart; the reference clips them together, which slows the weights down."""
         clip, values = self.context.training.clip, self.learned.values
         if self.options.reference and clip > 0:
             nn.utils.clip_grad_norm_([*(p for _, p in self.weights()), values], clip)
@@ -140,5 +137,5 @@ class LTP(ThresholdMethod):
     # -- evaluation ------------------------------------------------------------------------------------
 
     def meets_budget(self, reduction: float) -> bool:
-        """Within the budget, and in the hard stage if there is one: only it has a best checkpoint."""
+        """Return whether the budget is met in the hard stage, if there is one: only that has a best checkpoint."""
         return (self.hard or self.hard_steps == 0) and super().meets_budget(reduction)

@@ -1,19 +1,25 @@
-"""A control that every method has to beat: as many tokens as top-k keeps, chosen blindly."""
+"""A control that every method has to beat: the same number of tokens as top-k, chosen at random."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
-from prunekit.methods.static import KeepRatioMethod
+from prunekit.methods.static import KeepRatioOptions, StaticMethod
 from prunekit.tokens.scorers import RandomOrder, Scorer
 
 
-class Random(KeepRatioMethod):
-    """Keeps tokens in a random order that the seed of the run decides."""
+@dataclass(frozen=True, kw_only=True)
+class RandomOptions(KeepRatioOptions):
+    """The keys of conf/method/random.yaml, explained there."""
 
-    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "schedule", "seed"})
+    seed: int
 
-    @classmethod
-    def scorer(cls, **options: Any) -> Scorer:
-        """An order that knows nothing of the tokens."""
-        return RandomOrder(options["seed"])
+    def scorer(self) -> Scorer:
+        """Return the scorer that ranks by position, length and `seed` alone."""
+        return RandomOrder(self.seed)
+
+
+class Random(StaticMethod):
+    """Keeps tokens in a random order that depends on the seed of the run."""
+
+    Options = RandomOptions

@@ -1,4 +1,4 @@
-"""What methods without a learned decision share: one knob, set by bisection to meet the budget, and plain training.
+"""Base classes of methods that learn no decision: one knob, set to meet the budget, and training on the task alone.
 
 No method of its own.
 """
@@ -6,9 +6,10 @@ No method of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,43 +21,128 @@ from prunekit.evaluation.evaluate import Batch, executed_reduction
 from prunekit.losses import task_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
+from prunekit.methods.options import MethodOptions, OptionalTraining
 from prunekit.tokens.budget import Bisected, bisect
 from prunekit.tokens.policies import KeepRatio, Threshold, geometric_ratios, linear_ratios, published_dense_layers
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import Scorer
 
+# -- options -------------------------------------------------------------------------------------------
 
-class StaticMethod(TokenPruningMethod):
-    """Trains the weights on the task alone, with the tokens removed that evaluation removes."""
 
-    @classmethod
-    def count_hard_steps(cls, training: Training, **options: Any) -> int:
-        """All: nothing about the decisions is learned."""
+@dataclass(frozen=True, kw_only=True)
+class StaticOptions(OptionalTraining):
+    """Options of a method whose decisions are fixed from the first step on."""
+
+    def count_hard_steps(self, training: Training) -> int:
+        """Return all steps: no decision is learned."""
         return training.steps
 
+
+@dataclass(frozen=True, kw_only=True)
+class KeepRatioOptions(StaticOptions):
+    """Options of a method that keeps the best share of each sentence, down to `rate`; subclasses name the scorer.
+
+    The first layers keep everything, the following ones less and less, linearly or by a factor. With a budget the rate
+    follows from the lengths of the validation sentences; no weight affects it, so it holds throughout training.
+    """
+
+    rate: float | None
+    schedule: Literal["linear", "geometric"]
+    dense_layers: int | None
+
+    def scorer(self) -> Scorer:
+        """Return the scorer that ranks the tokens."""
+        raise NotImplementedError(f"{type(self).__name__} names no scorer; define scorer().")
+
+    def completed(self, context: MethodContext) -> KeepRatioOptions:
+        """Set `rate` where there is a budget, to what meets it."""
+        return self if context.budget is None else replace(self, rate=self._rate(context, context.budget))
+
+    def feasible(self, context: MethodContext) -> tuple[float, float]:
+        """Return the range from nothing pruned to the floor of the schedule at every layer that may prune."""
+        return 1.0, self._reduction(context, self._lowest_rate(context.shape))
+
+    def likely_counts(
+        self, context: MethodContext, reduction: float
+    ) -> tuple[Float[Tensor, "layers rows"], Float[Tensor, "layers rows"]]:
+        """Return the exact counts, those of the rate that the reduction needs."""
+        return self._counts(context, self._rate(context, reduction))
+
+    def build_pruner(self, shape: Shape) -> TokenPruner:
+        """Build the scorer, and a share for each layer that prunes; for all layers if the scorer reads earlier ones."""
+        scorer = self.scorer()
+        shares = self._shares(shape, 1.0 if self.rate is None else self.rate)
+        layers = range(0 if "previous" in scorer.needs else self._first_layer(shape), shape.layers)
+        return TokenPruner(scorer, KeepRatio({layer: shares[layer] for layer in layers}), layers)
+
+    def _first_layer(self, shape: Shape) -> int:
+        """Return the first layer that prunes; the number of layers if none does."""
+        given = self.dense_layers
+        return min(shape.layers, published_dense_layers(shape.layers) if given is None else given)
+
+    def _shares(self, shape: Shape, rate: float) -> dict[int, float]:
+        ratios = {"linear": linear_ratios, "geometric": geometric_ratios}[self.schedule]
+        return ratios(shape.layers, self._first_layer(shape), rate)
+
+    def _lowest_rate(self, shape: Shape) -> float:
+        """Return the rate at which the first layer that prunes is at the floor, and so are all layers after it."""
+        return 1.0 - (shape.layers - self._first_layer(shape)) if self.schedule == "linear" else 0.0
+
+    def _counts(self, context: MethodContext, rate: float) -> tuple[Tensor, Tensor]:
+        policy = KeepRatio(self._shares(context.shape, rate))
+        return policy.counts(context.lengths["validation"], context.shape.layers, context.protected_count)
+
+    def _reduction(self, context: MethodContext, rate: float) -> float:
+        return context.reduction(*self._counts(context, rate))
+
+    def _rate(self, context: MethodContext, reduction: float) -> float:
+        low = self._lowest_rate(context.shape)
+        return bisect(partial(self._reduction, context), reduction, low=low, high=1.0, tolerance=0.0).knob
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdOptions(MethodOptions):
+    """Options of a method that keeps tokens by thresholds, whose scale meets a budget."""
+
+    def feasible(self, context: MethodContext) -> tuple[float, float]:
+        """Return the range from nothing pruned to only protected tokens kept at the first layer that prunes."""
+        pruner = self.build_pruner(context.shape)
+        assert pruner is not None
+        only_protected = KeepRatio({min(pruner.layers): 0.0})
+        lengths, layers = context.lengths["validation"], context.shape.layers
+        return 1.0, context.reduction(*only_protected.counts(lengths, layers, context.protected_count))
+
+
+# -- modules -------------------------------------------------------------------------------------------
+
+
+class StaticMethod(TokenPruningMethod):
+    """Training of the weights on the task alone, with the tokens dropped that evaluation drops."""
+
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The task loss under "drop", which is "mask" at less cost."""
+        """Return the task loss under "drop", which equals "mask" and costs less."""
         logits = self(batch, "drop")
         return {"task": task_loss(logits, batch["labels"], self.context.spec.kind)}
 
 
 class CalibratedMethod(StaticMethod):
-    """Has a knob that is found by running the model on the validation texts, because what it does hangs on the weights.
+    """A method whose knob is set by running the model on validation, because its effect depends on the weights.
 
-    It is set where training starts and again before each evaluation: what an evaluation measures, and the checkpoint
-    of it holds, meets the budget.
+    The knob is set where the hard stage begins and again before each evaluation: what an evaluation measures, and
+    the checkpoint saved with it, meets the budget.
     """
 
     def meet(self, measure: Callable[[], float]) -> Bisected:
-        """Sets the knob so that `measure()`, the FLOPs reduction on validation, is what is asked."""
+        """Set the knob so that `measure()`, the FLOPs reduction on validation, is what is asked."""
         raise NotImplementedError(f"{type(self).__name__} has no knob; define meet(measure).")
 
-    def knob(self) -> str:
-        """Where the knob stands, for the reader."""
-        raise NotImplementedError(f"{type(self).__name__} has no knob; define knob().")
+    def describe_knob(self) -> str:
+        """Return the value of the knob, for the log."""
+        raise NotImplementedError(f"{type(self).__name__} has no knob; define describe_knob().")
 
     def calibrate(self) -> None:
-        """Turns the knob; says what came of it."""
+        """Set the knob and log the result."""
         if self.asked is None:
             return
         passes, start = 0, time.monotonic()
@@ -65,136 +151,59 @@ class CalibratedMethod(StaticMethod):
             nonlocal passes
             passes += 1
             context = self.context
-            batches = aloud(context.validation(), f"calibrate  pass {passes}")
+            batches = report_progress(context.validation(), f"calibrate  pass {passes}")
             return executed_reduction(self.model, batches, context.shape, "pack")
 
-        found = self.meet(measure)
+        bisected = self.meet(measure)
         say(
-            f"calibrate  {self.knob()}: {found.reached:.2f}x fewer FLOPs, "
+            f"calibrate  {self.describe_knob()}: {bisected.reached:.2f}x fewer FLOPs, "
             f"{self.asked:.2f}x asked; {passes} passes over validation, {clock(time.monotonic() - start)}"
         )
 
     def freeze_decisions(self) -> None:
-        """Turns the knob."""
+        """Set the knob."""
         self.calibrate()
 
     def on_validation_epoch_start(self) -> None:
-        """Turns the knob to suit the weights that are evaluated."""
+        """Set the knob for the weights that are evaluated."""
         super().on_validation_epoch_start()
         self.calibrate()
 
 
 class ThresholdMethod(CalibratedMethod):
-    """Keeps tokens by thresholds, whose scale meets a budget."""
+    """A method with a threshold per layer, whose knob is one scale for all of them."""
 
-    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
-        super().__init__(model, context, **options)
+    options: ThresholdOptions
+
+    def __init__(self, model: PreTrainedModel, context: MethodContext, options: ThresholdOptions) -> None:
+        super().__init__(model, context, options)
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, Threshold)
         self.policy = self.pruner.policy
 
-    @classmethod
-    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
-        """From nothing pruned to everything but protected tokens gone at the first layer that prunes."""
-        pruner = cls.build_pruner(context.shape, **options)
-        assert pruner is not None
-        only_cls = KeepRatio({min(pruner.layers): 0.0})
-        lengths, layers = context.lengths["validation"], context.shape.layers
-        return 1.0, context.reduction(*only_cls.counts(lengths, layers, context.protected_count))
-
     def meet(self, measure: Callable[[], float]) -> Bisected:
-        """Scales the thresholds."""
+        """Scale the thresholds."""
         assert self.asked is not None
-        _, most = self.feasible(self.context, **self.given)
+        _, most = self.options.feasible(self.context)
         # closer than the run is checked, because the budget is measured anew under "mask"
         return self.policy.meet(measure, self.asked, most=most, tolerance=self.context.tolerance / 4)
 
-    def knob(self) -> str:
-        """The scale."""
+    def describe_knob(self) -> str:
+        """Return the scale."""
         return f"thresholds x {float(self.policy.scale):.4g}"
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the thresholds too, 1 = uniform attention."""
+        """Log the thresholds too, 1 = uniform attention."""
         super().on_validation_epoch_end()
-        found = {f"threshold/layer_{n:02d}": float(self.policy.threshold(n)) for n in sorted(self.policy.thresholds)}
-        self.log_dict(found)
+        thresholds = {layer: float(self.policy.threshold(layer)) for layer in sorted(self.policy.thresholds)}
+        self.log_dict({f"threshold/layer_{layer:02d}": value for layer, value in thresholds.items()})
 
 
-def aloud(batches: Iterable[Batch], label: str) -> Iterator[Batch]:
-    """The batches, with a line now and then; no live line, because a fit may have one already."""
+def report_progress(batches: Iterable[Batch], label: str) -> Iterator[Batch]:
+    """Iterate over batches and log progress every few seconds (no live display, which training may already own)."""
     due = time.monotonic() + PLAIN_SECONDS
     for number, batch in enumerate(batches):
         if time.monotonic() >= due:
             say(f"{label}, batch {number + 1}")
             due = time.monotonic() + PLAIN_SECONDS
         yield batch
-
-
-class KeepRatioMethod(StaticMethod):
-    """Keeps the best share of each sentence: whole in the first layers, then down to `rate`, linearly or by a factor.
-
-    Subclasses name the scorer. With a budget the rate is found from the lengths of the validation sentences; no
-    weight plays a part in it, so it holds whatever training does.
-    """
-
-    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "schedule"})
-
-    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
-        super().__init__(model, context, **options)
-        assert self.pruner is not None
-        assert isinstance(self.pruner.policy, KeepRatio)
-        if self.asked is not None:
-            shares = _shares(context.shape, options, _rate(context, options, self.asked))
-            self.pruner.policy.ratios = {layer: shares[layer] for layer in sorted(self.pruner.layers)}
-
-    @classmethod
-    def scorer(cls, **options: Any) -> Scorer:
-        """Who says which tokens are best."""
-        raise NotImplementedError(f"{cls.__name__} names no scorer; define scorer(**options).")
-
-    @classmethod
-    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
-        """The scorer, and shares of the layers that prune; of all layers where the scorer looks back."""
-        scorer = cls.scorer(**options)
-        shares = _shares(shape, options, 1.0 if options["rate"] is None else options["rate"])
-        layers = range(0 if "previous" in scorer.needs else _dense(shape, options), shape.layers)
-        return TokenPruner(scorer, KeepRatio({layer: shares[layer] for layer in layers}), layers)
-
-    @classmethod
-    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
-        """From nothing pruned to the floor of the schedule at every layer that may prune."""
-        return 1.0, _reduction(context, options, _lowest_rate(context.shape, options))
-
-    @classmethod
-    def likely_counts(
-        cls, context: MethodContext, reduction: float, **options: Any
-    ) -> tuple[Float[Tensor, "layers rows"], Float[Tensor, "layers rows"]]:
-        """Exact: those of the rate that the reduction needs."""
-        policy = KeepRatio(_shares(context.shape, options, _rate(context, options, reduction)))
-        return policy.counts(context.lengths["validation"], context.shape.layers, context.protected_count)
-
-
-def _dense(shape: Shape, options: Mapping[str, Any]) -> int:
-    given = options["dense_layers"]
-    return min(shape.layers, published_dense_layers(shape.layers) if given is None else given)
-
-
-def _shares(shape: Shape, options: Mapping[str, Any], rate: float) -> dict[int, float]:
-    ratios = {"linear": linear_ratios, "geometric": geometric_ratios}[options["schedule"]]
-    return ratios(shape.layers, _dense(shape, options), rate)
-
-
-def _lowest_rate(shape: Shape, options: Mapping[str, Any]) -> float:
-    """The rate at which the first layer that prunes is at the floor, and so are all behind it."""
-    return 1.0 - (shape.layers - _dense(shape, options)) if options["schedule"] == "linear" else 0.0
-
-
-def _reduction(context: MethodContext, options: Mapping[str, Any], rate: float) -> float:
-    policy = KeepRatio(_shares(context.shape, options, rate))
-    lengths, layers = context.lengths["validation"], context.shape.layers
-    return context.reduction(*policy.counts(lengths, layers, context.protected_count))
-
-
-def _rate(context: MethodContext, options: Mapping[str, Any], asked: float) -> float:
-    low = _lowest_rate(context.shape, options)
-    return bisect(partial(_reduction, context, options), asked, low=low, high=1.0, tolerance=0.0).knob

@@ -5,14 +5,15 @@ Source: the ablation of LTP, arXiv:2107.00910; ltp.md 3.2.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from prunekit.config.errors import ConfigError
 from prunekit.cost import Shape
 from prunekit.methods.context import MethodContext
-from prunekit.methods.static import ThresholdMethod, aloud
+from prunekit.methods.static import StaticOptions, ThresholdMethod, ThresholdOptions, report_progress
 from prunekit.models.forward import run_encoder
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.policies import KeepRatio, ProfileThreshold, Threshold, geometric_ratios, linear_thresholds
@@ -21,37 +22,52 @@ from prunekit.tokens.scorers import AttentionReceived
 from prunekit.tokens.state import Trace
 
 
-class ManualThreshold(ThresholdMethod):
-    """Layer l of L keeps what receives at least final * l / L; the budget, or a key, says how much `final` is."""
+@dataclass(frozen=True, kw_only=True)
+class ManualThresholdOptions(ThresholdOptions, StaticOptions):
+    """The keys of conf/method/threshold.yaml, explained there. `final_threshold` is in the paper's unit."""
 
-    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "final_threshold", "reference_length", "profile"})
+    final_threshold: float | None
+    profile: Literal["line", "geometric"]
+    reference_length: int
 
-    @classmethod
-    def asks(cls, context: MethodContext, **options: Any) -> float | None:
-        """The budget.
+    def asks(self, context: MethodContext) -> float | None:
+        """Return the budget.
 
         Raises:
-            ConfigError: a profile, which a budget sets, is asked for by the line's knob.
+            ConfigError: a profile that only a budget can set is combined with the knob of the line.
         """
-        if options["profile"] != "line" and context.budget is None:
+        if self.profile != "line" and context.budget is None:
             raise ConfigError(
-                f"method.profile={options['profile']} goes by the budget, not by method.final_threshold.\n"
+                f"method.profile={self.profile} goes by the budget, not by method.final_threshold.\n"
                 "Allowed: budget=2x with it, or method.profile=line with method.final_threshold.\n"
                 "Give one of the two."
             )
         return context.budget
 
+    def build_pruner(self, shape: Shape) -> TokenPruner:
+        """Build the canonical score, in whose unit the line ends at 1 before a budget scales it."""
+        final = 1.0 if self.final_threshold is None else self.final_threshold * self.reference_length
+        thresholds = linear_thresholds(shape.layers, final)
+        policy = (Threshold if self.profile == "line" else ProfileThreshold)(thresholds)
+        return TokenPruner(AttentionReceived(), policy, thresholds)
+
+
+class ManualThreshold(ThresholdMethod):
+    """Layer l of L keeps what receives at least final * l / L; the budget or `final_threshold` sets `final`."""
+
+    Options = ManualThresholdOptions
+
     def calibrate(self) -> None:
-        """Scales the line; or sets thresholds layer by layer to a geometric profile, and scales what is left over."""
+        """Scale the line; or set the thresholds layer by layer to a geometric profile, and scale what is left over."""
         if self.asked is not None and isinstance(self.policy, ProfileThreshold):
             self._follow_profile(self.policy, self.asked)
         super().calibrate()
 
     @torch.no_grad()
     def _follow_profile(self, policy: ProfileThreshold, asked: float) -> None:
-        """Sets each threshold to the score that as many validation tokens reach as the profile keeps there.
+        """Set each threshold to the score that as many validation tokens reach as the profile keeps there.
 
-        One pass per layer, the first first: who comes to a layer hangs on the thresholds before it.
+        One pass per layer, in order: which tokens reach a layer depends on the thresholds before it.
         """
         context, layers = self.context, self.context.shape.layers
         lengths = context.lengths["validation"]
@@ -66,17 +82,17 @@ class ManualThreshold(ThresholdMethod):
         was_training = self.model.training
         self.model.eval()
         for layer, row in policy.row.items():
-            found = []
-            for batch in aloud(context.validation(), f"calibrate  layer {layer}"):
+            received = []
+            for batch in report_progress(context.validation(), f"calibrate  layer {layer}"):
                 trace = Trace.scoring([layer])
-                here = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+                inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
                 with torch.autocast(self.model.device.type, enabled=False):
-                    run_encoder(self.model, here, "pack", trace=trace)
+                    run_encoder(self.model, inputs, "pack", trace=trace)
                 entry = trace.layers[layer]
                 assert entry.received is not None
-                found.append(entry.received[(entry.keep > 0) & (entry.protected <= 0)])
-            scores = torch.cat(found).sort(descending=True).values
-            # these stay whatever they receive
+                received.append(entry.received[(entry.keep > 0) & (entry.protected <= 0)])
+            scores = torch.cat(received).sort(descending=True).values
+            # protected tokens are kept whatever they receive
             protected = int(torch.as_tensor(context.protected_count).expand(len(lengths)).sum())
             kept = min(round(shares[layer] * int(lengths.sum())) - protected, len(scores))
             if kept > 0:
@@ -84,12 +100,3 @@ class ManualThreshold(ThresholdMethod):
             elif len(scores):
                 policy.values[row] = scores[0] * 1.01
         self.model.train(was_training)
-
-    @classmethod
-    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
-        """The canonical score, in whose unit the line ends at 1 before a budget scales it."""
-        given = options["final_threshold"]
-        final = 1.0 if given is None else given * options["reference_length"]
-        thresholds = linear_thresholds(shape.layers, final)
-        policy = (Threshold if options["profile"] == "line" else ProfileThreshold)(thresholds)
-        return TokenPruner(AttentionReceived(), policy, thresholds)

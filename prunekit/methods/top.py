@@ -7,7 +7,7 @@ does not; `compat` brings the reference's behaviour back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,6 +19,7 @@ from prunekit.evaluation.evaluate import Batch, protected_count
 from prunekit.losses import distillation_loss, lagrangian, linear_warmup, rank_distillation_loss, rank_weight, task_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
+from prunekit.methods.options import MethodOptions
 from prunekit.tokens.gates import LOGA_BOUND, HardConcrete
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import EVERYTHING, RankGate
@@ -28,11 +29,11 @@ from prunekit.tokens.state import Execution, Trace
 MOST_BINS = 50  # where the texts decide; most published recipes have 50
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class ToPOptions(MethodOptions):
     """The keys of conf/method/top.yaml, explained there."""
 
-    prune_location: list[int] | None
+    prune_location: tuple[int, ...] | None
     bins: int | None
     target_sparsity: float | None
     warmup_epochs: float
@@ -49,14 +50,55 @@ class Options:
     kd_temperature: float
     rank_alpha: float
     rank_topk: int
-    rank_layers: list[int] | None
+    rank_layers: tuple[int, ...] | None
     min_tokens: int
     monotone: bool
     sparsity_of: Literal["measured", "nominal"]
     compat: bool
 
+    def completed(self, context: MethodContext) -> ToPOptions:
+        """Set `bins`, where null, so that nine of ten validation sentences have a rank in each; at most 50."""
+        if self.bins is not None:
+            return self
+        ranked = (context.lengths["validation"] - context.protected_count).float()
+        return replace(self, bins=min(MOST_BINS, max(1, int(ranked.quantile(0.1, interpolation="lower")))))
+
+    def asks(self, context: MethodContext) -> float:
+        """Return the budget, or the target sparsity as a FLOPs reduction."""
+        if context.budget is not None:
+            return context.budget
+        assert self.target_sparsity is not None  # a configuration has one of the two
+        return 1 / (1 - self.target_sparsity)
+
+    def feasible(self, context: MethodContext) -> tuple[float, float]:
+        """Return the range from nothing pruned to everything but [CLS] dropped at the first location."""
+        policy = replace(self, init_coarse=LOGA_BOUND).build_pruner(context.shape).policy
+        assert isinstance(policy, RankGate)
+        return 1.0, _reduction(policy, context, torch.full_like(policy.shift, -EVERYTHING))
+
+    def build_pruner(self, shape: Shape) -> TokenPruner:
+        """Build rank gates on the canonical score, at the layers before each prune location."""
+        layers = self.decision_layers(shape.layers)
+        policy = RankGate(
+            layers,
+            self.bins or MOST_BINS,
+            distribution=HardConcrete(beta=self.beta, gamma=self.gamma, zeta=self.zeta),
+            init_fine=self.init_fine,
+            init_slope=0.0 if self.compat else self.init_slope,
+            init_coarse=self.init_coarse,
+            min_tokens=self.min_tokens,
+            monotone=self.monotone,
+            compat=self.compat,
+        )
+        scorer = ReferenceReceived() if self.compat else AttentionReceived()
+        return TokenPruner(scorer, policy, layers, hide_gone=not self.compat)
+
+    def count_hard_steps(self, training: Training) -> int:
+        """Return the steps of the last `hard_fraction` of the training."""
+        return round(self.hard_fraction * training.steps)
+
     def decision_layers(self, layers: int) -> list[int]:
-        """The paper prunes the *input* of a layer; here that is a decision of the layer before."""
+        """Return the layers that decide: the paper prunes the *input* of a layer, which the layer before decides."""
         locations = self.prune_location if self.prune_location is not None else range(2, layers)
         return [location - 1 for location in locations]
 
@@ -69,87 +111,40 @@ class ToP(TokenPruningMethod):
     """
 
     uses_teacher: ClassVar[bool] = True
+    Options = ToPOptions
+    options: ToPOptions
 
-    def __init__(self, model: PreTrainedModel, context: MethodContext, **options: Any) -> None:
-        super().__init__(model, context, **options)
-        self.options = Options(**options)
+    def __init__(self, model: PreTrainedModel, context: MethodContext, options: ToPOptions) -> None:
+        super().__init__(model, context, options)
         self.lambda1 = nn.Parameter(torch.zeros(()))
         self.lambda2 = nn.Parameter(torch.zeros(()))
         assert self.pruner is not None
         assert isinstance(self.pruner.policy, RankGate)
         self.policy = self.pruner.policy
-        layers = context.shape.layers
-        chosen = self.options.rank_layers
-        self.rank_layers = list(range(1, layers // 3)) if chosen is None else chosen
-        training = context.training
-        self.warmup_steps = round(self.options.warmup_epochs * training.steps_per_epoch)
-
-    @classmethod
-    def build_pruner(cls, shape: Shape, **options: Any) -> TokenPruner:
-        """Rank gates on the canonical score, at the layers before each prune location."""
-        chosen = Options(**options)
-        layers = chosen.decision_layers(shape.layers)
-        policy = RankGate(
-            layers,
-            chosen.bins or MOST_BINS,
-            distribution=HardConcrete(beta=chosen.beta, gamma=chosen.gamma, zeta=chosen.zeta),
-            init_fine=chosen.init_fine,
-            init_slope=0.0 if chosen.compat else chosen.init_slope,
-            init_coarse=chosen.init_coarse,
-            min_tokens=chosen.min_tokens,
-            monotone=chosen.monotone,
-            compat=chosen.compat,
-        )
-        scorer = ReferenceReceived() if chosen.compat else AttentionReceived()
-        return TokenPruner(scorer, policy, layers, hide_gone=not chosen.compat)
-
-    @classmethod
-    def count_hard_steps(cls, training: Training, **options: Any) -> int:
-        """The last `hard_fraction` of the training."""
-        return round(options["hard_fraction"] * training.steps)
-
-    @classmethod
-    def completed(cls, context: MethodContext, **options: Any) -> dict[str, Any]:
-        """`bins`, where null: such that nine of ten validation sentences have a rank in each, at most 50."""
-        if options["bins"] is not None:
-            return options
-        ranked = (context.lengths["validation"] - context.protected_count).float()
-        return options | {"bins": min(MOST_BINS, max(1, int(ranked.quantile(0.1, interpolation="lower"))))}
-
-    @classmethod
-    def feasible(cls, context: MethodContext, **options: Any) -> tuple[float, float]:
-        """From nothing pruned to everything but [CLS] gone at the first location."""
-        policy = cls.build_pruner(context.shape, **options | {"init_coarse": LOGA_BOUND}).policy
-        assert isinstance(policy, RankGate)
-        return 1.0, _reduction(policy, context, torch.full_like(policy.shift, -EVERYTHING))
-
-    @classmethod
-    def asks(cls, context: MethodContext, **options: Any) -> float:
-        """The budget, or what the target sparsity means as a FLOPs reduction."""
-        if context.budget is not None:
-            return context.budget
-        return 1 / (1 - options["target_sparsity"])
+        chosen = options.rank_layers
+        self.rank_layers = list(range(1, context.shape.layers // 3)) if chosen is None else list(chosen)
+        self.warmup_steps = round(options.warmup_epochs * context.training.steps_per_epoch)
 
     @property
     def target(self) -> float:
-        """The sparsity asked for: the share of the unpadded FLOPs that is to go."""
+        """The sparsity asked for: the share of the unpadded FLOPs to save."""
         assert self.asked is not None
         return 1 - 1 / self.asked
 
     # -- training --------------------------------------------------------------------------------------
 
     def freeze_decisions(self) -> None:
-        """Shifts the gates to the budget."""
+        """Shift the gates so that they meet the budget."""
         assert self.asked is not None
         self.policy.meet(lambda shift: _reduction(self.policy, self.context, shift), self.asked, self.context.tolerance)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Holds the gates within their bound after each step, as the reference does."""
+        """Clamp the gates to their bound after each step, as the reference does."""
         super().optimizer_step(*args, **kwargs)
         self.policy.clamp(self.options.loga_clamp)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Task or distillation loss, rank distillation, and in the soft stage the Lagrangian."""
+        """Return the task or distillation loss, rank distillation, and in the soft stage the Lagrangian."""
         options, step = self.options, self._step
         assert self.pruner is not None
         trace = Trace.scoring(self.rank_layers if options.rank_alpha > 0 else [], self.pruner.scorer)
@@ -193,7 +188,7 @@ class ToP(TokenPruningMethod):
         return torch.stack(losses).sum() if losses else teacher_ranks.new_zeros((), dtype=torch.float32)
 
     def expected_sparsity(self, lengths: Tensor, protected: Tensor | int = 1) -> Tensor:
-        """The constraint's left side: expected share of the unpadded FLOPs that is gone; differentiable."""
+        """Return the left side of the constraint: the expected share of the unpadded FLOPs saved; differentiable."""
         fine, coarse = self.policy.open_probabilities()
         shape, at = self.context.shape, list(self.policy.row)
         if self.options.sparsity_of == "measured":
@@ -220,7 +215,7 @@ class ToP(TokenPruningMethod):
         )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Gates by descent, multipliers by ascent, both at `reg_lr`."""
+        """Return the gates, trained by descent, and the multipliers, by ascent, both at `reg_lr`."""
         rate = self.options.reg_lr
         if rate is None:
             # short runs: a gate must be able to cross its range in half of the soft stage
@@ -230,7 +225,7 @@ class ToP(TokenPruningMethod):
         return [gates, ascent]
 
     def meets_budget(self, reduction: float) -> bool:
-        """In the hard stage, if there is one: within the budget; by the own knob, the target sparsity less 0.01."""
+        """Return whether the budget, or the target sparsity less 0.01, is met in the hard stage, if there is one."""
         if self.hard_steps > 0 and self.global_step <= self.soft_steps:
             return False  # the last evaluation of the soft stage is before the gates are fixed
         if self.context.budget is not None:
@@ -238,13 +233,13 @@ class ToP(TokenPruningMethod):
         return self.sparsity_reached(reduction) >= self.target - 0.01
 
     def budget_error(self, reduction: float) -> float:
-        """Distance from what was asked, in the quantity that was asked for."""
+        """Return the distance from what was asked, in the quantity that was asked for."""
         if self.context.budget is not None:
             return super().budget_error(reduction)
         return abs(self.target - self.sparsity_reached(reduction))
 
     def budget_report(self, reduction: float) -> dict[str, Any]:
-        """The budget; or the knob, what it came to in its own terms, and the reduction that was measured."""
+        """Report the budget; or the knob, asked and reached in its unit, and the measured reduction."""
         report = super().budget_report(reduction)
         if self.context.budget is not None:
             return report
@@ -256,25 +251,25 @@ class ToP(TokenPruningMethod):
         return report | {"asked": None, "knob": knob}
 
     def sparsity_reached(self, reduction: float) -> float:
-        """Share of the unpadded FLOPs that is gone: as measured, or as the paper counts it."""
+        """Return the share of the unpadded FLOPs saved: as measured, or as the paper counts it."""
         return 1 - 1 / reduction if self.options.sparsity_of == "measured" else self.nominal_sparsity()
 
     @property
     def test_execution(self) -> Execution:
-        """The reference's scores depend on padding and dead tokens, so only "mask" is its function."""
+        """ "mask" with `compat`: the scores of the reference depend on padding and on dropped tokens."""
         return "mask" if self.options.compat else super().test_execution
 
     def nominal_sparsity(self) -> float:
-        """The paper's sparsity of the hard gates on the validation sentences: every bin counts alike."""
+        """Return the sparsity of the hard gates on the validation sentences as in the paper: every bin counts alike."""
         fine, coarse = self.policy.hard_gates()
         shape, lengths = self.context.shape, self.context.lengths["validation"].to(fine.device)
-        stay = self.context.protected_count
-        stay = stay.to(fine.device) if isinstance(stay, Tensor) else stay
-        counts = nominal_counts(expected_keep(fine, coarse), lengths, list(self.policy.row), shape.layers, stay)
+        protected = self.context.protected_count
+        protected = protected.to(fine.device) if isinstance(protected, Tensor) else protected
+        counts = nominal_counts(expected_keep(fine, coarse), lengths, list(self.policy.row), shape.layers, protected)
         return float(sparsity(shape, *counts, lengths, "top" if self.options.compat else "house"))
 
 
 def _reduction(policy: RankGate, context: MethodContext, shift: Tensor) -> float:
-    """FLOPs reduction of the hard gates under a shift, on the validation sentences; exact."""
+    """Return the exact FLOPs reduction of the hard gates under a shift, on the validation sentences."""
     lengths, layers = context.lengths["validation"], context.shape.layers
     return context.reduction(*policy.counts(lengths, layers, shift, context.protected_count))

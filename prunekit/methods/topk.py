@@ -5,18 +5,24 @@ Source: the baseline of LTP, arXiv:2107.00910; with `accumulate` the token pruni
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
-from prunekit.methods.static import KeepRatioMethod
+from prunekit.methods.static import KeepRatioOptions, StaticMethod
 from prunekit.tokens.scorers import AccumulatedReceived, AttentionReceived, Scorer
 
 
-class TopK(KeepRatioMethod):
-    """Ranks tokens by the attention they receive in the layer, or accumulated over the layers so far."""
+@dataclass(frozen=True, kw_only=True)
+class TopKOptions(KeepRatioOptions):
+    """The keys of conf/method/topk.yaml, explained there."""
 
-    keys: ClassVar[frozenset[str] | None] = frozenset({"train", "rate", "dense_layers", "schedule", "accumulate"})
+    accumulate: bool
 
-    @classmethod
-    def scorer(cls, **options: Any) -> Scorer:
-        """The canonical score, or its sum over layers."""
-        return AccumulatedReceived() if options["accumulate"] else AttentionReceived()
+    def scorer(self) -> Scorer:
+        """Return the canonical score, or its sum over the layers so far."""
+        return AccumulatedReceived() if self.accumulate else AttentionReceived()
+
+
+class TopK(StaticMethod):
+    """Keeps the tokens that receive most attention in the layer, or accumulated over the layers so far."""
+
+    Options = TopKOptions

@@ -1,6 +1,7 @@
 """LAT: what a step trains, how drawn lengths repeat, and that the search meets the budget and survives a kill."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_a_step_trains_the_whole_model_on_the_task_and_smaller_ones_on_its_outpu
     found = lat(random_models=1).eval()
     whole = found(BATCH, "dense")
     small = []
-    for schedule in found.smaller(0):
+    for schedule in found.smaller_schedules(0):
         found.policy.ratios = dict(enumerate(schedule))
         small.append(distillation_loss(found(BATCH, "mask"), whole, 1.0))
     terms = found.terms(BATCH)
@@ -44,9 +45,9 @@ def test_smaller_models_do_not_teach_the_whole_one():
 
 
 def test_lengths_are_drawn_by_seed_and_step_alone():
-    assert lat(seed=3).smaller(17) == lat(seed=3).smaller(17)
-    assert lat(seed=3).smaller(17) != lat(seed=3).smaller(18)
-    assert lat(seed=3).smaller(17) != lat(seed=4).smaller(17)
+    assert lat(seed=3).smaller_schedules(17) == lat(seed=3).smaller_schedules(17)
+    assert lat(seed=3).smaller_schedules(17) != lat(seed=3).smaller_schedules(18)
+    assert lat(seed=3).smaller_schedules(17) != lat(seed=4).smaller_schedules(17)
 
 
 def test_the_schedule_of_evaluations_is_not_touched_by_a_step():
@@ -150,5 +151,5 @@ def test_a_schedule_that_rises_or_has_another_length_is_refused(shares):
 
 def test_a_given_drop_bounds_what_is_feasible():
     found = lat()
-    options = {**found.given, "length_drop": 0.3}
-    assert type(found).feasible(found.context, **options) == (1.0, found.reduction((0.7, 0.49, 0.343, 0.2401)))
+    options = replace(found.options, length_drop=0.3)
+    assert options.feasible(found.context) == (1.0, found.reduction((0.7, 0.49, 0.343, 0.2401)))

@@ -1,5 +1,7 @@
 """Methods with one knob: budgets are met on it, and the same tokens are removed in training as in evaluation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.models import method_under_test, sentences
@@ -53,9 +55,8 @@ def test_a_geometric_schedule_keeps_more_tokens_in_the_last_layer():
 
 @pytest.mark.parametrize("schedule", ["linear", "geometric"])
 def test_what_is_feasible_is_reached(schedule):
-    low, high = type(method_under_test("topk")).feasible(
-        method_under_test("topk", lengths=LENGTHS).context, dense_layers=1, rate=None, schedule=schedule
-    )
+    asked = method_under_test("topk", lengths=LENGTHS, schedule=schedule)
+    low, high = asked.options.feasible(asked.context)
     assert low == 1.0
     found = method_under_test("topk", lengths=LENGTHS, budget=high, schedule=schedule)
     assert reached(found) == pytest.approx(high)
@@ -63,7 +64,7 @@ def test_what_is_feasible_is_reached(schedule):
 
 def test_layers_that_are_all_dense_make_every_reduction_infeasible():
     found = method_under_test("topk", budget=1.0)
-    assert type(found).feasible(found.context, dense_layers=9, rate=None, schedule="linear") == (1.0, 1.0)
+    assert replace(found.options, dense_layers=9).feasible(found.context) == (1.0, 1.0)
 
 
 def test_a_scorer_that_looks_back_is_asked_at_every_layer():
@@ -177,7 +178,7 @@ def test_the_scale_reaches_the_checkpoint():
 
 def test_what_thresholds_can_reach_ends_with_cls_alone_behind_layer_1():
     found = threshold()
-    low, high = type(found).feasible(found.context, **found.given)
+    low, high = found.options.feasible(found.context)
     found.policy.scale.fill_(torch.inf)
     assert (low, measured(found)) == (1.0, pytest.approx(high))
 

@@ -21,7 +21,7 @@ LENGTHS = torch.tensor([12, 7, 9, 5])
 
 def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
     cfg, _ = compose(["task=synthetic", "backbone=tiny"])
-    options = method_options(cfg) | {"bins": 4, "rank_layers": [1]} | options
+    chosen = ToP.Options.from_config(method_options(cfg) | {"bins": 4, "rank_layers": [1]} | options)
     regression = {"kind": "regression", "metrics": ["pearson"], "score": "pearson", "labels": None}
     spec = TaskSpec.from_config(cfg["task"] | (regression if kind == "regression" else {}))
     classes = 1 if kind == "regression" else 3
@@ -40,12 +40,12 @@ def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
         0.02,
         teacher,
     )
-    install(model, ToP.build_pruner(shape, **options))
+    install(model, chosen.build_pruner(shape))
 
     class AtStep(ToP):
         global_step = step
 
-    found = AtStep(model, context, **options)
+    found = AtStep(model, context, chosen)
     found.log_dict = lambda *args, **kwargs: None
     found._trainer = SimpleNamespace(optimizers=[])
     return found
@@ -186,14 +186,13 @@ def test_the_measured_constraint_sees_that_empty_bins_save_nothing():
 )
 def test_bins_left_to_the_texts_are_those_that_nine_of_ten_reach(lengths, bins):
     context = replace(module().context, lengths={"validation": torch.tensor(lengths)})  # [CLS] has no rank
-    assert ToP.completed(context, bins=None)["bins"] == bins
-    assert ToP.completed(context, bins=20)["bins"] == 20
+    assert replace(module().options, bins=None).completed(context).bins == bins
+    assert replace(module().options, bins=20).completed(context).bins == 20
 
 
 def test_feasible_ends_with_cls_alone_behind_the_first_location():
     cfg, _ = compose(["task=synthetic", "backbone=tiny"])
-    options = method_options(cfg)
-    low, high = ToP.feasible(module().context, **options)
+    low, high = ToP.Options.from_config(method_options(cfg)).feasible(module().context)
     assert low == 1.0
     shape = module().context.shape
     from prunekit.cost import dense_macs, encoder_macs

@@ -294,7 +294,7 @@ def test_a_budget_is_aimed_at_in_flops_with_the_task_attention_among_them():
     """With gates of 1 everywhere the share is 1 and what task attention costs; curves show the share that is gone."""
     found = dtp("tsdtp", budget=1.6, k_init=100.0, gamma=1e-6).eval()
     aux = found.terms(BATCH)["aux"]
-    low, _ = type(found).feasible(found.context, **found.given)
+    low, _ = found.options.feasible(found.context)
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / low, rel=0.02)
     assert aux.item() == pytest.approx(1 - found.logged["budget/expected"].item() - 1 / 1.6, abs=1e-5)
     assert low < 1
@@ -461,14 +461,14 @@ def test_the_cost_of_the_scorer_is_in_the_measured_reduction():
     """Nothing pruned: 1x for the method without a task, less with one, and just what the scorer says."""
     plain, task = (dtp(name, fixed_k=100.0, budget=None) for name in ("dtp", "tsdtp"))
     assert measured(plain) == pytest.approx(1.0)
-    assert measured(task, "pack") == pytest.approx(type(task).feasible(task.context, **task.given)[0])
+    assert measured(task, "pack") == pytest.approx(task.options.feasible(task.context)[0])
     assert measured(task) < 0.99
 
 
 def test_what_can_be_reached_ends_with_the_protected_and_one_more():
     found = dtp("tsdtp")
     found.policy.shift.fill_(torch.inf)
-    assert measured(found) == pytest.approx(type(found).feasible(found.context, **found.given)[1])
+    assert measured(found) == pytest.approx(found.options.feasible(found.context)[1])
 
 
 def test_without_a_weight_the_task_has_no_parameters_and_no_cost():
@@ -487,7 +487,7 @@ def test_a_frozen_task_attention_is_no_parameter_that_learns():
 
 
 def test_six_layers_prune_as_far_in_as_twelve():
-    layers = {n: sorted(type(dtp()).build_pruner(Shape(n, 32, 64, 4)).policy.row) for n in (2, 6, 12, 24)}
+    layers = {n: sorted(dtp().options.build_pruner(Shape(n, 32, 64, 4)).policy.row) for n in (2, 6, 12, 24)}
     assert layers == {2: [1], 6: [1, 2, 3, 4], 12: [2, 4, 6, 8], 24: [4, 8, 12, 16]}
 
 

@@ -1,9 +1,12 @@
-"""A small sound method, and one method per way to break a promise; test_conformance.py runs the suite on them."""
+"""A small sound method, and one method per way to break a promise; test_suite.py runs the suite on them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from prunekit.losses import task_loss
-from prunekit.methods.base import TokenPruningMethod
+from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.tokens.policies import KeepPolicy, ranks
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
@@ -28,26 +31,37 @@ class LearnedThreshold(KeepPolicy):
         return torch.sigmoid((scores - self.threshold[layer]) / 0.1)
 
 
+@dataclass(frozen=True)
+class SoundOptions(MethodOptions):
+    start: float
+    pruner_class: ClassVar = TokenPruner
+    scorer_class: ClassVar = AttentionReceived
+    policy_class: ClassVar = LearnedThreshold
+
+    def build_pruner(self, shape):
+        policy = self.policy_class(shape.layers, self.start)
+        return self.pruner_class(self.scorer_class(), policy, range(shape.layers))
+
+    def feasible(self, context):
+        return 1.0, 100.0
+
+
+def built_of(**parts):
+    """The options of Sound, with other parts of the pruner."""
+    return type("Options", (SoundOptions,), parts)
+
+
 class Sound(TokenPruningMethod):
     """Breaks nothing."""
 
-    pruner_class, scorer_class, policy_class = TokenPruner, AttentionReceived, LearnedThreshold
+    Options = SoundOptions
 
-    def __init__(self, model, context, **options):
-        super().__init__(model, context, **options)
+    def __init__(self, model, context, options):
+        super().__init__(model, context, options)
         self.policy = self.pruner.policy
         if context.budget == 1:
             with torch.no_grad():
                 self.policy.threshold.requires_grad_(False).fill_(-1.0)
-
-    @classmethod
-    def build_pruner(cls, shape, *, start):
-        policy = cls.policy_class(shape.layers, start)
-        return cls.pruner_class(cls.scorer_class(), policy, range(shape.layers))
-
-    @classmethod
-    def feasible(cls, context, **options):
-        return 1.0, 100.0
 
     def terms(self, batch):
         trace = Trace()
@@ -113,50 +127,48 @@ class NeverPrunes(LearnedThreshold):
 
 
 class Unprotected(Sound):
-    pruner_class = DropsTheProtected
+    Options = built_of(pruner_class=DropsTheProtected)
 
 
 class PaddingKeeper(Sound):
-    pruner_class = KeepsPadding
+    Options = built_of(pruner_class=KeepsPadding)
 
 
 class Reviver(Sound):
-    pruner_class = Revives
+    Options = built_of(pruner_class=Revives)
 
 
 class PaddingCounter(Sound):
-    scorer_class = DividesByWidth
+    Options = built_of(scorer_class=DividesByWidth)
 
 
 class BatchNormaliser(Sound):
-    scorer_class = DividesByTheBatchsMaximum
+    Options = built_of(scorer_class=DividesByTheBatchsMaximum)
 
 
 class GhostVoter(Sound):
-    scorer_class = DeadQueriesVote
+    Options = built_of(scorer_class=DeadQueriesVote)
 
 
 class Gambler(Sound):
-    policy_class = Draws
+    Options = built_of(policy_class=Draws)
 
 
 class Glutton(Sound):
-    policy_class = AlwaysDropsTheWorst
+    Options = built_of(policy_class=AlwaysDropsTheWorst)
 
 
 class Idle(Sound):
-    policy_class = NeverPrunes
+    Options = built_of(policy_class=NeverPrunes)
 
 
 class Dense(Sound):
-    """Its pruner is gone."""
+    """It has no pruner."""
 
-    def __init__(self, model, context, **options):
-        TokenPruningMethod.__init__(self, model, context, **options)
+    Options = built_of(build_pruner=lambda self, shape: None)
 
-    @classmethod
-    def build_pruner(cls, shape, **options):
-        return None
+    def __init__(self, model, context, options):
+        TokenPruningMethod.__init__(self, model, context, options)
 
 
 class PrunesOnceTrained(LearnedThreshold):
@@ -171,7 +183,7 @@ class PrunesOnceTrained(LearnedThreshold):
 class Late(Sound):
     """Not broken: it only prunes from its training on, whatever its parameters are."""
 
-    policy_class = PrunesOnceTrained
+    Options = built_of(policy_class=PrunesOnceTrained)
 
     def on_train_start(self):
         self.policy.trained.fill_(1.0)
@@ -186,7 +198,7 @@ class StepInTraining(LearnedThreshold):
 
 
 class Undifferentiable(Sound):
-    policy_class = StepInTraining
+    Options = built_of(policy_class=StepInTraining)
 
 
 class Forgetful(Sound):
@@ -229,10 +241,10 @@ class SecretMargin(LearnedThreshold):
 
 
 class Secretive(Sound):
-    policy_class = SecretMargin
+    Options = built_of(policy_class=SecretMargin)
 
-    def __init__(self, model, context, **options):
-        super().__init__(model, context, **options)
+    def __init__(self, model, context, options):
+        super().__init__(model, context, options)
         self.policy.margin = 0.2
 
 
@@ -242,10 +254,14 @@ class Argumentless(LearnedThreshold):
 
 
 class Unloadable(Sound):
-    policy_class = Argumentless
+    Options = built_of(policy_class=Argumentless)
+
+
+class SwallowerOptions(SoundOptions):
+    @classmethod
+    def from_config(cls, values):
+        return cls(start=values["start"])
 
 
 class Swallower(Sound):
-    @classmethod
-    def build_pruner(cls, shape, **options):
-        return super().build_pruner(shape, start=options["start"])
+    Options = SwallowerOptions

@@ -82,7 +82,6 @@ def method_under_test(
     from prunekit.tokens.encoder import install
 
     cfg, _ = compose([f"method={name}", f"task={task}", "backbone=tiny"])
-    options = method_options(cfg) | options
     model = tiny_model() if model is None else model
     shape = Shape.from_config(model.config)
     counts = torch.tensor(lengths)
@@ -97,9 +96,9 @@ def method_under_test(
         validation=lambda: validation,
     )
     kind = method_class(cfg)
-    options = kind.completed(context, **options)
-    install(model, kind.build_pruner(shape, **options))
-    found = type("AtStep", (kind,), {"global_step": step})(model, context, **options)
+    chosen = kind.Options.from_config(method_options(cfg) | options).completed(context)
+    install(model, chosen.build_pruner(shape))
+    found = type("AtStep", (kind,), {"global_step": step})(model, context, chosen)
     found._trainer = SimpleNamespace(optimizers=[])
     found.logged = {}
     found.log_dict = lambda values, **kwargs: found.logged.update(values)

@@ -28,7 +28,7 @@ from prunekit.console import say, track
 from prunekit.data.encoding import EncodedSplit
 from prunekit.environment import cpu_model, load_average
 from prunekit.files import atomic_write_text
-from prunekit.methods.base import TokenPruningMethod
+from prunekit.methods.base import MethodOptions
 from prunekit.methods.context import MethodContext
 from prunekit.runtime import latency_model
 from prunekit.runtime.engine import PackedEngine
@@ -139,8 +139,7 @@ def _ms(value: float, *, up: bool = False) -> str:
 class GoalSubject:
     """What is to be as fast as asked: a method on a backbone, and the task whose texts it reads."""
 
-    method: type[TokenPruningMethod]
-    options: Mapping[str, Any]
+    options: MethodOptions
     context: MethodContext
     model: Callable[[TokenPruner], PreTrainedModel]  # that carries a pruner; its weights play no part
     family: str  # of the model, as Hugging Face calls its type
@@ -148,7 +147,7 @@ class GoalSubject:
 
     def pruner(self) -> TokenPruner:
         """A pruner as the method begins with it."""
-        found = self.method.build_pruner(self.context.shape, **self.options)
+        found = self.options.build_pruner(self.context.shape)
         assert found is not None
         return found
 
@@ -171,10 +170,10 @@ def aim(goal: Goal, subject: GoalSubject, folder: Path, cache: Path) -> Aim:
         dense = float(np.median(steps.milliseconds(whole, whole, batches)))
 
         def predict(reduction: float) -> float:
-            counts = subject.method.likely_counts(context, reduction, **subject.options)
+            counts = subject.options.likely_counts(context, reduction)
             return float(np.median(steps.milliseconds(*counts, batches, pruner.layers)))
 
-        feasible = subject.method.feasible(context, **subject.options)
+        feasible = subject.options.feasible(context)
         found = translate(predict, goal, *feasible, dense, subject.what)
         content = {"goal": asdict(goal), "aim": asdict(found), "staircase": asdict(steps)}
         atomic_write_text(folder / FILE, json.dumps(content, indent=1) + "\n")

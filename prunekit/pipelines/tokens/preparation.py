@@ -20,7 +20,7 @@ from prunekit.console import say, silence_libraries
 from prunekit.cost import Shape
 from prunekit.data.encoding import EncodedSplit
 from prunekit.data.module import TokenPruningDataModule
-from prunekit.methods.base import TokenPruningMethod
+from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.models.heads import HEADS, stored_head
 from prunekit.pipelines.inputs import RunInputs
@@ -222,7 +222,6 @@ def derive_budget(
         return install(load_task_model(run.backbone, run.spec, data), pruner)
 
     subject = latency_goal.GoalSubject(
-        method_class(run.cfg),
         complete_options(run.cfg, context),
         context,
         model,
@@ -238,11 +237,11 @@ def check_budget(cfg: dict[str, Any], context: MethodContext) -> None:
     Raises:
         ConfigError: it cannot; says what is feasible.
     """
-    method, options = method_class(cfg), complete_options(cfg, context)
-    asked = method.asks(context, **options)
+    options = complete_options(cfg, context)
+    asked = options.asks(context)
     if asked is None:
         return
-    low, high = method.feasible(context, **options)
+    low, high = options.feasible(context)
     if context.budget is None and not low <= asked <= high:
         turned = ", ".join(f"method.{name}={value}" for name, value in set_knobs(cfg).items())
         raise ConfigError(
@@ -266,8 +265,8 @@ def build_method(
     model = load_task_model(teacher.folder if teacher else run.backbone, run.spec, data)
     if kind.uses_teacher and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))
-    install(model, kind.build_pruner(context.shape, **options), "pack", prefix=data.prefix_tokens)
-    return kind(model, context, **options)
+    install(model, options.build_pruner(context.shape), "pack", prefix=data.prefix_tokens)
+    return kind(model, context, options)
 
 
 def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:
@@ -276,9 +275,9 @@ def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:
     return found
 
 
-def complete_options(cfg: dict[str, Any], context: MethodContext) -> dict[str, Any]:
-    """Return the method's options, those that follow from the texts filled in."""
-    return method_class(cfg).completed(context, **method_options(cfg))
+def complete_options(cfg: dict[str, Any], context: MethodContext) -> MethodOptions:
+    """Return the method's options, with those filled in that follow from the texts or the budget."""
+    return method_class(cfg).Options.from_config(method_options(cfg)).completed(context)
 
 
 def set_knobs(cfg: dict[str, Any]) -> dict[str, Any]:

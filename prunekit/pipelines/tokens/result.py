@@ -8,7 +8,7 @@ from prunekit.config.identity import config_hash
 from prunekit.environment import command
 from prunekit.models.heads import HEADS
 from prunekit.pipelines.inputs import RunInputs
-from prunekit.pipelines.tokens.preparation import Prepared, complete_options
+from prunekit.pipelines.tokens.preparation import Prepared
 from prunekit.pipelines.tokens.testing import Tested
 from prunekit.training.hardware import precision_of
 
@@ -33,7 +33,7 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str
         "budget": {
             **budget,
             "tolerance": method.context.tolerance,
-            "feasible": list(method.feasible(method.context, **complete_options(cfg, method.context))),
+            "feasible": list(method.options.feasible(method.context)),
             "split": "validation",
         },
         "score": {

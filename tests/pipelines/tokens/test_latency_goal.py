@@ -220,7 +220,7 @@ def test_the_range_that_a_message_offers_is_accepted():
 @pytest.mark.parametrize("method", ["topk", "top", "ltp", "tsdtp", "lat", "threshold"])
 def test_a_guessed_schedule_costs_the_flops_that_are_asked_for(method):
     found = method_under_test(method, lengths=tuple(range(10, 40)))
-    tokens_in, tokens_out = found.likely_counts(found.context, 1.6, **found.given)
+    tokens_in, tokens_out = found.options.likely_counts(found.context, 1.6)
     layers = sorted(found.pruner.layers)
     scorers = sum(found.pruner.scorer.macs(tokens_in[layer]) for layer in layers)
     assert found.context.reduction(tokens_in, tokens_out, scorers) == pytest.approx(1.6, rel=0.02)
@@ -230,7 +230,7 @@ def test_a_guessed_schedule_costs_the_flops_that_are_asked_for(method):
 def test_of_topk_the_schedule_is_known():
     found = method_under_test("topk", lengths=(12, 7, 30), budget=1.6)
     own = found.pruner.policy.counts(torch.tensor([12, 7, 30]), 4)
-    for one, other in zip(TopK.likely_counts(found.context, 1.6, **found.given), own, strict=True):
+    for one, other in zip(found.options.likely_counts(found.context, 1.6), own, strict=True):
         assert torch.equal(one, other)
 
 

@@ -60,7 +60,8 @@ METHODS = {
 def pruner_of(name):
     cfg, choices = compose([f"method={name.split()[0]}", *METHODS[name]])
     validate(cfg, choices)
-    return method_class(cfg).build_pruner(Shape(layers=6, hidden=384, ffn=1536, heads=12), **method_options(cfg))
+    options = method_class(cfg).Options.from_config(method_options(cfg))
+    return options.build_pruner(Shape(layers=6, hidden=384, ffn=1536, heads=12))
 
 
 @pytest.fixture(scope="module")
