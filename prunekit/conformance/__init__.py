@@ -1,3 +1,3 @@
-"""The suite that every method passes: subclass `MethodConformance` and name the method."""
+"""The test suite for token-pruning methods: subclass `MethodConformance` and name the method."""
 
 from prunekit.conformance.suite import MethodConformance as MethodConformance

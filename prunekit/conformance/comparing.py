@@ -20,7 +20,7 @@ TOLERANCE = 1e-4  # of logits and hidden states in float32, between two ways to 
 
 
 def _sentences(lengths: Sequence[int], model: PreTrainedModel, width: int | None = None) -> dict[str, Tensor]:
-    """Random token ids of these lengths, padded to the longest or to `width`."""
+    """Return random token ids of these lengths, padded to the longest or to `width`."""
     generator = torch.Generator().manual_seed(0)
     longest = width or max(lengths)
     ids = torch.full((len(lengths), longest), model.config.pad_token_id or 0)
@@ -32,7 +32,7 @@ def _sentences(lengths: Sequence[int], model: PreTrainedModel, width: int | None
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one forward pass gave: logits, hidden states, the trace, and per layer and row the tokens that went on."""
+    """The outputs of one forward pass: logits, hidden states, the trace, and the kept tokens per layer and row."""
 
     logits: Float[Tensor, "batch classes"]
     hidden: Float[Tensor, "batch tokens hidden"]
@@ -40,7 +40,7 @@ class _Seen:
     kept: list[list[list[int]]]
 
     def row(self, row: int) -> _Seen:
-        """One sentence of the batch."""
+        """Return the outputs of one sentence of the batch."""
         one = slice(row, row + 1)
         return _Seen(self.logits[one], self.hidden[one], self.trace, [rows[one] for rows in self.kept])
 
@@ -77,7 +77,7 @@ def _in_place(
     here: Bool[Tensor, "batch tokens"],
     width: int,
 ) -> Float[Tensor, "batch width"]:
-    """Values where their tokens were before any pruning; 0 for those that are not here."""
+    """Move values to where their tokens were before any pruning; 0 for tokens that are not `here`."""
     row = torch.arange(len(values))[:, None].expand_as(position)
     return values.new_zeros((len(values), width)).index_put((row[here], position[here]), values[here])
 
@@ -92,7 +92,7 @@ def _same(
     tolerance: float = TOLERANCE,
     first_row: int = 0,
 ) -> None:
-    """Fails with the first layer and row at which two passes differ."""
+    """Fail with the first layer and row at which two passes differ."""
     for layer, (rows, others) in enumerate(zip(first.kept, second.kept, strict=True)):
         for row, (kept, kept_other) in enumerate(zip(rows, others, strict=True), first_row):
             if kept != kept_other:

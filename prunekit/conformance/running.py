@@ -66,12 +66,12 @@ class _Fitted:
 
 
 class _InterruptedError(Exception):
-    """Stands for a kill."""
+    """An interruption that stands for a kill."""
 
 
 @cache
 def _workplace() -> Path:
-    """A folder for the data, the models and the runs of this process."""
+    """Create a folder for the data, the models and the runs of this process."""
     folder = tempfile.TemporaryDirectory(prefix="prunekit-conformance-")
     atexit.register(folder.cleanup)
     return Path(folder.name)
@@ -86,7 +86,7 @@ def _composed(given: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _random_classifier(backbone: Mapping[str, Any], labels: Sequence[str] | None) -> PreTrainedModel:
-    """A random model whose attention is peaky enough for tokens to differ."""
+    """Build a random model whose attention is peaky enough for tokens to differ."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = loading.load_classifier(find_backbone(backbone), labels=labels)
@@ -98,7 +98,7 @@ def _random_classifier(backbone: Mapping[str, Any], labels: Sequence[str] | None
 
 @cache
 def _teacher(backbone: tuple[tuple[str, Any], ...], labels: tuple[str, ...] | None) -> Path:
-    """The folder of a random classifier with its tokenizer, which stands for a fine-tuned model."""
+    """Save a random classifier with its tokenizer, which stands for a fine-tuned model; return the folder."""
     folder = Path(tempfile.mkdtemp(dir=_workplace()))
     _random_classifier(dict(backbone), labels).save_pretrained(folder)
     AutoTokenizer.from_pretrained(find_backbone(dict(backbone))).save_pretrained(folder)
@@ -106,7 +106,7 @@ def _teacher(backbone: tuple[tuple[str, Any], ...], labels: tuple[str, ...] | No
 
 
 def _inputs(given: tuple[str, ...], checkpoint_seconds: int = 3600) -> RunInputs:
-    """The run of a configuration in a folder of its own, from a teacher that is ready."""
+    """Prepare the run of a configuration in its own folder, with a teacher that needs no training."""
     cfg = copy.deepcopy(_composed(given))
     spec = TaskSpec.from_config(cfg["task"])
     cfg["runs_dir"] = tempfile.mkdtemp(dir=_workplace())
@@ -128,7 +128,7 @@ def _build(given: tuple[str, ...]) -> _Built:
 
 @cache
 def _fit(given: tuple[str, ...], interruptions: tuple[int, ...] = ()) -> _Fitted:
-    """A short fit, interrupted before these steps and resumed each time by a method that is built anew."""
+    """Run a short fit, interrupted before these steps and resumed each time by a method that is built anew."""
     # 0 = a checkpoint after each step
     inputs = _inputs(given, checkpoint_seconds=0 if interruptions else 3600)
     trainable, held, reached = set[str](), set[str](), set[str]()
