@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunekit.bench.result import BenchResult, Comparison, SizeResult, Spread
 from prunekit.bench.table import put_table
 from prunekit.cli import bench
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
@@ -26,18 +27,17 @@ RESULTS = ROOT / "benchmarks" / "results"
 # task and budgets of sweeps=goals -> texts that are read, so that a pass takes about as long for each
 TEXTS = {"sst2": 128, "mrpc": 64, "bbc_news": 32}
 BESIDE_PEERS = "4x"
-# what is measured beside the usual at that budget, by the end of its file's name: settings of prunekit bench
+# what else is measured at that budget, by the end of its file's name: settings of prunekit bench
 VARIANTS: Mapping[str, Mapping[str, str]] = {
     "": {"attention": "auto", "warm": "true"},
     "_torch": {"attention": "torch", "warm": "true"},
     "_cold": {"attention": "auto", "warm": "false"},
 }
-Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A ratio of one run: of which texts, at which budget, how much, and whether the machine was quiet."""
+class RunRatio:
+    """A ratio of one run, and whether the machine was quiet when it was measured."""
 
     task: str
     budget: str
@@ -45,147 +45,145 @@ class Found:
     trusted: bool
 
 
+Reader = Callable[[Sequence[BenchResult]], Iterator[RunRatio]]
+
+
 @dataclass(frozen=True)
 class Goal:
-    """What is wanted of which ratio."""
+    """A ratio that is wanted of some runs."""
 
     what: str
     wanted: float
-    read: Callable[[Sequence[Result]], Iterator[Found]]
+    read: Reader
 
 
-def _rows(
-    results: Sequence[Result], size: int, variant: str = "", rows: str = "ratios"
-) -> Iterator[tuple[Result, Any, bool]]:
-    """Result, row of ratios or candidates, and whether its times may be trusted, of one thread at a batch size."""
+def _sizes(results: Sequence[BenchResult], size: int, variant: str = "") -> Iterator[tuple[BenchResult, SizeResult]]:
+    """Yield what was measured on one thread at a batch size, with the result that it belongs to."""
     for result in results:
-        if {name: str(result["settings"][name]).lower() for name in VARIANTS[variant]} != VARIANTS[variant]:
+        if {name: str(result.settings[name]).lower() for name in VARIANTS[variant]} != VARIANTS[variant]:
             continue
-        for found in result["blocks"][0]["sizes"]:
-            if found["batch_size"] == size:
-                yield from ((result, row, found["trusted"]) for row in found[rows])
+        yield from ((result, found) for found in result.blocks[0].sizes if found.batch_size == size)
 
 
-def realised(
-    size: int, dtype: str, budgets: Sequence[str], variant: str = ""
-) -> Callable[[Sequence[Result]], Iterator[Found]]:
-    """The packed engine's speed-up over itself unpruned, as a share of the ratio of executed FLOPs."""
+def realised_share(size: int, dtype: str, budgets: Sequence[str], variant: str = "") -> Reader:
+    """Read the packed engine's speed-up over itself unpruned, as a share of the ratio of executed FLOPs."""
 
-    def read(results: Sequence[Result]) -> Iterator[Found]:
-        for result, row, trusted in _rows(results, size, variant):
-            if row["own"] == f"prunekit packed {dtype}, pruned" and result["budget"] in budgets:
-                yield Found(result["task"], result["budget"], row["vs_unpruned"]["efficiency"], trusted)
+    def read(results: Sequence[BenchResult]) -> Iterator[RunRatio]:
+        for result, found in _sizes(results, size, variant):
+            for row in found.ratios:
+                if row.own == f"prunekit packed {dtype}, pruned" and result.budget in budgets:
+                    assert row.vs_unpruned is not None, "a pruned engine is compared with itself"
+                    yield RunRatio(result.task, str(result.budget), row.vs_unpruned.efficiency, found.trusted)
 
     return read
 
 
-def faster(
-    size: int, dtype: str, role: str, against: str | None, tasks: Sequence[str] = tuple(TEXTS)
-) -> Callable[[Sequence[Result]], Iterator[Found]]:
-    """How many times as fast the best of our engines is at 4x, or unpruned, as a peer (None: the best one) or, for
-    against="itself", as the same engine unpruned.
+def speed_up(size: int, dtype: str, role: str, against: str | None, tasks: Sequence[str] = tuple(TEXTS)) -> Reader:
+    """Read how many times as fast the best of our engines is at 4x, or unpruned, as a peer (None: the best one).
+
+    against="itself" compares with the same engine unpruned.
     """
 
-    def read(results: Sequence[Result]) -> Iterator[Found]:
-        best: dict[str, Found] = {}
-        for result, row, trusted in _rows(results, size):
-            if (row["dtype"], row["role"], result["budget"]) != (dtype, role, BESIDE_PEERS):
+    def compared(row: Comparison) -> Spread | None:
+        if against == "itself":
+            return row.vs_unpruned
+        return row.vs_unpadded if against is None else row.vs_each.get(against)
+
+    def read(results: Sequence[BenchResult]) -> Iterator[RunRatio]:
+        best: dict[str, RunRatio] = {}
+        for result, found in _sizes(results, size):
+            if result.budget != BESIDE_PEERS or result.task not in tasks:
                 continue
-            if against == "itself":
-                compared = row.get("vs_unpruned")
-            elif against is None:
-                compared = row["vs_unpadded"]
-            else:
-                compared = row["vs_each"].get(against)
-            if compared is None or result["task"] not in tasks:
-                continue
-            found = Found(result["task"], result["budget"], compared["median"], trusted)
-            if result["task"] not in best or best[result["task"]].ratio < found.ratio:
-                best[result["task"]] = found
+            for row in found.ratios:
+                ratio = compared(row) if (row.dtype, row.role) == (dtype, role) else None
+                if ratio is not None and (result.task not in best or best[result.task].ratio < ratio.median):
+                    best[result.task] = RunRatio(result.task, str(result.budget), ratio.median, found.trusted)
         yield from best.values()
 
     return read
 
 
-def over_new_shapes(size: int, dtype: str, variant: str) -> Callable[[Sequence[Result]], Iterator[Found]]:
-    """A later pass's time as a share of the first one's, which no batch was before; the packed engine at 4x."""
+def steady_over_first(size: int, dtype: str, variant: str) -> Reader:
+    """Read a later pass's time as a share of the first one's, in which all shapes are new; the packed engine at 4x."""
 
-    def read(results: Sequence[Result]) -> Iterator[Found]:
-        for result, row, trusted in _rows(results, size, variant, "candidates"):
-            if row["name"] == f"prunekit packed {dtype}, pruned" and result["budget"] == BESIDE_PEERS:
-                yield Found(result["task"], result["budget"], 1 / row["first_over_steady"], trusted)
+    def read(results: Sequence[BenchResult]) -> Iterator[RunRatio]:
+        for result, found in _sizes(results, size, variant):
+            for row in found.candidates:
+                if row.name == f"prunekit packed {dtype}, pruned" and result.budget == BESIDE_PEERS:
+                    yield RunRatio(result.task, str(result.budget), 1 / row.first_over_steady, found.trusted)
 
     return read
 
 
 ALL = ("2x", "4x", "8x")
 GOALS = (
-    Goal("batch 32, fp32: speed-up / executed FLOPs ratio, 2x to 8x", 0.95, realised(32, "fp32", ALL)),
-    Goal("the same at 12x", 0.90, realised(32, "fp32", ["12x"])),
-    Goal("the same in bf16, 2x to 8x", 0.90, realised(32, "bf16", ALL)),
-    Goal("the same in int8, 2x and 4x", 0.90, realised(32, "int8", ["2x", "4x"])),
-    Goal("the same in fp32 without the native operator, 4x", 0.85, realised(32, "fp32", ["4x"], "_torch")),
-    Goal("4x, batch 32, fp32: a later pass / the first, after `warm()`", 0.97, over_new_shapes(32, "fp32", "")),
-    Goal("the same without `warm()`: all shapes are new", 0.97, over_new_shapes(32, "fp32", "_cold")),
-    Goal("unpruned, batch 1, fp32: as fast as the best peer", 0.97, faster(1, "fp32", "unpruned", None)),
-    Goal("unpruned, batch 32: OpenVINO, dynamic padding", 1.5, faster(32, "fp32", "unpruned", "openvino fp32")),
-    Goal("unpruned, batch 32: CTranslate2", 1.2, faster(32, "fp32", "unpruned", "ctranslate2 fp32")),
-    Goal("4x, batch 32: ONNX Runtime, dynamic padding", 7, faster(32, "fp32", "pruned", "onnxruntime fp32")),
-    Goal("4x, batch 32: ONNX Runtime, sorted by length", 5, faster(32, "fp32", "pruned", "onnxruntime fp32, sorted")),
-    Goal("4x, batch 1: ONNX Runtime, MRPC", 2.7, faster(1, "fp32", "pruned", "onnxruntime fp32", ["mrpc"])),
-    Goal("4x, int8, batch 32: OpenVINO int8", 4.5, faster(32, "int8", "pruned", "openvino int8")),
-    Goal("4x, int8, batch 1: OpenVINO int8", 2, faster(1, "int8", "pruned", "openvino int8")),
-    Goal("4x, batch 1: itself unpruned, SST-2 (25 tokens)", 1.8, faster(1, "fp32", "pruned", "itself", ["sst2"])),
-    Goal("4x, batch 1: itself unpruned, MRPC (53 tokens)", 2.5, faster(1, "fp32", "pruned", "itself", ["mrpc"])),
-    Goal("4x, batch 1: itself unpruned, long texts", 3.6, faster(1, "fp32", "pruned", "itself", ["bbc_news"])),
+    Goal("batch 32, fp32: speed-up / executed FLOPs ratio, 2x to 8x", 0.95, realised_share(32, "fp32", ALL)),
+    Goal("the same at 12x", 0.90, realised_share(32, "fp32", ["12x"])),
+    Goal("the same in bf16, 2x to 8x", 0.90, realised_share(32, "bf16", ALL)),
+    Goal("the same in int8, 2x and 4x", 0.90, realised_share(32, "int8", ["2x", "4x"])),
+    Goal("the same in fp32 without the native operator, 4x", 0.85, realised_share(32, "fp32", ["4x"], "_torch")),
+    Goal("4x, batch 32, fp32: a later pass / the first, after `warm()`", 0.97, steady_over_first(32, "fp32", "")),
+    Goal("the same without `warm()`: all shapes are new", 0.97, steady_over_first(32, "fp32", "_cold")),
+    Goal("unpruned, batch 1, fp32: as fast as the best peer", 0.97, speed_up(1, "fp32", "unpruned", None)),
+    Goal("unpruned, batch 32: OpenVINO, dynamic padding", 1.5, speed_up(32, "fp32", "unpruned", "openvino fp32")),
+    Goal("unpruned, batch 32: CTranslate2", 1.2, speed_up(32, "fp32", "unpruned", "ctranslate2 fp32")),
+    Goal("4x, batch 32: ONNX Runtime, dynamic padding", 7, speed_up(32, "fp32", "pruned", "onnxruntime fp32")),
+    Goal("4x, batch 32: ONNX Runtime, sorted by length", 5, speed_up(32, "fp32", "pruned", "onnxruntime fp32, sorted")),
+    Goal("4x, batch 1: ONNX Runtime, MRPC", 2.7, speed_up(1, "fp32", "pruned", "onnxruntime fp32", ["mrpc"])),
+    Goal("4x, int8, batch 32: OpenVINO int8", 4.5, speed_up(32, "int8", "pruned", "openvino int8")),
+    Goal("4x, int8, batch 1: OpenVINO int8", 2, speed_up(1, "int8", "pruned", "openvino int8")),
+    Goal("4x, batch 1: itself unpruned, SST-2 (25 tokens)", 1.8, speed_up(1, "fp32", "pruned", "itself", ["sst2"])),
+    Goal("4x, batch 1: itself unpruned, MRPC (53 tokens)", 2.5, speed_up(1, "fp32", "pruned", "itself", ["mrpc"])),
+    Goal("4x, batch 1: itself unpruned, long texts", 3.6, speed_up(1, "fp32", "pruned", "itself", ["bbc_news"])),
 )
 
 
-def training(results: Path = RESULTS) -> list[tuple[str, float, list[Found]]]:
-    """The goal of training, from what benchmarks/training_step.py stored."""
-    found = []
+def load_training_goal(results: Path = RESULTS) -> list[tuple[str, float, list[RunRatio]]]:
+    """Return the goal of training, from what benchmarks/training_step.py stored."""
+    ratios = []
     for path in sorted(results.glob("training_step_*.json")):
         stored = json.loads(path.read_text())
         ratio = stored["faster_than_reference"]["hard"]
-        found.append(Found(stored["task"], stored["budget"], ratio, trusted=True))
-    return [("a training step that removes tokens: the reference-style step", 10, found)]
+        ratios.append(RunRatio(stored["task"], stored["budget"], ratio, trusted=True))
+    return [("a training step that removes tokens: the reference-style step", 10, ratios)]
 
 
-def table(results: Sequence[Result], steps: Sequence[tuple[str, float, list[Found]]] = ()) -> str:
-    """One row per goal: what is wanted, what was found of each run, and whether that is enough."""
+def table(results: Sequence[BenchResult], steps: Sequence[tuple[str, float, list[RunRatio]]] = ()) -> str:
+    """Return one row per goal: what is wanted, what was measured of each run, and whether that is enough."""
     lines = ["| goal | wanted | measured | |", "|---|---:|---|---|"]
     goals = [(goal.what, goal.wanted, list(goal.read(results))) for goal in GOALS]
-    for what, wanted, found in [*goals, *steps]:
+    for what, wanted, ratios in [*goals, *steps]:
         cells = [
             f"{one.task} {one.budget} {_digits(one.ratio, wanted)}{'' if one.trusted else ' (not quiet)'}"
-            for one in sorted(found, key=lambda one: (one.task, float(one.budget.rstrip("x"))))
+            for one in sorted(ratios, key=lambda one: (one.task, float(one.budget.rstrip("x"))))
         ]
-        enough = sum(one.ratio >= wanted for one in found)
-        verdict = "not measured" if not found else "reached" if enough == len(found) else "**missed**"
-        if 0 < enough < len(found):
-            verdict = f"{enough} of {len(found)}"
+        enough = sum(one.ratio >= wanted for one in ratios)
+        verdict = "not measured" if not ratios else "reached" if enough == len(ratios) else "**missed**"
+        if 0 < enough < len(ratios):
+            verdict = f"{enough} of {len(ratios)}"
         lines.append(f"| {what} | {wanted:g} | {', '.join(cells) or '-'} | {verdict} |")
     machines = {
-        tuple(result["hardware"][name] for name in ("cpus", "cpu", "instructions")): result["date"]
+        (machine.cpus, machine.cpu, machine.instructions): result.date
         for result in results
+        if (machine := result.hardware)
     }
     measured = [f"{count} cores of {cpu} ({vectors}), {day}." for (count, cpu, vectors), day in machines.items()]
     return "\n".join([*lines, "", *measured]) + "\n"
 
 
 def _digits(ratio: float, wanted: float) -> str:
-    """Two digits behind the point, and a third where two would say that a missed goal is reached."""
+    """Return two digits after the point, and a third where two would show a missed goal as reached."""
     short = f"{ratio:.2f}"
     return short if (float(short) >= wanted) == (ratio >= wanted) else f"{ratio:.3f}"
 
 
-def stored(folder: Path = RESULTS) -> list[Result]:
-    """What was measured."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("goals_*.json"))]
+def load_stored(folder: Path = RESULTS) -> list[BenchResult]:
+    """Return what was measured."""
+    return [BenchResult.from_json(json.loads(path.read_text())) for path in sorted(folder.glob("goals_*.json"))]
 
 
-def checkpoints(runs: Path) -> list[tuple[str, str, Path]]:
-    """Task, budget and folder of each finished run of sweeps=goals.
+def find_checkpoints(runs: Path) -> list[tuple[str, str, Path]]:
+    """Return task, budget and folder of each finished run of sweeps=goals.
 
     Raises:
         ConfigError: there is none, or two of one task and budget.
@@ -210,9 +208,9 @@ def checkpoints(runs: Path) -> list[tuple[str, str, Path]]:
 
 
 def measure(given: Mapping[str, Any]) -> None:
-    """Measures each checkpoint that has no stored timings, in the precisions that this processor has."""
+    """Measure each checkpoint that has no stored timings, in the precisions that this processor has."""
     able = [dtype for dtype in DTYPES if computes(dtype)]
-    for task, budget, run in checkpoints(Path(given["runs"])):
+    for task, budget, run in find_checkpoints(Path(given["runs"])):
         for variant in VARIANTS if budget == BESIDE_PEERS else ("",):
             beside = budget == BESIDE_PEERS and not variant
             out = RESULTS / f"goals_{task}_{budget}{variant}.json"
@@ -232,14 +230,14 @@ def measure(given: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures if asked to, and writes the table; 0 when done."""
+    """Measure if asked to, and write the table. Return 0."""
     if asks_for_help(arguments):
         return print_help(SETTINGS)
     given = parse_settings(SETTINGS, arguments)
     if given["runs"] is not None:
         measure(given)
     page = ROOT / given["into"]
-    put_table(page, table(stored(), training()), "goals")
+    put_table(page, table(load_stored(), load_training_goal()), "goals")
     print(page)
     return DONE
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from prunekit.bench.result import BenchResult
 from prunekit.bench.table import markdown as of_engines
-from prunekit.bench.table import replaced
+from prunekit.bench.table import replace_block
 from prunekit.report.formats import markdown as over_runs
 from prunekit.report.rows import collect, matching
 from prunekit.report.table import build, default_rows
@@ -35,7 +36,7 @@ def main_job() -> str:
 
 def own_model() -> str:
     """What `prunekit bench` says of a dense model."""
-    return of_engines(json.loads((RESULTS / "own_model.json").read_text()))
+    return of_engines(BenchResult.from_json(json.loads((RESULTS / "own_model.json").read_text())))
 
 
 def over_seeds(
@@ -104,7 +105,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 def rewritten(page: str, text: str) -> str:
     """A page with its tables as the committed results have them. Raises ValueError where a block is missing."""
     for name, table in PAGES[page].items():
-        text = replaced(text, table(), name)
+        text = replace_block(text, table(), name)
     return text
 
 

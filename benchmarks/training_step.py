@@ -162,7 +162,7 @@ def main() -> None:
         "faster_than_reference": ratios,
         "seconds": spent,
         "torch": torch.__version__,
-        "hardware": hardware(environment()),
+        "hardware": hardware(environment()).to_json(),
         "date": date.today().isoformat(),
         "command": "python benchmarks/training_step.py " + " ".join(given.overrides),
     }

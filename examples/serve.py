@@ -135,7 +135,7 @@ class Model:
 
     def read(self, texts: Sequence[Any]) -> list[Any]:
         """The token ids of each text, as training read them. Raises Refused for one that is too long."""
-        from prunekit.bench.protocol import Encoded
+        from prunekit.bench.protocol import Encoded  # torch takes seconds: settings are checked first
 
         columns = [list(column) for column in zip(*texts, strict=True)] if isinstance(texts[0], tuple) else [texts]
         shorter = {"truncation": True, "max_length": self.max_length} if self.cut else {}
@@ -157,7 +157,9 @@ class Model:
 
     def compute(self, batch: Sequence[Any]) -> list[dict[str, Any]]:
         """The answer for each text of a packed batch."""
-        result = self.engine(self._inputs(batch))
+        from prunekit.bench.inputs import to_engine_inputs  # as above
+
+        result = self.engine(to_engine_inputs(batch))
         names = [self.engine.config.id2label[number] for number in range(result.logits.shape[-1])]
         scores = result.logits.double().softmax(-1) if result.labels is not None else result.logits
         labels = result.labels or [None] * len(batch)
@@ -167,16 +169,6 @@ class Model:
             for label, row, ids, counts in zip(labels, scores.tolist(), batch, kept, strict=True)
         ]
 
-    def _inputs(self, batch: Sequence[Any]) -> Any:
-        if all(ids.types is None for ids in batch):
-            return list(batch)
-        import torch
-
-        from prunekit.bench.peers import Inputs
-
-        # token types go in beside padded ids; the engine computes no padding
-        return {key: torch.from_numpy(array) for key, array in Inputs(0, True).padded(batch).items()}
-
 
 def load(run: FinishedRun, given: Mapping[str, Any]) -> Model:
     """The run's model, which has computed something already: what is built at first use is there.
@@ -184,6 +176,7 @@ def load(run: FinishedRun, given: Mapping[str, Any]) -> Model:
     Raises:
         ConfigError: lengths that do not go together, or a model that the packed engine does not run.
     """
+    # torch takes seconds to import: settings, run and address are checked before
     import prunekit
     from prunekit.console import silence_libraries
     from prunekit.data.encoding import load_tokenizer

@@ -69,6 +69,7 @@ LIGHT = (
     "train", "prunekit", "prunekit.__main__", "prunekit.config", "prunekit.cli", "prunekit.pipelines.run",
     "prunekit.runs.folder", "prunekit.runs.finished", "prunekit.data.spec", "prunekit.data.sources",
     "prunekit.data.packages", "prunekit.report", "prunekit.runtime.batching",
+    "prunekit.bench.result", "prunekit.bench.table",  # stored timings; the rest of bench measures, and loads torch
 )  # fmt: skip
 HEAVY = (
     "torch", "lightning", "transformers", "datasets", "pandas", "torchmetrics", "pyarrow", "matplotlib", "safetensors",

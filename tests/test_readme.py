@@ -123,7 +123,7 @@ def test_every_command_that_deploys_or_measures_runs(command, tmp_path, monkeypa
         (stored_run(tmp_path, "topk", None) / "model").rename(tmp_path / "my_model")
         words.append("batch_sizes=[2]")
     if "from=bench.json" in words:
-        (tmp_path / "bench.json").write_text(json.dumps(RESULT))
+        (tmp_path / "bench.json").write_text(json.dumps(RESULT.to_json()))
         (tmp_path / "RESULTS.md").write_text("<!-- bench -->\n<!-- end of bench -->\n")
     with pytest.raises(SystemExit) as ended:
         main.main(words)

@@ -1,57 +1,54 @@
-"""What the machine can do: its hardware, its GEMM peak, its memory and the versions of the packages."""
+"""Describe the machine and what it can do: hardware, GEMM peak, memory, versions of packages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    pass
+import torch
 
+from prunekit.bench.protocol import clocks
+from prunekit.bench.result import Hardware
+from prunekit.runtime.extras import EXTRA, version
+from prunekit.runtime.kernels.linears import QuantisedLinear, choose, dtype_of
+from prunekit.runtime.kernels.memory import give_back
 
+Made = TypeVar("Made")
 PEAK_SIDE = 1024  # of the square matrices whose product is the measured peak
 
 
-@contextmanager
-def _memory() -> Iterator[list[float | None]]:
-    """The rise of this process's resident memory at its highest, in MB, put in the list at the end; None where the
-    system cannot say.
-    """
-    from prunekit.runtime.kernels.memory import give_back
+def measure_memory(make: Callable[[], Made]) -> tuple[Made, float | None]:
+    """Return what `make` returns, and by how many MB at most the process's resident memory rose meanwhile.
 
-    found: list[float | None] = [None]
+    The second is None where the system cannot say.
+    """
     give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS")
+        before = _read_resident_mb("VmRSS")
     except OSError:
         before = None
-    yield found
-    after = _resident("VmHWM") if before is not None else None
-    found[0] = None if before is None or after is None else max(0.0, after - before)
+    made = make()
+    peak = None if before is None else _read_resident_mb("VmHWM")
+    return made, None if before is None or peak is None else max(0.0, peak - before)
 
 
-def _resident(entry: str) -> float | None:
+def _read_resident_mb(entry: str) -> float | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    found = next((line.split()[1] for line in lines if line.startswith(f"{entry}:")), None)
-    return None if found is None else int(found) / 1024
+    size = next((line.split()[1] for line in lines if line.startswith(f"{entry}:")), None)
+    return None if size is None else int(size) / 1024
 
 
 def gemm_peak(dtype: str, clock: str, repeats: int = 7) -> float | None:
-    """FLOP/s of this machine's best square matrix product in a precision, plain or with weights laid out in advance;
-    None where torch has none.
+    """Return the FLOP/s of this machine's best square matrix product in a precision; None where torch has none.
+
+    Weights may be laid out in advance for it, as the packed engine's are.
     """
-    import torch
-
-    from prunekit.bench.protocol import clocks
-    from prunekit.runtime.kernels.linears import QuantisedLinear, choose, dtype_of
-
     side = PEAK_SIDE
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[dtype]
     one = torch.ones(side, side, dtype=kind)
@@ -60,7 +57,7 @@ def gemm_peak(dtype: str, clock: str, repeats: int = 7) -> float | None:
         products: list[Callable[[], Any]] = [partial(layer.product, one)]
     else:
         products = [lambda: one @ one, lambda: layer(one)]
-    found: list[float] = []
+    seconds: list[float] = []
     for product in products:
         for _ in range(repeats):
             start = clocks()
@@ -69,28 +66,33 @@ def gemm_peak(dtype: str, clock: str, repeats: int = 7) -> float | None:
                     product()
             except RuntimeError:
                 break
-            found.append(clocks()[clock == "wall"] - start[clock == "wall"])
-    return 2 * side**3 / min(found) if found else None
+            seconds.append(clocks()[clock == "wall"] - start[clock == "wall"])
+    return 2 * side**3 / min(seconds) if seconds else None
 
 
-def _highest(peaks: Iterable[float | None]) -> float | None:
+def highest_peak(peaks: Iterable[float | None]) -> float | None:
+    """Return the highest of measured peaks; None where there is none."""
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
 def package_versions(known: Mapping[str, str]) -> dict[str, str | None]:
-    """Versions that timings hang on: those `known` of an environment, and the other runtimes'; None: not installed."""
-    from prunekit.runtime.extras import EXTRA, version
+    """Return the versions that timings depend on: those `known` of an environment, and the other runtimes'.
 
+    None: not installed.
+    """
     return {name: known.get(name) for name in ("prunekit", "torch", "transformers")} | {
         name: version(name) for name in EXTRA
     }
 
 
-def hardware(around: Mapping[str, Any]) -> dict[str, Any]:
-    """What timings hang on, of an `environment()`, and the widest vectors that torch uses here, as AVX2 or AVX512: bf16
-    and int8 gain little without the latter.
-    """
-    import torch
+def hardware(around: Mapping[str, Any]) -> Hardware:
+    """Return the hardware of an `environment()`, and the widest vectors that torch uses here.
 
-    known = {name: around[name] for name in ("cpu", "cpus", "platform")}
-    return known | {"instructions": torch.backends.cpu.get_cpu_capability()}
+    Without AVX512, bf16 and int8 gain little.
+    """
+    return Hardware(
+        cpu=around["cpu"],
+        cpus=around["cpus"],
+        platform=around["platform"],
+        instructions=torch.backends.cpu.get_cpu_capability(),
+    )

@@ -1,8 +1,8 @@
-"""Two runtimes of one model beside each other, text by text: labels, logits, and which tokens stayed."""
+"""Compare two runtimes of one model, text by text: labels, logits, and which tokens were kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,109 +12,107 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.bench.result import Parity, ParityScore
 from prunekit.evaluation.evaluate import Batch, predict
 from prunekit.models.forward import model_inputs
 from prunekit.models.heads import by_token
 
-# what two orders of summation in float32 may differ by
+# by which two orders of summation in float32 may differ
 FLOAT32_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a runtime made of one text; `depth` is the number of layers whose feed-forward half each token entered."""
+class TextOutput:
+    """A runtime's output for one text; `depth` is the number of layers whose feed-forward half each token entered."""
 
     logits: Float[np.ndarray, "outputs"] | Float[np.ndarray, "tokens 2"]
     depth: Int[np.ndarray, "tokens"]
 
 
-Runtime = Callable[[Batch], list[Seen]]
+Runtime = Callable[[Batch], list[TextOutput]]
 
 
-def reference(model: PreTrainedModel, *, prune: bool = True) -> Runtime:
-    """The model itself under "mask", which hides tokens and moves none: what all other executions are held to."""
+def model_runtime(model: PreTrainedModel, *, prune: bool = True) -> Runtime:
+    """Return the model itself under "mask", which hides tokens and moves none: the reference for other executions."""
 
-    def run(batch: Batch) -> list[Seen]:
+    def run(batch: Batch) -> list[TextOutput]:
         logits, trace = predict(model, batch, "mask" if prune else "dense")
         real = batch["attention_mask"] > 0
         depth = torch.stack([entry.keep > 0 for entry in trace.layers]).sum(0)
         return [
-            Seen(_of_text(logits, row, chosen).numpy(), depth[row][chosen].numpy()) for row, chosen in enumerate(real)
+            TextOutput(_logits_of_text(logits, row, chosen).numpy(), depth[row][chosen].numpy())
+            for row, chosen in enumerate(real)
         ]
 
     return run
 
 
-def engine(call: Callable[..., Any]) -> Runtime:
-    """A `GraphEngine`, or what reads a padded batch and answers like one."""
+def engine_runtime(call: Callable[..., Any]) -> Runtime:
+    """Return a `GraphEngine` as a runtime, or anything that reads a padded batch and answers like one."""
 
-    def run(batch: Batch) -> list[Seen]:
-        found = call(model_inputs(batch))
+    def run(batch: Batch) -> list[TextOutput]:
+        output = call(model_inputs(batch))
         real = batch["attention_mask"] > 0
         return [
-            Seen(_of_text(found.logits, row, chosen).numpy(), depth)
-            for row, (chosen, depth) in enumerate(zip(real, found.depth, strict=True))
+            TextOutput(_logits_of_text(output.logits, row, chosen).numpy(), depth)
+            for row, (chosen, depth) in enumerate(zip(real, output.depth, strict=True))
         ]
 
     return run
 
 
-def _of_text(logits: Tensor, row: int, real: Tensor) -> Tensor:
+def _logits_of_text(logits: Tensor, row: int, real: Tensor) -> Tensor:
     return logits[row][: int(real.sum())] if by_token(logits) else logits[row]
 
 
-def compare(
-    one: Runtime, other: Runtime, batches: Iterable[Batch], metrics: Callable[[], Any] | None = None
-) -> dict[str, Any]:
-    """How far `other` is from `one` over all texts; with `metrics`, how good each is as well ("score", by metric).
+def compare(one: Runtime, other: Runtime, batches: Iterable[Batch], metrics: Callable[[], Any] | None = None) -> Parity:
+    """Return how far `other` is from `one` over all texts; with `metrics`, also the score of each, by metric.
 
-    `labels_agree` is the share of texts with the same prediction (under regression those within 1e-3, of answers the
-    same first and last token), `kept_equal` the share whose tokens stayed equally long, `tokens_equal` that of tokens.
-    `max_difference` is of logits; `max_difference_same_tokens` among texts whose kept tokens are equal.
+    Labels agree where the prediction is the same: under regression within 1e-3, for answers the same first and last
+    token.
     """
     agree, kept, differences, tokens = [], [], [], np.zeros(2, np.int64)
-    quality = [] if metrics is None else [metrics(), metrics()]
+    meters = [] if metrics is None else [metrics(), metrics()]
     for batch in batches:
         pair = one(batch), other(batch)
-        for meter, texts in zip(quality, pair, strict=False):
+        for meter, texts in zip(meters, pair, strict=False):
             meter.update(torch.from_numpy(np.stack([text.logits for text in texts])), batch["labels"])
-        for seen, found in zip(*pair, strict=True):
-            difference = float(np.abs(seen.logits - found.logits).max())
-            same = seen.depth == found.depth
-            agree.append(_same_label(seen.logits, found.logits))
+        for left, right in zip(*pair, strict=True):
+            same = left.depth == right.depth
+            agree.append(_has_same_label(left.logits, right.logits))
             kept.append(bool(same.all()))
-            differences.append(difference)
+            differences.append(float(np.abs(left.logits - right.logits).max()))
             tokens += (int(same.sum()), len(same))
-    all_of, equal = np.array(differences), np.array(kept)
-    scores = [{name: float(value) for name, value in meter.compute().items()} for meter in quality]
-    return {
-        "rows": len(all_of),
-        "labels_agree": float(np.mean(agree)),
-        "labels_differ": int(len(agree) - np.sum(agree)),
-        "max_difference": float(all_of.max()),
-        "mean_difference": float(all_of.mean()),
-        "max_difference_same_tokens": float(all_of[equal].max()) if equal.any() else 0.0,
-        "kept_equal": float(equal.mean()),
-        "kept_differ": int((~equal).sum()),
-        "tokens_equal": float(tokens[0] / tokens[1]),
-        **({"score": dict(zip(("model", "export"), scores, strict=True))} if scores else {}),
-    }
+    all_differences, equal = np.array(differences), np.array(kept)
+    scores = [{name: float(value) for name, value in meter.compute().items()} for meter in meters]
+    return Parity(
+        rows=len(all_differences),
+        labels_agree=float(np.mean(agree)),
+        labels_differ=int(len(agree) - np.sum(agree)),
+        max_difference=float(all_differences.max()),
+        mean_difference=float(all_differences.mean()),
+        max_difference_same_tokens=float(all_differences[equal].max()) if equal.any() else 0.0,
+        kept_equal=float(equal.mean()),
+        kept_differ=int((~equal).sum()),
+        tokens_equal=float(tokens[0] / tokens[1]),
+        score=ParityScore(model=scores[0], export=scores[1]) if scores else None,
+    )
 
 
-def _same_label(one: np.ndarray, other: np.ndarray) -> bool:
+def _has_same_label(one: np.ndarray, other: np.ndarray) -> bool:
     if one.shape == (1,):  # a value has no label
         return bool(np.abs(one - other).max() <= FLOAT32_TOLERANCE)
     return bool((one.argmax(0 if one.ndim == 2 else -1) == other.argmax(0 if other.ndim == 2 else -1)).all())
 
 
-def faithful(found: Mapping[str, Any]) -> bool:
-    """Whether a float32 runtime is the same function: equal labels, and equal logits wherever the same tokens stay.
+def is_faithful(parity: Parity) -> bool:
+    """Return whether a float32 runtime is the same function: equal labels, equal logits where kept tokens are equal.
 
-    A score that ties with a threshold or another score up to rounding may fall on either side; of such texts up to
-    one in a hundred is let pass, and the report counts them.
+    A score that ties with a threshold or another score up to rounding may fall on either side; one in a hundred such
+    texts is allowed, and the report counts them.
     """
-    return bool(
-        found["max_difference_same_tokens"] <= FLOAT32_TOLERANCE
-        and found["kept_equal"] >= 0.99
-        and found["labels_agree"] >= 0.995
+    return (
+        parity.max_difference_same_tokens <= FLOAT32_TOLERANCE
+        and parity.kept_equal >= 0.99
+        and parity.labels_agree >= 0.995
     )

@@ -1,10 +1,11 @@
-"""Measured speed: candidates interleaved in one process, so that what disturbs one disturbs all."""
+"""Time candidates interleaved in one process, so that what disturbs one disturbs all."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,13 +19,13 @@ Batch = Mapping[str, Tensor]
 Candidate = Callable[[Batch], object]
 
 
-def measured(
+def time_batches(
     candidates: Mapping[str, Callable[[Any], object]],
     batches: Sequence[Any],
     rounds: Iterable[int],
     read: Callable[[], tuple[float, ...]],
 ) -> dict[str, list[list[tuple[float, ...]]]]:
-    """What each candidate spends on each batch, by round and batch, on the clocks that `read` reads.
+    """Return what each candidate spends on each batch, by round and batch, on the clocks that `read` reads.
 
     Each round runs every candidate on a batch before the next batch, forwards and then backwards through the
     candidates (ABBA).
@@ -43,14 +44,14 @@ def measured(
     return spent
 
 
-def interleaved(
+def time_rounds(
     candidates: Mapping[str, Candidate], batches: Sequence[Batch], rounds: Iterable[int]
 ) -> dict[str, list[float]]:
-    """Seconds of process CPU time that each candidate takes for all batches, one value per round, as `measured`.
+    """Return each candidate's process CPU time for all batches, in seconds per round, timed as in `time_batches`.
 
     `rounds` counts from 0; the first one warms up and is not counted.
     """
-    spent = measured(candidates, batches, rounds, lambda: (time.process_time(),))
+    spent = time_batches(candidates, batches, rounds, lambda: (time.process_time(),))
     return {name: [sum(cpu for (cpu,) in batch) for batch in found[1:]] for name, found in spent.items()}
 
 
@@ -60,26 +61,23 @@ def compare_speed(
     batches: Sequence[Batch],
     rounds: Iterable[int],
 ) -> dict[str, float | int]:
-    """Dense-padded, dense-packed and pruned-packed on the same batches; milliseconds per batch, medians over rounds.
+    """Return ms per batch of dense-padded, dense-packed and pruned-packed on the same batches, medians over rounds.
 
-    `pruned` carries the traversal, `stock` is the plain Hugging Face model with the same weights. Speed-ups are
-    medians of per-round ratios; `control` is dense-packed against itself and says how far to trust them.
+    `pruned` has prunekit's encoder, `stock` is the plain Hugging Face model with the same weights. Speed-ups are
+    medians of per-round ratios; `control` is dense-packed against itself, which shows how far to trust them.
     """
 
-    def packed(prune: bool) -> Candidate:
-        return lambda batch: run_encoder(pruned, batch, "pack", prune=prune)
-
-    def padded(batch: Batch) -> None:
-        run_stock_encoder(stock, batch)
+    def run_packed(batch: Batch, *, prune: bool) -> None:
+        run_encoder(pruned, batch, "pack", prune=prune)
 
     candidates: dict[str, Candidate] = {
-        "dense_padded": padded,
-        "dense_packed": packed(prune=False),
-        "pruned_packed": packed(prune=True),
-        "control": packed(prune=False),
+        "dense_padded": partial(run_stock_encoder, stock),
+        "dense_packed": partial(run_packed, prune=False),
+        "pruned_packed": partial(run_packed, prune=True),
+        "control": partial(run_packed, prune=False),
     }
     with torch.inference_mode(), threads(1):
-        spent = interleaved(candidates, batches, rounds)
+        spent = time_rounds(candidates, batches, rounds)
 
     def ratio(above: str, below: str) -> float:
         return statistics.median(a / b for a, b in zip(spent[above], spent[below], strict=True))

@@ -1,4 +1,4 @@
-"""`prunekit bench`: time a model in prunekit's engines and in the peers'."""
+"""`prunekit bench`: time a model in prunekit's engines and in other runtimes."""
 
 from __future__ import annotations
 
@@ -6,71 +6,88 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prunekit.bench.bench import bench
-from prunekit.bench.subject import _benched, _of_model, _of_run
+from prunekit.bench.result import BenchResult
 from prunekit.bench.table import markdown, put_table
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.files import atomic_write_text
-
-if TYPE_CHECKING:
-    pass
+from prunekit.runs.finished import FinishedRun, open_run
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures, writes raw timings and prints the table; or prints the table of stored ones. Returns 0.
+    """Measure, write raw timings and print the table; or print the table of stored ones. Return 0.
 
     Raises:
-        ConfigError: a setting, a run, a model or a file that cannot be.
+        ConfigError: a setting, a run, a model or a file that cannot be used.
     """
     if asks_for_help(arguments):
         return print_help("bench")
     given = parse_settings("bench", arguments)
     if given["from"] is not None:
-        return _again(given)
+        return print_stored(given)
     if (given["run"] is None) == (given["model"] is None) or (given["model"] is None) != (given["data"] is None):
         raise ConfigError(
             "bench needs a run, or a model and its data.\n"
             "Allowed: run=<folder of a run>; model=<folder> data=<.csv, .jsonl or .parquet>; from=<file of timings>.\n"
             "As prunekit bench model=./my_model data=tickets.csv"
         )
-    # all engines share this process's cache of compiled products, which each would have for itself elsewhere; torch
-    # reads this when it first computes one
+    # all engines share the cache of compiled products of this process, where each would have one for itself elsewhere;
+    # torch reads this when it first computes a product
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
-    run = None if given["run"] is None else _benched(given["run"])  # refused before anything slow is imported
+    run = None if given["run"] is None else open_classifier(given["run"])
+    # torch takes seconds to import, and the answers above come without it
+    from prunekit.bench.bench import bench
     from prunekit.bench.protocol import BenchError
-    from prunekit.data.spec import DataError
+    from prunekit.bench.subject import load_model, load_run
 
     try:
-        subject = _of_model(given) if run is None else _of_run(run, given)
+        subject = load_model(given) if run is None else load_run(run, given["examples"], given["seed"])
         result = bench(subject, given)
-    except ConfigError:
-        raise
-    except (DataError, BenchError) as error:
+    except BenchError as error:
         raise ConfigError(str(error)) from error
     out = Path(given["out"]) if given["out"] is not None else subject.place / "bench.json"
-    atomic_write_text(out, json.dumps(result, indent=1) + "\n")
+    atomic_write_text(out, json.dumps(result.to_json(), indent=1) + "\n")
     print(markdown(result))
     print(f"raw timings: {out}; the table again: prunekit bench from={out}")
     return DONE
 
 
-def _again(given: Mapping[str, Any]) -> int:
+def open_classifier(given: str) -> FinishedRun:
+    """Open the run in a folder, if it reads its texts one by one.
+
+    Raises:
+        ConfigError: it is no run, is not finished, or finds answers or translates.
+    """
+    run = open_run(given)
+    if run.spec.kind not in ("classification", "regression"):
+        does = "finds answers in texts, which it reads in windows" if run.spec.kind == "span" else "translates"
+        raise ConfigError(
+            f"run={given} {does}; bench does not measure that.\n"
+            "Allowed: a run of classification or regression.\nWhat the run measured itself is in its result.json."
+        )
+    return run
+
+
+def print_stored(given: Mapping[str, Any]) -> int:
+    """Print the table of stored timings, or put it into a Markdown file. Return 0.
+
+    Raises:
+        ConfigError: no file of timings, or a Markdown file without the block.
+    """
     path = Path(given["from"])
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        table = markdown(result)
+        table = markdown(BenchResult.from_json(json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"from={path} is no file of timings ({type(error).__name__}: {error}).\n"
-            "Allowed: what prunekit bench wrote, bench.json unless told.\nMeasure again, or give another file."
+            "Allowed: what prunekit bench wrote, which is bench.json by default.\nMeasure again, or give another file."
         ) from error
     if given["into"] is None:
         print(table)
         return DONE
-    target = Path(given["into"])
-    put_table(target, table, given["block"])
-    print(target)
+    page = Path(given["into"])
+    put_table(page, table, given["block"])
+    print(page)
     return DONE

@@ -11,7 +11,8 @@ from support.models import tiny_model
 from transformers import BertTokenizer
 
 from prunekit.bench import peers
-from prunekit.bench.peers import Inputs, PeerUnavailableError, chosen, eager_padded
+from prunekit.bench.inputs import BatchPadder
+from prunekit.bench.peers import PeerUnavailableError, build_padded_eager, choose_peers
 from prunekit.bench.protocol import Encoded
 from prunekit.runtime.extras import MissingPackageError
 
@@ -47,13 +48,13 @@ def expected(batch):
 def test_a_batch_is_padded_to_its_longest_text():
     text = Encoded([5, 6])
     text.types = [0, 1]
-    found = Inputs(pad=3, typed=True).padded([text, [7, 8, 9]])
+    found = BatchPadder(pad_id=3, has_types=True).pad([text, [7, 8, 9]])
     assert {name: rows.tolist() for name, rows in found.items()} == {
         "input_ids": [[5, 6, 3], [7, 8, 9]],
         "attention_mask": [[1, 1, 0], [1, 1, 1]],
         "token_type_ids": [[0, 1, 0], [0, 0, 0]],
     }
-    assert Inputs(0, False).padded([[1]], width=4)["input_ids"].tolist() == [[1, 0, 0, 0]]
+    assert BatchPadder(0, False).pad([[1]], width=4)["input_ids"].tolist() == [[1, 0, 0, 0]]
 
 
 def installed(package):
@@ -75,7 +76,7 @@ def installed(package):
     ],
 )
 def test_every_peer_computes_the_same_model(name, folder, scratch):
-    (peer,) = chosen(name, ["fp32"])[0]
+    (peer,) = choose_peers(name, ["fp32"])[0]
     engine = peer.build(folder, 1, scratch)
     pair = Encoded([7, 8, 9, 10, 11])
     pair.types = [0, 0, 0, 1, 1]
@@ -84,12 +85,12 @@ def test_every_peer_computes_the_same_model(name, folder, scratch):
 
 
 def test_who_is_padded_as_papers_pad_computes_the_same(folder):
-    np.testing.assert_allclose(eager_padded(folder, 1, 32).logits(BATCH), expected(BATCH), atol=1e-4)
+    np.testing.assert_allclose(build_padded_eager(folder, 1, 32).logits(BATCH), expected(BATCH), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["hf sdpa bf16", "onnxruntime int8"])
 def test_other_precisions_are_near(name, folder, scratch):
-    (peer,) = chosen(name, ["bf16", "int8"])[0]
+    (peer,) = choose_peers(name, ["bf16", "int8"])[0]
     found = np.asarray(torch.as_tensor(peer.build(folder, 1, scratch).logits(BATCH)).float())
     assert 0 < np.abs(found - expected(BATCH)).max() < 0.5
 
@@ -100,21 +101,21 @@ def test_a_package_that_is_missing_makes_a_peer_absent_with_the_reason(folder, s
 
     monkeypatch.setattr(peers, "need", need)
     for name in ("openvino fp32", "ctranslate2 int8", "onnxruntime fp32"):
-        (peer,) = chosen(name, ["fp32", "int8"])[0]
+        (peer,) = choose_peers(name, ["fp32", "int8"])[0]
         with pytest.raises(PeerUnavailableError, match=r"not installed: pip install 'prunekit\[peers\]'"):
             peer.build(folder, 1, scratch)
 
 
 def test_peers_that_are_not_asked_for_are_listed_with_the_reason():
-    taken, left = chosen("hf,onnx", ["fp32"])
+    taken, left = choose_peers("hf,onnx", ["fp32"])
     assert [peer.name for peer in taken] == ["hf sdpa fp32", "onnxruntime fp32"]
     assert left["openvino fp32"] == "not asked for (peers=hf,onnx)"
     assert left["hf sdpa bf16"] == "not asked for (dtypes=fp32)"
     assert len(taken) + len(left) == len(peers.PEERS)
-    assert chosen("none", ["fp32"])[0] == []
-    assert {peer.dtype for peer in chosen("all", ["int8"])[0]} == {"int8"}
+    assert choose_peers("none", ["fp32"])[0] == []
+    assert {peer.dtype for peer in choose_peers("all", ["int8"])[0]} == {"int8"}
 
 
 def test_an_unknown_peer_is_refused():
     with pytest.raises(ValueError, match="peers=tensorrt: no peer is called tensorrt"):
-        chosen("tensorrt", ["fp32"])
+        choose_peers("tensorrt", ["fp32"])

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from prunekit.bench import protocol
-from prunekit.bench.protocol import Candidate, Encoded, Timed, Workload, comparisons, ratio, rounds_within, summary
+from prunekit.bench.protocol import (
+    Candidate,
+    Encoded,
+    Timed,
+    Workload,
+    compare,
+    ratio,
+    rounds_within,
+    summarise,
+)
+from prunekit.bench.result import LengthLatency, PruningRatio, Spread
 
 
 class Clock:
@@ -103,35 +113,38 @@ def test_the_first_pass_is_apart_and_the_rest_are_medians():
     """20 tokens at 1 s each, 5 s more at first sight; half of the peak of 200 FLOP/s."""
     clock = Clock()
     found = timed([Candidate("any", Engine("any", clock, 1.0, first_call=5.0), "peer")])["any"]
-    numbers = summary(found, WORK, 2, "cpu", peak=200.0)
-    assert numbers["seconds_per_pass"] == {"median": 20.0, "q25": 20.0, "q75": 20.0}
-    assert (numbers["first_pass"], numbers["first_over_steady"]) == (25.0, 1.25)
-    assert (numbers["ms"], numbers["examples_per_s"], numbers["tokens_per_s"]) == (10000.0, 0.2, 1.0)
-    assert numbers["share_of_peak"] == 0.5
-    assert "latency_ms" not in numbers
+    numbers = summarise(found, WORK, 2, "cpu", 200.0, found.logits)
+    assert numbers.seconds_per_pass == Spread(median=20.0, q25=20.0, q75=20.0)
+    assert (numbers.first_pass, numbers.first_over_steady) == (25.0, 1.25)
+    assert (numbers.ms, numbers.examples_per_s, numbers.tokens_per_s) == (10000.0, 0.2, 1.0)
+    assert numbers.share_of_peak == 0.5
+    assert "latency_ms" not in numbers.to_json()
 
 
 def test_a_pruned_engine_is_credited_with_what_it_executes():
     own, _ = study()
     found = timed(own)
-    assert summary(found["pruned"], WORK, 2, "cpu", peak=200.0)["share_of_peak"] == 0.4
+    pruned = found["pruned"]
+    assert summarise(pruned, WORK, 2, "cpu", 200.0, pruned.logits).share_of_peak == 0.4
 
 
 def test_requests_of_batch_1_have_percentiles_and_bins_of_length():
     clock = Clock()
     found = timed([Candidate("any", Engine("any", clock, 1.0), "peer")], size=1)["any"]
-    numbers = summary(found, WORK, 1, "cpu", None)
-    assert numbers["latency_ms"]["p50"] == 5000.0
-    assert numbers["latency_ms"]["p99"] == pytest.approx(8000.0)
-    assert numbers["latency_ms_by_length"] == {"0-15": {"texts": 4, "p50": 5000.0, "p95": pytest.approx(8000.0)}}
-    assert numbers["share_of_peak"] is None
+    numbers = summarise(found, WORK, 1, "cpu", None, found.logits)
+    assert numbers.latency_ms["p50"] == 5000.0
+    assert numbers.latency_ms["p99"] == pytest.approx(8000.0)
+    (by_length,) = numbers.latency_ms_by_length.items()
+    assert by_length == ("0-15", LengthLatency(texts=4, p50=5000.0, p95=by_length[1].p95))
+    assert by_length[1].p95 == pytest.approx(8000.0)
+    assert numbers.share_of_peak is None
 
 
 def test_ratios_are_medians_over_rounds():
     who = Candidate("any", Engine("any", Clock(), 1.0), "peer")
     one = Timed(who, [[9.0], [4.0], [6.0], [8.0]], [], np.zeros(1))
     other = Timed(who, [[1.0], [2.0], [2.0], [1.0]], [], np.zeros(1))
-    assert ratio(one, other, "cpu") == {"median": 3.0, "q25": 2.5, "q75": 5.5}
+    assert ratio(one, other, "cpu") == Spread(median=3.0, q25=2.5, q75=5.5)
 
 
 def test_the_four_ratios():
@@ -147,39 +160,39 @@ def test_the_four_ratios():
         Candidate("eager", eager, "padded", padded=True),
     ]
     found = list(timed([*own, *peers]).values())
-    unpruned, pruned = comparisons(found, 2, "cpu")
-    assert "vs_unpruned" not in unpruned
-    assert pruned["vs_unpruned"] == {
-        "median": 2.0, "q25": 2.0, "q75": 2.0, "against": "unpruned", "flops_ratio": 2.5, "efficiency": 0.8,
-    }  # fmt: skip
-    assert (pruned["vs_sorted"]["against"], pruned["vs_sorted"]["median"]) == ("quick, sorted", pytest.approx(1.6))
-    assert unpruned["vs_sorted"]["median"] == pytest.approx(0.8)  # the peer is faster, and that is what is said
-    assert (pruned["vs_unpadded"]["against"], pruned["vs_unpadded"]["median"]) == ("ct", pytest.approx(2.4))
-    assert pruned["vs_padded_eager"]["median"] == pytest.approx(8.0)
-    assert set(pruned["vs_each"]) == {"slow", "quick", "slow, sorted", "quick, sorted", "ct"}
-    assert pruned["vs_each"]["slow, sorted"]["median"] == pytest.approx(4.0)
+    unpruned, pruned = compare(found, 2, "cpu")
+    assert "vs_unpruned" not in unpruned.to_json()
+    assert pruned.vs_unpruned == PruningRatio(
+        median=2.0, q25=2.0, q75=2.0, against="unpruned", flops_ratio=2.5, efficiency=0.8
+    )
+    assert (pruned.vs_sorted.against, pruned.vs_sorted.median) == ("quick, sorted", pytest.approx(1.6))
+    assert unpruned.vs_sorted.median == pytest.approx(0.8)  # the peer is faster, and that is what is reported
+    assert (pruned.vs_unpadded.against, pruned.vs_unpadded.median) == ("ct", pytest.approx(2.4))
+    assert pruned.vs_padded_eager.median == pytest.approx(8.0)
+    assert set(pruned.vs_each) == {"slow", "quick", "slow, sorted", "quick, sorted", "ct"}
+    assert pruned.vs_each["slow, sorted"].median == pytest.approx(4.0)
 
 
 def test_at_batch_1_nobody_pads():
     own, clock = study()
     found = list(timed([*own, Candidate("hf", Engine("hf", clock, 3.0, padded=True), "peer", padded=True)], 1).values())
-    row = comparisons(found, 1, "cpu")[0]
-    assert row["vs_sorted"]["against"] == row["vs_unpadded"]["against"] == "hf"
+    row = compare(found, 1, "cpu")[0]
+    assert row.vs_sorted.against == row.vs_unpadded.against == "hf"
 
 
 def test_without_a_peer_there_is_no_ratio():
     own, _ = study()
-    row = comparisons(list(timed(own).values()), 2, "cpu")[0]
-    assert (row["vs_sorted"], row["vs_unpadded"], row["vs_padded_eager"]) == (None, None, None)
+    row = compare(list(timed(own).values()), 2, "cpu")[0]
+    assert (row.vs_sorted, row.vs_unpadded, row.vs_padded_eager) == (None, None, None)
 
 
 def test_the_control_says_whether_the_machine_was_quiet():
     own, clock = study()
-    assert protocol.control(list(timed(own).values()), "cpu") == 1.0
+    assert protocol.control_ratio(list(timed(own).values()), "cpu") == 1.0
     own[1] = Candidate("control", Engine("disturbed", clock, 1.03), "control")
-    value = protocol.control(list(timed(own).values()), "cpu")
+    value = protocol.control_ratio(list(timed(own).values()), "cpu")
     assert value == pytest.approx(1.03)
-    assert [protocol.trusted(v) for v in (value, 1.019, 0.985, None)] == [False, True, True, False]
+    assert [protocol.is_trusted(v) for v in (value, 1.019, 0.985, None)] == [False, True, True, False]
 
 
 def test_quality_stands_beside_time():
@@ -188,7 +201,8 @@ def test_quality_stands_beside_time():
     work = Workload(TEXTS, 1.0, score=lambda logits: {"accuracy": float((logits.argmax(-1) == [1, 0, 1, 1]).mean())})
     found = timed(own, work=work)["pruned"]
     reference = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
-    assert protocol.quality(found, work, reference) == {"agrees": 0.75, "score": {"accuracy": 0.75}}
+    row = summarise(found, work, 2, "cpu", None, reference)
+    assert (row.agrees, row.score) == (0.75, {"accuracy": 0.75})
 
 
 @pytest.mark.parametrize(("seconds", "counted"), [(None, 7), (100.0, 7), (2.0, 4), (0.0, 3)])

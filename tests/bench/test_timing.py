@@ -3,7 +3,7 @@
 import torch
 from support.models import sentences, tiny_model
 
-from prunekit.bench.timing import compare_speed, interleaved
+from prunekit.bench.timing import compare_speed, time_rounds
 from prunekit.runtime.kernels.threads import threads
 from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
@@ -14,7 +14,7 @@ from prunekit.tokens.scorers import AttentionReceived
 def test_every_candidate_sees_every_batch_once_per_round_in_abba_order():
     calls = []
     candidates = {name: lambda batch, name=name: calls.append((name, int(batch["number"]))) for name in ("a", "b")}
-    spent = interleaved(candidates, [{"number": torch.tensor(1)}, {"number": torch.tensor(2)}], rounds=range(2))
+    spent = time_rounds(candidates, [{"number": torch.tensor(1)}, {"number": torch.tensor(2)}], rounds=range(2))
     warm_up, counted = calls[:4], calls[4:]
     assert warm_up == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
     assert counted == [("b", 1), ("a", 1), ("a", 2), ("b", 2)]

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.exported import PRUNERS, stored_run
 from support.models import benchmark_script
 from support.paths import ROOT
 
+from prunekit.bench.result import ExportedFile, Hardware, ParityResult, ParityScore
 from prunekit.config.errors import ConfigError
 
 script = benchmark_script("export_parity")
 
-FOUND = {
-    "run": "1a2b3c4d",
-    "method": "ltp",
-    "task": "sst2",
-    "split": "validation",
-    "metric": "accuracy",
-    "budget": 2.01,
-    "variants": {
-        "onnx int8": {
-            "rows": 872,
-            "labels_agree": 0.98,
-            "tokens_equal": 0.9513,
-            "max_difference": 0.021,
-            "score": {"export": {"accuracy": 0.805}, "model": {"accuracy": 0.8125}},
-        }
+FOUND = ParityResult(
+    run="1a2b3c4d",
+    method="ltp",
+    task="sst2",
+    split="validation",
+    metric="accuracy",
+    budget=2.01,
+    variants={
+        "onnx int8": ExportedFile(
+            rows=872,
+            labels_agree=0.98,
+            labels_differ=17,
+            max_difference=0.021,
+            mean_difference=0.002,
+            max_difference_same_tokens=0.01,
+            kept_equal=0.2,
+            kept_differ=700,
+            tokens_equal=0.9513,
+            score=ParityScore(model={"accuracy": 0.8125}, export={"accuracy": 0.805}),
+            exact=False,
+            file="model_int8.onnx",
+            bytes=59262668,
+        )
     },
-    "versions": {"torch": "2.13.0", "openvino": None},
-    "date": "2026-01-02",
-}
+    date="2026-01-02",
+    hardware=Hardware(cpu="a CPU", cpus=2, platform="Linux"),
+    versions={"torch": "2.13.0", "openvino": None},
+)
 
 
 def test_a_row_per_file():
-    lines = script.table([FOUND, FOUND | {"budget": None, "task": "mrpc"}]).splitlines()
+    lines = script.table([FOUND, replace(FOUND, budget=None, task="mrpc")]).splitlines()
     assert lines[2] == (
         "| `ltp` 2.01x on sst2, accuracy | onnx int8 | 872 | 98.00 % | 95.13 % | 2.1e-02 | 80.50 | 81.25 |"
     )
@@ -61,8 +73,8 @@ def test_a_run_is_measured_and_left_as_it_was(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text("<!-- parity -->\n<!-- end of parity -->\n")
     assert script.main([f"runs=[{run}]", "formats=[onnx]", "rows=5", f"into={page}"]) == 0
-    (found,) = script.stored(tmp_path)
-    assert {name: row["rows"] for name, row in found["variants"].items()} == {"onnx fp32": 5, "onnx int8": 5}
-    assert found["variants"]["onnx fp32"]["labels_agree"] == 1.0
+    (found,) = script.load_stored(tmp_path)
+    assert {name: file.rows for name, file in found.variants.items()} == {"onnx fp32": 5, "onnx int8": 5}
+    assert found.variants["onnx fp32"].labels_agree == 1.0
     assert "| onnx fp32 | 5 | 100.00 % | 100.00 % |" in script.table([found])
     assert sorted(path.relative_to(run) for path in run.rglob("*")) == before

@@ -5,40 +5,37 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from support.bench_result import bench_result, comparison, measurement, size_result, spread
 from support.exported import PRUNERS, stored_run
 from support.models import benchmark_script
 from support.paths import ROOT
 
+from prunekit.bench.result import Hardware, PruningRatio
 from prunekit.config.errors import ConfigError
 
 goals = benchmark_script("goals")
 
 
 def result(task, budget, *sizes, attention="auto", warm=True):
-    return {
-        "task": task,
-        "budget": budget,
-        "settings": {"attention": attention, "warm": warm},
-        "date": "2026-01-02",
-        "hardware": {"cpus": 2, "cpu": "a CPU", "instructions": "AVX2"},
-        "blocks": [{"sizes": list(sizes)}],
-    }
+    return bench_result(
+        *sizes,
+        task=task,
+        budget=budget,
+        settings={"attention": attention, "warm": warm},
+        date="2026-01-02",
+        hardware=Hardware(cpu="a CPU", cpus=2, platform="Linux", instructions="AVX2"),
+    )
 
 
 def size(batch, *rows, trusted=True, first=1.0):
-    candidate = {"name": "prunekit packed fp32, pruned", "first_over_steady": first}
-    return {"batch_size": batch, "trusted": trusted, "ratios": list(rows), "candidates": [candidate]}
+    candidate = measurement("prunekit packed fp32, pruned", "pruned", first_over_steady=first)
+    return size_result(batch, trusted=trusted, ratios=rows, candidates=(candidate,))
 
 
 def pruned(efficiency, engine="packed", dtype="fp32", **peers):
-    return {
-        "own": f"prunekit {engine} {dtype}, pruned",
-        "role": "pruned",
-        "dtype": dtype,
-        "vs_unpruned": {"median": 4 * efficiency, "efficiency": efficiency},
-        "vs_unpadded": None,
-        "vs_each": {name.replace("_", " "): {"median": value} for name, value in peers.items()},
-    }
+    realised = PruningRatio(**vars(spread(4 * efficiency)), against="itself", flops_ratio=4.0, efficiency=efficiency)
+    each = {name.replace("_", " "): spread(value) for name, value in peers.items()}
+    return comparison(f"prunekit {engine} {dtype}, pruned", dtype=dtype, vs_unpruned=realised, vs_each=each)
 
 
 def line(table, beginning):
@@ -98,7 +95,10 @@ def test_training_is_read_from_its_own_benchmark(tmp_path):
     (tmp_path / "training_step_sst2.json").write_text(
         '{"task": "sst2", "budget": "2x", "faster_than_reference": {"soft": 8.0, "hard": 12.5}}'
     )
-    assert line(goals.table([], goals.training(tmp_path)), "a training step")[2:] == ["sst2 2x 12.50", "reached"]
+    assert line(goals.table([], goals.load_training_goal(tmp_path)), "a training step")[2:] == [
+        "sst2 2x 12.50",
+        "reached",
+    ]
 
 
 def test_the_table_of_the_docs_is_that_of_the_stored_results(tmp_path):
@@ -110,13 +110,13 @@ def test_the_table_of_the_docs_is_that_of_the_stored_results(tmp_path):
 
 def test_runs_that_are_not_the_checkpoints_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="has no finished run of top-k on sst2, mrpc, bbc_news"):
-        goals.checkpoints(tmp_path)
+        goals.find_checkpoints(tmp_path)
     for name in ("s1-aaaaaaaa", "s2-bbbbbbbb"):
         folder = tmp_path / "mrpc" / "topk" / "minilm" / "4x" / name
         folder.mkdir(parents=True)
         (folder / "result.json").write_text("{}")
     with pytest.raises(ConfigError, match="has two runs of top-k on mrpc at 4x"):
-        goals.checkpoints(tmp_path)
+        goals.find_checkpoints(tmp_path)
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_what_is_stored_is_not_measured_again(tmp_path, monkeypatch, capsys):
     goals.measure(given)
     written = sorted(path.name for path in tmp_path.glob("goals_*.json"))
     assert written == ["goals_mrpc_4x.json", "goals_mrpc_4x_cold.json", "goals_mrpc_4x_torch.json"]
-    assert [row["settings"]["attention"] for row in goals.stored(tmp_path)] == ["auto", "auto", "torch"]
-    assert [row["settings"]["warm"] for row in goals.stored(tmp_path)] == [True, False, True]
-    monkeypatch.setattr(goals.benchmark, "main", lambda arguments: pytest.fail("measured again"))
+    assert [row.settings["attention"] for row in goals.load_stored(tmp_path)] == ["auto", "auto", "torch"]
+    assert [row.settings["warm"] for row in goals.load_stored(tmp_path)] == [True, False, True]
+    monkeypatch.setattr(goals.bench, "main", lambda arguments: pytest.fail("measured again"))
     goals.measure(given)

@@ -116,7 +116,7 @@ def test_a_dense_graph_never_lies_where_the_pruned_one_is_looked_for(run):
 def test_a_file_that_is_another_function_ends_with_3(run, monkeypatch, capsys):
     from prunekit.bench import parity
 
-    real = parity.engine
+    real = parity.engine_runtime
 
     def wrong(call):
         def off(batch):
@@ -126,7 +126,7 @@ def test_a_file_that_is_another_function_ends_with_3(run, monkeypatch, capsys):
 
         return real(off)
 
-    monkeypatch.setattr(parity, "engine", wrong)
+    monkeypatch.setattr(parity, "engine_runtime", wrong)
     assert main([f"run={run}", "int8=false", "rows=4"]) == 3
     assert "NOT the same function" in capsys.readouterr().out
 

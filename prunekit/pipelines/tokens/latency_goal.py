@@ -19,9 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prunekit.bench.engines import Packed
+from prunekit.bench.engines import PackedBenchEngine
+from prunekit.bench.inputs import encode_row
 from prunekit.bench.protocol import Encoded, clocks, spread
-from prunekit.bench.timing import measured
+from prunekit.bench.timing import time_batches
 from prunekit.config.budget import has_goal
 from prunekit.config.errors import MISSED, ConfigError
 from prunekit.console import say, track
@@ -259,7 +260,7 @@ def verify(
     assert stored is not None, f"{folder / FILE} is gone; the budget of this run was derived from it."
     found, steps = stored
     batches = drawn(len(split), goal)
-    spent = timed(goal, model, [[encoded(split, int(row)) for row in batch] for batch in batches])
+    spent = timed(goal, model, [[encode_row(split, int(row)) for row in batch] for batch in batches])
     median = spent["ms"]["median"]
     return {
         "asked_ms": goal.latency_ms,
@@ -282,27 +283,18 @@ def verify(
 def timed(goal: Goal, model: PreTrainedModel, batches: list[list[Encoded]]) -> dict[str, Any]:
     """Ms per batch in the packed engine: median and quartiles, p95; `control` is the engine against itself."""
     engine = PackedEngine(model.eval(), dtype=goal.dtype, threads=goal.threads)
-    packed = Packed("pruned", engine, prune=True)
+    packed = PackedBenchEngine("pruned", engine, prune=True)
     rounds = track(range(ROUNDS + 1), "goal 4/4   verify", ROUNDS + 1)
     with computing_with(goal.threads):
-        spent = measured({"pruned": packed.logits, "control": packed.logits}, batches, rounds, clocks)
+        spent = time_batches({"pruned": packed.logits, "control": packed.logits}, batches, rounds, clocks)
     clock = ("cpu", "wall").index(goal.clock)
     own, other = (
         np.array([[batch[clock] for batch in row] for row in spent[name][1:]]) for name in ("pruned", "control")
     )
     return {
-        "ms": spread((1000 * own).ravel().tolist()),
+        "ms": spread((1000 * own).ravel().tolist()).to_json(),
         "p95_ms": float(np.quantile(1000 * own, 0.95)),
         "control": float(np.median(own.sum(-1) / other.sum(-1))),
         "rounds": ROUNDS,
         "load": load_average(),
     }
-
-
-def encoded(split: EncodedSplit, row: int) -> Encoded:
-    """A row of a split as engines take it."""
-    text = Encoded(split.row(row))
-    if split.segments is not None:
-        types = split.segments[int(split.offsets[row]) : int(split.offsets[row + 1])].tolist()
-        text.types = types if any(types) else None
-    return text
