@@ -1,4 +1,4 @@
-"""The hash that names a run: the configuration without machine keys."""
+"""What identifies a run: the hash of its configuration without machine keys, and whether it prunes nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunekit.config.budget import without_idle_goal
-from prunekit.config.keys import _walk, machine_keys
+from prunekit.config.keys import flatten, machine_keys
+
+# the method that prunes nothing, the only one known by name: it trains the teachers of all others, has neither a budget
+# nor a teacher of its own, and is what tables and reports compare with
+DENSE = "dense"
+
+
+def is_dense(method: str) -> bool:
+    """Return whether the method of this name prunes nothing."""
+    return method == DENSE
 
 
 def is_dense(cfg: Mapping[str, Any]) -> bool:
@@ -20,6 +29,6 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
     """Eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
     machine = machine_keys()
     cfg = without_idle_goal(cfg)
-    flat = {path: value for path, value in _walk(cfg) if path not in machine and not isinstance(value, dict)}
-    text = json.dumps(flat, sort_keys=True, ensure_ascii=False, default=str)
+    counted = {path: value for path, value in flatten(cfg).items() if path not in machine}
+    text = json.dumps(counted, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

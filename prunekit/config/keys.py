@@ -82,6 +82,11 @@ def _walk(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _walk(value, f"{prefix}{name}.")
 
 
+def flatten(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration by dotted path; blocks themselves are left out."""
+    return {path: value for path, value in _walk(cfg) if not isinstance(value, dict)}
+
+
 def machine_keys() -> set[str]:
     """Dotted paths of the keys that cannot change a result."""
     return {key.path for key in _everywhere().values() if key.machine}
