@@ -36,7 +36,7 @@ def measure(run: FinishedRun, formats: Sequence[str], rows: int | None) -> Parit
     around = environment()
     return ParityResult(
         **{name: getattr(reports[0], name) for name in ("run", "method", "task", "split", "metric")},
-        budget=(run.result.get("budget") or {}).get("reached"),
+        budget=run.result.budget.reached,
         variants={name: file for report in reports for name, file in report.variants.items()},
         date=datetime.now(UTC).date().isoformat(),
         hardware=hardware(around),

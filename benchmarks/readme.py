@@ -21,6 +21,7 @@ from prunekit.report.formats import markdown as over_runs
 from prunekit.report.rows import collect, matching
 from prunekit.report.table import build, default_rows
 from prunekit.results.summary import markdown
+from prunekit.runs.result import Flops, RunResult, Score, Translation
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,9 +30,9 @@ MAIN_JOB = RESULTS / "main_job.json"
 
 def main_job() -> str:
     """The main job's own table, and where it was measured."""
-    result = json.loads(MAIN_JOB.read_text())
-    hardware = result.get("hardware")
-    return markdown(result) + (f"\nMeasured on {hardware}.\n" if hardware else "")
+    content = json.loads(MAIN_JOB.read_text())
+    hardware = content.get("hardware")
+    return markdown(RunResult.from_json(content)) + (f"\nMeasured on {hardware}.\n" if hardware else "")
 
 
 def own_model() -> str:
@@ -58,16 +59,17 @@ def translations() -> str:
         "| method | encoder FLOPs | with the decoder | source kept | BLEU | chrF | length | encoder, s | whole, s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for run, side in [(runs[0], "dense"), *((run, "pruned") for run in runs)]:
-        dense, found = side == "dense", run["translation"]
-        scores, spent = run["score"][f"{side}_all"], found[side]
-        reductions = (1, 1, 1) if dense else (
-            run["flops"]["flops_vs_unpadded"], found["end_to_end"]["reduction"], found["source_kept"]
-        )  # fmt: skip
+    for run, is_pruned in [(runs[0], False), *((run, True) for run in runs)]:
+        score, flops = Score.from_json(run["score"]), Flops.from_json(run["flops"])
+        found = Translation.from_json(run["translation"])
+        name, reductions, scores, spent = "dense, as it is", (1, 1, 1), score.dense_all, found.dense
+        if is_pruned:
+            reductions = flops.flops_vs_unpadded, found.end_to_end.reduction, found.source_kept
+            name, scores, spent = run["method"], score.pruned_all, found.pruned
         lines.append(
-            f"| {'dense, as it is' if dense else run['method']} | {reductions[0]:.2f}x | {reductions[1]:.2f}x "
+            f"| {name} | {reductions[0]:.2f}x | {reductions[1]:.2f}x "
             f"| {reductions[2]:.2f} | {100 * scores['bleu']:.1f} | {100 * scores['chrf']:.1f} "
-            f"| {scores['length_ratio']:.3f} | {spent['encoder_cpu_seconds']:.2f} | {spent['cpu_seconds']:.1f} |"
+            f"| {scores['length_ratio']:.3f} | {spent.encoder_cpu_seconds:.2f} | {spent.cpu_seconds:.1f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -210,7 +210,7 @@ async def measure(run: FinishedRun, given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         **{name: about[name] for name in ("task", "method", "hash", "dtype", "max_length")},
-        "budget": (run.result.get("budget") or {}).get("reached"),
+        "budget": run.result.budget.reached,
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": {name: around[name] for name in ("cpu", "cpus")},
         "versions": {name: around["versions"].get(name) for name in ("prunekit", "torch", "transformers")},

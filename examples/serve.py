@@ -349,7 +349,7 @@ def main(arguments: Sequence[str]) -> int:
     place = listening(given["host"], given["port"])  # before the model, which takes seconds
     with place:
         model = load(run, given)
-        about = {name: run.result[name] for name in ("task", "method", "hash")}
+        about = {"task": run.result.task, "method": run.result.method, "hash": run.result.hash}
         about |= {"dtype": given["dtype"], "max_length": model.max_length}
         app = build_app(model, given, about, pairs=run.spec.text_pair is not None)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))

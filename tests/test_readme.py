@@ -19,6 +19,7 @@ from prunekit.config.search_path import conf_dir
 from prunekit.pipelines.tokens.latency_goal import Aim
 from prunekit.report.rows import collect, save
 from prunekit.results.summary import markdown
+from prunekit.runs.result import RunResult
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
@@ -153,10 +154,10 @@ def test_the_tables_are_those_of_the_committed_results():
         assert readme.rewritten(page, text) == text
     with pytest.raises(ValueError, match="0 blocks named main job"):
         readme.rewritten("README.md", "")
-    result = json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text())
+    result = RunResult.from_json(json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text()))
     assert markdown(result) in README
-    assert result["method"] == "top"
-    assert result["task"] == "bbc_news"
+    assert result.method == "top"
+    assert result.task == "bbc_news"
 
 
 def test_every_method_has_a_row():

@@ -20,11 +20,6 @@ def is_dense(method: str) -> bool:
     return method == DENSE
 
 
-def is_dense(cfg: Mapping[str, Any]) -> bool:
-    """Return whether a run prunes nothing: it is the teacher and the baseline of every other run on its task."""
-    return bool(cfg["method"]["name"] == "dense")
-
-
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
     machine = machine_keys()

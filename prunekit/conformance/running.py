@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ def _inputs(given: tuple[str, ...], checkpoint_seconds: int = 3600) -> RunInputs
     return RunInputs(cfg, RunFolder.of(cfg), spec, find_task(spec), backbone, train_dense=_train_nothing)
 
 
-def _train_nothing(cfg: dict[str, Any]) -> dict[str, Any]:
+def _train_nothing(cfg: dict[str, Any]) -> NoReturn:
     raise AssertionError(f"the suite brings its own teacher, but one was asked for: {cfg['task']['name']}")
 
 

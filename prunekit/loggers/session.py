@@ -17,6 +17,7 @@ from prunekit.loggers.tensorboard import start_tensorboard
 from prunekit.loggers.trackio import start_trackio
 from prunekit.loggers.wandb import start_wandb
 from prunekit.runs.folder import RunFolder
+from prunekit.runs.result import AnyResult
 from prunekit.training.metrics_log import JsonlLogger
 
 
@@ -47,7 +48,7 @@ def tracking(cfg: Mapping[str, Any], folder: RunFolder) -> Iterator[list[Logger]
             record.write_csv(folder.path / "metrics.csv")
 
 
-def log_result(loggers: Sequence[Logger], result: Mapping[str, Any]) -> None:
+def log_result(loggers: Sequence[Logger], result: AnyResult) -> None:
     """Gives the numbers of result.json to the loggers that keep a summary, as final/<name>."""
     numbers = final_numbers(result)
     for logger in loggers:
@@ -55,19 +56,18 @@ def log_result(loggers: Sequence[Logger], result: Mapping[str, Any]) -> None:
             logger.summarize(numbers)
 
 
-def final_numbers(result: Mapping[str, Any]) -> dict[str, float | str]:
+def final_numbers(result: AnyResult) -> dict[str, float | str]:
     """The numbers of a result under flat names, such as final/score and final/speedup_vs_packed_b32."""
-    score, budget = result["score"], result["budget"]
     numbers: dict[str, Any] = {
-        "status": result["status"],
-        "score": score["pruned"],
-        "score_dense": score["dense"],
-        "budget_asked": budget["asked"],
-        "budget_reached": budget["reached"],
-        **{key: value for key, value in result["flops"].items() if isinstance(value, int | float)},
-        "flops_kept": 1 / result["flops"]["flops_vs_unpadded"],
+        "status": result.status,
+        "score": result.score.pruned,
+        "score_dense": result.score.dense,
+        "budget_asked": result.budget.asked,
+        "budget_reached": result.budget.reached,
+        **{key: value for key, value in result.flops.to_json().items() if isinstance(value, int | float)},
+        "flops_kept": 1 / result.flops.flops_vs_unpadded,
     }
-    for row in result["speed"]:
-        for key in ("speedup_vs_padded", "speedup_vs_packed"):
-            numbers[f"{key}_b{row['batch_size']}"] = row[key]
+    for row in result.speed:
+        numbers[f"speedup_vs_padded_b{row.batch_size}"] = row.speedup_vs_padded
+        numbers[f"speedup_vs_packed_b{row.batch_size}"] = row.speedup_vs_packed
     return {f"final/{key}": value for key, value in numbers.items() if value is not None}

@@ -83,9 +83,9 @@ def export(run: FinishedRun, options: ExportOptions) -> ExportReport:
         )
     report = ExportReport(
         format=options.format,
-        run=run.result["hash"],
-        method=run.result["method"],
-        task=run.result["task"],
+        run=run.result.hash,
+        method=run.result.method,
+        task=run.result.task,
         prune=options.prune,
         split="validation",
         metric=run.spec.score,

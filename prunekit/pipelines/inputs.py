@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.runs.folder import RunFolder
+from prunekit.runs.result import AnyResult
 
 
 @dataclass(frozen=True)
@@ -22,4 +23,4 @@ class RunInputs:
     spec: Any  # TaskSpec or TextSpec, as the kind of run has it
     source: Any  # TaskSource or TextSource
     backbone: Path | str  # a folder, or an id on the hub
-    train_dense: Callable[[dict[str, Any]], dict[str, Any]]
+    train_dense: Callable[[dict[str, Any]], AnyResult]

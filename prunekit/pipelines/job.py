@@ -20,6 +20,7 @@ from prunekit.runs.board import Board, title
 from prunekit.runs.finished import finished
 from prunekit.runs.folder import BusyError, RunFolder
 from prunekit.runs.identity import canonical, teacher_config
+from prunekit.runs.result import AnyResult
 from prunekit.runs.sweep import TEACHER_ONLY
 
 WORST = -1.0  # what a job is worth that has no score, or has one without meeting its budget: no metric goes below
@@ -51,7 +52,7 @@ def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, flo
     folder, name = RunFolder.of(cfg), title(cfg)
     try:
         if not cfg["force"] and (stored := finished(folder)) is not None:
-            return int(stored["exit_code"]), objective_of(stored)
+            return stored.exit_code, objective_of(stored)
         if not patient and folder.holder() is not None:
             return DONE, WORST
         board.begins(name, folder)
@@ -59,7 +60,7 @@ def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, flo
         with _logged(folder):
             result = run(cfg, wait=patient)
         board.ends(name, result, time.time() - start)
-        return int(result["exit_code"]), objective_of(result)
+        return result.exit_code, objective_of(result)
     except BusyError:
         return DONE, WORST  # another process is at it, which says what comes of it
     except ConfigError as error:
@@ -90,6 +91,6 @@ def _logged(folder: RunFolder) -> Iterator[None]:
                 raise
 
 
-def objective_of(result: dict[str, Any]) -> float:
-    """What a search maximises: never the test split, and no score counts without its budget."""
-    return float(result["score"]["validation"]) if result["exit_code"] == DONE else WORST
+def objective_of(result: AnyResult) -> float:
+    """Return what a search maximises: the validation score, or `WORST` where the budget is missed."""
+    return float(result.score.validation) if result.exit_code == DONE else WORST

@@ -15,6 +15,7 @@ from prunekit.runs.finished import finished
 from prunekit.runs.folder import BusyError, RunFolder, discard_resume_points
 from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.kinds import RunKind, kind_of
+from prunekit.runs.result import AnyResult
 
 # kind of run -> the pipeline that runs it and the function that prints its result, imported when one is run: a stored
 # result and a wrong configuration are told without torch
@@ -36,11 +37,10 @@ def train(cfg: dict[str, Any]) -> int:
     Raises:
         ConfigError: something in the configuration cannot work; nothing slow has started then.
     """
-    result = run(cfg)
-    return int(result["exit_code"])
+    return run(cfg).exit_code
 
 
-def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
+def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
     """Like `train`, and returns the result: what result.json holds.
 
     Raises:
@@ -83,7 +83,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
     return result
 
 
-def _stored(folder: RunFolder, cfg: dict[str, Any]) -> dict[str, Any] | None:
+def _stored(folder: RunFolder, cfg: dict[str, Any]) -> AnyResult | None:
     if cfg["force"]:
         return None
     result = finished(folder)
@@ -97,6 +97,6 @@ def pipeline_of(kind: RunKind) -> Any:
     return pkgutil.resolve_name(PIPELINES[kind.name][0])
 
 
-def show(kind: RunKind, result: dict[str, Any], folder: RunFolder, *, stored: bool) -> None:
+def show(kind: RunKind, result: AnyResult, folder: RunFolder, *, stored: bool) -> None:
     """Print the result of a run; `stored` says that it was there already."""
     pkgutil.resolve_name(PIPELINES[kind.name][1])(result, folder.path, stored=stored)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunekit.config.errors import shown
-from prunekit.report.rows import DENSE, Row, variant
+from prunekit.config.identity import is_dense
+from prunekit.report.rows import Row, variant
 
 CHECKED = "teacher, data, rows and metric, max length, seeds, tuning trials, epochs, measured FLOPs, hardware"
 FEW = 3  # seeds below which a spread says little
@@ -26,9 +27,9 @@ class Unfair:
 def lint(runs: Sequence[Row]) -> list[Unfair]:
     """All differences between runs of one task and backbone; none means that none was found in what is `CHECKED`."""
     found: list[Unfair] = []
-    places = {(row["task"], row["backbone"]): None for row in runs}
-    for task, backbone in places:
-        here = [row for row in runs if (row["task"], row["backbone"]) == (task, backbone) and row["method"] != DENSE]
+    pruned = [row for row in runs if not is_dense(row["method"])]
+    for task, backbone in {(row["task"], row["backbone"]): None for row in pruned}:
+        here = [row for row in pruned if (row["task"], row["backbone"]) == (task, backbone)]
         found += [Unfair(subject, f"{task}, {backbone}", text) for check in CHECKS for subject, text in check(here)]
     return found
 

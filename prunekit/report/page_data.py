@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from prunekit import __version__
+from prunekit.config.identity import is_dense
 from prunekit.report.comparison import Cell, compared
 from prunekit.report.explorer import SIGNS, _explorer, _same_texts
 from prunekit.report.fairness import CHECKED, lint
-from prunekit.report.rows import DENSE, Found, Row, differences, one_per_seed, variant, with_teachers
+from prunekit.report.rows import Found, Row, differences, one_per_seed, variant, with_teachers
 from prunekit.report.seeds import summary
 from prunekit.report.table import one_metric, rank
 from prunekit.results import examples
@@ -68,13 +69,13 @@ def _configurations(runs: Sequence[Row]) -> list[list[Row]]:
         groups.setdefault(variant(row), []).append(row)
     names = ("task", "backbone", "budget", "method")
 
-    def order(group: list[Row]) -> list[Any]:
+    def order(group: list[Row]) -> tuple[str, bool, list[Any]]:
         first, own = group[0], _own_keys(group[0], groups.values())
-        return [rank(name, str(first[name]), ()) for name in names] + [
-            rank(key, str(first["config"].get(key)), ()) for key in own
-        ]
+        fields = [rank(name, str(first[name]), ()) for name in names]
+        fields += [rank(key, str(first["config"].get(key)), ()) for key in own]
+        return first["task"], not is_dense(first["method"]), fields
 
-    ordered = sorted(groups.values(), key=lambda group: (group[0]["task"], group[0]["method"] != DENSE, order(group)))
+    ordered = sorted(groups.values(), key=order)
     return [sorted(group, key=lambda row: row["seed"]) for group in ordered]
 
 
@@ -118,7 +119,7 @@ def _marks(groups: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
     """The best configuration of each task, backbone and budget, and the others' p against it, as in tables."""
     rows = ("task", "backbone", "budget")
     heads = [tuple(str(group[0][name]) for name in rows) for group in groups]
-    cells = [Cell({row["seed"]: row["score"] for row in group}, dense=group[0]["method"] == DENSE) for group in groups]
+    cells = [Cell({row["seed"]: row["score"] for row in group}, dense=is_dense(group[0]["method"])) for group in groups]
     return [{"best": cell.best, "p": cell.p} for cell in compared(rows, heads, cells)]
 
 
@@ -133,13 +134,13 @@ def _run(row: Row, config: int, stored: Examples | None) -> dict[str, Any]:
         "reduction": row["flops"]["vs_unpadded"],
         "speed": row["speed"],
     }
-    if (folder / "metrics.jsonl").is_file() and row["method"] != DENSE:
+    if (folder / "metrics.jsonl").is_file() and not is_dense(row["method"]):
         try:
             curves = budget_over_steps(folder / "metrics.jsonl", row["asked"])
             found["curves"] = {name: _thin(curves[name]) for name in ("target", "expected", "measured")}
         except ValueError:
             pass  # a damaged record: the run's own result stands without it
-    if stored is not None and stored.classification and row["method"] != DENSE:
+    if stored is not None and stored.classification and not is_dense(row["method"]):
         before, after = stored.dense == stored.labels, stored.predicted == stored.labels
         found["flips"] = {
             "rows": len(before),
@@ -195,7 +196,7 @@ def _by_task(
     """`make` of the pruned configurations with stored examples, of each task and backbone on the same test rows."""
     places: dict[tuple[str, str, bytes], list[tuple[int, list[tuple[Row, Examples]]]]] = {}
     for number, group in enumerate(groups):
-        if group[0]["method"] == DENSE:
+        if is_dense(group[0]["method"]):
             continue
         for row in group:
             if (found := stored[id(row)]) is None:

@@ -18,16 +18,17 @@ import yaml
 
 from prunekit.config.budget import amount_label
 from prunekit.config.errors import ConfigError, shown
-from prunekit.config.keys import machine_keys
+from prunekit.config.identity import DENSE, is_dense
+from prunekit.config.keys import flatten, machine_keys
 from prunekit.files import atomic_write_text
 from prunekit.runs.folder import RunFolder
+from prunekit.runs.result import AnyResult, WeightRunResult
 
 Row = Mapping[str, Any]
 FORMAT = "prunekit results"
 SCHEMA = 1  # of a results file
 FIELDS = ("task", "method", "backbone", "budget", "seed", "hash", "status")
 NAMES = (*FIELDS, "variant")  # what a line or column may be named by; variant: the method in a few words
-DENSE = "dense"
 # what cannot change a score; runs that differ in nothing else are one configuration
 NEUTRAL = ("seed", "bench.", "budget_tolerance", "logger.", "own.teacher", "teacher.path", "backbone.path", "hardware")
 
@@ -86,7 +87,8 @@ def _add_folder(path: Path, found: Found) -> None:
         except ValueError as error:
             found.problems.append(str(error).partition(";")[0])
         except (KeyError, TypeError, AttributeError) as error:
-            found.problems.append(f"{folder / 'result.json'} lacks {error}: an older prunekit wrote it")
+            what = f"{type(error).__name__}: {error}"
+            found.problems.append(f"{folder}: config.yaml or manifest.json is not as this prunekit writes it ({what})")
 
 
 def _add_file(path: Path, found: Found) -> None:
@@ -112,69 +114,70 @@ def _add_file(path: Path, found: Found) -> None:
             found.rows.append({**row, "config": {k: v for k, v in config.items() if v != ABSENT}, "source": str(path)})
 
 
-def row_of(folder: Path, result: Mapping[str, Any], machine: Set[str]) -> dict[str, Any]:
-    """What a table or a report needs of a finished run; keys of `machine` cannot change it and are left out.
+def row_of(folder: Path, result: AnyResult, machine: Set[str]) -> dict[str, Any]:
+    """Return what a table or a report needs of a finished run; keys of `machine` are left out of its configuration.
 
     Raises:
-        KeyError: the result lacks something; an older prunekit wrote it.
+        KeyError: the configuration or the manifest lacks something; an older prunekit wrote it.
     """
     config = _read_yaml(folder / "config.yaml")
     manifest = RunFolder(folder, "").manifest()
-    score, flops = result["score"], result["flops"]
-    dense = result["method"] == DENSE
+    score, flops = result.score, result.flops
+    own = (
+        {
+            "variant": result.variant,
+            "peak_memory_mib": result.peak_memory_mib,
+            "sparsity": result.sparsity.to_json(),
+        }
+        if isinstance(result, WeightRunResult)
+        else {}
+    )
+    label = amount_label(config) if "budget" in config else folder.parent.name
     return {
-        "task": result["task"],
-        "method": result["method"],
-        "backbone": result["backbone"],
-        "budget": DENSE if dense else amount_label(config) if "budget" in config else folder.parent.name,
-        "seed": result["seed"],
-        "hash": result["hash"],
-        "status": result["status"],
-        "metric": score["metric"],
-        "split": score["split"],
-        "rows": score["rows"],
-        "score": score["pruned"],
-        "dense": score["dense"],
-        "validation": score["validation"],
-        "scores": dict(score.get("pruned_all", {})),
-        "dense_scores": dict(score.get("dense_all", {})),
-        "asked": result["budget"]["asked"],
-        "reached": result["budget"]["reached"],
+        "task": result.task,
+        "method": result.method,
+        "backbone": result.backbone,
+        "budget": DENSE if is_dense(result.method) else label,
+        "seed": result.seed,
+        "hash": result.hash,
+        "status": result.status,
+        "metric": score.metric,
+        "split": score.split,
+        "rows": score.rows,
+        "score": score.pruned,
+        "dense": score.dense,
+        "validation": score.validation,
+        "scores": dict(score.pruned_all or {}),
+        "dense_scores": dict(score.dense_all or {}),
+        "asked": result.budget.asked,
+        "reached": result.budget.reached,
         "flops": {
-            "vs_unpadded": flops["flops_vs_unpadded"],
-            "vs_padded": flops["flops_vs_padded"],
-            "pruned_g": flops["pruned_g"],
-            "dense_g": flops["dense_unpadded_g"],
+            "vs_unpadded": flops.flops_vs_unpadded,
+            "vs_padded": flops.flops_vs_padded,
+            "pruned_g": flops.pruned_g,
+            "dense_g": flops.dense_unpadded_g,
         },
-        "tokens_per_layer": [round(float(count), 2) for count in result["tokens_per_layer"]],
-        "mean_length": round(float(result["mean_length"]), 2),
+        "tokens_per_layer": [round(float(count), 2) for count in result.tokens_per_layer],
+        "mean_length": round(float(result.mean_length), 2),
         "speed": [
             {
-                "batch_size": row["batch_size"],
-                "vs_packed": row["speedup_vs_packed"],
-                "vs_padded": row["speedup_vs_padded"],
-                "noise": row.get("control", 1.0),
+                "batch_size": row.batch_size,
+                "vs_packed": row.speedup_vs_packed,
+                "vs_padded": row.speedup_vs_padded,
+                "noise": 1.0 if row.control is None else row.control,
             }
-            for row in result.get("speed", [])
+            for row in result.speed
         ],
-        "seconds": round(float(result.get("seconds", {}).get("total", 0.0)), 1),
+        "seconds": round(float((result.seconds or {}).get("total", 0.0)), 1),
         "data": manifest.get("data_fingerprint", "")[:16] or None,
         "teacher": (manifest.get("teacher") or {}).get("weights_sha256", "")[:16] or None,
         "commit": ((manifest.get("git") or {}).get("commit") or "")[:12] or None,
         "hardware": manifest.get("cpu"),
-        "command": manifest.get("command") or result.get("command"),
-        **{key: result[key] for key in ("variant", "peak_memory_mib", "sparsity") if key in result},
-        "config": {key: value for key, value in flat(config).items() if key not in machine},
+        "command": manifest.get("command") or result.command,
+        **own,
+        "config": {key: value for key, value in flatten(config).items() if key not in machine},
         "source": str(folder),
     }
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The configuration as dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -263,7 +266,7 @@ def matching(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]]) -> li
 
 
 def _meets(row: Row, name: str, wanted: Sequence[str]) -> bool:
-    if row["method"] == DENSE and (name == "budget" or name.startswith("method.")):
+    if is_dense(row["method"]) and (name == "budget" or name.startswith("method.")):
         return True
     return any(_same(shown(value_of(row, name)), value) for value in wanted)
 
@@ -323,8 +326,8 @@ def with_teachers(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     Where its folder is not there, its score is taken from the runs that started from it. The second part says where
     runs of one task, backbone and seed started from different teachers.
     """
-    pruned = [row for row in rows if row["method"] != DENSE]
-    dense = [row for row in rows if row["method"] == DENSE]
+    pruned = [row for row in rows if not is_dense(row["method"])]
+    dense = [row for row in rows if is_dense(row["method"])]
     places = {(row["task"], row["backbone"], row["seed"]): None for row in rows}
     kept: list[Row] = []
     problems = []

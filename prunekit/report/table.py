@@ -17,10 +17,10 @@ from statistics import fmean
 from typing import Any
 
 from prunekit.config.errors import ConfigError, shown
+from prunekit.config.identity import DENSE, is_dense
 from prunekit.report.comparison import Cell, _by_examples, _by_seeds, compared
 from prunekit.report.measures import MEASURES, Measure, measure
 from prunekit.report.rows import (
-    DENSE,
     Row,
     check_fields,
     differences,
@@ -101,7 +101,7 @@ def build(
         line = []
         for column in columns:
             here = [run for run in runs if _key(run, rows) == head and _belongs(run, cols, column.head)]
-            if here and all(run["method"] == DENSE for run in here):
+            if here and all(is_dense(run["method"]) for run in here):
                 once = (column.measure.name, *sorted((run["task"], run["backbone"], run["hash"]) for run in here))
                 here = [] if once in shown_once else here
                 shown_once.add(once)
@@ -158,7 +158,7 @@ def _key(run: Row, names: Sequence[str]) -> tuple[str, ...]:
     def value(name: str) -> str:
         found = value_of(run, name)
         none = name.startswith(NOT_OF_DENSE) or found is None
-        return DENSE if run["method"] == DENSE and none else shown(found)
+        return DENSE if is_dense(run["method"]) and none else shown(found)
 
     return tuple(value(name) for name in names)
 
@@ -190,7 +190,7 @@ def rank(name: str, value: str, wanted: Sequence[str]) -> tuple[int, float | int
 
 def _belongs(run: Row, cols: Sequence[str], top: Sequence[str]) -> bool:
     """Whether a run is of a column; a dense one is of every budget's and every option's."""
-    free = [run["method"] == DENSE and name.startswith(NOT_OF_DENSE) for name in cols]
+    free = [is_dense(run["method"]) and name.startswith(NOT_OF_DENSE) for name in cols]
     return all(any_ or found == value for any_, found, value in zip(free, _key(run, cols), top, strict=True))
 
 
@@ -243,7 +243,7 @@ def _cell(runs: Sequence[Row], shows: Measure, best: bool, where: str, problems:
     values = {run["seed"]: value for run in chosen if (value := shows.read(run)) is not None and math.isfinite(value)}
     return Cell(
         {seed: shows.scale * value for seed, value in sorted(values.items())},
-        dense=all(run["method"] == DENSE for run in chosen),
+        dense=all(is_dense(run["method"]) for run in chosen),
         missed=any(run["status"] == "budget_missed" for run in chosen),
         runs=tuple(chosen),
     )
@@ -260,7 +260,7 @@ def default_rows(runs: Sequence[Row], cols: Sequence[str]) -> list[str]:
     several = [
         name
         for name in ("backbone", "budget")
-        if name not in cols and len({run[name] for run in runs if run["method"] != DENSE}) > 1
+        if name not in cols and len({run[name] for run in runs if not is_dense(run["method"])}) > 1
     ]
     # runs whose results name variants are told apart by these
     named = "variant" if any("variant" in run for run in runs) else "method"

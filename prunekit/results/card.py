@@ -1,45 +1,44 @@
-"""The model card of a pruned checkpoint: what it costs, how fast it was where it was measured, and how to load it."""
+"""The model card of a pruned checkpoint: what it costs, how fast it is where it was measured, and how to load it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from prunekit.results.summary import is_dense, markdown, title, verdicts
+from prunekit.results.summary import markdown, title, verdicts
+from prunekit.runs.result import RunResult
 
 
 def model_card(
-    result: Mapping[str, Any],
+    result: RunResult,
     *,
     base_model: str | None = None,
     labels: list[str] | None = None,
     hardware: str | None = None,
     task_type: str = "text-classification",
 ) -> str:
-    """README.md of the checkpoint's folder, with metadata that the Hugging Face hub reads; needs no network.
+    """Write README.md of the checkpoint's folder, with metadata for the Hugging Face hub; needs no network.
 
-    `base_model` is a hub id, `labels` the class names, `hardware` a line that says where speed was measured,
-    `task_type` the hub's name for what the head does.
+    `base_model` is a hub id, `labels` the class names, `hardware` the machine that speed was measured on, `task_type`
+    the hub's name for what the head does.
     """
+    # slow to import, and a stored result is printed without it
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    score = result["score"]
+    score = result.score
     data = ModelCardData(
         base_model=base_model,
         library_name="transformers",
         pipeline_tag=task_type,
-        tags=["prunekit", "token-pruning", str(result["method"])],
-        model_name=f"{result['method']}-{result['task']}-{result['backbone']}",
+        tags=["prunekit", "token-pruning", result.method],
+        model_name=f"{result.method}-{result.task}-{result.backbone}",
         eval_results=[
             EvalResult(
                 task_type=task_type,
-                dataset_type=str(result["task"]),
-                dataset_name=str(result["task"]),
-                dataset_split=score["split"],
+                dataset_type=result.task,
+                dataset_name=result.task,
+                dataset_split=score.split,
                 metric_type=name,
                 metric_value=round(value, 4),
             )
-            for name, value in ({score["metric"]: score["pruned"]} | dict(score.get("pruned_all", {}))).items()
+            for name, value in ({score.metric: score.pruned} | dict(score.pruned_all or {})).items()
         ],
     )
     sections = [
@@ -48,38 +47,38 @@ def model_card(
         f"## Measured\n\n{markdown(result)}\n{_measurement(result, hardware)}",
         f"## Use\n\n{_use(result, task_type)}",
         f"## Limits\n\n{_limits(result, labels)}",
-        f"## Made by\n\n```bash\n{result['command']}\n```\n\nRun `{result['hash']}`.",
+        f"## Made by\n\n```bash\n{result.command}\n```\n\nRun `{result.hash}`.",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
 
 
-def _summary(result: Mapping[str, Any]) -> str:
-    flops = result["flops"]
-    if is_dense(result):
-        return f"`{result['backbone']}` fine-tuned on {result['task']}; no token is pruned."
+def _summary(result: RunResult) -> str:
+    flops = result.flops
+    if result.is_dense:
+        return f"`{result.backbone}` fine-tuned on {result.task}; no token is pruned."
     return (
-        f"`{result['backbone']}` fine-tuned on {result['task']}, with tokens removed inside the encoder by the method "
-        f"`{result['method']}`: {flops['flops_vs_unpadded']:.2f}x fewer FLOPs than the same texts take without "
-        f"padding, {flops['flops_vs_padded']:.2f}x fewer than padded to {flops['padded_to']} tokens."
+        f"`{result.backbone}` fine-tuned on {result.task}, with tokens removed inside the encoder by the method "
+        f"`{result.method}`: {flops.flops_vs_unpadded:.2f}x fewer FLOPs than the same texts take without "
+        f"padding, {flops.flops_vs_padded:.2f}x fewer than padded to {flops.padded_to} tokens."
     )
 
 
-def _measurement(result: Mapping[str, Any], hardware: str | None) -> str:
-    lines = [
+def _measurement(result: RunResult, hardware: str | None) -> str:
+    flops = (
         "FLOPs are two per multiply-accumulate, counted on the tokens that were executed; embeddings, norms, softmax, "
-        f"pooler and head are left out. Split: {result['flops']['split']}."
-    ]
-    if "of" in result["flops"]:
-        lines[0] += f" They are of the {result['flops']['of']} alone, and so is the speed."
-    if result["speed"]:
-        threads = sorted({row["threads"] for row in result["speed"] if "threads" in row})
-        where = f" on {hardware}" if hardware else ""
-        count = f", threads: {', '.join(map(str, threads))}" if threads else ""
-        lines.append(
-            f"Speed: medians of interleaved rounds{where}{count}. Packed means without padding; every ratio is dense "
-            f"time over {result['method']} time. Another machine, batch size or length gives another ratio."
-        )
-    return "\n\n".join(lines)
+        f"pooler and head are left out. Split: {result.flops.split}."
+    )
+    if result.flops.of is not None:
+        flops += f" They are of the {result.flops.of} alone, and so is the speed."
+    if not result.speed:
+        return flops
+    threads = sorted({row.threads for row in result.speed if row.threads is not None})
+    where = f" on {hardware}" if hardware else ""
+    count = f", threads: {', '.join(map(str, threads))}" if threads else ""
+    return (
+        f"{flops}\n\nSpeed: medians of interleaved rounds{where}{count}. Packed means without padding; every ratio is "
+        f"dense time over {result.method} time. Another machine, batch size or length gives another ratio."
+    )
 
 
 # what loads the model without prunekit, and how it is called
@@ -102,7 +101,7 @@ print(tokenizer.batch_decode(generate(model, **batch, beams=4), skip_special_tok
 }
 
 
-def _use(result: Mapping[str, Any], task_type: str) -> str:
+def _use(result: RunResult, task_type: str) -> str:
     stock, call = USES.get(task_type, USES["text-classification"])
     code = f"""```python
 import prunekit
@@ -112,7 +111,7 @@ model = prunekit.load("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 {call}
 ```"""
-    if is_dense(result):
+    if result.is_dense:
         return code
     return (
         f"{code}\n\n"
@@ -121,24 +120,18 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
     )
 
 
-def _limits(result: Mapping[str, Any], labels: list[str] | None) -> str:
-    lines = [f"- Trained and evaluated on {result['task']} only, with one seed ({result['seed']})."]
+def _limits(result: RunResult, labels: list[str] | None) -> str:
+    lines = [f"- Trained and evaluated on {result.task} only, with one seed ({result.seed})."]
     if labels:
         lines.append(f"- Classes: {', '.join(labels)}.")
-    if not is_dense(result):
+    if not result.is_dense:
         lines.append("- The weights on disk are as large as the dense model's: tokens are pruned, not weights.")
-        slower = [row["batch_size"] for row in result["speed"] if row["speedup_vs_packed"] < 1]
+        slower = [row.batch_size for row in result.speed if row.speedup_vs_packed < 1]
         if slower:
             sizes = ", ".join(map(str, slower))
             lines.append(f"- At batch size {sizes} the dense model was faster where this was measured; use it there.")
         asked = [line for line in verdicts(result) if line[0] in ("budget", "knob", "goal")]
         lines += [f"- The {label} was not met: {sentence}." for label, sentence, tone in asked if tone == "bad"]
-    cut = {split: entry for split, entry in result.get("truncated", {}).items() if _rows(entry)}
-    if cut:
-        counts = ", ".join(f"{_rows(entry)} {split}" for split, entry in cut.items())
-        lines.append(f"- Texts longer than the model sees were cut: {counts} texts.")
+    if counts := [f"{cut.rows} {split}" for split, cut in (result.truncated or {}).items() if cut.rows]:
+        lines.append(f"- Texts longer than the model sees were cut: {', '.join(counts)} texts.")
     return "\n".join(lines)
-
-
-def _rows(entry: Any) -> int:
-    return int(entry.get("rows", 0) if isinstance(entry, Mapping) else entry)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from prunekit.evaluation.evaluate import PerRow
 from prunekit.files import atomic_write_bytes, atomic_write_text
 from prunekit.results.curves import budget_over_steps
+from prunekit.runs.result import Band
 
 DENSE, PRUNED, TARGET = "#8a8a8a", "#2f6db3", "#c46a1b"
 BUCKETS = 4  # of equally many sentences
@@ -105,28 +106,27 @@ def draw_budget(numbers: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def draw_bands(numbers: Mapping[str, Any], title: str) -> Figure:
-    """The score by band of lengths, dense and pruned, and below each band what was saved there."""
-    figure, axes = _axes(title, "tokens in the text", numbers["score"].replace("_", " "))
-    bands = numbers["bands"]
+def draw_bands(score: str, bands: Sequence[Band], title: str) -> Figure:
+    """Draw the score by band of lengths, dense and pruned, with the reduction below each band; returns the figure."""
+    figure, axes = _axes(title, "tokens in the text", score.replace("_", " "))
     places = range(len(bands))
-    for name, colour in (("dense", DENSE), ("pruned", PRUNED)):
-        axes.plot(places, [band[name] for band in bands], color=colour, marker="o", label=name)
+    axes.plot(places, [band.dense for band in bands], color=DENSE, marker="o", label="dense")
+    axes.plot(places, [band.pruned for band in bands], color=PRUNED, marker="o", label="pruned")
     axes.set_xticks(
         list(places),
-        [f"{b['from']}-{b['below'] - 1}\n{b['rows']} texts\n{b['flops_vs_unpadded']:.2f}x fewer FLOPs" for b in bands],
+        [f"{b.low}-{b.below - 1}\n{b.rows} texts\n{b.flops_vs_unpadded:.2f}x fewer FLOPs" for b in bands],
     )
     axes.margins(x=0.15)
     axes.legend(frameon=False)
     return figure
 
 
-def write_bands(folder: Path, title: str, score: str, bands: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes the plot of a test by bands of lengths and its numbers, rows of the result; returns the PNG file."""
+def write_bands(folder: Path, title: str, score: str, bands: Sequence[Band]) -> Path:
+    """Write the plot of a test by bands of lengths, and its numbers; returns the PNG file."""
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = {"score": score, "bands": list(bands)}
+    numbers = {"score": score, "bands": [band.to_json() for band in bands]}
     atomic_write_text(folder / "bands.json", json.dumps(numbers, indent=2) + "\n")
-    return _save(draw_bands(numbers, title), folder / "bands.png")
+    return _save(draw_bands(score, bands, title), folder / "bands.png")
 
 
 def draw_pareto(numbers: Mapping[str, Any], title: str) -> Figure:

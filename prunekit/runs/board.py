@@ -13,6 +13,7 @@ from prunekit.config.errors import MISSED
 from prunekit.console import clock
 from prunekit.files import atomic_write_text
 from prunekit.runs.folder import RunFolder
+from prunekit.runs.result import AnyResult
 
 
 def title(cfg: dict[str, Any]) -> str:
@@ -48,11 +49,11 @@ class Board:
         """Says that a run begins, and where one can look on."""
         _tell(f"{self._count(1)} begins  {name}   {folder.log}")
 
-    def ends(self, name: str, result: dict[str, Any], seconds: float) -> None:
+    def ends(self, name: str, result: AnyResult, seconds: float) -> None:
         """Says what came of a run, and when all will be done."""
-        score, reached = result["score"], result["budget"]["reached"]
-        parts = [f"{score['metric']} {score['pruned']:.4f}", f"{reached:.2f}x", clock(seconds)]
-        if result["exit_code"] == MISSED:
+        score = result.score
+        parts = [f"{score.metric} {score.pruned:.4f}", f"{result.budget.reached:.2f}x", clock(seconds)]
+        if result.exit_code == MISSED:
             parts.insert(2, "budget missed")
         _tell(f"{self._count(0)} done    {name}   {', '.join(parts)}{self._eta()}")
 

@@ -18,7 +18,10 @@ import yaml
 
 from prunekit.config.budget import parse_budget
 from prunekit.config.errors import ConfigError
+from prunekit.config.identity import is_dense
 from prunekit.files import read_jsonl
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.result import AnyResult
 
 Kind = tuple[Any, ...]
 TRAINER = ("batch_size", "precision", "freeze_embeddings", "evals_per_epoch", "accelerator")
@@ -245,7 +248,7 @@ def _machine(cfg: Mapping[str, Any]) -> Kind:
 
 
 def _is_dense(cfg: Mapping[str, Any]) -> bool:
-    return str(cfg["method"]["name"]) == "dense"
+    return is_dense(cfg["method"]["name"])
 
 
 def _beside(dense: bool, texts: Texts) -> float:
@@ -277,12 +280,12 @@ def _texts(cfg: Mapping[str, Any], runs: Iterable[PastRun]) -> Texts | None:
 def measured(folder: Path) -> PastRun | None:
     """What the run in a folder took; None where it does not say, or went on after an interruption."""
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = RunFolder(folder, "").result()
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        if manifest.get("resumed"):
-            return None  # its clock began anew
-        seconds = result["seconds"]
+        if result is None or result.seconds is None or manifest.get("resumed"):
+            return None  # of one that was resumed the clock began anew
+        seconds = result.seconds
         steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
         fit = float(seconds.get("fit", 0.0))
         epochs = float(cfg["trainer"].get("epochs", 1))
@@ -302,15 +305,15 @@ def measured(folder: Path) -> PastRun | None:
         return None  # half-written, or of an older version: it tells nothing
 
 
-def _read(result: Mapping[str, Any], manifest: Mapping[str, Any], cfg: Mapping[str, Any], steps: float) -> Texts | None:
+def _read(result: AnyResult, manifest: Mapping[str, Any], cfg: Mapping[str, Any], steps: float) -> Texts | None:
     """How many texts of which length a run read, with so many steps an epoch; None where it does not say."""
     if (texts := manifest.get("texts")) is not None:
         tokens = {name: float(one["rows"] * one["tokens"]) for name, one in texts.items()}
         train, tests = texts["train"], float(texts["test"]["rows"])
         return Texts(float(train["rows"]), float(train["tokens"]), tests, tokens["validation"], tokens["test"])
-    if "mean_length" not in result or "max_length" not in cfg["task"]:  # text without lengths, as weights are pruned on
+    if "max_length" not in cfg["task"]:  # text without lengths, as weights are pruned on
         return None
     # written before the manifest told: as if all splits were as the test
     rows = cfg["data"]["train_rows"] or steps * cfg["trainer"]["batch_size"]
-    length, tests = float(result["mean_length"]), float(result["score"]["rows"])
+    length, tests = float(result.mean_length), float(result.score.rows)
     return Texts(float(rows), length, tests, tests * length, tests * length) if rows else None

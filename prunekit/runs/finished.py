@@ -12,6 +12,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.data.spec import TaskSpec
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.kinds import kind_of
+from prunekit.runs.result import AnyResult, RunResult
 
 MODEL = "model"
 
@@ -22,7 +23,7 @@ class FinishedRun:
 
     path: Path
     cfg: dict[str, Any]
-    result: dict[str, Any]
+    result: RunResult
     spec: TaskSpec
 
     @property
@@ -84,7 +85,7 @@ def open_run(given: str | Path | None) -> FinishedRun:
             "Allowed: a run of a token method.\nIts model/ is an ordinary Hugging Face folder already."
         )
     result, problem = RunFolder(path, "").stored()
-    if result is None or not (path / MODEL / "config.json").is_file():
+    if not isinstance(result, RunResult) or not (path / MODEL / "config.json").is_file():
         raise ConfigError(
             f"run={given} is not finished ({problem or 'it has no result.json or no model/'}).\n"
             "Allowed: a run with a result.\nGive its train.py command again: it goes on where it stopped."
@@ -92,7 +93,7 @@ def open_run(given: str | Path | None) -> FinishedRun:
     return FinishedRun(path, cfg, result, kind.spec(cfg["task"]))
 
 
-def finished(folder: RunFolder) -> dict[str, Any] | None:
+def finished(folder: RunFolder) -> AnyResult | None:
     """The result of a run that need not run again, else None.
 
     Raises:

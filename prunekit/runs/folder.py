@@ -27,11 +27,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from prunekit.config.identity import config_hash
 from prunekit.files import atomic_write_text
 from prunekit.runs.kinds import kind_of
+from prunekit.runs.result import SCHEMA, AnyResult, Status, parse_result
 
 LAST, PREVIOUS, BEST, CLOSEST = "last.ckpt", "previous.ckpt", "best.ckpt", "closest.ckpt"
 SETTLING = "settle"  # a folder, of what a method measures after the fit
@@ -44,8 +45,7 @@ def discard_resume_points(folder: str | Path) -> None:
     shutil.rmtree(Path(folder) / SETTLING, ignore_errors=True)
 
 
-SCHEMA = 1  # of result.json
-DONE = ("done", "budget_missed")
+FINISHED = get_args(Status)
 
 
 class BusyError(TimeoutError):
@@ -136,7 +136,7 @@ class RunFolder:
 
     # -- ending ----------------------------------------------------------------------------------------
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> AnyResult | None:
         """The stored result of a finished run, else None; `stored` says why an existing one does not count.
 
         Raises:
@@ -144,7 +144,7 @@ class RunFolder:
         """
         return self.stored()[0]
 
-    def stored(self) -> tuple[dict[str, Any] | None, str | None]:
+    def stored(self) -> tuple[AnyResult | None, str | None]:
         """The result and no problem, or no result and why: half-written, unreadable, older, not finished.
 
         Where nothing is stored both are None.
@@ -155,9 +155,9 @@ class RunFolder:
         path = self.path / "result.json"
         if not path.exists():
             return None, None
-        result, why = _read_json(path)
-        if result is not None:
-            schema, status = result.get("schema"), result.get("status")
+        content, why = _read_json(path)
+        if content is not None:
+            schema, status = content.get("schema"), content.get("status")
             if isinstance(schema, int) and schema > SCHEMA:
                 raise ValueError(
                     f"{path} has schema {schema}, this prunekit reads up to {SCHEMA}; "
@@ -165,17 +165,21 @@ class RunFolder:
                 )
             if schema != SCHEMA:
                 why = f"has schema {schema}, this prunekit writes {SCHEMA}"
-            elif status not in DONE:
-                why = f"has status {status!r}, finished runs have {' or '.join(DONE)}"
-        if why is None:
-            return result, None
+            elif status not in FINISHED:
+                why = f"has status {status!r}, finished runs have {' or '.join(FINISHED)}"
+            else:
+                try:
+                    return parse_result(content), None
+                except ValueError as error:
+                    why = f"{error}: an older prunekit wrote it"
         return None, f"{path} {why}; the run counts as not done and is finished now."
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: AnyResult) -> None:
         """Writes result.json atomically. Call it last: from then on the run is done."""
         # json's default refuses what it does not know, so a tensor cannot slip in as text
+        content = json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n"
         (self.path / "failed.json").unlink(missing_ok=True)
-        atomic_write_text(self.path / "result.json", json.dumps(dict(result), indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(self.path / "result.json", content)
 
     # -- one process at a time -------------------------------------------------------------------------
 

@@ -221,7 +221,7 @@ class Sweep:
                 rows.append(row | {key: failure[key] for key in ("exit_code", "message", "log")})
             else:
                 result = finished(job.folder)
-                rows.append(row | {"exit_code": CRASHED if result is None else int(result["exit_code"])})
+                rows.append(row | {"exit_code": CRASHED if result is None else result.exit_code})
         codes = [int(str(row["exit_code"])) for row in rows]
         counted = Counter(codes)
         words = {DONE: "done", MISSED: "missed their budget", BAD_CONFIG: "cannot run", CRASHED: "crashed"}

@@ -10,6 +10,7 @@ import torch
 import yaml
 from support.exported import PRUNERS, stored_run
 from support.models import tiny_model
+from support.run_result import CONTENT
 from transformers import AutoTokenizer
 
 from prunekit.bench import peers
@@ -137,7 +138,7 @@ def test_runs_whose_texts_are_not_read_one_by_one_are_refused_before_anything_sl
     (run / "model" / "config.json").write_text("{}")  # no weights: none are looked at
     cfg, _ = compose(["method=topk", f"task={task}", "backbone=tiny"])
     (run / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(cfg))))
-    result = {"schema": 1, "status": "done", "hash": "1a2b3c4d", "method": "topk", "task": task}
+    result = CONTENT | {"hash": "1a2b3c4d", "method": "topk", "task": task}
     (run / "result.json").write_text(json.dumps(result))
     for slow in ("torch", "prunekit.models.pretrained", "prunekit.bench.protocol"):
         monkeypatch.setitem(sys.modules, slow, None)  # importing it now is an ImportError

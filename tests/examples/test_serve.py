@@ -23,6 +23,7 @@ import yaml
 from support.exported import PRUNERS, stored_run
 from support.models import tiny_model
 from support.paths import ROOT
+from support.run_result import CONTENT
 
 from prunekit.bench.protocol import Encoded
 from prunekit.cli.settings import parse_settings
@@ -416,7 +417,7 @@ def test_a_run_that_finds_answers_is_refused_before_anything_slow(tmp_path, monk
     (tmp_path / "model" / "config.json").write_text("{}")
     cfg, _ = compose(["method=topk", "task=squad2", "backbone=tiny"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(cfg))))
-    result = {"schema": 1, "status": "done", "hash": "1a2b3c4d", "method": "topk", "task": "squad2"}
+    result = CONTENT | {"hash": "1a2b3c4d", "method": "topk", "task": "squad2"}
     (tmp_path / "result.json").write_text(json.dumps(result))
     monkeypatch.setitem(sys.modules, "prunekit.models.pretrained", None)
     with pytest.raises(ConfigError, match="finds answers, which this server does not"):

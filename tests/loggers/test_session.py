@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from support import wandb_read
+from support.run_result import CONTENT, changed
 
 from prunekit.files import append_jsonl, read_jsonl
 from prunekit.loggers import base, tensorboard
@@ -299,13 +300,7 @@ def test_disabled_by_the_environment_means_no_run(tmp_path, said, monkeypatch):
 # -- the rest ----------------------------------------------------------------------------------------
 
 
-RESULT = {
-    "status": "done",
-    "score": {"dense": 0.968, "pruned": 0.962},
-    "budget": {"asked": None, "reached": 2.98},
-    "flops": {"pruned_g": 0.7, "flops_vs_unpadded": 2.98, "split": "test"},
-    "speed": [{"batch_size": 32, "speedup_vs_padded": 2.4, "speedup_vs_packed": 2.1}],
-}
+RESULT = changed(budget__asked=None, flops__pruned_g=0.7, flops__flops_vs_unpadded=2.98, speed=CONTENT["speed"][1:])
 
 
 def test_final_numbers_are_flat_and_leave_out_what_is_not_known():
@@ -314,11 +309,15 @@ def test_final_numbers_are_flat_and_leave_out_what_is_not_known():
         "final/score": 0.962,
         "final/score_dense": 0.968,
         "final/budget_reached": 2.98,
+        "final/dense_unpadded_g": 2.1234,
+        "final/dense_padded_g": 2.745,
         "final/pruned_g": 0.7,
         "final/flops_vs_unpadded": 2.98,
+        "final/flops_vs_padded": 3.854,
+        "final/padded_to": 128,
         "final/flops_kept": pytest.approx(0.3356, abs=1e-4),
-        "final/speedup_vs_padded_b32": 2.4,
-        "final/speedup_vs_packed_b32": 2.1,
+        "final/speedup_vs_padded_b32": 2.398,
+        "final/speedup_vs_packed_b32": 2.145,
     }
 
 

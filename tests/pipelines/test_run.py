@@ -49,10 +49,10 @@ def finished(tmp_path_factory):
 def test_stored_examples_agree_with_the_result(finished):
     folder, result = finished
     found = load_examples(run_folder(folder))
-    rows = result["score"]["rows"]
-    assert (found.predicted == found.labels).mean() == pytest.approx(result["score"]["pruned"])
-    assert (found.dense == found.labels).mean() == pytest.approx(result["score"]["dense"])
-    assert found.counts.mean(0).tolist() == pytest.approx(result["tokens_per_layer"])
+    rows = result.score.rows
+    assert (found.predicted == found.labels).mean() == pytest.approx(result.score.pruned)
+    assert (found.dense == found.labels).mean() == pytest.approx(result.score.dense)
+    assert found.counts.mean(0).tolist() == pytest.approx(list(result.tokens_per_layer))
     assert len(found.index) == rows
     for number in range(rows):
         depth = found.depth[found.text(number)]
@@ -80,27 +80,27 @@ def test_a_run_leaves_everything_that_is_promised(finished):
         assert (left / name).is_file(), name
     for name in ("config.json", "model.safetensors", "prunekit.json", "prunekit.safetensors", "tokenizer.json"):
         assert (left / "model" / name).is_file(), name
-    assert json.loads((left / "result.json").read_text()) == result
+    assert json.loads((left / "result.json").read_text()) == result.to_json()
     manifest = json.loads((left / "manifest.json").read_text())
-    assert manifest["hash"] == result["hash"] == left.name.split("-")[1]
+    assert manifest["hash"] == result.hash == left.name.split("-")[1]
     assert len(manifest["data_fingerprint"]) == 64
 
 
 def test_the_result_says_what_was_reached_against_both_baselines(finished):
     _, result = finished
-    assert result["exit_code"] == (0 if result["budget"]["met"] else 3)
-    assert result["budget"]["asked"] == 1.5
-    flops = result["flops"]
-    assert flops["flops_vs_unpadded"] == pytest.approx(flops["dense_unpadded_g"] / flops["pruned_g"])
-    assert flops["flops_vs_padded"] == pytest.approx(flops["dense_padded_g"] / flops["pruned_g"])
-    assert [row["batch_size"] for row in result["speed"]] == [1, 4]
-    assert result["execution"] == {"validation": "mask", "test": "pack"}
+    assert result.exit_code == (0 if result.budget.met else 3)
+    assert result.budget.asked == 1.5
+    flops = result.flops
+    assert flops.flops_vs_unpadded == pytest.approx(flops.dense_unpadded_g / flops.pruned_g)
+    assert flops.flops_vs_padded == pytest.approx(flops.dense_padded_g / flops.pruned_g)
+    assert [row.batch_size for row in result.speed] == [1, 4]
+    assert result.execution.to_json() == {"validation": "mask", "test": "pack"}
 
 
 def test_the_budget_is_met_on_validation_within_two_percent(finished):
     _, result = finished
-    assert result["budget"]["met"]
-    assert abs(1.5 / result["budget"]["reached"] - 1) <= 0.02
+    assert result.budget.met
+    assert abs(1.5 / result.budget.reached - 1) <= 0.02
 
 
 def test_the_saved_model_reproduces_the_result(finished):
@@ -126,8 +126,8 @@ def test_the_saved_model_reproduces_the_result(finished):
     from prunekit.cost import Shape
 
     found = evaluate(model, data.loader("test"), spec, Shape.from_config(model.config), data.num_labels, "pack")
-    assert found.metrics[spec.score] == pytest.approx(result["score"]["pruned"])
-    assert found.cost["pruned_g"] == pytest.approx(result["flops"]["pruned_g"])
+    assert found.metrics[spec.score] == pytest.approx(result.score.pruned)
+    assert found.cost["pruned_g"] == pytest.approx(result.flops.pruned_g)
 
 
 def test_the_same_command_again_returns_the_stored_result(finished, capsys, monkeypatch):
@@ -148,8 +148,8 @@ def test_metrics_are_logged_layer_by_layer(finished):
 def test_same_seed_same_numbers_another_seed_other_numbers(finished, tmp_path):
     folder, result = finished
     again = run(config(tmp_path))
-    assert again["score"] == result["score"]
-    assert again["flops"] == result["flops"]
+    assert again.score == result.score
+    assert again.flops == result.flops
     weights = [load_file(run_folder(place) / "model" / "model.safetensors") for place in (folder, tmp_path)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     run(config(tmp_path, "seed=2", "bench.enabled=false"))
@@ -182,8 +182,8 @@ def test_a_missed_budget_exits_with_3_and_keeps_the_closest_checkpoint(tmp_path)
     cfg = config(tmp_path, "method.hard_fraction=0", "method.reg_lr=1e-6", "bench.enabled=false", "trainer.epochs=1")
     assert train(cfg) == 3
     result = json.loads((run_folder(tmp_path) / "result.json").read_text())
-    assert result["status"] == "budget_missed"
-    assert result["budget"]["reached"] == pytest.approx(1.0)
+    assert result.status == "budget_missed"
+    assert result.budget.reached == pytest.approx(1.0)
     assert (run_folder(tmp_path) / "model" / "model.safetensors").is_file()
 
 
@@ -191,16 +191,16 @@ def test_a_missed_budget_exits_with_3_and_keeps_the_closest_checkpoint(tmp_path)
 def test_the_reference_behaviour_runs_and_is_tested_as_it_is_trained(tmp_path):
     """Its decisions hang on padding, so there is nothing to pack."""
     result = run(config(tmp_path, "method.compat=true", "trainer.epochs=2", "teacher.epochs=1"))
-    assert result["execution"] == {"validation": "mask", "test": "mask"}
-    assert result["speed"] == []
+    assert result.execution.to_json() == {"validation": "mask", "test": "mask"}
+    assert result.speed == ()
 
 
 @pytest.mark.slow
 def test_the_methods_own_knob_is_reported_in_its_own_terms(tmp_path):
     result = run(config(tmp_path, "budget=null", "method.target_sparsity=0.3", "bench.enabled=false"))
-    assert result["budget"]["asked"] is None
-    assert result["budget"]["knob"]["asked"] == pytest.approx(0.3)
-    assert result["budget"]["knob"]["name"] == "measured sparsity"
+    assert result.budget.asked is None
+    assert result.budget.knob.asked == pytest.approx(0.3)
+    assert result.budget.knob.name == "measured sparsity"
 
 
 def test_a_knob_out_of_reach_is_refused_in_its_own_terms(tmp_path):
@@ -236,7 +236,7 @@ def test_a_teacher_of_another_task_is_refused(finished, tmp_path):
 
 @pytest.mark.parametrize(("key", "named"), [("teacher.path", "teacher.path"), ("backbone.path", "backbone")])
 def test_a_pruned_model_is_no_dense_one(finished, tmp_path, key, named):
-    (found,) = (finished[0] / "runs").glob(f"synthetic/top/tiny/*/*-{finished[1]['hash']}")
+    (found,) = (finished[0] / "runs").glob(f"synthetic/top/tiny/*/*-{finished[1].hash}")
     pruned = found / "model"
     with pytest.raises(ConfigError, match=rf"{named}={pruned} is a pruned model, which would run unpruned here"):
         train(config(tmp_path, f"{key}={pruned}"))
@@ -298,7 +298,7 @@ def test_a_run_whose_model_was_removed_is_not_done(finished, tmp_path):
     import shutil
 
     folder, result = finished
-    (found,) = (folder / "runs").glob(f"synthetic/top/tiny/*/*-{result['hash']}")
+    (found,) = (folder / "runs").glob(f"synthetic/top/tiny/*/*-{result.hash}")
     left = found.relative_to(folder)
     for done in (left, run_folder(folder, "dense").relative_to(folder)):
         shutil.copytree(folder / done, tmp_path / done)
@@ -323,7 +323,7 @@ def test_a_fine_tuned_folder_can_be_the_teacher(finished, tmp_path):
     folder, _ = finished
     teacher = run_folder(folder, "dense") / "model"
     result = run(config(tmp_path, f"teacher.path={teacher}", "trainer.max_steps=3", "bench.enabled=false"))
-    assert result["score"]["dense"] == finished[1]["score"]["dense"]
+    assert result.score.dense == finished[1].score.dense
     assert not (tmp_path / "runs" / "synthetic" / "dense").exists()
 
 
@@ -350,10 +350,10 @@ ONE_KNOB = [
 @pytest.mark.parametrize("overrides", ONE_KNOB, ids=" ".join)
 def test_methods_with_one_knob_meet_the_budget_with_and_without_training(tmp_path, overrides, train):
     result = run(plain(tmp_path, *overrides, f"method.train={train}"))
-    assert result["budget"]["met"]
-    assert abs(1.5 / result["budget"]["reached"] - 1) <= 0.02
-    assert ("fit" in result["seconds"]) == (train == "true")
-    assert (run_folder(tmp_path, result["method"]) / "model" / "prunekit.json").is_file()
+    assert result.budget.met
+    assert abs(1.5 / result.budget.reached - 1) <= 0.02
+    assert ("fit" in result.seconds) == (train == "true")
+    assert (run_folder(tmp_path, result.method) / "model" / "prunekit.json").is_file()
 
 
 @pytest.mark.slow
@@ -384,7 +384,7 @@ def test_every_family_runs_end_to_end(tmp_path, family):
             "budget_tolerance=0.05",  # of 15 tokens in 8 bins a bin is more than 2 % of the FLOPs
         )
     )
-    assert result["budget"]["met"]
+    assert result.budget.met
 
 
 @pytest.mark.slow
@@ -424,7 +424,7 @@ def test_every_published_recipe_of_ltp_runs_on_generated_sentences(tmp_path, pat
 @pytest.mark.parametrize("profile", ["house", "reference"])
 def test_ltp_learns_thresholds_and_meets_the_budget(tmp_path, profile):
     result = run(plain(tmp_path, "method=ltp", f"method.profile={profile}", "trainer.epochs=2"))
-    assert result["budget"]["met"]
+    assert result.budget.met
     left = run_folder(tmp_path, "ltp")
     stored = load_file(left / "model" / "prunekit.safetensors")
     line = torch.tensor([0.32, 0.64, 0.96])
@@ -438,17 +438,17 @@ def test_a_run_trained_on_short_texts_is_reported_by_band_of_length(tmp_path, ca
     short = ["trainer.lr=1e-3", "method.hard_fraction=0.5", "trainer.epochs=2"]
     cfg = plain(tmp_path, "experiment=length_robustness", "task.synthetic_rows=96", *short)
     result = run(cfg)
-    bands = result["bands"]
+    bands = result.bands
     assert len(bands) == 4
-    assert [band["below"] for band in bands[:-1]] == [band["from"] for band in bands[1:]]
-    assert sum(band["rows"] for band in bands) == result["score"]["rows"]
-    share = sum(band["pruned"] * band["rows"] for band in bands) / result["score"]["rows"]
-    assert share == pytest.approx(result["score"]["pruned"])
+    assert [band.below for band in bands[:-1]] == [band.low for band in bands[1:]]
+    assert sum(band.rows for band in bands) == result.score.rows
+    share = sum(band.pruned * band.rows for band in bands) / result.score.rows
+    assert share == pytest.approx(result.score.pruned)
     left = next((tmp_path / "runs").glob("qnli/ltp/tiny/*/s1-*"))
     drawn = json.loads((left / "plots" / "bands.json").read_text())
-    assert drawn == {"score": "accuracy", "bands": bands}
+    assert drawn == {"score": "accuracy", "bands": [band.to_json() for band in bands]}
     assert (left / "plots" / "bands.png").read_bytes().startswith(b"\x89PNG")
-    assert f"accuracy, {bands[-1]['rows']} of {bands[-1]['from']} to" in capsys.readouterr().out
+    assert f"accuracy, {bands[-1].rows} of {bands[-1].low} to" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -456,8 +456,8 @@ def test_a_search_leaves_its_pareto_set_in_numbers_and_as_a_picture(tmp_path):
     result = run(plain(tmp_path, "method=lat", "method.train=false", "method.iterations=1", "method.population=2"))
     left = run_folder(tmp_path, "lat")
     numbers = json.loads((left / "plots" / "pareto.json").read_text())
-    assert result["search"]["chosen"] == numbers["chosen"]
-    assert result["search"]["pareto"] == numbers["pareto"]
+    assert result.search.chosen.to_json() == numbers["chosen"]
+    assert [point.to_json() for point in result.search.pareto] == numbers["pareto"]
     assert (left / "plots" / "pareto.png").read_bytes().startswith(b"\x89PNG")
     stored = json.loads((left / "model" / "prunekit.json").read_text())
     assert list(stored["pruner"]["policy"]["arguments"]["ratios"].values()) == numbers["chosen"]["shares"]
@@ -550,8 +550,8 @@ def test_a_search_that_is_killed_ends_with_the_same_lengths(tmp_path):
     )
     assert Training(words, tmp_path).wait() == 0
     killed = json.loads((run_folder(tmp_path / "killed", "lat") / "result.json").read_text())
-    assert killed["search"] == whole["search"]
-    assert killed["score"] == whole["score"]
+    assert killed["search"] == whole.search.to_json()
+    assert killed["score"] == whole.score.to_json()
     for name in ("model.safetensors", "prunekit.safetensors"):
         contents = [
             (run_folder(tmp_path / place, "lat") / "model" / name).read_bytes() for place in ("whole", "killed")

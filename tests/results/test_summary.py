@@ -7,13 +7,13 @@ from support.run_result import RESULT, changed
 
 from prunekit.results.summary import (
     Row,
+    format_points,
+    format_score,
+    format_significant,
     markdown,
     noise,
-    points,
     print_result,
     rows,
-    shown_score,
-    significant,
     speed_verdict,
     verdicts,
 )
@@ -72,8 +72,7 @@ def test_how_much_of_the_nominal_reduction_the_clock_shows():
 
 
 def test_a_noisy_measurement_says_how_noisy():
-    result = changed()
-    result["speed"][1]["control"] = 1.25
+    result = changed(speed__1__control=1.25)
     assert verdicts(result)[2][1].endswith("72 % of it is realised (noise ±25 %)")
 
 
@@ -99,8 +98,11 @@ def test_the_budget_asked_and_reached_and_whether_it_was_met(changes, sentence, 
 
 
 GOAL = {
-    "asked_ms": 12.0, "batch": 8, "threads": 1, "dtype": "fp32", "clock": "cpu", "predicted_ms": 11.6,
-    "measured_ms": 11.9, "p95_ms": 13.1, "tolerance": 0.05, "feasible_ms": [6.25, 40.0], "control": 1.0, "met": True,
+    "asked_ms": 12.0, "batch": 8, "threads": 1, "dtype": "fp32", "device": "cpu", "clock": "cpu", "split": "validation",
+    "texts": 64, "budget": 3.0, "predicted_ms": 11.6, "fastest_ms": 6.25, "dense_ms": 40.0,
+    "predicted_as_trained_ms": 11.7, "measured_ms": 11.9, "ms": {"median": 11.9, "q25": 11.5, "q75": 12.2},
+    "p95_ms": 13.1, "control": 1.0, "rounds": 5, "load": None, "margin": 0.03, "tolerance": 0.05,
+    "feasible_ms": [6.25, 40.0], "met": True,
 }  # fmt: skip
 
 
@@ -190,17 +192,17 @@ def test_the_markdown_has_the_same_cells():
     ],
 )
 def test_three_significant_digits_and_never_less_than_the_whole_part(value, shown):
-    assert significant(value) == shown
+    assert format_significant(value) == shown
 
 
 def test_points_have_a_sign_except_for_none():
-    assert [points(0.006), points(-0.0123), points(0.00001), points(-0.00001)] == [
+    assert [format_points(change) for change in (0.006, -0.0123, 0.00001, -0.00001)] == [
         "+0.60 points",
         "-1.23 points",
         "0.00 points",
         "0.00 points",
     ]
-    assert shown_score(0.6034) == "60.34"
+    assert format_score(0.6034) == "60.34"
 
 
 @pytest.mark.parametrize(
@@ -217,6 +219,6 @@ def test_a_ratio_within_the_noise_is_no_difference(ratio, said):
 
 
 def test_noise_is_the_control_in_either_direction_and_at_least_two_percent():
-    assert noise({"control": 1.0}) == noise({}) == 0.02
-    assert noise({"control": 1.1}) == pytest.approx(0.1)
-    assert noise({"control": 0.8}) == pytest.approx(0.25)
+    assert noise(1.0) == noise(None) == 0.02
+    assert noise(1.1) == pytest.approx(0.1)
+    assert noise(0.8) == pytest.approx(0.25)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.run_result import changed
 
 from prunekit.config.composition import compose
 from prunekit.files import write_jsonl
@@ -27,7 +28,7 @@ def finished_run(
     (run.path / "manifest.json").write_text(json.dumps(manifest))
     write_jsonl(run.path / "metrics.jsonl", [{"step": steps - 1, "epoch": 0, "time": 0.0}])
     (run.path / "weights").write_bytes(b"0" * 1000)
-    run.write_result({"schema": 1, "status": "done", "seconds": {"fit": fit, "teacher": 50.0, "total": total}})
+    run.write_result(changed(seconds={"fit": fit, "teacher": 50.0, "total": total}))
 
 
 def planned(*overrides: str) -> dict:
@@ -51,8 +52,7 @@ def test_runs_that_prune_weights_are_told_by_their_own_texts(tmp_path: Path):
     run.path.mkdir(parents=True)
     (run.path / "config.yaml").write_text(yaml.safe_dump(cfg))
     (run.path / "manifest.json").write_text("{}")
-    seconds = {"evaluate": 3.0, "total": 9.0}
-    run.write_result({"schema": 1, "status": "done", "mean_length": 1.0, "seconds": seconds})  # per token
+    run.write_result(changed(mean_length=1.0, seconds={"evaluate": 3.0, "total": 9.0}))  # per token
     estimate = Estimator(tmp_path)
     assert estimate.seconds(canonical(compose([*weights, "seed=2", "method.calibration=mixed"])[0])) == 9.0
     assert estimate.seconds(canonical(compose([*weights, "task.open.samples=16"])[0])) is None

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from support.run_result import RESULT, changed
 
 from prunekit import environment, files
 from prunekit.config.identity import config_hash
@@ -25,9 +26,6 @@ def config(runs_dir, **changes):
         "force": False,
     }
     return base | changes
-
-
-RESULT = {"schema": 1, "status": "done", "exit_code": 0}
 
 
 # -- the path ----------------------------------------------------------------------------------------
@@ -215,8 +213,8 @@ def test_a_result_is_there_when_it_was_written_and_not_before(tmp_path):
     assert folder.stored() == (None, None)
     folder.write_result(RESULT)
     assert folder.result() == RESULT
-    folder.write_result(RESULT | {"status": "budget_missed", "exit_code": 3})
-    assert folder.result()["exit_code"] == 3
+    folder.write_result(changed(status="budget_missed", exit_code=3))
+    assert folder.result().exit_code == 3
 
 
 @pytest.mark.parametrize(
@@ -228,6 +226,7 @@ def test_a_result_is_there_when_it_was_written_and_not_before(tmp_path):
         ('{"schema": 0, "status": "done"}', "has schema 0, this prunekit writes 1"),
         ('{"status": "done"}', "has schema None, this prunekit writes 1"),
         ('{"schema": 1, "status": "running"}', "has status 'running', finished runs have done or budget_missed"),
+        ('{"schema": 1, "status": "done"}', "lacks 'exit_code': an older prunekit wrote it"),
     ],
 )
 def test_a_result_that_does_not_count_is_no_result_and_says_why(tmp_path, content, problem, capsys):
@@ -252,7 +251,7 @@ def test_bytes_that_are_no_text_are_no_result(tmp_path):
 
 def test_a_result_of_a_newer_prunekit_is_not_overwritten(tmp_path):
     folder = RunFolder.of(config(tmp_path))
-    folder.write_result(RESULT | {"schema": 2})
+    folder.write_result(changed(schema=2))
     with pytest.raises(ValueError, match=r"result\.json has schema 2, this prunekit reads up to 1; upgrade prunekit"):
         folder.result()
 
@@ -261,7 +260,7 @@ def test_a_result_with_a_number_that_json_does_not_know_is_refused_whole(tmp_pat
     folder = RunFolder.of(config(tmp_path))
     folder.write_result(RESULT)
     with pytest.raises(TypeError, match="not JSON serializable"):
-        folder.write_result(RESULT | {"score": {1.0}})
+        folder.write_result(changed(remark={1.0}))
     assert folder.result() == RESULT
 
 

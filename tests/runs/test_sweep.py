@@ -17,6 +17,7 @@ import pytest
 import yaml
 from support import fake_sweep
 from support.paths import TESTS
+from support.run_result import changed
 
 from prunekit.cli import main
 from prunekit.config.composition import compose
@@ -34,7 +35,8 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
     """A sweep in a process of its own."""
     command = [sys.executable, str(FAKE), "runs_dir=runs", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, **pipes)
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path, **environment}, **pipes)
 
 
 @pytest.fixture
@@ -134,8 +136,8 @@ def test_a_missed_budget_is_listed_as_such_and_is_worth_the_least(sweep, tmp_pat
     assert code == 3
     assert "1 done, 1 missed their budget" in out
     assert any(line.startswith("missed     dense bbc_news minilm s3") for line in out.splitlines())
-    assert objective_of({"exit_code": 3, "score": {"validation": 0.9}}) == WORST
-    assert objective_of({"exit_code": 0, "score": {"validation": 0.9, "pruned": 0.1}}) == 0.9  # never the test split
+    assert objective_of(changed(exit_code=3, score__validation=0.9)) == WORST
+    assert objective_of(changed(exit_code=0, score__validation=0.9, score__pruned=0.1)) == 0.9  # never the test split
 
 
 @pytest.mark.slow
@@ -299,8 +301,7 @@ def test_progress_counts_what_any_process_finished_and_tells_when_all_will_be(tm
     for run in runs[:3]:
         run.mkdir(parents=True)
         (run / "result.json").write_text("{}")
-    result = {"exit_code": 0, "score": {"metric": "accuracy", "pruned": 0.9}, "budget": {"reached": 2.0}}
-    board.ends("topk", result, 10.0)
+    board.ends("topk", changed(score__pruned=0.9, budget__reached=2.0), 10.0)
     assert capsys.readouterr().out == "3/4 done    topk   accuracy 0.9000, 2.00x, 00:10 | ETA 00:10\n"
 
 

@@ -17,6 +17,7 @@ from prunekit.tokens.policies import KeepRatio, LearnedThreshold, MeanMinusStd
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.rank_gates import RankGate
 from prunekit.tokens.scorers import AccumulatedReceived, AttentionReceived
+from support.run_result import CONTENT
 
 # of the tiny backbone, which has four layers
 PRUNERS = {
@@ -43,6 +44,6 @@ def stored_run(folder: Path, method: str, pruner: TokenPruner | None) -> Path:
     run = folder / "run"
     pretrained.save(install(model, pruner), AutoTokenizer.from_pretrained(backbone), run / "model")
     (run / "config.yaml").write_text(yaml.safe_dump(cfg))
-    result = {"schema": 1, "status": "done", "hash": "1a2b3c4d", "method": method, "task": "synthetic"}
+    result = CONTENT | {"hash": "1a2b3c4d", "method": method, "task": "synthetic"}
     (run / "result.json").write_text(json.dumps(result))
     return run

@@ -20,6 +20,8 @@ from prunekit.pipelines import run as run_module
 from prunekit.runs.finished import finished
 from prunekit.runs.folder import BusyError, RunFolder
 from prunekit.runs.identity import canonical, teacher_config
+from prunekit.runs.result import AnyResult, RunResult
+from support.run_result import changed
 
 
 class Pipeline:
@@ -28,7 +30,7 @@ class Pipeline:
     def __init__(self, cfg: dict[str, Any], folder: RunFolder, *, wait: bool) -> None:
         self.cfg, self.folder, self.wait = cfg, folder, wait
 
-    def execute(self) -> dict[str, Any]:
+    def execute(self) -> RunResult:
         seed, method = self.cfg["seed"], self.cfg["method"]["name"]
         teacher = teacher_config(self.cfg)
         if teacher is not None:
@@ -50,17 +52,17 @@ class Pipeline:
             stream.write(f"{method} {seed}\n")
         print(f"trained {method} {seed}")
         atomic_write_text(self.folder.path / "model" / "config.json", "{}")
-        return {
-            "schema": 1,
-            "status": "budget_missed" if seed == 3 else "done",
-            "exit_code": 3 if seed == 3 else 0,
-            "score": {"metric": "accuracy", "pruned": 0.75, "validation": 0.5 + seed / 100},
-            "budget": {"reached": 2.0},
-            "seconds": {"total": 8.0},
-        }
+        return changed(
+            status="budget_missed" if seed == 3 else "done",
+            exit_code=3 if seed == 3 else 0,
+            score__pruned=0.75,
+            score__validation=0.5 + seed / 100,
+            budget__reached=2.0,
+            seconds={"total": 8.0},
+        )
 
 
-def run(cfg: dict[str, Any], *, wait: bool = True) -> dict[str, Any]:
+def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
     """As prunekit.pipelines.run.run, as far as folders, locks and results go."""
     cfg = canonical(cfg)
     folder = RunFolder.of(cfg)

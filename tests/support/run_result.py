@@ -1,10 +1,13 @@
-"""The result of a run, as result.json holds it."""
+"""The result of a run, and what its result.json holds."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
-RESULT = {
+from prunekit.runs.result import RunResult
+
+CONTENT: dict[str, Any] = {
     "schema": 1,
     "status": "done",
     "exit_code": 0,
@@ -14,7 +17,7 @@ RESULT = {
     "seed": 1,
     "hash": "0a1b2c3d",
     "command": "python train.py method=top task=bbc_news",
-    "budget": {"asked": 3.0, "tolerance": 0.02, "reached": 2.98, "met": True, "split": "validation"},
+    "budget": {"asked": 3.0, "reached": 2.98, "met": True, "tolerance": 0.02, "split": "validation"},
     "score": {
         "metric": "accuracy",
         "split": "test",
@@ -23,6 +26,7 @@ RESULT = {
         "pruned": 0.962,
         "dense_all": {"accuracy": 0.968, "f1": 0.9612},
         "pruned_all": {"accuracy": 0.962, "f1": 0.9634},
+        "validation": 0.97,
     },
     "flops": {
         "dense_unpadded_g": 2.1234,
@@ -56,18 +60,20 @@ RESULT = {
         },
     ],
     "truncated": {"train": {"rows": 1210}, "validation": {"rows": 0}},
-    "seconds": {"teacher": 140.2, "fit": 201.9, "total": 390.1},
     "execution": {"validation": "mask", "test": "pack"},
+    "seconds": {"teacher": 140.2, "fit": 201.9, "total": 390.1},
 }
 
+RESULT = RunResult.from_json(CONTENT)
 
-def changed(**paths):
-    """RESULT with `budget__met=False` standing for result["budget"]["met"]."""
-    result = copy.deepcopy(RESULT)
+
+def changed(**paths: Any) -> RunResult:
+    """RESULT with `budget__met=False` standing for its content["budget"]["met"], and `speed__1` for ["speed"][1]."""
+    content = copy.deepcopy(CONTENT)
     for path, value in paths.items():
         *parents, last = path.split("__")
-        place = result
+        place: Any = content
         for parent in parents:
-            place = place[parent]
+            place = place[int(parent)] if isinstance(place, list) else place[parent]
         place[last] = value
-    return result
+    return RunResult.from_json(content)

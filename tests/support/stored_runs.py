@@ -10,7 +10,7 @@ from prunekit.results.examples import Examples, coded, save
 
 
 def result(method, budget, seed, score, **changes):
-    """What result.json holds, as far as a table reads it."""
+    """What result.json of a run that prunes tokens holds."""
     asked = None if budget == "dense" else float(budget[:-1])
     task = changes.pop("task", "cola")
     found = {
@@ -23,7 +23,7 @@ def result(method, budget, seed, score, **changes):
         "seed": seed,
         "hash": f"{method[:4]:0<4}{budget[:2]}{seed:02d}",
         "command": f"python train.py method={method}",
-        "budget": {"asked": asked, "reached": asked or 1.0, "met": True, "split": "validation"},
+        "budget": {"asked": asked, "reached": asked or 1.0, "met": True, "tolerance": 0.02, "split": "validation"},
         "score": {
             "metric": "matthews",
             "split": "validation",
@@ -39,10 +39,45 @@ def result(method, budget, seed, score, **changes):
             "pruned_g": 2.0 / (asked or 1.0),
             "flops_vs_unpadded": asked or 1.0,
             "flops_vs_padded": 4 * (asked or 1.0),
+            "padded_to": 64,
         },
         "tokens_per_layer": [8.0, 4.0],
         "mean_length": 9.0,
-        "speed": [{"batch_size": 1, "speedup_vs_packed": 1.5, "speedup_vs_padded": 1.6, "control": 1.0}],
+        "speed": [
+            {
+                "batch_size": 1,
+                "dense_padded_ms": 16.0,
+                "dense_packed_ms": 15.0,
+                "pruned_packed_ms": 10.0,
+                "speedup_vs_padded": 1.6,
+                "speedup_vs_packed": 1.5,
+                "control": 1.0,
+            }
+        ],
+        "execution": {"validation": "mask", "test": "pack"},
+    }
+    return {**found, **changes}
+
+
+def weight_result(method, seed, perplexity, **changes):
+    """What result.json of a run that prunes weights holds; the dense model has a perplexity of 20."""
+    whole = result(method, "2x", seed, 1 / perplexity)
+    quality = {"open_perplexity": 30.0, "open_tokens": 100, "domain_perplexity": 20.0, "domain_tokens": 100}
+    sparsity = {"matrix_min": 0.5, "matrix_mean": 0.5, "matrix_max": 0.5, "of_prunable": 0.5, "of_model": 0.4}
+    found = {
+        **{key: value for key, value in whole.items() if key != "execution"},
+        "prunes": "weights",
+        "variant": method,
+        "score": whole["score"]
+        | {"pruned_all": {"domain_perplexity": perplexity}, "dense_all": {"domain_perplexity": 20.0}},
+        "dense": quality,
+        "pruned": quality | {"domain_perplexity": perplexity},
+        "sparsity": sparsity | {"removed": 500, "prunable": 1000, "parameters": 1250},
+        "calibration": {},
+        "two_of_four": False,
+        "reused": [],
+        "seconds": {"total": 60.0},
+        "peak_memory_mib": 100.0,
     }
     return {**found, **changes}
 

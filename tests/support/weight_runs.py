@@ -33,5 +33,5 @@ def configured(folder, *given):
 def run_small(folder, *given):
     """The result of a small run and its folder."""
     result = run(configured(folder, *given))
-    (path,) = (folder / "runs").glob(f"*/*/*/*/*-{result['hash']}")
+    (path,) = (folder / "runs").glob(f"*/*/*/*/*-{result.hash}")
     return result, path

@@ -140,14 +140,14 @@ def test_a_streamed_run_is_the_run_in_memory_to_the_bit(given, tmp_path):
     found = []
     for how in ("false", "true"):
         result, path = run_small(tmp_path / how, *given, f"method.stream={how}")
-        assert result["streamed"] == (how == "true")
+        assert result.streamed == (how == "true")
         found.append((result, path))
         assert not (path / "scratch").exists()
     (one, whole), (other, streamed) = found
-    assert one["pruned"] == other["pruned"]
-    assert one["dense"] == other["dense"]
-    assert one["hash"] == other["hash"]
-    assert one["sparsity"] == other["sparsity"]
+    assert one.pruned == other.pruned
+    assert one.dense == other.dense
+    assert one.hash == other.hash
+    assert one.sparsity == other.sparsity
     files = ["masks.safetensors", *(["compact.safetensors"] if "method.compact=true" in given else [])]
     for file in files:
         first, second = load_file(whole / "model" / file), load_file(streamed / "model" / file)

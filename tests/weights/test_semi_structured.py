@@ -34,11 +34,11 @@ def test_without_a_gpu_the_reason_is_given():
 
 def test_a_run_says_how_many_matrices_converted_and_why_not(tmp_path):
     result, path = run_small(tmp_path, "method=magnitude", "method.group=nm")
-    assert result["two_of_four"]
-    found = result["semi_structured"]
-    assert found["matrices"] == 28
-    assert (found["converted"] == 28) == (found["why_not"] is None)
-    assert f"took {found['converted']} of 28 matrices" in (path / "model" / "README.md").read_text()
+    assert result.two_of_four
+    found = result.semi_structured
+    assert found.matrices == 28
+    assert (found.converted == 28) == (found.why_not is None)
+    assert f"took {found.converted} of 28 matrices" in (path / "model" / "README.md").read_text()
 
 
 @pytest.mark.gpu

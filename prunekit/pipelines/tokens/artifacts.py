@@ -29,6 +29,7 @@ from prunekit.results import examples, heatmap
 from prunekit.results.card import model_card
 from prunekit.results.plots import write_bands, write_pareto, write_plots
 from prunekit.runs.folder import RunFolder
+from prunekit.runs.result import Band, RunResult
 from prunekit.tokens.encoder import encoder_of
 
 
@@ -44,7 +45,7 @@ def write_artifacts(run: RunInputs, prepared: Prepared, tested: Tested, finalise
     if finalised:
         write_pareto(plots, f"{what}, validation", finalised)
     if tested.bands:
-        write_bands(plots, name, run.spec.score, tested.bands)
+        write_bands(plots, name, run.spec.score, [Band.from_json(row) for row in tested.bands])
     per_row = tested.test.per_row
     if run.cfg["examples"] and (per_row.predicted is not None or per_row.right is not None):
         write_examples(run, method.model, data, tested)
@@ -55,7 +56,9 @@ def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tes
     split, pruned = data.split("test"), tested.test.per_row
     tokenizer: Any = AutoTokenizer.from_pretrained(run.backbone)
     # a dense model keeps every token: its predictions say all
-    wanted = 0 if is_dense(run.cfg) else examples.rows_within(split.lengths.tolist(), run.cfg["examples"])
+    wanted = (
+        0 if is_dense(run.cfg["method"]["name"]) else examples.rows_within(split.lengths.tolist(), run.cfg["examples"])
+    )
     size = run.cfg["trainer"]["eval_batch_size"]
     batches = [split.batch(rows) for rows in torch.arange(wanted).split(size)] if wanted else []
     depths, scores = [torch.zeros(0)], [torch.zeros(0, pruned.tokens.shape[1])]
@@ -103,10 +106,10 @@ def save_model(run: RunInputs, prepared: Prepared) -> Path:
     return folder
 
 
-def describe_model(run: RunInputs, prepared: Prepared, folder: Path, result: dict[str, Any]) -> None:
+def describe_model(run: RunInputs, prepared: Prepared, folder: Path, result: RunResult) -> None:
     """Write the result into the saved model and its card, and the digest of its weights into the manifest."""
     data = prepared.data
-    pretrained.describe(folder, result)
+    pretrained.describe(folder, result.to_json())
     card = model_card(
         result,
         base_model=run.cfg["backbone"].get("hub"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import replace
 
+from prunekit.config.errors import DONE, MISSED
 from prunekit.loggers.session import log_result, tracking
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens.artifacts import (
@@ -18,6 +19,7 @@ from prunekit.pipelines.tokens.preparation import prepare
 from prunekit.pipelines.tokens.result import build_result
 from prunekit.pipelines.tokens.testing import Judge, evaluate_other_splits, measure_speed, test_models, verify_goal
 from prunekit.runs.folder import SETTLING
+from prunekit.runs.result import RunResult, Search, Status
 from prunekit.training.fit import fit
 
 
@@ -29,8 +31,8 @@ class Pipeline:
     def __init__(self, run: RunInputs) -> None:
         self.run = run
 
-    def execute(self) -> dict[str, Any]:
-        """Run all stages and return what result.json is to hold."""
+    def execute(self) -> RunResult:
+        """Run all stages and return the result."""
         run, started = self.run, time.time()
         prepared = prepare(run)
         method, data, seconds = prepared.method, prepared.data, dict(prepared.seconds)
@@ -50,15 +52,21 @@ class Pipeline:
             tested = test_models(run, prepared, self.judge(run))
             result = build_result(run, prepared, tested)
             if finalised:
-                result["search"] = {key: finalised[key] for key in ("score", "chosen", "pareto")}
+                search = {key: finalised[key] for key in ("score", "chosen", "pareto")}
+                result = replace(result, search=Search.from_json(search))
             write_artifacts(run, prepared, tested, finalised)
-            result["score"]["other_splits"] = evaluate_other_splits(run, prepared, tested)
+            other_splits = evaluate_other_splits(run, prepared, tested)
+            result = replace(result, score=replace(result.score, other_splits=other_splits))
             write_predictions(run, prepared, tested)
             folder = save_model(run, prepared)
             if run.cfg["bench"]["enabled"] and method.test_execution == "pack":
-                result["speed"] = measure_speed(run.cfg["bench"], method.model, folder, data)
-            result |= verify_goal(run, prepared, tested)
-            result["seconds"] = {**seconds, "total": time.time() - started}
+                result = replace(result, speed=measure_speed(run.cfg["bench"], method.model, folder, data))
+            if prepared.goal is not None:
+                goal = verify_goal(prepared.goal, run, prepared, tested)
+                # the goal decides how the run ends: the budget was only the way to it
+                status: Status = "done" if goal.met else "budget_missed"
+                result = replace(result, goal=goal, status=status, exit_code=DONE if goal.met else MISSED)
+            result = replace(result, seconds={**seconds, "total": time.time() - started})
             describe_model(run, prepared, folder, result)
             log_result(loggers, result)
             log_tokens(loggers, run.folder, run.cfg["logger"]["texts"])

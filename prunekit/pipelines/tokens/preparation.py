@@ -115,7 +115,7 @@ def check_models(run: RunInputs) -> None:
                 + (f"is not for task.kind={spec.kind}.\n" if known else "prunekit cannot prune.\n")
                 + f"Allowed: {', '.join(supported)}.\nChoose another backbone{' or task' * known}."
             )
-        if is_dense(cfg) and cfg["trainer"]["epochs"] == 0 and stored_head(source) is not head:
+        if is_dense(cfg["method"]["name"]) and cfg["trainer"]["epochs"] == 0 and stored_head(source) is not head:
             raise ConfigError(
                 f"trainer.epochs=0 takes {key}={source} as it is, but it has no head for {head.pipeline}.\n"
                 "Allowed: 1 and more, which trains the head, or a model that has one.\n"
@@ -183,7 +183,7 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
 def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext:
     """Return what a method is told before it is built."""
     cfg, trainer = run.cfg, run.cfg["trainer"]
-    dense = is_dense(cfg)
+    dense = is_dense(cfg["method"]["name"])
     return MethodContext(
         spec=run.spec,
         shape=Shape.from_config(AutoConfig.from_pretrained(run.backbone)),

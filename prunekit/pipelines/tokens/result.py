@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prunekit.config.identity import config_hash
 from prunekit.environment import command
 from prunekit.models.heads import HEADS
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens.preparation import Prepared
 from prunekit.pipelines.tokens.testing import Tested
+from prunekit.runs.result import RunResult
 from prunekit.training.hardware import precision_of
 
 
-def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str, Any]:
-    """Return what result.json holds once the models are evaluated; speed, goal and seconds follow later."""
+def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> RunResult:
+    """Return the result once the models are evaluated; search, speed, goal and seconds follow later."""
     cfg, spec, data, method = run.cfg, run.spec, prepared.data, prepared.method
     validation, test = tested.validation, tested.test
     budget = method.budget_report(validation.reduction)
     met = budget["met"]
     split = "test" if data.has_test else "validation"
-    return {
+    content = {
         "schema": 1,
         "status": "done" if met else "budget_missed",
         "exit_code": 0 if met else 3,
@@ -66,3 +65,4 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str
         "bands": tested.bands,
         **tested.details,
     }
+    return RunResult.from_json(content)

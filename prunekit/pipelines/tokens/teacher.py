@@ -20,6 +20,7 @@ from prunekit.models import loading
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import dense_config
+from prunekit.runs.result import RunResult
 from prunekit.tokens.encoder import install
 
 
@@ -28,7 +29,7 @@ class Teacher:
     """A dense model that pruning starts from and learns from; `result` is that of its run, if prunekit trained it."""
 
     folder: Path
-    result: dict[str, Any] | None
+    result: RunResult | None
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -37,7 +38,7 @@ class Teacher:
 
     def identity(self) -> dict[str, Any]:
         """Return which weights these are, for the manifest: runs with different ones do not compare."""
-        known = {} if self.result is None else {"hash": self.result["hash"]}
+        known = {} if self.result is None else {"hash": self.result.hash}
         return {**known, "weights_sha256": self.weights_sha256}
 
 
@@ -46,7 +47,7 @@ def find_teacher(run: RunInputs) -> Teacher | None:
 
     None where the run itself is dense.
     """
-    if is_dense(run.cfg):
+    if is_dense(run.cfg["method"]["name"]):
         return None
     if run.cfg["teacher"]["path"]:
         return Teacher(Path(run.cfg["teacher"]["path"]), None)
@@ -54,6 +55,7 @@ def find_teacher(run: RunInputs) -> Teacher | None:
     folder = RunFolder.of(cfg).path
     say(f"teacher    {folder}")
     result = run.train_dense(cfg)
+    assert isinstance(result, RunResult)
     return Teacher(folder / "model", result)
 
 

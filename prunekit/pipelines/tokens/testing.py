@@ -22,6 +22,7 @@ from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens import latency_goal
 from prunekit.pipelines.tokens.preparation import Prepared
 from prunekit.pipelines.tokens.teacher import load_dense
+from prunekit.runs.result import LatencyGoal, RunResult, SpeedRow
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution
 
@@ -55,7 +56,7 @@ class Judge:
         execution: Execution,
         model: PreTrainedModel,
         data: TokenPruningDataModule,
-        stored: dict[str, Any] | None = None,
+        stored: RunResult | None = None,
     ) -> EvaluationResult:
         """Add test metrics that need more than one forward pass, such as generation. No-op by default.
 
@@ -165,7 +166,7 @@ def evaluate_other_splits(run: RunInputs, prepared: Prepared, tested: Tested) ->
 
 def measure_speed(
     bench: dict[str, Any], model: PreTrainedModel, folder: Path, data: TokenPruningDataModule
-) -> list[dict[str, Any]]:
+) -> tuple[SpeedRow, ...]:
     """Time the pruned model against the stock model of `folder`: interleaved medians at each batch size."""
     stock = loading.load_stock(folder)
     # shuffled, as requests come: sorted by length, padding would cost the padded model nothing
@@ -175,18 +176,13 @@ def measure_speed(
     for size in bench["batch_sizes"]:
         batches = [test.batch(some) for some in order[: bench["examples"]].split(size)]
         rounds = track(range(bench["rounds"] + 1), f"speed at batch {size}", bench["rounds"] + 1)
-        rows.append(compare_speed(model, stock, batches, rounds))
-    return rows
+        rows.append(SpeedRow.from_json(compare_speed(model, stock, batches, rounds)))
+    return tuple(rows)
 
 
-def verify_goal(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str, Any]:
-    """Measure a latency goal; returns the result's keys that it decides, none without a goal.
-
-    The goal decides how the run ends: the budget was only the way to it.
-    """
-    goal, model = prepared.goal, prepared.method.model
-    if goal is None:
-        return {}
+def verify_goal(goal: latency_goal.Goal, run: RunInputs, prepared: Prepared, tested: Tested) -> LatencyGoal:
+    """Measure the trained model against a latency goal."""
+    model = prepared.method.model
     pruner = encoder_of(model).pruner
     assert pruner is not None
     kept = tested.validation.per_row.tokens.T.float()
@@ -197,8 +193,4 @@ def verify_goal(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str,
         f"goal 4/4   {found['measured_ms']:.3g} ms measured, p95 {found['p95_ms']:.3g}; {goal.latency_ms:g} asked: "
         + ("met" if found["met"] else "MISSED")
     )
-    return {
-        "goal": found,
-        "status": "done" if found["met"] else "budget_missed",
-        "exit_code": 0 if found["met"] else 3,
-    }
+    return LatencyGoal.from_json(found)

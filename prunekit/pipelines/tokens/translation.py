@@ -22,6 +22,7 @@ from prunekit.methods.base import TokenPruningMethod
 from prunekit.models.forward import model_inputs, run_encoder
 from prunekit.pipelines.tokens.pipeline import Pipeline
 from prunekit.pipelines.tokens.testing import Judge
+from prunekit.runs.result import RunResult
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution
 from prunekit.tokens.translation import generate
@@ -36,11 +37,13 @@ class TranslationJudge(Judge):
         execution: Execution,
         model: PreTrainedModel,
         data: TokenPruningDataModule,
-        stored: dict[str, Any] | None = None,
+        stored: RunResult | None = None,
     ) -> EvaluationResult:
         """Add the quality of translations: those decoded now, or those that the dense run stored in its result."""
         if stored is not None:
-            return replace(measured, metrics=stored["score"]["pruned_all"], details=stored["translation"]["pruned"])
+            assert stored.translation is not None
+            details = stored.translation.pruned.to_json()
+            return replace(measured, metrics=dict(stored.score.pruned_all or {}), details=details)
         texts, details = self._translated(model, data, execution)
         references = data.split("test").references
         assert references is not None

@@ -26,6 +26,7 @@ from prunekit.pipelines.weights.result import build_result
 from prunekit.pipelines.weights.saving import save_model
 from prunekit.pipelines.weights.statistics import StatisticsStore
 from prunekit.runs.kinds import method_options, target_of
+from prunekit.runs.result import WeightRunResult
 from prunekit.training.hardware import accelerator_of, use_threads
 
 
@@ -35,8 +36,8 @@ class WeightPipeline:
     def __init__(self, run: RunInputs) -> None:
         self.run = run
 
-    def execute(self) -> dict[str, Any]:
-        """Run all stages and return the content of result.json."""
+    def execute(self) -> WeightRunResult:
+        """Run all stages and return the result."""
         started = time.time()
         silence_libraries()
         forget_peak_memory()
@@ -73,7 +74,7 @@ class WeightPipeline:
             )
             model_folder, hub_name = run.folder.path / "model", cfg["backbone"].get("hub")
             digest = save_model(loaded, options, masking.masks, result, model_folder, hub_name, scratch)
-        run.folder.update_manifest({"weights_sha256": digest, "calibration": result["calibration"]})
+        run.folder.update_manifest({"weights_sha256": digest, "calibration": result.to_json()["calibration"]})
         return result
 
 

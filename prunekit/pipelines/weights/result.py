@@ -17,6 +17,7 @@ from prunekit.pipelines.weights.evaluation import Evaluated
 from prunekit.pipelines.weights.loading import LoadedModel
 from prunekit.pipelines.weights.masking import Masking
 from prunekit.pipelines.weights.statistics import CollectedStatistic
+from prunekit.runs.result import WeightRunResult
 from prunekit.weights.decoder import all_matrices, parameter_count, resident, weight_of
 from prunekit.weights.masks import is_nm
 from prunekit.weights.semi_structured import check_conversion
@@ -34,11 +35,11 @@ def build_result(
     dense: Evaluated,
     pruned: Evaluated,
     started: float,
-) -> dict[str, Any]:
-    """Return the content of result.json; `loaded` is the pruned model, and `started` the time the run began at."""
+) -> WeightRunResult:
+    """Return the result of the run; `loaded` is the pruned model, and `started` the time the run began at."""
     masks = masking.masks
     two_of_four = all(is_nm(mask) for mask in masks.values())
-    result = {
+    content = {
         "schema": 1,
         "prunes": "weights",
         "status": "done",
@@ -63,8 +64,8 @@ def build_result(
         "peak_memory_mib": peak_memory_mib(),
     }
     if two_of_four and method.options.group == "nm":
-        result["semi_structured"] = _semi_structured(loaded)
-    return result
+        content["semi_structured"] = _semi_structured(loaded)
+    return WeightRunResult.from_json(content)
 
 
 def variant(name: str, method: WeightPruningMethod) -> str:

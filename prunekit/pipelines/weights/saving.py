@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from prunekit.files import atomic_write_text
 from prunekit.methods.weight_base import WeightOptions
 from prunekit.pipelines.weights.loading import LoadedModel, weights_digest
 from prunekit.results.weight_summary import card
+from prunekit.runs.result import WeightRunResult
 from prunekit.weights.decoder import STORE, resident, weight_of
 from prunekit.weights.disk import INDEX, BlockStore
 from prunekit.weights.storage import merge_compact, save_compact, save_masks
@@ -22,7 +22,7 @@ def save_model(
     loaded: LoadedModel,
     options: WeightOptions,
     masks: Mapping[str, Tensor],
-    result: Mapping[str, Any],
+    result: WeightRunResult,
     folder: Path,
     hub_name: str | None,
     scratch: Path,
@@ -39,13 +39,13 @@ def save_model(
     loaded.tokenizer.save_pretrained(folder)
     about = {
         "group": options.group,
-        "sparsity": str(result["sparsity"]["of_prunable"]),
-        "score": result["variant"],
+        "sparsity": str(result.sparsity.of_prunable),
+        "score": result.variant,
         "base_sha256": loaded.dense_sha256,
     }
     save_masks(masks, folder / "masks.safetensors", about)
     digest = weights_digest(folder)
-    atomic_write_text(folder / "prunekit_sparsity.json", json.dumps(result["sparsity"], indent=2) + "\n")
+    atomic_write_text(folder / "prunekit_sparsity.json", json.dumps(result.sparsity.to_json(), indent=2) + "\n")
     atomic_write_text(folder / "README.md", card(result, hub_name, weights=digest is not None))
     return digest
 

@@ -324,14 +324,14 @@ def test_a_run_trains_to_the_goal_and_measures_it_and_a_killed_one_keeps_its_bud
     said = capsys.readouterr().out
     assert "derived when this run began" in said
     assert "230 ms asked per batch of 4" in said
-    found = result["goal"]
-    assert result["budget"]["asked"] == known["aim"]["budget"] == found["budget"] > 1
-    assert 0.9 * 230 < found["predicted_ms"] <= 0.97 * 230
-    assert found["measured_ms"] > 0
-    assert found["p95_ms"] >= found["measured_ms"]
-    assert found["texts"] % 4 == 0
-    assert result["exit_code"] == (0 if found["met"] else 3)
-    assert json.loads((folder / "result.json").read_text())["goal"] == found
+    found = result.goal
+    assert result.budget.asked == known["aim"]["budget"] == found.budget > 1
+    assert 0.9 * 230 < found.predicted_ms <= 0.97 * 230
+    assert found.measured_ms > 0
+    assert found.p95_ms >= found.measured_ms
+    assert found.texts % 4 == 0
+    assert result.exit_code == (0 if found.met else 3)
+    assert json.loads((folder / "result.json").read_text())["goal"] == found.to_json()
 
 
 def test_the_second_run_measures_nothing_and_says_which_file_it_read(tmp_path, machine, monkeypatch, capsys):

@@ -51,18 +51,18 @@ def topk(folder):
 
 def test_scores_are_of_questions_and_cost_is_of_windows(topk):
     left, result = topk
-    assert result["budget"]["met"]
-    assert (result["score"]["metric"], result["score"]["rows"], result["score"]["of"]) == ("f1", 24, "question")
-    assert set(result["score"]["pruned_all"]) >= {"f1", "exact_match", "has_answer_f1", "no_answer_f1"}
-    assert result["flops"]["per"] == "window"
-    assert result["tokens_per_layer"][-1] >= 4  # [CLS], a question of two words, [SEP]: they are protected
-    assert result["score"]["null_threshold"] != 0.0  # left open, it was found on validation
-    assert result["mean_length"] <= 24  # longer contexts are read in several windows
+    assert result.budget.met
+    assert (result.score.metric, result.score.rows, result.score.of) == ("f1", 24, "question")
+    assert set(result.score.pruned_all) >= {"f1", "exact_match", "has_answer_f1", "no_answer_f1"}
+    assert result.flops.per == "window"
+    assert result.tokens_per_layer[-1] >= 4  # [CLS], a question of two words, [SEP]: they are protected
+    assert result.score.null_threshold != 0.0  # left open, it was found on validation
+    assert result.mean_length <= 24  # longer contexts are read in several windows
     assert len(json.loads((left / "plots" / "quality_by_length.json").read_text())["buckets"]) > 0
     assert {"val/f1", "val/no_answer_exact_match"} <= {
         name for row in read_jsonl(left / "metrics.jsonl") for name in row
     }
-    assert [row["batch_size"] for row in result["speed"]] == [2]
+    assert [row.batch_size for row in result.speed] == [2]
 
 
 def test_predictions_are_left_as_squad_s_own_script_reads_them(topk):
@@ -72,7 +72,7 @@ def test_predictions_are_left_as_squad_s_own_script_reads_them(topk):
     silent = sum(not text for text in answers.values())
     # synthetic questions 1, 4, 7, .. have no answer: a third of them
     right = sum(not answers[str(n)] for n in range(1, 25, 3))
-    assert result["score"]["pruned_all"]["no_answer_f1"] == pytest.approx(right / 8)
+    assert result.score.pruned_all["no_answer_f1"] == pytest.approx(right / 8)
     assert silent >= right
 
 
@@ -83,7 +83,7 @@ def test_windows_store_their_tokens_and_both_answers_for_the_report(topk):
     assert len(found.labels) > 24  # windows, of which a question has several
     answers = json.loads((left / "predictions.json").read_text())
     assert {text[: examples.ANSWER] for text in answers.values()} == set(found.answers[:, 2].tolist())
-    assert found.counts[:, -1].mean() == pytest.approx(result["tokens_per_layer"][-1])
+    assert found.counts[:, -1].mean() == pytest.approx(result.tokens_per_layer[-1])
     page = study(collect([left]), "answers")
     (shown,) = page["explorer"]
     assert shown["runs"][0]["said"][0] == found.said(shown["rows"][0])[1:]
@@ -116,8 +116,8 @@ def test_the_folder_loads_as_a_reader_and_its_card_says_so(topk):
 def test_every_method_runs_on_it_and_meets_the_budget(folder, method):
     own = {"ltp": ["trainer.epochs=2"], "top": ["method.bins=8", "trainer.epochs=2"]}.get(method, [])
     result = run(config(folder, f"method={method}", *own))
-    assert result["budget"]["met"]
-    assert abs(1.3 / result["budget"]["reached"] - 1) <= 0.02
+    assert result.budget.met
+    assert abs(1.3 / result.budget.reached - 1) <= 0.02
 
 
 @pytest.mark.slow
@@ -125,8 +125,8 @@ def test_every_method_runs_on_it_and_meets_the_budget(folder, method):
 def test_with_the_question_protected_the_budget_is_met_too(folder, method):
     own = {"ltp": ["trainer.epochs=2"], "top": ["method.bins=8", "trainer.epochs=2"]}.get(method, [])
     result = run(config(folder, f"method={method}", "task.protect_question=true", *own))
-    assert result["budget"]["met"]
-    assert result["tokens_per_layer"][-1] >= 4  # [CLS], a question of two words, [SEP]
+    assert result.budget.met
+    assert result.tokens_per_layer[-1] >= 4  # [CLS], a question of two words, [SEP]
 
 
 @pytest.mark.slow
@@ -139,15 +139,15 @@ def test_a_budget_beyond_a_protected_question_is_refused_with_the_range(folder):
 def test_a_threshold_left_open_is_found_on_validation_and_reported(folder):
     fixed = run(config(folder, "method=first"))
     found = run(config(folder, "method=first", "task.null_threshold=null"))
-    assert fixed["score"]["null_threshold"] == 0.0
-    assert found["score"]["null_threshold"] != 0.0
-    assert found["score"]["pruned"] >= fixed["score"]["pruned"]
+    assert fixed.score.null_threshold == 0.0
+    assert found.score.null_threshold != 0.0
+    assert found.score.pruned >= fixed.score.pruned
 
 
 @pytest.mark.slow
 def test_squad1_knows_no_threshold(folder):
     result = run(config(folder, "task=squad1", "method=dense", "budget=null"))
-    assert set(result["score"]["pruned_all"]) == {"f1", "exact_match"}
-    assert "null_threshold" not in result["score"]
+    assert set(result.score.pruned_all) == {"f1", "exact_match"}
+    assert "null_threshold" not in result.score.to_json()
     (left,) = (folder / "runs").glob("squad1/dense/tiny/*/s1-*")
     assert all(json.loads((left / "predictions.json").read_text()).values())

@@ -64,33 +64,33 @@ def topk(folder):
 
 def test_the_result_says_how_well_it_translates_and_what_the_encoder_costs(topk):
     left, result = topk
-    assert result["budget"]["met"]
-    score = result["score"]
-    assert (score["metric"], score["rows"], score["chosen_by"]) == ("bleu", 24, "word_accuracy")
-    assert set(score["pruned_all"]) == set(score["dense_all"]) == {"bleu", "chrf", "length_ratio", "word_accuracy"}
-    assert result["flops"]["of"] == "encoder"
-    found = result["translation"]
-    assert re.match(r"nrefs:1\|case:mixed\|.*\|version:", found["signature"])
-    assert found["beams"] == 4
+    assert result.budget.met
+    score = result.score
+    assert (score.metric, score.rows, score.chosen_by) == ("bleu", 24, "word_accuracy")
+    assert set(score.pruned_all) == set(score.dense_all) == {"bleu", "chrf", "length_ratio", "word_accuracy"}
+    assert result.flops.of == "encoder"
+    found = result.translation
+    assert re.match(r"nrefs:1\|case:mixed\|.*\|version:", found.signature)
+    assert found.beams == 4
     # what is left behind the last layer, of what came in
-    assert found["source_kept"] == pytest.approx(result["tokens_per_layer"][-1] / result["mean_length"])
-    whole = found["end_to_end"]
-    assert 1 < whole["reduction"] < result["flops"]["flops_vs_unpadded"]  # the decoder is not pruned
-    assert whole["encoder_share"] == pytest.approx(result["flops"]["dense_unpadded_g"] / whole["dense_g"])
-    assert sum(band["rows"] for band in result["bands"]) == 24
-    for band in result["bands"]:
-        assert {"dense", "pruned", "flops_vs_unpadded"} <= set(band)
-    assert [row["batch_size"] for row in result["speed"]] == [2]
+    assert found.source_kept == pytest.approx(result.tokens_per_layer[-1] / result.mean_length)
+    whole = found.end_to_end
+    assert 1 < whole.reduction < result.flops.flops_vs_unpadded  # the decoder is not pruned
+    assert whole.encoder_share == pytest.approx(result.flops.dense_unpadded_g / whole.dense_g)
+    assert sum(band.rows for band in result.bands) == 24
+    for band in result.bands:
+        assert {"dense", "pruned", "flops_vs_unpadded"} <= set(band.to_json())
+    assert [row.batch_size for row in result.speed] == [2]
     assert {"val/word_accuracy", "score"} <= {name for row in read_jsonl(left / "metrics.jsonl") for name in row}
 
 
 def test_costs_by_length_add_up_to_the_whole(topk):
     _, result = topk
-    rows = [band["rows"] for band in result["bands"]]
-    means = [band["mean_length"] for band in result["bands"]]
-    assert sum(n * mean for n, mean in zip(rows, means, strict=True)) / 24 == pytest.approx(result["mean_length"])
-    low, high = (choose(band["flops_vs_unpadded"] for band in result["bands"]) for choose in (min, max))
-    assert low - 1e-6 <= result["flops"]["flops_vs_unpadded"] <= high + 1e-6
+    rows = [band.rows for band in result.bands]
+    means = [band.mean_length for band in result.bands]
+    assert sum(n * mean for n, mean in zip(rows, means, strict=True)) / 24 == pytest.approx(result.mean_length)
+    low, high = (choose(band.flops_vs_unpadded for band in result.bands) for choose in (min, max))
+    assert low - 1e-6 <= result.flops.flops_vs_unpadded <= high + 1e-6
 
 
 def test_the_same_command_again_returns_the_stored_result(topk, folder, capsys, monkeypatch):
@@ -156,16 +156,16 @@ def test_every_method_runs_on_it_and_meets_the_budget(folder, method, family):
     }.get(method, [])
     prefix = PREFIX if family == "t5" else []
     result = run(config(folder, f"method={method}", f"backbone.family={family}", "task.name=each", *prefix, *own))
-    assert result["budget"]["met"]
-    assert abs(1.3 / result["budget"]["reached"] - 1) <= 0.02
-    assert result["translation"]["source_kept"] < 1
+    assert result.budget.met
+    assert abs(1.3 / result.budget.reached - 1) <= 0.02
+    assert result.translation.source_kept < 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["method=dtp"], ["method=threshold", "method.profile=geometric"]])
 def test_a_translator_is_pruned_as_it_is(folder, overrides):
     result = run(config(folder, "method.train=false", "task.name=untrained", *overrides, *PREFIX))
-    assert result["budget"]["met"]
+    assert result.budget.met
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_decoder_learns_to_say_its_source(folder):
 @pytest.mark.slow
 def test_half_precision_trains_too(folder):
     result = run(config(folder, "method=tsdtp", "trainer.epochs=2", "trainer.precision=bf16", "task.name=half"))
-    assert result["precision"] == "bf16-mixed"
+    assert result.precision == "bf16-mixed"
 
 
 @pytest.mark.slow

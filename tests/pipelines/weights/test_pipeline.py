@@ -37,14 +37,14 @@ VARIANTS = [
 def test_every_method_removes_what_was_asked_and_saves_it(given, tmp_path):
     result, path = run_small(tmp_path, *given)
     # a row of 32 loses whole weights
-    assert result["sparsity"]["of_prunable"] == pytest.approx(0.5, abs=0.02)
+    assert result.sparsity.of_prunable == pytest.approx(0.5, abs=0.02)
     model = AutoModelForCausalLM.from_pretrained(path / "model")
     matrices, masks = all_matrices(prunable(model)), load_masks(path / "model" / "masks.safetensors")
     assert list(masks) == list(matrices)
     for name, mask in masks.items():
         assert bool((weight_of(matrices[name])[~mask] == 0).all())
-    assert 1 < result["pruned"]["domain_perplexity"] < 2000
-    assert result["two_of_four"] == ("method.group=nm" in given)
+    assert 1 < result.pruned.domain_perplexity < 2000
+    assert result.two_of_four == ("method.group=nm" in given)
 
 
 @pytest.mark.parametrize(
@@ -52,33 +52,33 @@ def test_every_method_removes_what_was_asked_and_saves_it(given, tmp_path):
 )
 def test_every_family_runs(family, tmp_path):
     result, _ = run_small(tmp_path, "method=dpruner", f"backbone.family={family}", "method.weight_update=obs")
-    assert result["sparsity"]["of_prunable"] == pytest.approx(0.5, abs=0.01)
+    assert result.sparsity.of_prunable == pytest.approx(0.5, abs=0.01)
 
 
 def test_nothing_removed_is_the_dense_model(tmp_path):
     result, _ = run_small(tmp_path, "method=dpruner", "method.sparsity=0")
-    assert result["pruned"] == result["dense"]
-    assert result["sparsity"]["removed"] == 0
+    assert result.pruned == result.dense
+    assert result.sparsity.removed == 0
 
 
 @pytest.mark.slow
 def test_another_sparsity_masks_anew_without_scoring_anew(tmp_path):
     first, _ = run_small(tmp_path, "method=dpruner")
     again, path = run_small(tmp_path, "method=dpruner", "method.sparsity=0.7", "method.lambda_=1")
-    assert first["reused"] == []
-    assert sorted(name.split("-")[0] for name in again["reused"]) == ["general", "magnitude"]
+    assert first.reused == ()
+    assert sorted(name.split("-")[0] for name in again.reused) == ["general", "magnitude"]
     assert path.parent.name == "sparse0.7"
     fresh, _ = run_small(tmp_path / "elsewhere", "method=dpruner", "method.sparsity=0.7", "method.lambda_=1")
-    assert fresh["pruned"] == again["pruned"]
+    assert fresh.pruned == again.pruned
 
 
 @pytest.mark.slow
 def test_what_changes_the_statistics_makes_them_anew(tmp_path):
     run_small(tmp_path, "method=dpruner")
     other, _ = run_small(tmp_path, "method=dpruner", "method.metric=obs")
-    assert [name.split("-")[0] for name in other["reused"]] == ["magnitude"]
+    assert [name.split("-")[0] for name in other.reused] == ["magnitude"]
     seeded, _ = run_small(tmp_path, "method=dpruner", "seed=2")
-    assert seeded["reused"] == []
+    assert seeded.reused == ()
 
 
 def test_the_same_command_gives_the_stored_result_and_force_the_same_numbers(tmp_path):
@@ -86,7 +86,7 @@ def test_the_same_command_gives_the_stored_result_and_force_the_same_numbers(tmp
     first = run(cfg)
     assert run(cfg) == first
     again = run(cfg | {"force": True})
-    assert again["pruned"] == first["pruned"]
+    assert again.pruned == first.pruned
     # what has no part in a run that prunes weights does not name it
     assert configured(tmp_path, "method=dpruner")["budget"] == "3x"
     assert run(configured(tmp_path, "method=dpruner", "budget=2x", "teacher.epochs=7")) == again
@@ -94,14 +94,14 @@ def test_the_same_command_gives_the_stored_result_and_force_the_same_numbers(tmp
 
 def test_the_score_reuses_a_statistic_that_the_allocation_computed(tmp_path):
     result, _ = run_small(tmp_path, "method=wanda", "method.alloc=owl")
-    assert list(result["seconds"]) == ["evaluate dense", "norms on open", "mask", "evaluate pruned", "total"]
-    (reused,) = result["reused"]
+    assert list(result.seconds) == ["evaluate dense", "norms on open", "mask", "evaluate pruned", "total"]
+    (reused,) = result.reused
     assert (tmp_path / "cache" / "weights" / reused).is_file()
 
 
 def test_sparsity_of_the_model_takes_more_of_the_matrices(tmp_path):
     result, _ = run_small(tmp_path, "method=magnitude", "method.sparsity_of=model", "method.sparsity=0.4")
-    assert result["sparsity"]["of_model"] == pytest.approx(0.4, abs=0.005)
+    assert result.sparsity.of_model == pytest.approx(0.4, abs=0.005)
     with pytest.raises(ConfigError, match=r"method\.sparsity=0\.9 of the whole model"):
         run_small(tmp_path, "method=magnitude", "method.sparsity_of=model", "method.sparsity=0.9")
 
@@ -110,14 +110,14 @@ def test_the_model_card_and_the_compact_file(tmp_path):
     result, path = run_small(tmp_path, "method=dpruner", "method.compact=true")
     card = (path / "model" / "README.md").read_text()
     assert "neither smaller nor faster than the dense model" in card
-    assert f"{result['pruned']['domain_perplexity']:.2f}" in card
+    assert f"{result.pruned.domain_perplexity:.2f}" in card
     assert "36864 prunable weights" in card
     dense = load_file(path / "model" / "model.safetensors")
     for name, weight in load_compact(path / "model" / "compact.safetensors").items():
         assert weight.equal(dense[f"{name}.weight"])
     assert "quantization_config" not in json.loads((path / "model" / "config.json").read_text())
-    about = result["calibration"]["domain"]
-    assert (about["samples"], about["tokens"], about["seed"]) == (3, 72, 1)
+    about = result.calibration["domain"]
+    assert (about.samples, about.tokens, about.seed) == (3, 72, 1)
 
 
 @pytest.mark.slow
@@ -164,8 +164,8 @@ def test_own_texts_overlap_and_choice(tmp_path):
         "task.choice.answer=a",
         "task.choice.choices=[fi,ma]",
     )
-    assert result["calibration"]["domain"]["overlap"] == 2
-    assert result["pruned"]["choice_rows"] == 2
+    assert result.calibration["domain"].overlap == 2
+    assert result.pruned.choice_rows == 2
 
 
 def test_generation_is_scored_by_rouge_on_an_own_file(tmp_path):
@@ -186,11 +186,11 @@ def test_generation_is_scored_by_rouge_on_an_own_file(tmp_path):
         "task.generation.rows=2",
         "task.generation.new_tokens=4",
     )
-    for found in (result["dense"], result["pruned"]):
-        assert all(0 <= found[name] <= 1 for name in ("rouge1", "rouge2", "rougeL"))
-        assert found["rougeL"] <= found["rouge1"]
+    for found in (result.dense, result.pruned):
+        assert all(0 <= score <= 1 for score in (found.rouge1, found.rouge2, found.rouge_l))
+        assert found.rouge_l <= found.rouge1
     (row,) = collect([tmp_path / "runs"]).rows
-    assert row["scores"]["rouge1"] == result["pruned"]["rouge1"]
+    assert row["scores"]["rouge1"] == result.pruned.rouge1
     assert "| rougeL |" in (path / "model" / "README.md").read_text()
 
 
@@ -200,11 +200,11 @@ def test_a_run_is_a_row_of_the_table(tmp_path):
     (row,) = found.rows
     assert found.problems == []
     assert (row["metric"], row["flops"]["vs_unpadded"]) == ("token_probability", 1.0)
-    assert row["score"] == pytest.approx(1 / result["pruned"]["domain_perplexity"])
-    assert row["scores"]["open_perplexity"] == result["pruned"]["open_perplexity"]
-    assert row["dense_scores"]["open_perplexity"] == result["dense"]["open_perplexity"]
+    assert row["score"] == pytest.approx(1 / result.pruned.domain_perplexity)
+    assert row["scores"]["open_perplexity"] == result.pruned.open_perplexity
+    assert row["dense_scores"]["open_perplexity"] == result.dense.open_perplexity
     assert row["variant"] == "magnitude"
-    assert row["peak_memory_mib"] == result["peak_memory_mib"]
+    assert row["peak_memory_mib"] == result.peak_memory_mib
 
 
 # -- what cannot run -----------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_a_scope_may_name_nothing_of_a_block(given, tmp_path):
     masks = load_masks(path / "model" / "masks.safetensors")
     assert masks
     assert all(".0." in name for name in masks)
-    assert result["sparsity"]["of_prunable"] == pytest.approx(0.5, abs=0.02)
+    assert result.sparsity.of_prunable == pytest.approx(0.5, abs=0.02)
 
 
 def test_every_long_step_says_how_far_it_is(tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_calibration_sequence_is_never_longer_than_the_model_takes(tmp_path):
         f"task.open.file={tmp_path / 'own.txt'}",
         f"task.domain.file={tmp_path / 'own.txt'}",
     )
-    assert result["calibration"]["open"]["tokens"] == 514
+    assert result.calibration["open"].tokens == 514
 
 
 def test_warnings_about_the_hessian_reach_the_log(caplog):
