@@ -6,16 +6,18 @@ import logging
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from transformers import logging as transformers_logging
 
 
 def silence_libraries() -> None:
-    """Holds back what libraries say about themselves: a run's output is its own."""
+    """Silence library logging and known warnings, so that a run prints only its own output."""
+    from transformers.utils import logging as transformers_logging  # half a second that most commands do without
+
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -23,10 +25,40 @@ def silence_libraries() -> None:
         ".*LeafSpec.*",
         ".*is smaller than the logging interval.*",
         ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
         ".*pip install sacremoses.*",  # Marian's tokenizer reads punctuation as it is without it: docs/translation.md
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def silenced(*loggers: str, hide_warnings: bool = False) -> Iterator[None]:
+    """Show only errors of these loggers ("" is the root), and no warnings if asked, within the block; then restore.
+
+    With "transformers" its progress bars are hidden too.
+    """
+    with ExitStack() as restore:
+        for logger in map(logging.getLogger, loggers):
+            restore.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        if "transformers" in loggers:
+            restore.enter_context(_bars_hidden())
+        if hide_warnings:
+            restore.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _bars_hidden() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging  # see `silence_libraries`
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 Item = TypeVar("Item")
@@ -36,12 +68,12 @@ PLAIN_SECONDS = 10.0  # between two lines where nothing can be redrawn, as in a 
 
 
 def say(text: str) -> None:
-    """Prints a line, above the live line if there is one; never wrapped, so that a log keeps it whole."""
+    """Print a line, above the live line if there is one; it is never wrapped, so that a log keeps it whole."""
     CONSOLE.print(Text(text), soft_wrap=True)
 
 
 class StatusLine:
-    """One line that is redrawn on a terminal; elsewhere it is printed anew, at most every `PLAIN_SECONDS`."""
+    """One line that is redrawn on a terminal; elsewhere it is printed again, at most every `PLAIN_SECONDS`."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -53,7 +85,7 @@ class StatusLine:
         return time.monotonic() >= self._next
 
     def update(self, parts: Sequence[str]) -> None:
-        """Shows the parts in this order; a terminal that is too narrow leaves out what does not fit, whole."""
+        """Show the parts in this order; a terminal that is too narrow leaves out whole parts that do not fit."""
         if not CONSOLE.is_terminal:
             self._next = time.monotonic() + PLAIN_SECONDS
             say(SEPARATOR.join(parts))
@@ -65,7 +97,7 @@ class StatusLine:
         self._live.update(Text(fitted(parts, CONSOLE.width), no_wrap=True), refresh=True)
 
     def close(self) -> None:
-        """Removes the live line."""
+        """Remove the live line."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -75,7 +107,7 @@ SEPARATOR = " | "
 
 
 def fitted(parts: Sequence[str], width: int) -> str:
-    """The parts that one line of `width` columns holds, the earlier ones first; always the very first."""
+    """Return a line of the parts that fit into `width` columns, earlier ones first; the first part always."""
     line = parts[0]
     for part in parts[1:]:
         if len(line) + len(SEPARATOR) + len(part) <= width:
@@ -84,16 +116,16 @@ def fitted(parts: Sequence[str], width: int) -> str:
 
 
 def rate(count: float | int, seconds: float | int) -> str:
-    """Iterations per second, or seconds per iteration where those are more than one."""
+    """Return iterations per second, or seconds per iteration where that is more than one."""
     if count <= 0 or seconds <= 0:
         return "- it/s"
     return f"{count / seconds:.1f} it/s" if count >= seconds else f"{seconds / count:.1f} s/it"
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """The items of an iterable, with a status line; at its end one line says how long it took.
+    """Yield the items of an iterable with a status line, and print how long it took at the end.
 
-    `total` is taken from `len(iterable)` where that works; without it there is no ETA.
+    `total` defaults to `len(iterable)` where there is one; without it there is no ETA.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
@@ -119,7 +151,7 @@ def _tracked(label: str, done: int, total: int | None, seconds: float) -> list[s
 
 
 def clock(seconds: float | int) -> str:
-    """Minutes and seconds as 03:40, from an hour on as 1:03:40."""
+    """Return a time as 03:40 in minutes and seconds, from an hour on as 1:03:40."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

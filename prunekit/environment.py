@@ -1,4 +1,4 @@
-"""What a run ran on: package versions, git state, hardware. Found without importing torch."""
+"""What a run ran on: package versions, git state, hardware, memory. Read without importing torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import shlex
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Entries of the manifest that the machine and the installation decide."""
+    """Return the entries of a run's manifest that describe the machine and the installation."""
     return {
         "versions": versions(),
         "torch_build": torch_build(),
@@ -49,33 +48,33 @@ def environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that numbers depend on."""
-    found = {}
+    """Return the installed versions of the packages that numbers depend on."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def torch_build() -> dict[str, str | None]:
-    """What torch was built for (cuda, hip: a version or None) and from which commit."""
+    """Return what torch was built for (cuda, hip: a version or None) and from which commit."""
     spec = importlib.util.find_spec("torch")
     path = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None
     if path is None or not path.is_file():
         return {}
     # read, not imported: importing torch takes seconds
     text = path.read_text()
-    found = {}
+    build = {}
     for name in ("cuda", "hip", "git_version"):
         match = re.search(rf"^{name}(?:\s*:[^=]*)?\s*=\s*(?:'([^']*)'|None)", text, re.MULTILINE)
-        found[name] = match.group(1) if match else None
-    return found
+        build[name] = match.group(1) if match else None
+    return build
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Commit of the checkout that holds prunekit, and whether tracked files differ from it; None outside of one."""
+    """Return the commit of prunekit's checkout and whether tracked files differ from it; None outside a checkout."""
     folder = folder or Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -85,7 +84,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # installed inside somebody else's checkout is not being part of it
+    # a copy installed inside another project's checkout is not part of it
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     commit = git("rev-parse", "HEAD")
@@ -95,7 +94,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
@@ -105,7 +104,7 @@ def cpu_model() -> str:
 
 
 def load_average() -> list[float] | None:
-    """Of the last 1, 5 and 15 minutes; None where the system does not say."""
+    """Return the load of the last 1, 5 and 15 minutes; None where the system does not report it."""
     try:
         return [round(value, 2) for value in os.getloadavg()]
     except (OSError, AttributeError):
@@ -113,22 +112,41 @@ def load_average() -> list[float] | None:
 
 
 def command() -> str:
-    """The command line, as it can be typed again; of this job alone, when it is one of a sweep."""
+    """Return the command line as it can be typed again; in a sweep, that of this job alone."""
     if HydraConfig.initialized():
         return shlex.join(["python", "train.py", *HydraConfig.get().overrides.task])
     return shlex.join(["python", *sys.argv])
 
 
-def forget_peak_memory() -> None:
-    """Reset the peak that `peak_memory_mib` returns, as the jobs of a sweep share a process; a no-op outside Linux."""
-    with suppress(OSError):
+def forget_peak_memory() -> bool:
+    """Start the peak of this process's memory anew, as jobs of a sweep share a process; return whether that worked.
+
+    Only Linux can.
+    """
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
-def peak_memory_mib() -> float:
-    """Return the largest resident memory of the process in MiB, since `forget_peak_memory` or else since its start."""
-    with suppress(OSError, StopIteration):
-        status = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) / 1024
+def peak_memory() -> float:
+    """Return the largest resident memory since `forget_peak_memory`, otherwise since the process began, in MiB."""
+    if (peak := _memory("VmHWM")) is not None:
+        return peak
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20
+
+
+def resident_memory() -> float | None:
+    """Return the resident memory of this process in MiB; None where the system does not report it."""
+    return _memory("VmRSS")
+
+
+def _memory(entry: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    values = (int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{entry}:"))
+    return next(values, None)

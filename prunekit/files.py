@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and JSON lines that survive a kill in the middle of a line."""
+"""Atomic writes, JSON lines that survive a kill in the middle of a line, and digests."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def cache_folder(env: Mapping[str, str] | None = None) -> Path:
-    """The user's cache of prunekit: $XDG_CACHE_HOME/prunekit, by default ~/.cache/prunekit."""
+    """Return the user's cache folder of prunekit: $XDG_CACHE_HOME/prunekit, by default ~/.cache/prunekit."""
     env = os.environ if env is None else env
     return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunekit"
 
 
 def atomic_write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file that a reader sees whole or not at all, also after a kill or a power cut; makes its folder."""
+    """Write a file that a reader sees whole or not at all, also after a kill or a power cut; make its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # beside the file: a rename is atomic within one file system only
@@ -40,12 +37,12 @@ def atomic_write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def atomic_write_text(path: str | Path, content: str) -> None:
-    """`atomic_write_bytes` of a text in UTF-8."""
+    """Write a text in UTF-8 with `atomic_write_bytes`."""
     atomic_write_bytes(path, content.encode())
 
 
 def replace_durably(source: Path, target: Path) -> None:
-    """Renames over `target`, and puts the folder's new entry on the disk where the system can do that."""
+    """Rename over `target`, and flush the folder's new entry to the disk where the system can do that."""
     os.replace(source, target)
     with suppress(OSError, AttributeError):  # not on Windows, nor on every network file system
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -56,7 +53,7 @@ def replace_durably(source: Path, target: Path) -> None:
 
 
 def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Appends one row as one line; a torn line that a kill left behind is cut off first. NaN and inf become null."""
+    """Append one row as one line, after cutting off a torn line that a kill left. NaN and infinities become null."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False) + "\n"
@@ -66,10 +63,10 @@ def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, none where it does not exist; a torn last line is left out.
+    """Return the rows of a JSON-lines file, none where it does not exist; a torn last line is left out.
 
     Raises:
-        ValueError: a line before the last is no JSON object.
+        ValueError: a line before the last is not a JSON object.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,7 +88,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replaces a JSON-lines file atomically."""
+    """Replace a JSON-lines file atomically."""
     lines = [json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     atomic_write_text(path, "".join(lines))
 
@@ -107,7 +104,7 @@ def _cut_torn_line(stream: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The value with NaN and infinities as None: JSON has no word for them."""
+    """The value with NaN and infinities as None: JSON cannot express them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -118,6 +115,14 @@ def _finite(value: Any) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Return the hex digest of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def json_sha256(
+    value: Any, *, sort_keys: bool = True, ensure_ascii: bool = True, default: Callable[[Any], Any] | None = None
+) -> str:
+    """Return the hex digest of a value as JSON; the options are those of `json.dumps`, and change the digest."""
+    text = json.dumps(value, sort_keys=sort_keys, ensure_ascii=ensure_ascii, default=default)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from prunekit.bench.protocol import clocks
 from prunekit.bench.result import Hardware
+from prunekit.environment import forget_peak_memory, peak_memory, resident_memory
 from prunekit.runtime.extras import EXTRA, version
 from prunekit.runtime.kernels.linears import QuantisedLinear, choose, dtype_of
 from prunekit.runtime.kernels.memory import give_back
@@ -25,23 +25,9 @@ def measure_memory(make: Callable[[], Made]) -> tuple[Made, float | None]:
     The second is None where the system cannot say.
     """
     give_back()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _read_resident_mb("VmRSS")
-    except OSError:
-        before = None
+    before = resident_memory() if forget_peak_memory() else None
     made = make()
-    peak = None if before is None else _read_resident_mb("VmHWM")
-    return made, None if before is None or peak is None else max(0.0, peak - before)
-
-
-def _read_resident_mb(entry: str) -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    size = next((line.split()[1] for line in lines if line.startswith(f"{entry}:")), None)
-    return None if size is None else int(size) / 1024
+    return made, None if before is None else max(0.0, peak_memory() - before)
 
 
 def gemm_peak(dtype: str, clock: str, repeats: int = 7) -> float | None:

@@ -23,6 +23,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from prunekit.bench.inputs import BatchPadder
 from prunekit.bench.protocol import BenchError, Engine
+from prunekit.config.errors import first_line
+from prunekit.console import silenced
 from prunekit.models.heads import CLASSIFIER, head_of
 from prunekit.models.loading import load_stock
 from prunekit.runtime.extras import MissingPackageError, need, version
@@ -82,7 +84,7 @@ def build_compiled(folder: Path, threads: int, name: str, dtype: str, scratch: P
             for batch in texts:
                 engine.logits(batch)
     except Exception as error:  # of the compiler, of a missing C++ toolchain, of a graph it cannot make
-        raise PeerUnavailableError(f"torch.compile fails here: {_first_line(error)}") from error
+        raise PeerUnavailableError(f"torch.compile fails here: {first_line(error)}") from error
     return engine
 
 
@@ -169,23 +171,17 @@ def build_onnxruntime(folder: Path, threads: int, name: str, dtype: str, scratch
 
 def _fuse(model: PreTrainedModel, source: Path, target: Path) -> None:
     """Write the graph with the fusions of ONNX Runtime's own optimiser for encoders; if these fail, as it is."""
-    log = logging.getLogger("onnxruntime.transformers")
-    level = log.level
-    log.setLevel(logging.ERROR)
     try:
         from onnxruntime.transformers import optimizer  # an optional package
 
         heads = getattr(model.config, "num_attention_heads", None) or model.config.n_heads
         hidden = getattr(model.config, "hidden_size", None) or model.config.dim
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced("onnxruntime.transformers", hide_warnings=True):
             optimizer.optimize_model(
                 str(source), model_type="bert", num_heads=heads, hidden_size=hidden, opt_level=1
             ).save_model_to_file(str(target))
     except Exception:  # it needs one exact pattern of nodes; a graph without fusions is still right
         target.write_bytes(source.read_bytes())
-    finally:
-        log.setLevel(level)
 
 
 def prepare_openvino_graph(folder: Path, dtype: str, scratch: Path) -> Path:
@@ -261,12 +257,11 @@ def convert_to_ctranslate2(folder: Path, dtype: str, scratch: Path) -> Path:
     try:
         from ctranslate2.converters import TransformersConverter  # an optional package
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced(hide_warnings=True):
             TransformersConverter(str(_copy_with_positions(folder, scratch / "stated"))).convert(str(target))
     except Exception as error:  # it knows few architectures, and lags behind transformers
         raise PeerUnavailableError(
-            f"ctranslate2 {version('ctranslate2')} cannot convert it: {_first_line(error)}"
+            f"ctranslate2 {version('ctranslate2')} cannot convert it: {first_line(error)}"
         ) from error
     return target
 
@@ -388,7 +383,3 @@ def choose_peers(asked: str, dtypes: Sequence[str]) -> tuple[list[Peer], dict[st
         else:
             taken.append(peer)
     return taken, left
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

@@ -1,4 +1,4 @@
-"""Errors of configuration and the exit codes of commands."""
+"""Errors of configuration, how errors and values are shown, and the exit codes of commands."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ class ConfigError(ValueError):
     exit_code = BAD_CONFIG
 
     def tell(self) -> int:
-        """Prints its three lines to stderr, and returns the exit code of the command that it ends."""
+        """Print the three lines to stderr and return the exit code of the command that the error ends."""
         print("\n".join(str(self).splitlines()[:3]), file=sys.stderr)
         return self.exit_code
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 160 characters; the error's type where it has no message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:160]
+
+
 def shown(value: Any) -> str:
-    """A value as one types it on the command line."""
+    """Return a value as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):

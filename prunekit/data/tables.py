@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunekit.config.errors import first_line
 from prunekit.data.spec import DataError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
@@ -139,7 +140,7 @@ def _parquet(path: Path) -> Table:
         table = pyarrow.parquet.read_table(path, partitioning=None)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as Parquet ({_first_line(error)}); download or write it again."
+            f"{path} cannot be read as Parquet ({first_line(error)}); download or write it again."
         ) from error
     return Table({name: table[name].to_pylist() for name in table.column_names}, str(path))
 
@@ -204,7 +205,3 @@ def _parsed(path: Path, number: int, line: str) -> Any:
         return json.loads(line)
     except ValueError as error:
         raise DataError(f"{path}, line {number} is not JSON ({error}); write one object per line.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

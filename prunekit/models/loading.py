@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
+from prunekit.console import silenced
 from prunekit.data.spec import TaskKind
 from prunekit.models.heads import CLASSIFIER, HEADS, READER, TRANSLATOR, stored_head
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_model(source: str | Path, kind: TaskKind, labels: Sequence[str] | None) -> PreTrainedModel:
@@ -37,11 +33,11 @@ def load_model(source: str | Path, kind: TaskKind, labels: Sequence[str] | None)
                 f"{source} has no decoder, but the task is {head.pipeline}; "
                 f"choose a model that translates, as Marian or T5."
             )
-        with _Quiet():
+        with silenced("transformers"):  # its report about a new head, which fine-tuning expects
             return head.auto.from_pretrained(source, dtype=torch.float32)
     if head is not READER:
         return load_classifier(source, labels=labels)
-    with _Quiet():
+    with silenced("transformers"):
         return head.auto.from_pretrained(source, num_labels=2, dtype=torch.float32)
 
 
@@ -62,7 +58,7 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
             f"choose a model fine-tuned on this task, or a backbone without a head."
         )
     names = {i: str(name) for i, name in enumerate(labels)} if labels else {0: "score"}
-    with _Quiet():
+    with silenced("transformers"):
         return CLASSIFIER.auto.from_pretrained(
             source,
             num_labels=count,
@@ -75,20 +71,5 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
 
 def load_stock(folder: str | Path) -> PreTrainedModel:
     """The plain Hugging Face model of a folder, with the head it was saved with, in float32 and evaluation mode."""
-    with _Quiet():
+    with silenced("transformers"):
         return (stored_head(folder) or CLASSIFIER).auto.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-class _Quiet:
-    """Holds back transformers' report about a head that is new, which fine-tuning expects."""
-
-    def __enter__(self) -> None:
-        self.level = transformers_logging.get_verbosity()
-        self.bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *error: object) -> None:
-        transformers_logging.set_verbosity(self.level)
-        if self.bars:
-            transformers_logging.enable_progress_bar()

@@ -7,10 +7,10 @@ A pruned checkpoint is stock weights, `prunekit.json` (what the traversal does) 
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,10 +24,6 @@ from prunekit.tokens.policies import KeepPolicy
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import Scorer
 from prunekit.tokens.state import Execution
-
-if TYPE_CHECKING:
-    pass
-
 
 FORMAT = 1
 SETTINGS = "prunekit.json"
@@ -66,9 +62,8 @@ def _read_pruner(about: Mapping[str, Any], tensors: Path) -> TokenPruner:
 
 
 def _rebuilt(description: Mapping[str, Any], kind: type, folder: Path) -> Any:
-    module, _, name = str(description["class"]).rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        found = pkgutil.resolve_name(str(description["class"]))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{folder / SETTINGS} names {description['class']}, which is not installed here; "

@@ -12,14 +12,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.data.hub import DATA_VARIABLE, _cached, _embedded_way, _in_data_folder, _unreachable
 from prunekit.data.packages import package_folder
 from prunekit.files import cache_folder
-
-# what several families call the same number
-SHAPE_KEYS = {
-    "num_hidden_layers": ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers"),
-    "hidden_size": ("hidden_size", "dim", "d_model"),
-    "num_attention_heads": ("num_attention_heads", "n_heads", "num_heads", "encoder_attention_heads"),
-    "intermediate_size": ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim"),
-}
+from prunekit.models.sizes import aliases
 
 
 def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Path | str:
@@ -73,8 +66,8 @@ def backbone_shape(source: Path | str) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); write the model again with save_pretrained.") from error
-    for name, aliases in SHAPE_KEYS.items():
-        value = next((config[alias] for alias in aliases if alias in config), None)
+    for name, names in aliases().items():
+        value = next((config[alias] for alias in names if alias in config), None)
         if value is None:
             raise ConfigError(
                 f"{path} has no {name}: a model of type {config.get('model_type')!r} is no encoder known here; "

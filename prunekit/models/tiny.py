@@ -6,19 +6,21 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from prunekit.data.synthetic import tiny_vocabulary
+from prunekit.models.sizes import size_names
 
 TINY_VERSION = 1  # of the folder that `build_tiny_backbone` writes: raise it when its content changes
 TINY = {"layers": 4, "hidden": 32, "heads": 4, "ffn": 64}
+# how widely weights are drawn; 0.2 elsewhere, because the usual 0.02 makes all tokens of so small a model alike
+SPREAD = {"t5": {"initializer_factor": 1.0}, "marian": {"init_std": 0.2}}
 TRANSLATORS = ("marian", "t5")
 DECODERS = ("llama", "mistral", "qwen2", "gpt2", "opt")
 POSITIONS = 514
 
 
 def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> None:
-    """Writes a random model of 4 layers x 32 and its tokenizer as a Hugging Face folder; whole or not at all.
+    """Write a random model of 4 layers x 32 and its tokenizer as a Hugging Face folder, whole or not at all.
 
     `family` is bert, roberta, electra or distilbert, or one of `DECODERS` or `TRANSLATORS`. The global generators are
     not touched.
@@ -27,14 +29,7 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    sizes = {
-        "hidden_size": TINY["hidden"],
-        "num_hidden_layers": TINY["layers"],
-        "num_attention_heads": TINY["heads"],
-        "intermediate_size": TINY["ffn"],
-    }
-    if family == "distilbert":
-        sizes = dict(zip(("dim", "n_layers", "n_heads", "hidden_dim"), sizes.values(), strict=True))
+    sizes = {name: TINY[size] for size, name in size_names(family)._asdict().items()}
     if family == "electra":
         sizes["embedding_size"] = TINY["hidden"] // 2
     if family in ("llama", "mistral", "qwen2"):
@@ -42,9 +37,12 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     if family == "opt":
         sizes["ffn_dim"] = sizes.pop("intermediate_size")
         sizes["word_embed_proj_dim"] = TINY["hidden"]
-    spread: dict[str, Any] = {"initializer_range": 0.2}  # the usual 0.02 makes all tokens of so small a model alike
+    if family == "t5":
+        sizes["d_kv"] = TINY["hidden"] // TINY["heads"]
+    if family == "marian":
+        sizes |= {name.replace("encoder", "decoder"): size for name, size in sizes.items()}
     if family in TRANSLATORS:
-        sizes, spread = _translator_sizes(family)
+        sizes["decoder_start_token_id"] = 0
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tiny_vocabulary()),
@@ -52,7 +50,7 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
         pad_token_id=0,
         bos_token_id=2,
         eos_token_id=3,
-        **spread,
+        **SPREAD.get(family, {"initializer_range": 0.2}),
         **sizes,
     )
     scratch = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
@@ -64,7 +62,7 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     config.architectures = [type(model).__name__]
     config.save_pretrained(scratch)
     if family in DECODERS + TRANSLATORS:
-        model.save_pretrained(scratch)  # knows which weights are tied
+        model.save_pretrained(scratch)  # leaves out copies of tied weights
     else:
         save_file(model.state_dict(), scratch / "model.safetensors", {"format": "pt"})
     around = "" if family in DECODERS else "$A [SEP]" if family in TRANSLATORS else "[CLS] $A [SEP]"
@@ -74,17 +72,6 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     except OSError:
         # another process was faster
         shutil.rmtree(scratch)
-
-
-def _translator_sizes(family: str) -> tuple[dict[str, int], dict[str, Any]]:
-    """Encoder and decoder of the same size, and how wide their weights are drawn."""
-    common = {"d_model": TINY["hidden"], "decoder_start_token_id": 0}
-    if family == "t5":
-        sizes = {"num_layers": TINY["layers"], "num_heads": TINY["heads"], "d_ff": TINY["ffn"]}
-        return common | sizes | {"d_kv": TINY["hidden"] // TINY["heads"]}, {"initializer_factor": 1.0}
-    parts = ("encoder", "decoder")
-    sizes = {f"{part}_layers": TINY["layers"] for part in parts} | {f"{part}_ffn_dim": TINY["ffn"] for part in parts}
-    return common | sizes | {f"{part}_attention_heads": TINY["heads"] for part in parts}, {"init_std": 0.2}
 
 
 def _tiny_tokenizer(folder: Path, segments: bool, around: str) -> None:

@@ -7,7 +7,6 @@ order, so that weights come from where they will come from in service. A schedul
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 import time
@@ -24,7 +23,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from prunekit.files import atomic_write_text
+from prunekit.files import atomic_write_text, json_sha256
 from prunekit.runtime.engine import PackedEngine
 from prunekit.runtime.inputs import rounded
 from prunekit.runtime.kernels.native import native_attention
@@ -249,8 +248,7 @@ def identity(
 
 def place(folder: Path, known: Mapping[str, Any]) -> Path:
     """The file of the staircase of this identity."""
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-    return folder / f"{digest}.json"
+    return folder / f"{json_sha256(known)[:16]}.json"
 
 
 def load(path: Path, known: Mapping[str, Any]) -> tuple[LatencyModel, str] | None:

@@ -10,7 +10,6 @@ no result hangs on its batch.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from prunekit.console import silenced
 from prunekit.files import atomic_write_text
 from prunekit.models import pretrained
 from prunekit.models.heads import MASKED_LOGIT, by_token
@@ -244,19 +244,16 @@ def quantise(source: Path, target: Path, operators: Sequence[str] = ("MatMul", "
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     beside = target.with_name(f".{target.name}.exporting")
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises a preprocessing that dynamic quantisation has no use for
     try:
-        quantize_dynamic(
-            str(source), str(beside), op_types_to_quantize=list(operators), per_channel=True,
-            weight_type=QuantType.QInt8,
-            # behind operators of ONNX Runtime's own it cannot tell
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )  # fmt: skip
+        with silenced(""):  # it advises a preprocessing that dynamic quantisation has no use for
+            quantize_dynamic(
+                str(source), str(beside), op_types_to_quantize=list(operators), per_channel=True,
+                weight_type=QuantType.QInt8,
+                # behind operators of ONNX Runtime's own it cannot tell
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            )  # fmt: skip
         beside.replace(target)
     finally:
-        root.setLevel(level)
         beside.unlink(missing_ok=True)
 
 

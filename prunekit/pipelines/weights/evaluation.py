@@ -15,7 +15,7 @@ from typing import Any
 from prunekit.console import track
 from prunekit.data.text.samples import Texts, evaluation_ids
 from prunekit.evaluation.language_model import choice_scores, choose, perplexity, rouge
-from prunekit.files import atomic_write_text
+from prunekit.files import atomic_write_text, json_sha256
 from prunekit.pipelines.weights.calibration import CORPORA
 from prunekit.pipelines.weights.loading import LoadedModel
 
@@ -32,8 +32,8 @@ class Evaluated:
 
 def evaluate_dense(loaded: LoadedModel, texts: Texts, cache: Path) -> Evaluated:
     """Measure the dense model, or read from the folder `cache` what an earlier run measured."""
-    key = json.dumps([EVALUATION, loaded.identity, dataclasses.asdict(texts.spec), _text_digest(loaded, texts)])
-    path = cache / f"dense-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    key = [EVALUATION, loaded.identity, dataclasses.asdict(texts.spec), _text_digest(loaded, texts)]
+    path = cache / f"dense-{json_sha256(key, sort_keys=False)[:16]}.json"
     if path.is_file():
         return Evaluated(json.loads(path.read_text()), seconds=None)
     evaluated = evaluate(loaded, texts, "dense")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunekit.config.identity import config_hash
 from prunekit.data.text.samples import samples_digest
-from prunekit.environment import command, peak_memory_mib
+from prunekit.environment import command, peak_memory
 from prunekit.methods.weight_base import WeightPruningMethod
 from prunekit.pipelines.weights.calibration import CORPORA, Calibration
 from prunekit.pipelines.weights.evaluation import Evaluated
@@ -61,7 +61,7 @@ def build_result(
         "reused": [statistic.file for statistic in statistics if statistic.seconds is None],
         "streamed": loaded.streamed,
         "seconds": {**_stage_seconds(statistics, masking, dense, pruned), "total": time.time() - started},
-        "peak_memory_mib": peak_memory_mib(),
+        "peak_memory_mib": peak_memory(),
     }
     if two_of_four and method.options.group == "nm":
         content["semi_structured"] = _semi_structured(loaded)

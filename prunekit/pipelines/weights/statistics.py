@@ -6,8 +6,6 @@ few options. Another sparsity, group or lambda therefore reuses it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from prunekit.console import say, track
 from prunekit.data.text.samples import samples_digest
+from prunekit.files import json_sha256
 from prunekit.methods.weight_base import Need, Statistic, Statistics, WeightOptions
 from prunekit.pipelines.weights.calibration import Calibration
 from prunekit.pipelines.weights.loading import LoadedModel
@@ -90,7 +89,7 @@ class StatisticsStore:
             "scope": self.options.scope,
             "general": [need.metric, self.options.damping] if need.what == "general" else None,
         }
-        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return json_sha256(key)
 
     def _collect(self, need: Need) -> list[Path]:
         """Compute a statistic and return its files, one per block, so that only one block's is in memory."""
