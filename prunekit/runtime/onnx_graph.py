@@ -11,8 +11,6 @@ outputs   logits [1, outputs], or [1, tokens, 2] where answers are found;
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +22,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from prunekit.config.errors import first_line
+from prunekit.console import silenced
 from prunekit.files import atomic_write_bytes
 from prunekit.models.heads import CLASSIFIER, logits_of
 from prunekit.tokens.attention import AttentionCall
 from prunekit.tokens.encoder import PrunedEncoder, encoder_of
 from prunekit.tokens.families.registry import family_of
-from prunekit.tokens.scorers import RandomOrder
 from prunekit.tokens.state import TokenState
 
 OPSET = 17  # LayerNormalization as one operator, which ONNX Runtime fuses; OpenVINO reads it as well
@@ -195,11 +194,8 @@ def write_graph(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.exporting")
     try:
-        if prune and pruner is not None and isinstance(pruner.scorer, RandomOrder):
-            raise NotExportableError(
-                "method=random orders tokens by a 64-bit hash, which ONNX has no operators for; "
-                "it is a control: export the method that it controls."
-            )
+        if prune and pruner is not None and pruner.scorer.no_graph:
+            raise NotExportableError(f"{type(pruner.scorer).__name__} {pruner.scorer.no_graph}.")
         with exporting(), torch.no_grad():
             torch.onnx.export(
                 module,
@@ -213,9 +209,8 @@ def write_graph(
             )
         atomic_write_bytes(path, beside.read_bytes())
     except torch.onnx.errors.OnnxExporterError as error:
-        first = str(error).strip().splitlines()[0][:160]
         raise NotExportableError(
-            f"{_names(model)} cannot be written as a graph ({first}); "
+            f"{_names(model)} cannot be written as a graph ({first_line(error)}); "
             f"use engine='packed', or operations of ONNX opset {OPSET} in scorer and policy."
         ) from error
     finally:
@@ -235,20 +230,15 @@ def exporting() -> Iterator[None]:
     from jaxtyping import config as jaxtyping_config
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic  # type: ignore[attr-defined]
 
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
     checked = not jaxtyping_config.jaxtyping_disable
     jaxtyping_config.update("jaxtyping_disable", True)  # sizes are tensors while a graph is traced
     register_custom_op_symbolic("aten::sort", _sorted, OPSET)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced("torch.onnx", hide_warnings=True):
             yield
     finally:
         unregister_custom_op_symbolic("aten::sort", OPSET)
         jaxtyping_config.update("jaxtyping_disable", not checked)
-        log.setLevel(level)
 
 
 def _sorted(graph: Any, values: Any, *how: Any) -> Any:

@@ -19,6 +19,7 @@ class Scorer(nn.Module):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"received"})
+    no_graph: ClassVar[str] = ""  # why it cannot be exported to ONNX, as the words after its name; empty where it can
 
     def arguments(self) -> dict[str, Any]:
         """What `__init__` needs to make this scorer again; plain JSON."""
@@ -78,6 +79,10 @@ class RandomOrder(Scorer):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    no_graph: ClassVar[str] = (
+        "orders tokens by a 64-bit hash, which ONNX has no operators for; "
+        "it is a control: export the method that it controls"
+    )
 
     def __init__(self, seed: int) -> None:
         super().__init__()

@@ -133,7 +133,7 @@ def test_a_file_that_is_another_function_ends_with_3(run, monkeypatch, capsys):
 
 def test_what_a_graph_cannot_say_is_an_error_of_three_lines_at_most(tmp_path):
     run = stored_run(tmp_path, "random", TokenPruner(RandomOrder(1), KeepRatio({1: 0.5}), [1]))
-    with pytest.raises(ConfigError, match="method=random orders tokens by a 64-bit hash"):
+    with pytest.raises(ConfigError, match="RandomOrder orders tokens by a 64-bit hash"):
         main([f"run={run}"])
 
 
