@@ -1,4 +1,4 @@
-"""Budgets and goals as they are typed, and as a run's folder names them."""
+"""Budgets and goals: how they are typed, and how a run's folder names them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ GOAL = "goal.latency_ms"
 
 
 def has_goal(cfg: Mapping[str, Any]) -> bool:
-    """Whether a latency is asked for in place of a budget."""
+    """Return whether a latency is asked for in place of a budget."""
     return (cfg.get("goal") or {}).get("latency_ms") is not None
 
 
 def without_idle_goal(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the block `goal` where no goal is set: its other keys mean nothing then."""
+    """Return the configuration without the block `goal` where no goal is set: its other keys then mean nothing."""
     return {key: value for key, value in cfg.items() if key != "goal" or has_goal(cfg)}
 
 
 def budget_label(value: Any) -> str:
-    """The budget as a folder name: "3x", "dense" where nothing is to go, "own" where the method's knob decides."""
+    """Return the budget as a folder name: "3x", "dense" where nothing is pruned, "own" where the method decides."""
     reduction = parse_budget(value)
     if reduction is None:
         return "own"
@@ -30,14 +30,17 @@ def budget_label(value: Any) -> str:
 
 
 def amount_label(cfg: Mapping[str, Any]) -> str:
-    """How much is pruned, as a folder name: the budget, or the goal as "12ms"."""
+    """Return how much is pruned as a folder name: the budget, or the goal as "12ms"."""
     return f"{cfg['goal']['latency_ms']:g}ms" if has_goal(cfg) else budget_label(cfg["budget"])
 
 
 def parse_budget(value: Any) -> float | None:
-    """FLOPs reduction against the same sentences unpadded, at least 1: "3x" is 3.0, 0.4 of FLOPs kept is 2.5.
+    """Return the FLOPs reduction against the same sentences unpadded, at least 1; None leaves it to the method's knob.
 
-    None, the method's own knob, stays None. Raises ConfigError.
+    "3x" is 3.0; 0.4, the share of FLOPs kept, is 2.5.
+
+    Raises:
+        ConfigError: the value is not a budget.
     """
     if value is None:
         return None

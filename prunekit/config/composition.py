@@ -1,4 +1,4 @@
-"""Composing, checking and naming configurations; imports neither torch nor anything as slow."""
+"""Compose and check configurations, and explain what is wrong with them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from prunekit.config.budget import has_goal
 from prunekit.config.errors import ConfigError, shown
-from prunekit.config.keys import _unknown_key, declared, read_keys
+from prunekit.config.keys import declared, options, read_keys, unknown_key
 from prunekit.config.search_path import conf_dir, plugin_dirs, prepare
 from prunekit.config.validation import validate
 
-# -- composing ---------------------------------------------------------------------------------------
-
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The resolved configuration as a plain dict, and which option each group took; not validated.
+    """Return the resolved configuration as a plain dict, and the option of each group; does not validate.
 
-    Raises ConfigError for an unknown key or option and for what cannot be read.
+    Raises:
+        ConfigError: a key or an option is unknown, or something cannot be read.
     """
     prepare(overrides)
     folder = str(config_dir or conf_dir())
@@ -36,9 +35,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=folder, job_name="train"):
             composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
-        chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
-        assert isinstance(chosen, dict)
-        choices = {str(k): v for k, v in chosen.items() if not str(k).startswith("hydra/")}
+        choices = _choices(composed.hydra)
         cfg = goal_before_default(resolve(composed), overrides)
         return typed(cfg, choices, [Path(folder), *plugin_dirs()]), choices
     except Exception as error:
@@ -50,10 +47,26 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
         GlobalHydra.instance().hydra = running
 
 
-def resolve(config: Any) -> dict[str, Any]:
-    """An OmegaConf mapping as a plain dict without Hydra's own part, every interpolation replaced.
+def _choices(context: Any) -> dict[str, Any]:
+    """The option of each group in Hydra's own part of a configuration; a list where several were typed, as [a,b]."""
+    chosen = {str(group): option for group, option in context.runtime.choices.items()}
+    for override in _overrides(context):
+        group, _, value = override.partition("=")
+        if value.startswith("[") and group in options():  # hydra does not record a list of options
+            chosen[group] = yaml.safe_load(value)
+    return {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
 
-    Raises ConfigError for an interpolation that fails and for a value that is still to be given.
+
+def _overrides(context: Any) -> list[str]:
+    """What was typed: no interpolation in it is replaced."""
+    return list(map(str, OmegaConf.to_container(context.overrides.task) or []))
+
+
+def resolve(config: Any) -> dict[str, Any]:
+    """Return an OmegaConf mapping as a plain dict without Hydra's own part, every interpolation replaced.
+
+    Raises:
+        ConfigError: an interpolation fails, or a value is still to be given.
     """
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
@@ -67,9 +80,9 @@ def resolve(config: Any) -> dict[str, Any]:
 
 
 def goal_before_default(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration without the budget that is config.yaml's default, where a goal says how much to prune.
+    """Return the configuration without config.yaml's default budget where a goal says how much to prune.
 
-    A budget that `overrides` or a file of their choosing names stays: validation then says that there are two.
+    A budget that `overrides`, or a file chosen by them, sets is kept: validation then reports that there are two.
     """
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
     default = read_keys(conf_dir() / "config.yaml")["budget"].default
@@ -79,7 +92,7 @@ def goal_before_default(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | None:
-    """What Hydra, OmegaConf or the YAML reader complains about, in three lines; None for any other error."""
+    """Return an error of Hydra, OmegaConf or the YAML reader as three lines; None for any other error."""
     if isinstance(error, ConfigError):
         return error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -140,13 +153,13 @@ def _unknown_override(path: str, overrides: Sequence[str]) -> ConfigError:
         _, choices = compose(others)
     except ConfigError:
         _, choices = compose([])
-    if path in choices:  # hydra takes a group without any option for a key
+    if path in choices:  # hydra takes a group without options for a key
         return _unknown_option(path, given.partition("=")[2], [])
-    return _unknown_key(path, given, declared(choices))
+    return unknown_key(path, given, declared(choices))
 
 
 def typed(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, Any]:
-    """The configuration with whole numbers as floats where their key takes a float: 1 and 1.0 name one run."""
+    """Return the configuration with whole numbers as floats where the key takes a float: 1 and 1.0 name one run."""
     keys = declared(choices, folders)
 
     def convert(value: Any, path: str) -> Any:
@@ -159,11 +172,13 @@ def typed(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[
 
 
 def configuration(config: Any, context: Any) -> dict[str, Any]:
-    """What Hydra composed, checked and as plain values. Raises ConfigError."""
-    choices = {
-        str(group): option for group, option in context.runtime.choices.items() if not group.startswith("hydra/")
-    }
+    """Return what Hydra composed as plain values, checked.
+
+    Raises:
+        ConfigError: a key or a value is not allowed.
+    """
+    choices = _choices(context)
     folders = [Path(source.path) for source in context.runtime.config_sources if source.schema == "file"]
-    cfg = goal_before_default(resolve(config), list(context.overrides.task))
+    cfg = goal_before_default(resolve(config), _overrides(context))
     validate(cfg, choices, folders or [conf_dir()])
     return typed(cfg, choices, folders or [conf_dir()])

@@ -1,13 +1,13 @@
-"""The grammar of conf/: the comment that explains a key is the very text that checks its value.
+"""The grammar of conf/: the comment that explains a key also checks its value.
 
     bins: 50  # int 1..1000; rank bins per location
               #   domain      ; prose
 
-A comment is `<domain>[ or null][, machine][, knob][; <prose>]`. `machine` marks what cannot change a result and stays
-out of the hash that names a run; `knob` marks a method's own way to say how much is pruned, given instead of `budget`.
+A comment is `<domain>[ or null][, machine][, knob][; <prose>]`. `machine` marks a key that cannot change a result: the
+hash that names a run leaves it out. `knob` marks a method's own setting of how much to prune, which replaces `budget`.
 Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its number), `bool`, `text`, `path`, `budget`,
-`block`, `one of a|b`, `list of <domain>`, `layers 1..`: rising layer numbers, checked against the backbone, and `band`
-and `bands`: two or more rising lengths of texts, each a number of tokens, `q25` (a quantile), `median` or `max`.
+`block`, `one of a|b`, `list of <domain>`, `layers 1..` (rising layer numbers, checked against the backbone), `band` and
+`bands`: two, or two or more, rising lengths of texts, each a number of tokens, `q25` (a quantile), `median` or `max`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from typing import Any
 from prunekit.config.budget import parse_budget
 from prunekit.config.errors import ConfigError, shown
 
-# what is wrong with a value, put so that it follows "key=value"; None when nothing is
+# returns what is wrong with a value, as the words that follow "key=value"; None when nothing is
 Check = Callable[[Any], str | None]
 RANGE = re.compile(r"(int|float|layers) ([(\[]?)([-+.\de]*?)\.\.([-+.\de]*?)([)\]]?)")
 
 
 @cache
 def check_of(domain: str) -> Check:
-    """The check that a domain describes.
+    """Return the check that a domain describes.
 
-    Raises ValueError for a text that is not a domain.
+    Raises:
+        ValueError: the text is not a domain.
     """
     if domain in SIMPLE:
         return SIMPLE[domain]
@@ -49,7 +50,7 @@ def check_of(domain: str) -> Check:
 
 
 def length_quantile(end: int | str) -> float | None:
-    """The share of texts that lie below an end of a band: 0.25 for q25, 1 for max; None for a number of tokens."""
+    """Return the share of texts shorter than an end of a band: 0.25 for q25, 1 for max; None for a number of tokens."""
     if isinstance(end, int):
         return None
     return {"median": 0.5, "max": 1.0}.get(end) or int(end[1:]) / 100
@@ -84,8 +85,8 @@ def _number(interval: Interval, value: Any) -> str | None:
 def _list(element: Check, value: Any) -> str | None:
     if not isinstance(value, list):
         return "is not a list"
-    found = ((item, element(item)) for item in value)
-    return next((f"holds {shown(item)}, which {wrong}" for item, wrong in found if wrong), None)
+    complaints = ((item, element(item)) for item in value)
+    return next((f"holds {shown(item)}, which {wrong}" for item, wrong in complaints if wrong), None)
 
 
 def _layers(interval: Interval, value: Any) -> str | None:
@@ -109,7 +110,7 @@ def _bands(one: bool, value: Any) -> str | None:
     tokens = [end for end in value if isinstance(end, int)]
     shares = [share for share in map(length_quantile, value) if share is not None]
     rising = all(one < other for some in (tokens, shares) for one, other in pairwise(some))
-    # what lies where is known from the data, except that nothing is shorter than 0 or longer than max
+    # the data decides how quantiles and numbers compare, except that nothing is shorter than 0 or longer than max
     misplaced = 0 in value[1:] or "max" in value[:-1]
     return None if rising and not misplaced else "does not rise: a band goes from its first length up to below the next"
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from prunekit.config.budget import without_idle_goal
 from prunekit.config.keys import flatten, machine_keys
+from prunekit.files import json_sha256
 
 # the method that prunes nothing, the only one known by name: it trains the teachers of all others, has neither a budget
 # nor a teacher of its own, and is what tables and reports compare with
@@ -21,9 +20,7 @@ def is_dense(method: str) -> bool:
 
 
 def config_hash(cfg: Mapping[str, Any]) -> str:
-    """Eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
+    """Return eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
     machine = machine_keys()
-    cfg = without_idle_goal(cfg)
-    counted = {path: value for path, value in flatten(cfg).items() if path not in machine}
-    text = json.dumps(counted, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    counted = {path: value for path, value in flatten(without_idle_goal(cfg)).items() if path not in machine}
+    return json_sha256(counted, ensure_ascii=False, default=str)[:8]

@@ -16,103 +16,12 @@ from prunekit.config.domains import check_of
 from prunekit.config.errors import ConfigError
 from prunekit.config.search_path import conf_dir, plugin_dirs, sweeps_dir
 
-
-def _unknown_key(path: str, given: str, keys: Mapping[str, Key]) -> ConfigError:
-    parent, _, name = path.rpartition(".")
-    elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
-    near = elsewhere or difflib.get_close_matches(path, keys, n=1, cutoff=0.7)
-    beside = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == parent]
-    allowed = f"{', '.join(beside)}{f' in {parent}' * bool(parent)}" if beside else f"{parent} is not a block"
-    advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
-    return ConfigError(f"{given}: there is no key {path}.\nAllowed: {allowed}.\n{advice}")
-
-
-def declared(choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, Key]:
-    """Every key that the chosen files declare, by dotted path."""
-    places = search_dirs() if folders is None else folders
-    keys: dict[str, Key] = {}
-    for folder in places:
-        if (folder / "config.yaml").is_file():
-            keys = read_keys(folder / "config.yaml") | keys
-    for group, option in choices.items():
-        if option is None or not isinstance(option, str):
-            continue
-        found = _inherited(places, group, option)
-        if any(key.path.startswith(f"{group}.") for key in found.values()):
-            keys[group] = Key(group, option, "block", False, False, False, "", next(iter(found.values())).file)
-        keys |= found
-    return keys
-
-
-def search_dirs() -> list[Path]:
-    """Where configurations are looked for, first come first served."""
-    return [conf_dir(), *plugin_dirs()]
-
-
-def options() -> dict[str, list[str]]:
-    """The options of every group, by its name: own ones, those of plug-ins, and the published grids.
-
-    Read from the folders, because Hydra copies all it holds for each group that it is asked for.
-    """
-    found: dict[str, set[str]] = {"sweeps": {file.stem for file in sweeps_dir().glob("*.yaml")}}
-    for place in search_dirs():
-        for file in place.glob("*/*.yaml"):
-            found.setdefault(file.parent.name, set()).add(file.stem)
-    return {group: sorted(found[group]) for group in sorted(found)}
-
-
-def _inherited(places: Sequence[Path], group: str, option: str) -> dict[str, Key]:
-    """Keys of an option and of the options of its group that it builds on."""
-    files = [place / group / f"{option}.yaml" for place in places]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return {}
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    keys: dict[str, Key] = {}
-    for parent in content.get("defaults", []):
-        if isinstance(parent, str) and parent != "_self_":
-            keys |= _inherited(places, group, parent)
-    return keys | read_keys(file, prefix=f"{group.replace('/', '.')}.")
-
-
-def _walk(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in cfg.items():
-        yield f"{prefix}{name}", value
-        if isinstance(value, dict):
-            yield from _walk(value, f"{prefix}{name}.")
-
-
-def flatten(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a configuration by dotted path; blocks themselves are left out."""
-    return {path: value for path, value in _walk(cfg) if not isinstance(value, dict)}
-
-
-def machine_keys() -> set[str]:
-    """Dotted paths of the keys that cannot change a result."""
-    return {key.path for key in _everywhere().values() if key.machine}
-
-
-def _everywhere() -> dict[str, Key]:
-    """The keys of every file of every group, chosen or not."""
-    return _all_keys(tuple(search_dirs()))
-
-
-@cache
-def _all_keys(folders: tuple[Path, ...]) -> dict[str, Key]:
-    keys: dict[str, Key] = {}
-    for folder in reversed(folders):
-        for file in sorted(folder.rglob("*.yaml")):
-            group = file.parent.relative_to(folder).parts
-            keys |= read_keys(file, prefix="".join(f"{part}." for part in group))
-    return keys
-
-
 COMMENT = re.compile(r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob))*)(?:; (?P<prose>.*))?")
 
 
 @dataclass(frozen=True)
 class Key:
-    """A declared key: its place, its default as written, and what its comment says."""
+    """A declared key: its path, its default as written, and what its comment says."""
 
     path: str
     default: str
@@ -129,18 +38,116 @@ class Key:
         return f"{self.domain}{' or null' * self.nullable}{'; ' * bool(self.prose)}{self.prose}"
 
     def complaint(self, value: Any) -> str | None:
-        """What is wrong with a value; None when nothing is."""
+        """Return what is wrong with a value; None when nothing is."""
         return None if value is None and self.nullable else check_of(self.domain)(value)
 
 
-def read_keys(file: Path, prefix: str = "") -> dict[str, Key]:
-    """The keys that a conf file declares, by dotted path; a key whose comment names no domain declares nothing.
+# -- the keys of configurations ----------------------------------------------------------------------
 
-    A comment may go on in the lines below its key, indented further than the key. A file in the package `_global_`
+
+def declared(choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, Key]:
+    """Return every key that the chosen files declare, by dotted path; a group may have several options, in a list."""
+    places = search_dirs() if folders is None else folders
+    keys: dict[str, Key] = {}
+    for folder in places:
+        if (folder / "config.yaml").is_file():
+            keys = read_keys(folder / "config.yaml") | keys
+    for group, chosen in choices.items():
+        for option in [chosen] if isinstance(chosen, str) else chosen or []:
+            inherited = keys_of(group, option, places)
+            if any(path.startswith(f"{group}.") for path in inherited):
+                file = next(iter(inherited.values())).file
+                keys[group] = Key(group, option, "block", False, False, False, "", file)
+            keys |= inherited
+    return keys
+
+
+def search_dirs() -> list[Path]:
+    """Return the folders of configurations; the first that has a file is used."""
+    return [conf_dir(), *plugin_dirs()]
+
+
+def options() -> dict[str, list[str]]:
+    """Return the options of every group by its name: prunekit's, those of plug-ins, and the published grids.
+
+    Read from the folders, because Hydra copies all its configurations for each group that it is asked for.
+    """
+    named: dict[str, set[str]] = {"sweeps": {file.stem for file in sweeps_dir().glob("*.yaml")}}
+    for place in search_dirs():
+        for file in place.glob("*/*.yaml"):
+            named.setdefault(file.parent.name, set()).add(file.stem)
+    return {group: sorted(named[group]) for group in sorted(named)}
+
+
+def keys_of(group: str, option: str, places: Sequence[Path]) -> dict[str, Key]:
+    """Return the keys of an option and of the options of its group that it builds on."""
+    files = [place / group / f"{option}.yaml" for place in places]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return {}
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    keys: dict[str, Key] = {}
+    for parent in content.get("defaults", []):
+        if isinstance(parent, str) and parent != "_self_":
+            keys |= keys_of(group, parent, places)
+    return keys | read_keys(file, prefix=f"{group.replace('/', '.')}.")
+
+
+def machine_keys() -> set[str]:
+    """Return the dotted paths of the keys that cannot change a result."""
+    return {key.path for key in all_keys().values() if key.machine}
+
+
+def all_keys() -> dict[str, Key]:
+    """Return the keys of every file of every group, chosen or not, by dotted path."""
+    return _keys_below(tuple(search_dirs()))
+
+
+@cache
+def _keys_below(folders: tuple[Path, ...]) -> dict[str, Key]:
+    keys: dict[str, Key] = {}
+    for folder in reversed(folders):
+        for file in sorted(folder.rglob("*.yaml")):
+            group = file.parent.relative_to(folder).parts
+            keys |= read_keys(file, prefix="".join(f"{part}." for part in group))
+    return keys
+
+
+def walk(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key of a configuration, blocks included, as its dotted path and its value."""
+    for name, value in cfg.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, dict):
+            yield from walk(value, f"{prefix}{name}.")
+
+
+def flatten(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration by dotted path; blocks themselves are left out."""
+    return {path: value for path, value in walk(cfg) if not isinstance(value, dict)}
+
+
+def unknown_key(path: str, given: str, keys: Mapping[str, Key]) -> ConfigError:
+    """Return the error for a key that no file declares; `given` is what was typed."""
+    parent, _, name = path.rpartition(".")
+    elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
+    near = elsewhere or difflib.get_close_matches(path, keys, n=1, cutoff=0.7)
+    siblings = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == parent]
+    allowed = f"{', '.join(siblings)}{f' in {parent}' * bool(parent)}" if siblings else f"{parent} is not a block"
+    advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
+    return ConfigError(f"{given}: there is no key {path}.\nAllowed: {allowed}.\n{advice}")
+
+
+# -- the keys of one file ----------------------------------------------------------------------------
+
+
+def read_keys(file: Path, prefix: str = "") -> dict[str, Key]:
+    """Return the keys that a file declares, by dotted path; a key whose comment names no domain declares nothing.
+
+    A comment may continue in the lines below its key, indented further than the key. A file in the package `_global_`
     (an experiment) only gives values to keys that others declare.
     """
-    found = file.stat()
-    return dict(_read_keys(file, prefix, found.st_mtime_ns, found.st_size))
+    status = file.stat()
+    return dict(_read_keys(file, prefix, status.st_mtime_ns, status.st_size))
 
 
 @cache
@@ -149,13 +156,13 @@ def _read_keys(file: Path, prefix: str, changed: int, size: int) -> dict[str, Ke
     if re.search(r"^#\s*@package _global_", text, re.MULTILINE):
         return {}
     lines = text.splitlines()
-    found = {}
+    keys = {}
     for path, name, value in _entries(yaml.compose(text, Loader=yaml.SafeLoader), prefix):
         default = text[value.start_mark.index : value.end_mark.index]
-        key = _declared(path, _comment(lines, name, value), default, file)
+        key = _key_of(path, _comment(lines, name, value), default, file)
         if key is not None:
-            found[path] = key
-    return found
+            keys[path] = key
+    return keys
 
 
 def _entries(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
@@ -166,7 +173,7 @@ def _entries(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, yaml.No
                 yield from _entries(value, f"{prefix}{name.value}.")
 
 
-def _declared(path: str, comment: str, default: str, file: Path) -> Key | None:
+def _key_of(path: str, comment: str, default: str, file: Path) -> Key | None:
     match = COMMENT.fullmatch(comment)
     if match is None:
         return None

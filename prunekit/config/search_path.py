@@ -1,4 +1,4 @@
-"""Where configuration lies: conf/ and sweeps/ of this package, and those of installed plug-ins."""
+"""Where configurations are: conf/ and sweeps/ of this package, and conf/ of installed plug-ins."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PLUGINS = "prunekit.plugins"  # the entry-point group: a package with a folder c
 
 
 def conf_dir() -> Path:
-    """The folder of config.yaml and its groups: inside an installed wheel, else beside the package."""
+    """Return the folder of config.yaml and its groups: inside an installed wheel, otherwise beside the package."""
     return _shipped("conf")
 
 
 def sweeps_dir() -> Path:
-    """The folder of the published grids, which is the group `sweeps`."""
+    """Return the folder of the published grids, which is the group `sweeps`."""
     return _shipped("sweeps")
 
 
@@ -35,12 +35,16 @@ def _shipped(name: str) -> Path:
 
 
 def plugin_dirs() -> list[Path]:
-    """The conf folders of installed plug-ins, by name. Raises ConfigError for a plug-in without one."""
+    """Return the conf folders of installed plug-ins, sorted by the name of the plug-in.
+
+    Raises:
+        ConfigError: a plug-in has no such folder.
+    """
     return [_plugin_dir(point) for point in sorted(entry_points(group=PLUGINS), key=lambda point: point.name)]
 
 
 def _plugin_dir(point: EntryPoint) -> Path:
-    # looked for beside the module first: importing a method imports torch
+    # beside the module first, which needs no import: a method imports torch
     try:
         spec = importlib.util.find_spec(point.module)
     except ImportError:
@@ -61,18 +65,18 @@ def _plugin_dir(point: EntryPoint) -> Path:
 
 
 class PluginConfigs(SearchPathPlugin):
-    """Puts the conf folders of plug-ins behind prunekit's own on Hydra's search path."""
+    """Hydra's hook that adds the conf folders of plug-ins to its search path, after prunekit's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Appends the folders."""
+        """Append the folders."""
         for folder in plugin_dirs():
             search_path.append("prunekit plug-in", f"file://{folder}")
 
 
 def prepare(overrides: Sequence[str] = ()) -> None:
-    """Tells Hydra about plug-ins and about the group `sweeps`, which lies outside conf/; safe to call again.
+    """Register plug-ins and the group `sweeps`, which is outside conf/, with Hydra; safe to call again.
 
-    Of the files of sweeps only those that `overrides` name are read: Hydra copies all it holds more than once.
+    Only the files of sweeps that `overrides` name are read: Hydra copies all its configurations more than once.
     """
     Plugins.instance().register(PluginConfigs)
     store = ConfigStore.instance()

@@ -9,21 +9,25 @@ from typing import Any
 
 from prunekit.config.budget import GOAL, parse_budget
 from prunekit.config.errors import ConfigError, shown
-from prunekit.config.keys import Key, _everywhere, _unknown_key, _walk, declared
+from prunekit.config.identity import DENSE, is_dense
+from prunekit.config.keys import Key, all_keys, declared, keys_of, options, search_dirs, unknown_key, walk
 
 GOAL_TASKS = ("classification", "regression")
 
 
 def validate(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> None:
-    """Checks every key and value against the comments of the files they come from; raises ConfigError.
+    """Check every key and value against the comments of the files that declare them.
 
-    `folders` are where configurations were looked for; None = prunekit's own and the plug-ins'.
+    `folders` are those that the configuration was composed from; None = prunekit's and the plug-ins'.
+
+    Raises:
+        ConfigError: a key is unknown or missing, a value is not allowed, or two keys contradict each other.
     """
     keys = declared(choices, folders)
-    given = dict(_walk(cfg))
+    given = dict(walk(cfg))
     for path, value in given.items():
         if path not in keys:
-            raise _unknown_key(path, f"{path}={shown(value)}", keys)
+            raise unknown_key(path, f"{path}={shown(value)}", keys)
         if keys[path].domain == "budget":
             parse_budget(value)
         wrong = keys[path].complaint(value)
@@ -35,7 +39,7 @@ def validate(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequen
     for group in ("method", "task", "backbone", "trainer", "logger"):
         if group not in given:
             raise ConfigError(f"there is no {group}.\nAllowed: an option of conf/{group}/.\nGive {group}=...")
-    _check_goal(given)
+    _check_goal(cfg, given)
     _check_knobs(given, keys)
     _check_bands(given)
 
@@ -51,8 +55,8 @@ def _wrong_value(key: Key, value: Any, wrong: str) -> ConfigError:
     return ConfigError(f"{key.path}={shown(value)} {wrong}.\nAllowed: {key.allowed}.\n{advice}")
 
 
-def _check_goal(given: Mapping[str, Any]) -> None:
-    """A goal needs a method that removes tokens, a task that the packed engine serves, and no budget beside it."""
+def _check_goal(cfg: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """A goal needs a method that prunes tokens, a task that the packed engine serves, and no budget besides it."""
     if given.get(GOAL) is None:
         return
     goal, method, kind = f"{GOAL}={shown(given[GOAL])}", given["method.name"], given.get("task.kind", "classification")
@@ -61,16 +65,23 @@ def _check_goal(given: Mapping[str, Any]) -> None:
             f"budget={shown(given['budget'])} and {goal} both say how much to prune.\n"
             f"Allowed: one of budget, {GOAL}.\nAdd budget=null to go by {GOAL}, or leave that out."
         )
-    if method == "dense" or given.get("method.prunes", "tokens") != "tokens":
+    if is_dense(cfg["method"]["name"]) or given.get("method.prunes", "tokens") != "tokens":
         raise ConfigError(
-            f"{goal}: method={method} removes no tokens, so that it gets nothing faster.\n"
-            "Allowed: a method that does, as topk, top or ltp.\nGive method=topk, or leave the goal out."
+            f"{goal}: method={method} prunes no tokens, so it makes nothing faster.\n"
+            f"Allowed: a method that does: {', '.join(_token_methods())}.\nGive one of these, or leave the goal out."
         )
     if kind not in GOAL_TASKS:
         raise ConfigError(
             f"{goal}: task={given['task.name']} is of kind {kind}, whose latency is not measured.\n"
             f"Allowed: tasks of kind {' and '.join(GOAL_TASKS)}.\nGive a budget instead, as budget=2x."
         )
+
+
+def _token_methods() -> list[str]:
+    """The names of the methods that prune tokens, including those of plug-ins."""
+    places = search_dirs()
+    kinds = {name: keys_of("method", name, places).get("method.prunes") for name in options()["method"]}
+    return [name for name, key in kinds.items() if name != DENSE and (key is None or key.default == "tokens")]
 
 
 def _check_knobs(given: Mapping[str, Any], keys: Mapping[str, Key]) -> None:
@@ -107,9 +118,13 @@ def _check_bands(given: Mapping[str, Any]) -> None:
 
 
 def check_layers(cfg: Mapping[str, Any], n_layers: int, name: str) -> None:
-    """Raises ConfigError where a key of layer numbers names one that the backbone `name` of `n_layers` layers lacks."""
-    given = dict(_walk(cfg))
-    for key in _everywhere().values():
+    """Check that the backbone `name` has every layer that a key of layer numbers names.
+
+    Raises:
+        ConfigError: it has only `n_layers` layers, too few for one.
+    """
+    given = dict(walk(cfg))
+    for key in all_keys().values():
         value = given.get(key.path)
         if key.domain.startswith("layers ") and value and max(value) >= n_layers:
             raise ConfigError(

@@ -10,19 +10,20 @@ from typing import Any
 
 from prunekit.config.budget import parse_budget, without_idle_goal
 from prunekit.config.composition import compose
+from prunekit.config.identity import DENSE, is_dense
 from prunekit.runs.kinds import kind_of
 
 
 def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that names the run: dense has neither budget nor teacher, own files count by content.
+    """Return the configuration that names the run: without what has no effect, and with the user's files by content.
 
-    A budget has one spelling, in which 0.5 and 2.0x are 2x.
+    A dense run has neither a budget nor a teacher. A budget has one spelling: 0.5 and 2.0x are 2x.
     """
     kind = kind_of(cfg)
-    cfg = without_idle_goal(kind.named(cfg))
+    cfg = without_idle_goal(kind.relevant(cfg))
     if (reduction := parse_budget(cfg["budget"])) is not None:
         cfg = cfg | {"budget": f"{reduction:.10g}x"}
-    if cfg["method"]["name"] == "dense":
+    if is_dense(cfg["method"]["name"]):
         default = _dense_defaults()
         cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}
     models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg.get(key, {}).get("path")}
@@ -32,7 +33,7 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of the dense run that a pruning run starts from; equal for all that may share it."""
+    """Return the configuration of the dense run that a pruning run starts from; the same for all that may share it."""
     dense = copy.deepcopy(cfg)
     dense.pop("goal", None)  # the same teacher serves every goal and every budget
     default = copy.deepcopy(_dense_defaults())
@@ -40,28 +41,28 @@ def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
     dense["trainer"] |= {"epochs": cfg["teacher"]["epochs"], "lr": cfg["teacher"]["lr"], "max_steps": None}
     for block in ("teacher", "bench"):
         dense[block] = default[block] | {"enabled": False} if block == "bench" else default[block]
-    # who the test is reported by is no matter of the teacher's; what it is trained on is
+    # the bands that the test is reported for do not change the teacher, unlike those that it is trained on
     dense["data"] = dense["data"] | {"eval_bands": None}
     if "protect_question" in dense["task"]:
-        dense["task"]["protect_question"] = False  # where nothing is pruned it changes nothing
+        dense["task"]["protect_question"] = False  # has no effect where nothing is pruned
     dense |= {"budget": None, "budget_tolerance": default["budget_tolerance"], "force": False}
     return dense
 
 
 @cache
 def _dense_defaults() -> dict[str, Any]:
-    return compose(["method=dense"])[0]
+    return compose([f"method={DENSE}"])[0]
 
 
 def teacher_config(cfg: dict[str, Any]) -> dict[str, Any] | None:
-    """The configuration of the teacher that a run trains or finds; None where it needs none, or has a path to one."""
-    if "teacher" not in cfg or cfg["method"]["name"] == "dense" or cfg["teacher"]["path"]:
+    """Return the configuration of the teacher that a run trains or reuses; None if it has none, or a path to one."""
+    if "teacher" not in cfg or is_dense(cfg["method"]["name"]) or cfg["teacher"]["path"]:
         return None
     return dense_config(cfg)
 
 
 def model_digest(folder: str) -> str | None:
-    """Hex digest of the weights and configuration in a folder; None where there is neither."""
+    """Return the hex digest of the weights and configuration in a folder; None where there is neither."""
     digest = hashlib.sha256()
     files = [path for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".bin", ".json")]
     for path in files:

@@ -1,12 +1,13 @@
-"""The kinds of runs that a method may ask for, and what each reads from a configuration.
+"""The kinds of runs, and what each reads from a configuration.
 
-A method's file says its kind by the key `prunes`; without it, it prunes tokens. Nothing here imports torch.
+The key `prunes` of a method's file decides the kind, together with the task; without it the method prunes tokens.
+Imports no torch.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from prunekit.config.budget import amount_label
 from prunekit.config.errors import ConfigError
+from prunekit.config.identity import DENSE, is_dense
 from prunekit.config.validation import check_layers
 from prunekit.data.sources import find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
@@ -25,76 +27,76 @@ Config = Mapping[str, Any]
 
 @runtime_checkable
 class RunKind(Protocol):
-    """What a run asks of its kind; every check raises ConfigError before anything slow starts."""
+    """What a run needs from its kind; every check raises ConfigError before anything slow starts."""
 
     name: str
     tasks: tuple[str, ...]  # values of task.kind
 
     def spec(self, task: Config) -> Any:
-        """The task block, checked."""
+        """Return the task block, checked."""
 
     def digest(self, spec: Any) -> str | None:
-        """Of the content of files that the task names by path; None when it names none."""
+        """Return a digest of the files that the task names by path; None when it names none."""
 
     def source(self, spec: Any) -> Any:
-        """Where the task's data is."""
+        """Return where the task's data is."""
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
-        """What the configuration asks of the backbone."""
+        """Check what the configuration asks of the backbone."""
 
-    def named(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """The configuration without what plays no part in runs of this kind."""
+    def relevant(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        """Return the configuration without what has no effect in runs of this kind."""
 
     def label(self, cfg: Config) -> str:
-        """How much is pruned, as a folder name."""
+        """Return how much is pruned, as a folder name."""
 
 
 class TokenRuns:
-    """Fine-tuning with tokens removed, on a labelled task."""
+    """Fine-tuning on a labelled task while tokens are dropped."""
 
     name: str = "tokens"
     tasks: tuple[str, ...] = ("classification", "regression", "span")
 
     def spec(self, task: Config) -> TaskSpec:
-        """A TaskSpec."""
+        """Return a TaskSpec."""
         return TaskSpec.from_config(task)
 
     def digest(self, spec: TaskSpec) -> str | None:
-        """Of task.file and its kin."""
+        """Return a digest of the files named by task.file and the like."""
         return own_files_digest(spec)
 
     def source(self, spec: TaskSpec) -> Any:
-        """A TaskSource."""
+        """Return a TaskSource."""
         return find_task(spec)
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
-        """Layers that a key names must exist, and what is to be trained needs epochs."""
+        """Check that the layers named by keys exist, and that a method that trains has epochs."""
         check_layers(cfg, backbone_shape(backbone)["num_hidden_layers"], cfg["backbone"]["name"])
         method = cfg["method"]
-        if cfg["trainer"]["epochs"] == 0 and method["name"] != "dense" and method.get("train", True):
+        if cfg["trainer"]["epochs"] == 0 and not is_dense(cfg["method"]["name"]) and method.get("train", True):
             raise ConfigError(
                 f"trainer.epochs=0 trains nothing, but method={method['name']} is to be trained.\n"
-                "Allowed: 1 and more; 0 for method=dense, and where method.train=false.\n"
+                f"Allowed: 1 and more; 0 for method={DENSE}, and where method.train=false.\n"
                 "Give trainer.epochs=5, or method.train=false if the method takes it."
             )
 
-    def named(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """All of it."""
+    def relevant(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        """Return all of the configuration."""
         return cfg
 
     def label(self, cfg: Config) -> str:
-        """The budget, or the goal."""
-        return "dense" if cfg["method"]["name"] == "dense" else amount_label(cfg)
+        """Return the budget, or the goal."""
+        return DENSE if is_dense(cfg["method"]["name"]) else amount_label(cfg)
 
 
 class TranslationRuns(TokenRuns):
-    """The same with a decoder behind the encoder; the test is translated."""
+    """Fine-tuning of a translator while its encoder drops tokens; the test is translated."""
 
     name: str = "translation"
     tasks: tuple[str, ...] = ("translation",)
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
-        """What BLEU is computed by must be there before hours of training."""
+        """Check also that BLEU can be computed, before hours of training."""
         super().check(cfg, backbone)
         if importlib.util.find_spec("sacrebleu") is None:
             raise ConfigError(
@@ -104,45 +106,35 @@ class TranslationRuns(TokenRuns):
 
 
 class WeightRuns:
-    """Calibration, a mask and perhaps a repair of a language model's weights; nothing is trained."""
+    """Calibration, masking and possibly repair of a language model's weights; nothing is trained."""
 
     name: str = "weights"
     tasks: tuple[str, ...] = ("text",)
-    # of the trainer only these matter
+    # the only keys of the trainer that matter
     TRAINER = ("threads", "accelerator")
 
     def spec(self, task: Config) -> TextSpec:
-        """A TextSpec."""
+        """Return a TextSpec."""
         return TextSpec.from_config(task)
 
     def digest(self, spec: TextSpec) -> str | None:
-        """Of the files of the corpora that are given by path."""
+        """Return a digest of the corpora that are given by path."""
         return text_files_digest(spec)
 
     def source(self, spec: TextSpec) -> Any:
-        """A TextSource."""
+        """Return a TextSource."""
         return find_texts(spec)
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
-        """A scope is a regular expression, SparseGPT has groups and a repair of its own, n:m has one sparsity."""
+        """Check that the scope is a regular expression, and that n:m agrees with the sparsity."""
         method = cfg["method"]
         try:
             re.compile(method["scope"] or "")
         except re.error as error:
             raise ConfigError(
-                f"method.scope={method['scope']} is no regular expression ({error}).\n"
+                f"method.scope={method['scope']} is not a regular expression ({error}).\n"
                 "Allowed: one that is found in names of matrices, as mlp|q_proj.\nCorrect it, or leave it out for all."
             ) from error
-        if method["name"] == "sparsegpt" and method["group"] not in ("column_block", "nm"):
-            raise ConfigError(
-                f"method=sparsegpt chooses within blocks of columns, not method.group={method['group']}.\n"
-                "Allowed: method.group=column_block, whose width is method.width; or nm.\nSet one of these."
-            )
-        if method["name"] == "sparsegpt" and method["weight_update"] != "none":
-            raise ConfigError(
-                f"method=sparsegpt re-fits what stays already; method.weight_update={method['weight_update']} would be "
-                "a second time.\nAllowed: method.weight_update=none.\nLeave it out."
-            )
         if method["group"] != "nm":
             return
         if method["keep"] >= method["of"]:
@@ -159,26 +151,26 @@ class WeightRuns:
                 "Set these, or choose another method.group."
             )
 
-    def named(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """No FLOPs budget, teacher or speed: dense kernels do not see zeros."""
+    def relevant(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the FLOPs budget, the teacher and the benchmark: dense kernels do not skip zeros."""
         kept = {key: value for key, value in cfg.items() if key not in ("teacher", "bench", "budget_tolerance")}
         trainer = {key: value for key, value in cfg["trainer"].items() if key in self.TRAINER}
         return kept | {"budget": None, "trainer": trainer}
 
     def label(self, cfg: Config) -> str:
-        """The sparsity."""
+        """Return the sparsity."""
         return f"sparse{cfg['method']['sparsity']:g}"
 
 
-# what a method may prune, and the kinds of runs that do, told apart by their tasks
+# what a method may prune -> the kinds of runs that do; the task chooses among them
 KINDS: dict[str, tuple[RunKind, ...]] = {"tokens": (TokenRuns(), TranslationRuns()), "weights": (WeightRuns(),)}
 
 
 def kind_of(cfg: Config) -> RunKind:
-    """The kind that the method and the task ask for.
+    """Return the kind of run that the method and the task ask for.
 
     Raises:
-        ConfigError: the task is not for it.
+        ConfigError: the method cannot run on this task.
     """
     what = cfg["method"].get("prunes", "tokens")
     kinds, given = KINDS[what], cfg["task"].get("kind", "classification")
@@ -194,15 +186,14 @@ def kind_of(cfg: Config) -> RunKind:
 
 
 def target_of(cfg: Config) -> Any:
-    """The class that `method._target_` names.
+    """Return the class that `method._target_` names.
 
     Raises:
         ConfigError: it cannot be imported.
     """
     target = cfg["method"]["_target_"]
-    module, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         base = "WeightPruningMethod" if cfg["method"].get("prunes") == "weights" else "TokenPruningMethod"
         raise ConfigError(
@@ -212,5 +203,5 @@ def target_of(cfg: Config) -> Any:
 
 
 def method_options(cfg: Config) -> dict[str, Any]:
-    """The keys of the method's file that are the method's own."""
+    """Return the keys of the method's file that are the method's own."""
     return {key: value for key, value in cfg["method"].items() if key not in ("name", "_target_", "prunes")}

@@ -1,8 +1,8 @@
-"""A sweep that survives: it runs what is missing, shares its runs with other processes, and lists what failed.
+"""A sweep that can be killed and repeated: it runs what is missing, shares runs with other processes, lists failures.
 
-What a sweep knows lies in the run folders: result.json is a run that is done, failed.json one that went wrong, a lock
-one that some process is at. So the same command may be killed, repeated, or started twice side by side. Imports
-neither torch nor anything as slow: the parent of a hundred jobs starts at once.
+Its state is in the run folders: result.json marks a finished run, failed.json one that failed, a lock one that some
+process is running. So the same command may be killed, repeated, or started twice at the same time. Imports nothing
+heavy: the parent of a hundred jobs starts at once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from prunekit.runs.finished import finished
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
 
-MOST_LAUNCHES = 3  # of one job; then it is listed as failed, though nothing says why it leaves no result
-POLL_SECONDS = 5.0  # between two looks at runs that other processes are at
-TEACHER_ONLY = "PRUNEKIT_TEACHER_ONLY"  # set for a job whose teacher alone is to be trained
+MOST_LAUNCHES = 3  # of one job; then it is listed as failed, although its folder does not say why
+POLL_SECONDS = 5.0  # between two checks of runs that other processes are running
+TEACHER_ONLY = "PRUNEKIT_TEACHER_ONLY"  # set for a job that is to train its teacher only
 
 
 def _give_up(job: Planned) -> None:
-    """Lists a job as failed that was launched and ended without a trace in its folder."""
+    """Record as failed a job that was launched and ended without a trace in its folder."""
     job.folder.path.mkdir(parents=True, exist_ok=True)
     job.folder.write_failure(
         CRASHED,
@@ -47,7 +47,7 @@ def _give_up(job: Planned) -> None:
 
 @dataclass
 class Planned:
-    """A job of the grid: what it runs, or why it cannot."""
+    """A job of the grid: its configuration, or why it cannot run."""
 
     overrides: list[str]
     cfg: dict[str, Any] | None
@@ -55,20 +55,20 @@ class Planned:
 
     @cached_property
     def folder(self) -> RunFolder:
-        """Where its result will be."""
+        """The folder of its result."""
         assert self.cfg is not None
         return RunFolder.of(self.cfg)
 
     @cached_property
     def teacher(self) -> RunFolder | None:
-        """Where its teacher is or will be; None where it needs none."""
+        """The folder of its teacher; None where it needs none."""
         assert self.cfg is not None
         cfg = teacher_config(self.cfg)
         return None if cfg is None else RunFolder.of(cfg)
 
 
 class Sweep:
-    """A grid of configurations; `compose` makes Hydra's configuration of a list of overrides."""
+    """A grid of configurations; `compose` turns a list of overrides into Hydra's configuration."""
 
     def __init__(self, jobs: Sequence[list[str]], compose: Callable[[list[str]], Any], folder: Path) -> None:
         self.started = time.time()
@@ -78,7 +78,7 @@ class Sweep:
         if planned and all(job.problem is not None for job in planned):
             raise ConfigError(planned[0].problem or "")
         self.broken = [job for job in planned if job.problem is not None]
-        # settings that change nothing, as a budget for dense, make one run of several jobs
+        # jobs that differ only in what has no effect, as a budget for dense, are one run
         self.jobs = list({job.folder.path: job for job in planned if job.problem is None}.values())
 
     def _planned(self, overrides: list[str], compose: Callable[[list[str]], Any]) -> Planned:
@@ -88,7 +88,7 @@ class Sweep:
         except ConfigError as error:
             return Planned(overrides, None, str(error))
 
-    # -- state, as the run folders have it -------------------------------------------------------------
+    # -- state, as the run folders record it ------------------------------------------------------------
 
     def _done(self, folder: RunFolder, force: bool = False) -> bool:
         if finished(folder) is None:
@@ -96,7 +96,7 @@ class Sweep:
         return not force or (folder.path / "result.json").stat().st_mtime >= self.started
 
     def _failure(self, job: Planned) -> dict[str, Any] | None:
-        """What went wrong with a job or its teacher since this sweep began."""
+        """The failure of a job or its teacher since this sweep began; None without one."""
         if (own := job.folder.failure(self.started)) is not None:
             return own
         if job.teacher is not None and (teachers := job.teacher.failure(self.started)) is not None:
@@ -108,7 +108,7 @@ class Sweep:
         return [job for job in self.jobs if not self._done(job.folder, bool((job.cfg or {})["force"]))]
 
     def _teachers(self, missing: Sequence[Planned]) -> dict[Path, Planned]:
-        """The teachers that are still to be trained, each with a job that needs it."""
+        """The teachers still to be trained, each with a job that needs it."""
         found: dict[Path, Planned] = {}
         for job in missing:
             if job.teacher is not None and not self._done(job.teacher):
@@ -118,10 +118,10 @@ class Sweep:
     # -- running ---------------------------------------------------------------------------------------
 
     def run(self, launch: Callable[[list[list[str]], int], None]) -> None:
-        """Launches what is missing until every job is done or has failed once; leaves the worst exit code.
+        """Launch what is missing until every job is done or has failed once, and write the worst exit code.
 
-        `launch` takes lists of overrides and the number of the first one. Teachers go first, each once; a job that
-        another process is at is left to it, and looked at again later.
+        `launch` takes lists of overrides and the number of the first one. Teachers run first, each once; a job that
+        another process is running is left to it and checked again later.
         """
         missing = self._missing()
         teachers = self._teachers(missing)
@@ -153,13 +153,13 @@ class Sweep:
         self._conclude()
 
     def _ready(self, open_jobs: Sequence[Planned]) -> list[list[str]]:
-        """Overrides of the jobs to launch now: teachers that nobody trains, or else jobs whose teacher is there."""
+        """The overrides of the jobs to launch now: teachers that no process trains, otherwise jobs with a teacher."""
         teachers = self._teachers(open_jobs)
         own = {job.folder.path: job for job in open_jobs}
         batch = []
         for path, job in teachers.items():
             if RunFolder(path, "").holder() is None:
-                # a teacher that is a run of the grid itself is run as such
+                # a teacher that is itself a run of the grid is run as such
                 only = f"+hydra.job.env_set.{TEACHER_ONLY}=1"
                 batch.append(own[path].overrides if path in own else [*job.overrides, only])
         if batch:
@@ -173,15 +173,15 @@ class Sweep:
         holders = Counter(holder for folder in folders.values() if (holder := folder.holder()) is not None)
         return ", ".join(holders) or "another process"
 
-    # -- saying ----------------------------------------------------------------------------------------
+    # -- reports ---------------------------------------------------------------------------------------
 
     def preview(self) -> None:
-        """Says what a sweep would do, and does nothing."""
+        """Report what a sweep would do, and do nothing."""
         missing = self._missing()
         self._announce(missing, self._teachers(missing))
 
     def _announce(self, missing: Sequence[Planned], teachers: dict[Path, Planned]) -> dict[Path, float | None]:
-        """Says how much there is to do; returns the seconds that each run will take, None where nothing tells."""
+        """Report how much there is to do; return the seconds that each run will take, None where they are unknown."""
         doubles = self.asked - len(self.jobs) - len(self.broken)
         configs = {job.folder.path: job.cfg or {} for job in missing}
         extra = {path: teacher_config(job.cfg or {}) or {} for path, job in teachers.items() if path not in configs}
@@ -192,7 +192,7 @@ class Sweep:
         _tell(f"sweep      {', '.join(parts)}")
         if not missing:
             return {}
-        # each runs_dir has its own runs to measure by; a sweep has one
+        # a runs_dir has its own runs to estimate from, and a sweep has one runs_dir
         estimator = Estimator((missing[0].cfg or {})["runs_dir"])
         found = {path: estimator.estimate(cfg) for path, cfg in [*extra.items(), *configs.items()]}
         sizes = [size for cfg in [*extra.values(), *configs.values()] if (size := estimator.size(cfg)) is not None]
@@ -210,7 +210,7 @@ class Sweep:
         return {path: None if one is None else one.seconds for path, one in found.items()}
 
     def _conclude(self) -> None:
-        """Lists what failed and what missed its budget; leaves the worst exit code and the list in the folder."""
+        """Report what failed and what missed its budget; write the list and the worst exit code into the folder."""
         rows: list[dict[str, Any]] = [
             {"job": " ".join(job.overrides), "exit_code": BAD_CONFIG, "message": job.problem} for job in self.broken
         ]
@@ -238,7 +238,7 @@ class Sweep:
         atomic_write_text(self.folder / "summary.json", text)
         worst = max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)
         atomic_write_text(self.folder / "exit_code", f"{worst}\n")
-        for leftover in self.folder.glob("*/exit_code"):  # the word of a job that found its run busy is not the last
+        for leftover in self.folder.glob("*/exit_code"):  # a job that found its run busy could not know the final code
             leftover.unlink()
         if any(row["exit_code"] == CRASHED for row in rows):
             print("the same command runs what is missing once more.", file=sys.stderr)

@@ -249,8 +249,8 @@ def test_a_goal_replaces_the_default_budget_and_no_other():
 @pytest.mark.parametrize(
     ("overrides", "given", "allowed"),
     [
-        (["method=dense"], "method=dense removes no tokens", "topk, top or ltp"),
-        (["method=wanda", "task=domain_legal", "backbone=smollm2"], "method=wanda removes no tokens", "topk"),
+        (["method=dense"], "method=dense prunes no tokens", "ltp, random, threshold, top, topk, tsdtp"),
+        (["method=wanda", "task=domain_legal", "backbone=smollm2"], "method=wanda prunes no tokens", "topk"),
         (["task=squad2"], "task=squad2 is of kind span", "classification and regression"),
         (["goal.device=cuda"], "goal.device=cuda is not one of the choices", "on GPUs is not measured"),
         (["goal.batch=0"], "goal.batch=0 is out of range", "int 1..256"),

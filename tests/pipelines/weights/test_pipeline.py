@@ -224,9 +224,12 @@ def test_a_run_is_a_row_of_the_table(tmp_path):
             ["method=dpruner", "task.domain.samples=999"],
             r"gives \d+ samples of 24 tokens, not task\.domain\.samples=999",
         ),
-        (["method=dpruner", "method.scope='mlp('"], r"method\.scope=mlp\( is no regular expression"),
-        (["method=sparsegpt", "method.group=row"], r"not method\.group=row"),
-        (["method=sparsegpt", "method.weight_update=obs"], r"re-fits what stays already"),
+        (["method=dpruner", "method.scope='mlp('"], r"method\.scope=mlp\( is not a regular expression"),
+        (
+            ["method=sparsegpt", "method.group=row"],
+            r"method\.group=row is not one of the choices.\nAllowed: .*block\|nm",
+        ),
+        (["method=sparsegpt", "method.weight_update=obs"], r"Allowed: one of none; .* re-fitted while the mask is"),
         (
             ["method=dpruner", "task.loss_on=completion", "task.domain.completion=x"],
             r"task\.domain\.pack=packed cuts samples out of running text",
