@@ -1,1 +1,1 @@
-"""Where metrics go beside metrics.jsonl: one module per logger."""
+"""Views of metrics.jsonl in tracking libraries: a logger is one module here and one file in conf/logger/."""

@@ -1,16 +1,18 @@
-"""What every logger shares: the run's names, media, and a sink that never stops a run."""
+"""What loggers share: the class that they subclass, and the names of a run."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from prunekit.config.errors import first_line
 from prunekit.config.identity import config_hash
 from prunekit.console import say
 from prunekit.runs.folder import RunFolder
@@ -18,26 +20,90 @@ from prunekit.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Media:
-    """A run's texts for a logger that shows more than numbers."""
+    """The kept tokens of a few texts, as a picture and as the columns and rows of a table."""
 
     picture: np.ndarray  # [height, width, 3] bytes
     columns: list[str]
-    rows: list[list[Any]]  # a token each
+    rows: list[list[Any]]  # one per token
 
 
 class Sink(Logger):
-    """Sends rows to a `run` of a tracking library; the first failure is told in one line and ends the sending.
+    """A logger that cannot stop a run: its first error is reported in one line, and nothing is sent after it.
 
-    `title` is what users call the library, `library` what Python does: it has a `Table` and an `Image`.
+    A subclass defines `send_metrics`, and `send_summary`, `send_media` and `close` where the library supports them.
     """
 
-    title = ""
-    library = ""
+    title: ClassVar[str] = ""  # the library's name in messages
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._failed = False
+
+    @property
+    def name(self) -> str:
+        """The library."""
+        return self.title
+
+    @property
+    def version(self) -> str:
+        """The id of the run in the library; empty where it has none."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the whole configuration was given at the start."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send one row."""
+        self._safely(lambda: self.send_metrics(dict(metrics), step))
+
+    @rank_zero_only
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Send the final numbers of the run."""
+        self._safely(lambda: self.send_summary(dict(values)))
+
+    @rank_zero_only
+    def show(self, media: Media) -> None:
+        """Send which tokens were kept, as tokens/heatmap and tokens/table."""
+        self._safely(lambda: self.send_media(media))
+
+    def finish(self, exit_code: int) -> None:
+        """End the run in the library, so that the next job of this process gets a run of its own."""
+        self._safely(lambda: self.close(exit_code))
+
+    @abstractmethod
+    def send_metrics(self, metrics: dict[str, float], step: int | None) -> None:
+        """Send one row; `step` counts optimizer steps from 0."""
+
+    def send_summary(self, values: dict[str, Any]) -> None:
+        """Send the final numbers. No-op by default."""
+
+    def send_media(self, media: Media) -> None:
+        """Send the picture and the table. No-op by default."""
+
+    def close(self, exit_code: int) -> None:
+        """End the run; 0 = it is done. No-op by default."""
+
+    def _safely(self, call: Callable[[], object]) -> None:
+        if self._failed:
+            return
+        try:
+            call()
+        except Exception as error:
+            self._failed = True
+            say(
+                f"{self.title}: logging failed ({first_line(error)}); "
+                "the run continues without it, metrics.jsonl has everything."
+            )
+
+
+class RunSink(Sink):
+    """A sink that sends to a `run` object of `library`, which has an `Image` and a `Table`, as W&B and its likes."""
+
+    def __init__(self, run: Any, library: ModuleType) -> None:
         super().__init__()
         self.run = run
-        self._failed = False
+        self.library: Any = library
 
     @property
     def name(self) -> str:
@@ -49,54 +115,20 @@ class Sink(Logger):
         """The id of the run."""
         return str(self.run.id)
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the whole configuration was given at the start."""
-
-    def summarize(self, values: Mapping[str, Any]) -> None:
-        """Keeps final values."""
-        raise NotImplementedError
-
-    @rank_zero_only
-    def show(self, shown: Media) -> None:
-        """Sends the picture as tokens/heatmap and the table as tokens/table."""
-
-        def send() -> None:
-            library: Any = import_module(self.library)
-            table = library.Table(columns=shown.columns, data=shown.rows)
-            self.run.log({"tokens/heatmap": library.Image(shown.picture), "tokens/table": table})
-
-        self._safely(send)
-
-    def finish(self, exit_code: int) -> None:
-        """Ends the run, so that the next job of the same process gets one of its own."""
-        raise NotImplementedError
-
-    def _safely(self, call: Callable[[], object]) -> None:
-        if self._failed:
-            return
-        try:
-            call()
-        except Exception as error:
-            self._failed = True
-            say(
-                f"{self.title}: logging failed ({_first_line(error)}); "
-                "the run goes on without it, metrics.jsonl has everything."
-            )
+    def send_media(self, media: Media) -> None:
+        """Send the picture and the table in one row."""
+        table = self.library.Table(columns=media.columns, data=media.rows)
+        self.run.log({"tokens/heatmap": self.library.Image(media.picture), "tokens/table": table})
 
 
-def wandb_group(cfg: Mapping[str, Any]) -> str:
-    """The name that runs share which differ in nothing but the seed."""
+def run_group(cfg: Mapping[str, Any]) -> str:
+    """Return the name shared by runs that differ in nothing but the seed."""
     path = RunFolder.of(cfg).path
     rest = {key: value for key, value in cfg.items() if key != "seed"}
     return "/".join([*path.parts[-5:-1], config_hash(rest)])
 
 
 def run_name(cfg: Mapping[str, Any], folder: RunFolder) -> str:
-    """Readable, and sorted with its like: top-cola-minilm-3x-s1."""
+    """Return a readable name that sorts next to those of similar runs: top-cola-minilm-3x-s1."""
     names = [cfg[key]["name"] for key in ("method", "task", "backbone")]
     return "-".join([*names, folder.path.parent.name, f"s{cfg['seed']}"])
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160]

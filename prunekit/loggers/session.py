@@ -1,10 +1,11 @@
-"""Where metrics go: metrics.jsonl is the record; CSV, W&B, trackio and TensorBoard are views of it.
+"""The loggers of one job: metrics.jsonl is the record; CSV, W&B, trackio and TensorBoard are views of it.
 
-None of them can stop a run, or asks for anything.
+No logger can stop a run or ask for input.
 """
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from prunekit.loggers.base import Sink
-from prunekit.loggers.tensorboard import start_tensorboard
-from prunekit.loggers.trackio import start_trackio
-from prunekit.loggers.wandb import start_wandb
+from prunekit.config.errors import first_line
+from prunekit.console import say
+from prunekit.loggers.base import Media, Sink
+from prunekit.results import examples, heatmap
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.result import AnyResult
 from prunekit.training.metrics_log import JsonlLogger
@@ -23,41 +24,49 @@ from prunekit.training.metrics_log import JsonlLogger
 
 @contextmanager
 def tracking(cfg: Mapping[str, Any], folder: RunFolder) -> Iterator[list[Logger]]:
-    """The loggers of one job, for Lightning's Trainer; closes them whatever happens.
+    """Yield the loggers of one job for Lightning's Trainer, metrics.jsonl first, and close them whatever happens.
 
-    metrics.jsonl always; metrics.csv when the job ends; W&B, trackio and TensorBoard as `logger` says.
+    Writes metrics.csv at the end where `logger.csv` is set.
     """
-    settings = cfg["logger"]
     record = JsonlLogger(folder.metrics)
-    sinks: list[Sink | None] = []
-    if rank_zero_only.rank == 0:
-        sinks.append(start_wandb(cfg, folder) if settings["wandb"]["enabled"] else None)
-        sinks.append(start_trackio(cfg, folder) if settings["trackio"] else None)
-    started = [sink for sink in sinks if sink is not None]
-    board = start_tensorboard(folder) if settings["tensorboard"] else None
+    sinks = _started(cfg, folder) if rank_zero_only.rank == 0 else []
     exit_code = 1
     try:
-        yield [record, *started, *([board] if board is not None else [])]
+        yield [record, *sinks]
         exit_code = 0
     finally:
-        for sink in started:
+        for sink in sinks:
             sink.finish(exit_code)
-        if board is not None:
-            board.finalize("success" if exit_code == 0 else "failed")
-        if settings["csv"] and record.path.is_file():
+        if cfg["logger"]["csv"] and record.path.is_file():
             record.write_csv(folder.path / "metrics.csv")
 
 
+def _started(cfg: Mapping[str, Any], folder: RunFolder) -> list[Sink]:
+    """The enabled loggers that could start: each block of `logger` with a `_target_` describes one."""
+    blocks = {name: block for name, block in cfg["logger"].items() if isinstance(block, Mapping)}
+    enabled = [name for name, block in blocks.items() if "_target_" in block and block["enabled"]]
+    sinks = [_start(name, blocks[name], cfg, folder) for name in enabled]
+    return [sink for sink in sinks if sink is not None]
+
+
+def _start(name: str, block: Mapping[str, Any], cfg: Mapping[str, Any], folder: RunFolder) -> Sink | None:
+    options = {key: value for key, value in block.items() if key not in ("_target_", "enabled")}
+    try:
+        sink: Sink | None = pkgutil.resolve_name(block["_target_"])(cfg, folder, **options)
+    except Exception as error:
+        say(f"logger.{name}: {block['_target_']} did not start ({first_line(error)}); the run continues without it.")
+        return None
+    return sink
+
+
 def log_result(loggers: Sequence[Logger], result: AnyResult) -> None:
-    """Gives the numbers of result.json to the loggers that keep a summary, as final/<name>."""
-    numbers = final_numbers(result)
-    for logger in loggers:
-        if isinstance(logger, Sink):
-            logger.summarize(numbers)
+    """Send the numbers of a result to the loggers that keep a summary, as final/<name>."""
+    for sink in _sinks(loggers):
+        sink.summarize(final_numbers(result))
 
 
 def final_numbers(result: AnyResult) -> dict[str, float | str]:
-    """The numbers of a result under flat names, such as final/score and final/speedup_vs_packed_b32."""
+    """Return the numbers of a result under flat names, such as final/score and final/speedup_vs_packed_b32."""
     numbers: dict[str, Any] = {
         "status": result.status,
         "score": result.score.pruned,
@@ -71,3 +80,34 @@ def final_numbers(result: AnyResult) -> dict[str, float | str]:
         numbers[f"speedup_vs_padded_b{row.batch_size}"] = row.speedup_vs_padded
         numbers[f"speedup_vs_packed_b{row.batch_size}"] = row.speedup_vs_packed
     return {f"final/{key}": value for key, value in numbers.items() if value is not None}
+
+
+def log_tokens(loggers: Sequence[Logger], folder: RunFolder, texts: int) -> None:
+    """Send which tokens of at most `texts` test texts were kept to the loggers that show pictures and tables.
+
+    Does nothing where the run stored no tokens, as in a dense run. An error is reported in one line.
+    """
+    sinks = _sinks(loggers)
+    if not sinks or not texts:
+        return
+    try:
+        media = _media(folder, texts)
+    except Exception as error:
+        say(f"tokens are not shown in {' and '.join(sink.title for sink in sinks)} ({first_line(error)}).")
+        return
+    if media is not None:
+        for sink in sinks:
+            sink.show(media)
+
+
+def _media(folder: RunFolder, texts: int) -> Media | None:
+    stored = examples.load(folder.path)
+    if stored is None or not len(stored.index):
+        return None
+    places = heatmap.chosen(stored, texts)
+    return Media(heatmap.pixels(heatmap.heat_map(stored, places)), *heatmap.token_table(stored, places))
+
+
+def _sinks(loggers: Sequence[Logger]) -> list[Sink]:
+    """The loggers but the record."""
+    return [logger for logger in loggers if isinstance(logger, Sink)]

@@ -7,48 +7,39 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
+from prunekit.config.errors import first_line
 from prunekit.console import say
-from prunekit.loggers.base import Sink, _first_line, run_name, wandb_group
+from prunekit.loggers.base import RunSink, run_group, run_name
 from prunekit.runs.folder import RunFolder
 
 
-class TrackioLogger(Sink):
+class TrackioSink(RunSink):
     """A trackio run, in trackio's own database on this machine."""
 
     title = "trackio"
-    library = "trackio"
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Sends one row."""
-        self._safely(lambda: self.run.log(dict(metrics), step=step))
+    def send_metrics(self, metrics: dict[str, float], step: int | None) -> None:
+        """Send one row."""
+        self.run.log(metrics, step=step)
 
-    @rank_zero_only
-    def summarize(self, values: Mapping[str, Any]) -> None:
-        """Sends final values as a last row: trackio has no summary."""
-        self._safely(lambda: self.run.log(dict(values)))
+    def send_summary(self, values: dict[str, Any]) -> None:
+        """Send the final numbers as a last row: trackio has no summary."""
+        self.run.log(values)
 
-    def finish(self, exit_code: int) -> None:
-        """Ends the trackio run; waits until everything is in its database."""
-
-        def end() -> None:
-            import trackio
-
-            with redirect_stdout(io.StringIO()):
-                trackio.finish()
-
-        self._safely(end)
+    def close(self, exit_code: int) -> None:
+        """End the run once everything is in the database."""
+        with redirect_stdout(io.StringIO()):
+            self.library.finish()
 
 
-def start_trackio(cfg: Mapping[str, Any], folder: RunFolder) -> TrackioLogger | None:
-    """A trackio run named like the W&B one with its hash, which a resumed run goes on in; None when there can be none.
+def start(cfg: Mapping[str, Any], folder: RunFolder, *, project: str) -> TrackioSink | None:
+    """Start a trackio run that a resumed run continues: its name is that of the W&B run and the configuration's hash.
 
-    Says in one line why there is none. Metrics stay on this machine unless trackio's own TRACKIO_SPACE_ID says else.
+    Metrics stay on this machine unless trackio's own TRACKIO_SPACE_ID says otherwise. Returns None, and reports why in
+    one line, where the run cannot start.
     """
     try:
-        import trackio
+        import trackio  # an optional extra
 
         init = trackio.init
     except (ImportError, AttributeError):
@@ -57,9 +48,9 @@ def start_trackio(cfg: Mapping[str, Any], folder: RunFolder) -> TrackioLogger | 
     try:
         with redirect_stdout(io.StringIO()):
             run = init(
-                project=cfg["logger"]["wandb"]["project"],
+                project=project,
                 name=f"{run_name(cfg, folder)}-{folder.hash}",
-                group=wandb_group(cfg),
+                group=run_group(cfg),
                 config=dict(cfg),
                 resume="allow",
                 embed=False,
@@ -67,6 +58,6 @@ def start_trackio(cfg: Mapping[str, Any], folder: RunFolder) -> TrackioLogger | 
                 auto_log_gpu=False,
             )
     except Exception as error:
-        say(f"trackio: did not start ({_first_line(error)}); the run goes on without it.")
+        say(f"trackio: did not start ({first_line(error)}); the run continues without it.")
         return None
-    return TrackioLogger(run)
+    return TrackioSink(run, trackio)

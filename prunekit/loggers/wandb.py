@@ -7,55 +7,49 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from lightning.pytorch.utilities import rank_zero_only
-
+from prunekit.config.errors import first_line
 from prunekit.console import say
-from prunekit.loggers.base import Sink, _first_line, run_name, wandb_group
+from prunekit.loggers.base import RunSink, run_group, run_name
 from prunekit.runs.folder import RunFolder
 
 WandbMode = Literal["online", "offline", "disabled"]
 
 
-class WandbLogger(Sink):
+class WandbSink(RunSink):
     """A W&B run, whose id is the hash of the configuration."""
 
     title = "W&B"
-    library = "wandb"
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
+    def __init__(self, run: Any, library: ModuleType) -> None:
+        super().__init__(run, library)
         self._safely(lambda: run.define_metric("trainer/global_step"))
         self._safely(lambda: run.define_metric("*", step_metric="trainer/global_step", step_sync=True))
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Sends one row."""
-        row = dict(metrics)
-        if step is not None:
-            row["trainer/global_step"] = step
-        self._safely(lambda: self.run.log(row))
+    def send_metrics(self, metrics: dict[str, float], step: int | None) -> None:
+        """Send one row."""
+        self.run.log(metrics if step is None else metrics | {"trainer/global_step": step})
 
-    @rank_zero_only
-    def summarize(self, values: Mapping[str, Any]) -> None:
-        """Puts final values into the run's summary, where W&B's scatter plots and tables look for them."""
-        self._safely(lambda: self.run.summary.update(dict(values)))
+    def send_summary(self, values: dict[str, Any]) -> None:
+        """Put the final numbers into the run's summary, where W&B's scatter plots and tables look for them."""
+        self.run.summary.update(values)
 
     def finish(self, exit_code: int) -> None:
-        """Ends the W&B run."""
+        """End the W&B run, also one that failed before: its files are kept."""
         try:
             self.run.finish(exit_code=exit_code)
         except Exception as error:
-            say(f"W&B: the run could not be closed ({_first_line(error)}); {self.run.dir} keeps what it has.")
+            say(f"W&B: the run could not be closed ({first_line(error)}); {self.run.dir} keeps what it has.")
 
 
 def wandb_mode(asked: str | None) -> tuple[WandbMode, str | None]:
-    """ "online", "offline" or "disabled", and a line to say when what was asked is not possible.
+    """Return the mode to start in, and a line to print where it is not the one asked for.
 
-    `asked` or else WANDB_MODE decides; otherwise online with a key and offline without. Never online without a
-    key: W&B would ask for one and wait.
+    `asked` decides, or else WANDB_MODE; without either the mode is online with a key and offline without. It is never
+    online without a key: W&B would ask for one and wait.
     """
     wanted = asked or os.environ.get("WANDB_MODE")
     if wanted == "disabled":
@@ -73,7 +67,7 @@ def wandb_mode(asked: str | None) -> tuple[WandbMode, str | None]:
 
 
 def has_wandb_key() -> bool:
-    """Whether a key for the W&B server is in the environment or in netrc; the key itself is not kept."""
+    """Return whether the environment or netrc holds a key for the W&B server; the key itself is not kept."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
@@ -85,39 +79,40 @@ def has_wandb_key() -> bool:
     return False
 
 
-def start_wandb(cfg: Mapping[str, Any], folder: RunFolder) -> WandbLogger | None:
-    """A W&B run whose id is the configuration's hash, so that a resumed run goes on in it; None when there can be none.
+def start(
+    cfg: Mapping[str, Any], folder: RunFolder, *, project: str, mode: str | None, entity: str | None
+) -> WandbSink | None:
+    """Start a W&B run that a resumed run continues: its id is the configuration's hash.
 
-    Says in one line why there is none.
+    Returns None, and reports why in one line, where W&B is disabled, not installed, or cannot start.
     """
-    settings = cfg["logger"]["wandb"]
-    mode, remark = wandb_mode(settings["mode"])
+    chosen, remark = wandb_mode(mode)
     if remark is not None:
         say(remark)
-    if mode == "disabled":
+    if chosen == "disabled":
         return None
     try:
-        import wandb
+        import wandb  # an optional extra
 
-        init = wandb.init  # a folder named wandb beside the code imports as a package without anything in it
+        init = wandb.init  # a folder named wandb in the working directory imports as an empty package
     except (ImportError, AttributeError):
         say("W&B: not installed, so not used (pip install 'prunekit[wandb]'; logger.wandb.enabled=false hides this).")
         return None
     folder.path.mkdir(parents=True, exist_ok=True)
     names = [cfg[key]["name"] for key in ("method", "task", "backbone")]
-    attempts: list[WandbMode] = ["online", "offline"] if mode == "online" else ["offline"]
+    attempts: list[WandbMode] = ["online", "offline"] if chosen == "online" else ["offline"]
     for attempt in attempts:
         try:
             run = init(
                 mode=attempt,
-                project=settings["project"],
-                entity=settings["entity"],
+                project=project,
+                entity=entity,
                 dir=str(folder.path),
                 id=folder.hash,
                 # offline there is nothing to resume from: each start is a fragment that `wandb sync` joins by id
                 resume="allow" if attempt == "online" else None,
                 name=run_name(cfg, folder),
-                group=wandb_group(cfg),
+                group=run_group(cfg),
                 job_type="train",
                 tags=[*names, folder.path.parent.name],
                 config=dict(cfg),
@@ -125,8 +120,8 @@ def start_wandb(cfg: Mapping[str, Any], folder: RunFolder) -> WandbLogger | None
                 settings=wandb.Settings(init_timeout=30, silent=True, console="off"),
             )
         except Exception as error:
-            fallback = "the run is recorded offline" if attempt == "online" else "the run goes on without it"
-            say(f"W&B: {attempt} did not start ({_first_line(error)}); {fallback}.")
+            fallback = "the run is recorded offline" if attempt == "online" else "the run continues without it"
+            say(f"W&B: {attempt} did not start ({first_line(error)}); {fallback}.")
             continue
-        return WandbLogger(run)
+        return WandbSink(run, wandb)
     return None

@@ -1,23 +1,24 @@
 import csv
 import sys
 import types
+from functools import cache
 
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
 from support import wandb_read
 from support.run_result import CONTENT, changed
 
+from prunekit.config.composition import compose
+from prunekit.config.errors import shown
 from prunekit.files import append_jsonl, read_jsonl
-from prunekit.loggers import base, tensorboard
+from prunekit.loggers import base, session, tensorboard
 from prunekit.loggers import trackio as trackio_logger
 from prunekit.loggers import wandb as wandb_logger
-from prunekit.loggers.base import wandb_group
-from prunekit.loggers.session import final_numbers, log_result, tracking
-from prunekit.loggers.trackio import TrackioLogger
-from prunekit.loggers.wandb import WandbLogger, has_wandb_key, wandb_mode
-from prunekit.pipelines.tokens import artifacts
-from prunekit.pipelines.tokens.artifacts import log_tokens
+from prunekit.loggers.base import run_group
+from prunekit.loggers.session import final_numbers, log_result, log_tokens, tracking
+from prunekit.loggers.tensorboard import TensorBoardSink
+from prunekit.loggers.trackio import TrackioSink
+from prunekit.loggers.wandb import WandbSink, has_wandb_key, wandb_mode
 from prunekit.results import examples
 from prunekit.runs.folder import RunFolder
 from prunekit.training.metrics_log import JsonlLogger
@@ -33,7 +34,7 @@ def nobody_is_logged_in(monkeypatch, tmp_path):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    for module in (artifacts, base, tensorboard, trackio_logger, wandb_logger):
+    for module in (base, session, tensorboard, trackio_logger, wandb_logger):
         monkeypatch.setattr(module, "say", lines.append)
     return lines
 
@@ -46,14 +47,15 @@ def config(runs_dir, *, seed=1, wandb=False, mode=None, csv=True, tensorboard=Fa
         "budget": "3x",
         "seed": seed,
         "runs_dir": str(runs_dir),
-        "logger": {
-            "csv": csv,
-            "tensorboard": tensorboard,
-            "trackio": trackio,
-            "texts": 2,
-            "wandb": {"enabled": wandb, "project": "prunekit", "mode": mode, "entity": None},
-        },
+        "logger": chosen_loggers(csv, tensorboard, trackio, wandb, mode),
     }
+
+
+@cache
+def chosen_loggers(csv, tensorboard, trackio, wandb, mode):
+    """The block `logger` of a command line."""
+    given = {"csv": csv, "tensorboard": tensorboard, "trackio": trackio, "wandb.enabled": wandb, "wandb.mode": mode}
+    return compose([f"logger.{key}={shown(value)}" for key, value in given.items()])[0]["logger"]
 
 
 # -- metrics.jsonl -----------------------------------------------------------------------------------
@@ -126,9 +128,9 @@ def test_two_jobs_of_one_process_make_two_offline_runs(tmp_path, said):
         folder = RunFolder.of(cfg)
         with tracking(cfg, folder) as loggers:
             _, logger = loggers
-            assert isinstance(logger, WandbLogger)
+            assert isinstance(logger, WandbSink)
             assert logger.version == folder.hash
-            assert logger.run.group == wandb_group(config(tmp_path))
+            assert logger.run.group == run_group(config(tmp_path))
             assert logger.run.name == f"top-cola-minilm-3x-s{seed}"
             assert logger.run.tags == ("top", "cola", "minilm", "3x")
             assert dict(logger.run.config)["seed"] == seed
@@ -158,9 +160,9 @@ def test_a_job_that_fails_ends_its_run_too_and_a_second_start_has_the_same_id(tm
 
 def test_the_group_is_everything_but_the_seed(tmp_path):
     one, two = config(tmp_path, seed=1), config(tmp_path, seed=2)
-    assert wandb_group(one) == wandb_group(two)
-    assert wandb_group(one).startswith("cola/top/minilm/3x/")
-    assert wandb_group(one | {"budget": "2x"}) != wandb_group(one)
+    assert run_group(one) == run_group(two)
+    assert run_group(one).startswith("cola/top/minilm/3x/")
+    assert run_group(one | {"budget": "2x"}) != run_group(one)
     assert RunFolder.of(one).hash != RunFolder.of(two).hash
 
 
@@ -220,7 +222,7 @@ def test_a_wandb_that_does_not_start_at_all_never_stops_a_run(tmp_path, said, mo
     cfg = config(tmp_path, wandb=True)
     with tracking(cfg, RunFolder.of(cfg)) as loggers:
         assert len(loggers) == 1
-    assert said == ["W&B: offline did not start (disk full); the run goes on without it."]
+    assert said == ["W&B: offline did not start (disk full); the run continues without it."]
 
 
 class FailingRun:
@@ -250,7 +252,7 @@ def test_a_wandb_that_fails_on_the_way_is_told_once_and_left_alone(tmp_path, sai
     assert run.calls == 1
     assert len(read_jsonl(folder.metrics)) == 3
     assert said == [
-        "W&B: logging failed (the service is gone); the run goes on without it, metrics.jsonl has everything.",
+        "W&B: logging failed (the service is gone); the run continues without it, metrics.jsonl has everything.",
         "W&B: the run could not be closed (the service is gone); runs/here keeps what it has.",
     ]
 
@@ -375,7 +377,7 @@ def test_trackio_gets_every_row_and_the_final_numbers_and_prints_nothing(tmp_pat
         log_result(loggers, RESULT)
     (options,) = trackio.options
     assert options["name"] == f"top-cola-minilm-3x-s1-{folder.hash}"
-    assert (options["group"], options["resume"]) == (wandb_group(cfg), "allow")
+    assert (options["group"], options["resume"]) == (run_group(cfg), "allow")
     assert trackio.rows == [(9, {"loss": 0.5}), (None, final_numbers(RESULT))]
     assert trackio.ended == 1
     assert (said, capsys.readouterr().out) == ([], "")
@@ -384,11 +386,14 @@ def test_trackio_gets_every_row_and_the_final_numbers_and_prints_nothing(tmp_pat
 @pytest.mark.parametrize(
     ("where", "line"),
     [
-        ("init", "trackio: did not start (init: disk full); the run goes on without it."),
-        ("log", "trackio: logging failed (log: disk full); the run goes on without it, metrics.jsonl has everything."),
+        ("init", "trackio: did not start (init: disk full); the run continues without it."),
+        (
+            "log",
+            "trackio: logging failed (log: disk full); the run continues without it, metrics.jsonl has everything.",
+        ),
         (
             "finish",
-            "trackio: logging failed (finish: disk full); the run goes on without it, metrics.jsonl has everything.",
+            "trackio: logging failed (finish: disk full); the run continues without it, metrics.jsonl has everything.",
         ),
     ],
 )
@@ -452,7 +457,7 @@ def test_several_loggers_of_one_run_all_have_its_rows_and_its_tokens(tmp_path, s
     folder = RunFolder.of(cfg)
     stored_tokens(folder)
     with tracking(cfg, folder) as loggers:
-        assert [type(logger) for logger in loggers] == [JsonlLogger, WandbLogger, TrackioLogger, TensorBoardLogger]
+        assert [type(logger) for logger in loggers] == [JsonlLogger, WandbSink, TrackioSink, TensorBoardSink]
         for step, loss in ((4, 0.5), (9, 0.25)):
             for logger in loggers:
                 logger.log_metrics({"loss": loss}, step=step)

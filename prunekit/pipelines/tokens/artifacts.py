@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from transformers import AutoTokenizer
 
 from prunekit import files
 from prunekit.config.identity import is_dense
-from prunekit.console import say, track
+from prunekit.console import track
 from prunekit.data.encoding import EncodedSplit
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.evaluation.evaluate import EvaluationResult, kept_tokens
 from prunekit.files import atomic_write_text
-from prunekit.loggers.base import Media, Sink, _first_line
 from prunekit.models import pretrained
 from prunekit.models.heads import HEADS
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens.preparation import Prepared
 from prunekit.pipelines.tokens.testing import Tested
-from prunekit.results import examples, heatmap
+from prunekit.results import examples
 from prunekit.results.card import model_card
 from prunekit.results.plots import write_bands, write_pareto, write_plots
-from prunekit.runs.folder import RunFolder
 from prunekit.runs.result import Band, RunResult
 from prunekit.tokens.encoder import encoder_of
 
@@ -145,31 +141,3 @@ def _predictions(split: EncodedSplit, answers: list[str]) -> str:
     ids = split.questions.ids if split.questions is not None else None
     names = ids or [str(row + 1) for row in range(len(answers))]
     return json.dumps(dict(zip(names, answers, strict=True)), ensure_ascii=False, indent=1) + "\n"
-
-
-def log_tokens(loggers: Sequence[Logger], folder: RunFolder, texts: int) -> None:
-    """Shows which tokens stayed, of at most `texts` test texts, to the loggers that show pictures and tables.
-
-    Nothing where the run stored no tokens, as a dense one. What goes wrong here is said and stops nothing.
-    """
-    able = [logger for logger in loggers if isinstance(logger, Sink | TensorBoardLogger)]
-    if not able or not texts:
-        return
-    try:
-        found = examples.load(folder.path)
-        if found is None or not len(found.index):
-            return
-        places = heatmap.chosen(found, texts)
-        shown = Media(heatmap.pixels(heatmap.heat_map(found, places)), *heatmap.token_table(found, places))
-    except Exception as error:
-        say(f"tokens are not shown in {' and '.join(_title(logger) for logger in able)} ({_first_line(error)}).")
-        return
-    for logger in able:
-        if isinstance(logger, Sink):
-            logger.show(shown)
-        else:
-            logger.experiment.add_image("tokens/heatmap", shown.picture, dataformats="HWC")
-
-
-def _title(logger: Sink | TensorBoardLogger) -> str:
-    return logger.title if isinstance(logger, Sink) else "TensorBoard"

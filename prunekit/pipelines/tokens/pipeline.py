@@ -6,11 +6,10 @@ import time
 from dataclasses import replace
 
 from prunekit.config.errors import DONE, MISSED
-from prunekit.loggers.session import log_result, tracking
+from prunekit.loggers.session import log_result, log_tokens, tracking
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens.artifacts import (
     describe_model,
-    log_tokens,
     save_model,
     write_artifacts,
     write_predictions,
