@@ -1,10 +1,10 @@
 """`prunekit dashboard`: the W&B workspace that compares pruned models, as code.
 
-    prunekit dashboard entity=my-team                       saves it at the server, needs a key
+    prunekit dashboard entity=my-team                       saves it on the server, needs a key
     prunekit dashboard entity=my-team out=workspace.json    writes its definition, needs neither key nor network
 
-What it shows is what prunekit logs: final/* of the summary, budget/*, keep/layer_*, threshold/layer_*, tokens/*. Built
-with wandb-workspaces, a public preview: the golden file of the test says when its shape changes.
+It shows what prunekit logs: final/* of the summary, budget/*, keep/layer_*, threshold/layer_*, tokens/*. Built with
+wandb-workspaces, a public preview: the golden file of the test fails when its format changes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from typing import Any
 
 from prunekit.config.errors import ConfigError
 
-MAX_RUNS = 300  # the preview shows ten unless told, of a grid almost nothing
+MAX_RUNS = 300  # the preview shows ten by default, too few for a grid
+# axes of the parallel coordinates: keys of any method
 COLUMNS = ("trainer.lr", "method.reg_lr", "method.rank_alpha", "method.reg_lambda", "method.temperature", "method.rate")
 STEP = "trainer/global_step"
 
 
 def build(entity: str, project: str, name: str) -> Any:
-    """The workspace, not saved. Raises ConfigError where wandb-workspaces is not installed."""
+    """Return the workspace, not saved.
+
+    Raises:
+        ConfigError: wandb-workspaces is not installed.
+    """
     try:
+        # an optional extra
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
@@ -32,7 +38,7 @@ def build(entity: str, project: str, name: str) -> Any:
         ) from error
     summary, config = wr.SummaryMetric, wr.Config
     pareto = [
-        # cheap is on the left, so that the running maximum is the Pareto front
+        # the cheapest runs are on the left, so the running maximum is the Pareto front
         wr.ScatterPlot(
             title="score against FLOPs kept",
             x=summary("final/flops_kept"),
@@ -41,7 +47,7 @@ def build(entity: str, project: str, name: str) -> Any:
             running_ymax=True,
             legend_template="${config:method.name} ${config:task.name}",
         ),
-        # a front per seed tells luck from method: points of one seed have one colour
+        # a front per seed, in a colour of its own, shows how much is due to the seed
         wr.ScatterPlot(
             title="score against FLOPs kept, by seed",
             x=summary("final/flops_kept"),
@@ -99,7 +105,7 @@ def build(entity: str, project: str, name: str) -> Any:
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=MAX_RUNS),
         runset_settings=ws.RunsetSettings(
-            # what is left to average are seeds, and backbones where there are several
+            # averaged within a group: seeds, and backbones where there are several
             groupby=[ws.Config("method.name"), ws.Config("task.name"), ws.Config("budget")],
             order=[ws.Ordering(ws.Summary("final/score"), ascending=False)],
         ),
@@ -107,12 +113,12 @@ def build(entity: str, project: str, name: str) -> Any:
 
 
 def _settings_of(ws: Any, *, grouped: bool) -> Any:
-    """Settings of a section; not grouped, each run is a point or a picture of its own."""
+    """Settings of a section; without grouping, each run is a point or a picture."""
 
     class Settings(ws.SectionPanelSettings):
         def _to_model(self) -> Any:
             model = super()._to_model()
-            model.use_runs_table_grouping_in_panels = grouped  # the library has no setting for it, the page has
+            model.use_runs_table_grouping_in_panels = grouped  # a setting of the page that the library lacks
             return model
 
     return Settings()
@@ -123,15 +129,15 @@ def _line(wr: Any, title: str, keys: list[str]) -> Any:
 
 
 def definition(workspace: Any) -> Any:
-    """What would be sent to the server, without the ids that are drawn anew each time."""
-    return _steady(json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True)))
+    """Return what would be sent to the server, without the ids that are drawn each time."""
+    return _without_ids(json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True)))
 
 
-def _steady(value: Any, key: str = "") -> Any:
+def _without_ids(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
-        return {name: _steady(entry, name) for name, entry in value.items()}
+        return {name: _without_ids(entry, name) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_steady(entry) for entry in value]
+        return [_without_ids(entry) for entry in value]
     if isinstance(value, str) and (key in ("id", "__id__", "name") and re.fullmatch(r"[0-9a-z-]{8,}", value)):
         return "<id>"
     return value

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from prunekit.config.errors import ConfigError
+from prunekit.files import sha256
 
 
 def dequantised(file: Path, cache: Path) -> Path:
@@ -23,14 +26,9 @@ def dequantised(file: Path, cache: Path) -> Path:
             f"{file.name} cannot be read: {' and '.join(missing) + ' not installed' if missing else 'no such file'}.\n"
             "Way on 1: pip install 'prunekit[gguf]'.\nWay on 2: backbone.path=<a folder with config.json>."
         )
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    folder = cache / f"{file.stem}-{digest[:8]}"
+    folder = cache / f"{file.stem}-{sha256(file)[:8]}"
     if (folder / "config.json").is_file():
         return folder
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     place = {"gguf_file": file.name}
     read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
     config = read.config

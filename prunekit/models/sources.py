@@ -14,6 +14,8 @@ from prunekit.data.packages import package_folder
 from prunekit.files import cache_folder
 from prunekit.models.sizes import aliases
 
+TINY_VERSION = 1  # of the folders that models/tiny.py writes: raise it when their content changes
+
 
 def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Path | str:
     """The folder of a backbone in Hugging Face's layout, or its hub id when only the hub has it and answers.
@@ -59,7 +61,7 @@ def backbone_shape(source: Path | str) -> dict[str, Any]:
     """
     path = Path(source) / "config.json"
     if not path.is_file():
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download  # slow, and only the hub needs it
 
         path = Path(hf_hub_download(str(source), "config.json"))
     try:
@@ -79,16 +81,16 @@ def backbone_shape(source: Path | str) -> dict[str, Any]:
 
 def _from_gguf(file: Path, env: Mapping[str, str]) -> Path:
     """The folder of a GGUF file's model in float32, written when it is not there yet."""
-    from prunekit.models.gguf import dequantised
+    from prunekit.models.gguf import dequantised  # imports torch
 
     return dequantised(file, cache_folder(env) / "backbones")
 
 
 def _tiny(family: str, seed: int, env: Mapping[str, str]) -> Path:
     """The folder of a random model, written when it is not there yet."""
-    from prunekit.models.tiny import TINY_VERSION, build_tiny_backbone
-
     folder = cache_folder(env) / "backbones" / f"tiny-{family}-s{seed}-v{TINY_VERSION}"
     if not (folder / "config.json").is_file():
+        from prunekit.models.tiny import build_tiny_backbone  # imports torch
+
         build_tiny_backbone(folder, family, seed)
     return folder

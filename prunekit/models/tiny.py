@@ -7,10 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
 from prunekit.data.synthetic import tiny_vocabulary
 from prunekit.models.sizes import size_names
 
-TINY_VERSION = 1  # of the folder that `build_tiny_backbone` writes: raise it when its content changes
 TINY = {"layers": 4, "hidden": 32, "heads": 4, "ffn": 64}
 # how widely weights are drawn; 0.2 elsewhere, because the usual 0.02 makes all tokens of so small a model alike
 SPREAD = {"t5": {"initializer_factor": 1.0}, "marian": {"init_std": 0.2}}
@@ -25,10 +29,6 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     `family` is bert, roberta, electra or distilbert, or one of `DECODERS` or `TRANSLATORS`. The global generators are
     not touched.
     """
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
     sizes = {name: TINY[size] for size, name in size_names(family)._asdict().items()}
     if family == "electra":
         sizes["embedding_size"] = TINY["hidden"] // 2
@@ -75,8 +75,6 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
 
 
 def _tiny_tokenizer(folder: Path, segments: bool, around: str) -> None:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
     vocabulary = tiny_vocabulary()
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -462,6 +462,47 @@ def test_a_method_of_another_package_is_composed_and_checked_without_importing_i
     ]
 
 
+def test_a_logger_of_another_package_joins_those_of_prunekit_and_names_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    here = config_hash(checked())
+    plugin(tmp_path, monkeypatch)
+    (tmp_path / "conf" / "logger").mkdir()
+    (tmp_path / "conf" / "logger" / "diary.yaml").write_text(
+        "# diary\ndiary:  # block, machine\n  _target_: strange.start  # text, machine\n"
+        "  enabled: true  # bool, machine\n  colour: red  # one of red|blue, machine; of the ink\n"
+    )
+    alone = checked("logger=diary")["logger"]
+    assert alone == {
+        "csv": True,
+        "texts": 6,
+        "diary": {"_target_": "strange.start", "enabled": True, "colour": "red"},
+    }
+    cfg = checked("logger=[default,diary]", "logger.diary.colour=blue", "logger.trackio=true")
+    assert list(cfg["logger"]) == [*checked()["logger"], "diary"]
+    assert cfg["logger"]["diary"]["colour"] == "blue"
+    assert config_hash(cfg) == config_hash(checked("logger=diary")) == here
+    assert message("logger=[default,diary]", "logger.diary.colour=green")[1] == "Allowed: one of red|blue; of the ink."
+    assert message("logger.diary.colour=blue")[0] == "logger.diary.colour=blue: there is no key logger.diary.colour."
+
+
+def test_the_switches_of_loggers_are_those_of_the_command_line():
+    default = checked()["logger"]
+    assert [block["enabled"] for block in default.values() if isinstance(block, dict)] == [True, False, False]
+    typed = (
+        "logger.trackio=true",
+        "logger.tensorboard=true",
+        "logger.wandb.enabled=false",
+        "logger.wandb.project=mine",
+    )
+    blocks = [block for block in checked(*typed)["logger"].values() if isinstance(block, dict)]
+    assert [block["enabled"] for block in blocks] == [False, True, True]
+    assert [block.get("project") for block in blocks] == ["mine", "mine", None]
+    alone = checked("logger=trackio")["logger"]
+    assert alone["trackio_sink"] | {"_target_": None} == {"_target_": None, "enabled": True, "project": "prunekit"}
+    assert "wandb" not in alone
+
+
 def test_a_plug_in_may_say_where_its_configuration_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plugin(tmp_path, monkeypatch, code=f"conf_dir = {str(tmp_path / 'elsewhere')!r}\n")
     (tmp_path / "conf").rename(tmp_path / "elsewhere")

@@ -496,6 +496,85 @@ def test_tokens_that_cannot_be_shown_are_told_and_stop_nothing(tmp_path, said, t
     assert said[1].startswith("trackio: logging failed (Table: disk full)")
 
 
+class Diary(base.Sink):
+    """A logger of another package, as short as one can be."""
+
+    title = "diary"
+
+    def __init__(self, colour):
+        super().__init__()
+        self.colour, self.rows = colour, []
+
+    def send_metrics(self, metrics, step):
+        self.rows.append((step, metrics))
+
+
+def diary_settings(cfg, target="diary.start", **options):
+    block = {"_target_": target, "enabled": True, "colour": "red", **options}
+    return cfg | {"logger": cfg["logger"] | {"diary": block}}
+
+
+@pytest.fixture
+def diary(monkeypatch):
+    module = types.ModuleType("diary")
+    module.start = lambda cfg, folder, *, colour: Diary(colour)
+    monkeypatch.setitem(sys.modules, "diary", module)
+    return module
+
+
+def test_a_logger_is_whatever_block_has_a_target(tmp_path, said, diary):
+    cfg = diary_settings(config(tmp_path))
+    folder = RunFolder.of(cfg)
+    stored_tokens(folder)
+    with tracking(cfg, folder) as loggers:
+        loggers[1].log_metrics({"loss": 0.5}, step=0)
+        log_result(loggers, RESULT)
+        log_tokens(loggers, folder, 1)
+    assert (loggers[1].colour, loggers[1].rows) == ("red", [(0, {"loss": 0.5})])
+    assert said == []
+    with tracking(diary_settings(cfg, enabled=False), folder) as loggers:
+        assert [type(logger) for logger in loggers] == [JsonlLogger]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"target": "diary.begin"},
+            "logger.diary: diary.begin did not start (module 'diary' has no attribute 'begin'); "
+            "the run continues without it.",
+        ),
+        (
+            {"target": "nowhere.start"},
+            "logger.diary: nowhere.start did not start (No module named 'nowhere'); the run continues without it.",
+        ),
+        ({"ink": "dry"}, "logger.diary: diary.start did not start ("),
+    ],
+)
+def test_a_logger_that_cannot_start_never_stops_a_run(settings, line, tmp_path, said, diary):
+    cfg = diary_settings(config(tmp_path), **settings)
+    with tracking(cfg, RunFolder.of(cfg)) as loggers:
+        assert len(loggers) == 1
+    assert len(said) == 1
+    assert said[0].startswith(line)
+
+
+def test_a_tensorboard_that_fails_on_the_way_never_stops_a_run(tmp_path, said, monkeypatch):
+    def full(self, metrics, step=None):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tensorboard.TensorBoardLogger, "log_metrics", full)
+    cfg = config(tmp_path, tensorboard=True)
+    with tracking(cfg, RunFolder.of(cfg)) as loggers:
+        for step in range(2):
+            for logger in loggers:
+                logger.log_metrics({"loss": 0.5}, step=step)
+    assert len(read_jsonl(loggers[0].path)) == 2
+    assert said == [
+        "TensorBoard: logging failed (disk full); the run continues without it, metrics.jsonl has everything."
+    ]
+
+
 def test_without_tensorboard_the_run_works_and_says_so_in_one_line(tmp_path, said, monkeypatch):
     def missing(**options):
         raise ModuleNotFoundError("neither tensorboard nor tensorboardX")
