@@ -80,7 +80,7 @@ def _read(name: str, hint: Any, value: Any) -> Any:
         return value
     expected: Any = (list, tuple) if kind is tuple else Mapping
     if not isinstance(value, expected):
-        raise ValueError(f"has a {type(value).__name__} as {name!r}")
+        raise ValueError(f"has {name} of type {type(value).__name__}")
     if issubclass(kind, JsonObject):
         return kind.from_json(value)
     part = get_args(hint)[-1 if kind is Mapping else 0]
