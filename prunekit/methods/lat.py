@@ -30,7 +30,7 @@ from prunekit.methods.context import MethodContext
 from prunekit.methods.options import OptionalTraining
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
-from prunekit.tokens.schedules import Point, Schedule, bent_to, constant_ratio, drop_lengths, evolve, pareto
+from prunekit.tokens.schedules import Point, Schedule, bend_to, constant_ratio, drop_lengths, evolve, pareto
 from prunekit.tokens.scorers import AttentionReceived
 
 PUBLISHED_DROP, PUBLISHED_LAYERS = 0.2, 12
@@ -94,7 +94,7 @@ class LAT(TokenPruningMethod):
         self.policy = self.pruner.policy
         layers = context.shape.layers
         if self.asked is not None:
-            even = bent_to(constant_ratio(layers, 0.5), self.reduction, self.asked)
+            even = bend_to(constant_ratio(layers, 0.5), self.reduction, self.asked)
             self.policy.ratios = dict(enumerate(even))
         self.smallest = constant_ratio(layers, 1 - self._drop())
 
@@ -111,7 +111,7 @@ class LAT(TokenPruningMethod):
         layers = self.context.shape.layers
         published = 1 - (1 - PUBLISHED_DROP) ** (PUBLISHED_LAYERS / layers)
         wanted = self.asked or self.reduction(tuple(self.policy.ratios.values()))
-        needed = bent_to(constant_ratio(layers, 0.5), self.reduction, MARGIN * wanted)
+        needed = bend_to(constant_ratio(layers, 0.5), self.reduction, MARGIN * wanted)
         return max(published, 1 - needed[0])
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ class LAT(TokenPruningMethod):
             mutations=options.mutations,
             crossovers=options.crossovers,
             random=Random(f"search {options.seed}"),
-            adjusted=lambda schedule: bent_to(schedule, self.reduction, self.asked or 1.0),
+            adjust=lambda schedule: bend_to(schedule, self.reduction, self.asked or 1.0),
         )
         total = len(start) + options.iterations * (options.mutations + options.crossovers)
         points = list(dict.fromkeys(track(search, "search", total)))

@@ -22,7 +22,7 @@ from prunekit.losses import task_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions, OptionalTraining
-from prunekit.tokens.budget import Bisected, bisect
+from prunekit.tokens.budget import BisectionResult, bisect
 from prunekit.tokens.policies import KeepRatio, Threshold, geometric_ratios, linear_ratios, published_dense_layers
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import Scorer
@@ -133,7 +133,7 @@ class CalibratedMethod(StaticMethod):
     the checkpoint saved with it, meets the budget.
     """
 
-    def meet(self, measure: Callable[[], float]) -> Bisected:
+    def meet(self, measure: Callable[[], float]) -> BisectionResult:
         """Set the knob so that `measure()`, the FLOPs reduction on validation, is what is asked."""
         raise NotImplementedError(f"{type(self).__name__} has no knob; define meet(measure).")
 
@@ -181,7 +181,7 @@ class ThresholdMethod(CalibratedMethod):
         assert isinstance(self.pruner.policy, Threshold)
         self.policy = self.pruner.policy
 
-    def meet(self, measure: Callable[[], float]) -> Bisected:
+    def meet(self, measure: Callable[[], float]) -> BisectionResult:
         """Scale the thresholds."""
         assert self.asked is not None
         _, most = self.options.feasible(self.context)

@@ -22,7 +22,7 @@ from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions
 from prunekit.tokens.gates import LOGA_BOUND, HardConcrete
 from prunekit.tokens.pruner import TokenPruner
-from prunekit.tokens.rank_gates import EVERYTHING, RankGate
+from prunekit.tokens.rank_gates import FULL_SHIFT, RankGate
 from prunekit.tokens.scorers import AttentionReceived, ReferenceReceived
 from prunekit.tokens.state import Execution, Trace
 
@@ -74,7 +74,7 @@ class ToPOptions(MethodOptions):
         """Return the range from nothing pruned to everything but [CLS] dropped at the first location."""
         policy = replace(self, init_coarse=LOGA_BOUND).build_pruner(context.shape).policy
         assert isinstance(policy, RankGate)
-        return 1.0, _reduction(policy, context, torch.full_like(policy.shift, -EVERYTHING))
+        return 1.0, _reduction(policy, context, torch.full_like(policy.shift, -FULL_SHIFT))
 
     def build_pruner(self, shape: Shape) -> TokenPruner:
         """Build rank gates on the canonical score, at the layers before each prune location."""

@@ -24,7 +24,7 @@ from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions, OptionalTraining
 from prunekit.methods.static import CalibratedMethod
 from prunekit.models.forward import run_encoder
-from prunekit.tokens.budget import Bisected, bisect
+from prunekit.tokens.budget import BisectionResult, bisect
 from prunekit.tokens.policies import MeanMinusStd
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AccumulatedReceived, Scorer
@@ -259,7 +259,7 @@ class DTP(CalibratedMethod):
         tolerance = self.context.tolerance / 4
         self.policy.meet(lambda: 1 / self._kept_share(), wanted, least=1.0, most=most, tolerance=tolerance)
 
-    def meet(self, measure: Callable[[], float]) -> Bisected:
+    def meet(self, measure: Callable[[], float]) -> BisectionResult:
         """Shift every k."""
         assert self.asked is not None
         least, most = self.options.feasible(self.context)

@@ -26,7 +26,7 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 
 def decodes(model: PreTrainedModel) -> bool:
     """Whether a decoder stands behind the encoder."""
-    return family_of(model).translates
+    return family_of(model).has_decoder
 
 
 def forward_logits(

@@ -225,12 +225,12 @@ class ForwardPass:
         self.output[self.origin] = self.hidden[: self.total]
         if self.read_alone:
             return self.output.index_select(0, self.whole.offsets[:-1])[:, None]
-        return self.whole.padded(self.output)
+        return self.whole.pad(self.output)
 
     def _state(self, index: int, needs: frozenset[Any]) -> TokenState:
         hidden = embedded = None
         if "hidden" in needs:
-            hidden = self.packing.padded(self.hidden[: self.total]).float()
+            hidden = self.packing.pad(self.hidden[: self.total]).float()
         if "embedded" in needs:
             rows = (self.whole.offsets[:-1, None] + self.position).clamp(max=len(self.start) - 1)
             embedded = self.start[rows].float()
@@ -258,7 +258,7 @@ class ForwardPass:
         self.packing = packing = Packing.of(counts, keep.device)
 
         def moved(view: Tensor) -> Tensor:
-            return packing.padded(view.flatten().index_select(0, places))
+            return packing.pad(view.flatten().index_select(0, places))
 
         self.position, self.protected = moved(self.position), moved(self.protected)
         self.scores = None if self.scores is None else moved(self.scores)
@@ -286,7 +286,7 @@ def _stays(rows: Rows, pruner: TokenPruner | None) -> Float[Tensor, "batch token
     real = packing.real
     stays = torch.zeros_like(real, dtype=torch.float32)
     if rows.protected is not None:
-        stays = packing.padded(rows.protected.float())
+        stays = packing.pad(rows.protected.float())
     if pruner is not None and pruner.protect_first:
         stays = torch.cat([torch.ones_like(stays[:, :1]), stays[:, 1:]], dim=1)
     if pruner is not None and pruner.protect_last:

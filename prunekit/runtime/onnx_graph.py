@@ -177,7 +177,7 @@ def write_graph(
     Raises:
         NotExportableError: the scorer or the policy has an operation that no graph has.
     """
-    if family_of(model).translates:
+    if family_of(model).has_decoder:
         raise NotExportableError(
             f"{type(model).__name__} translates: its decoder is a loop, which is no part of an encoder's graph; "
             f"use prunekit.tokens.translation."

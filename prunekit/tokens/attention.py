@@ -1,4 +1,4 @@
-"""The attention function that prunekit registers with transformers: the output, and what scorers want to see.
+"""The attention function that prunekit registers with transformers: returns the output and what scorers need.
 
 Padded and packed tokens share one kernel, `attend_padded`; a packed batch is a few padded groups of similar length.
 """
@@ -22,11 +22,11 @@ IMPLEMENTATION = "prunekit"
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What the traversal tells one attention call.
+    """Arguments that the encoder passes to one attention call; all but `packing` are in the padded view.
 
-    `keys` says which tokens may be attended to (None: all), `queries` weighs the rows that vote in `received`
+    `keys` marks the tokens that may be attended to (None: all), `queries` weights the rows summed in `received`
     (None: all count 1), `key_bias` is added to the logits of each key, `relative` to those of each pair (T5),
-    `packing` is set for packed tokens. All but `packing` are in the padded view.
+    `packing` is set for packed tokens.
     """
 
     needs: frozenset[Need] = frozenset()
@@ -37,28 +37,28 @@ class AttentionCall:
     packing: Packing | None = None
 
 
-def _additive(
+def _additive_mask(
     keys: Bool[Tensor, "batch tokens"] | None, bias: Float[Tensor, "batch tokens"] | None, dtype: torch.dtype
 ) -> Float[Tensor, "batch 1 1 tokens"] | None:
-    """Additive mask of the keys; the most negative finite number, so that a row without keys stays finite."""
+    """Return the additive mask of the keys; hidden ones get the lowest finite number, so that no row becomes NaN."""
     if keys is None:
         return None if bias is None else bias.to(dtype)[:, None, None, :]
     hidden = torch.zeros(keys.shape, dtype=dtype, device=keys.device).masked_fill(~keys, torch.finfo(dtype).min)
     return (hidden if bias is None else torch.where(keys, bias.to(dtype), hidden))[:, None, None, :]
 
 
-def received(
+def attention_received(
     probs: Float[Tensor, "batch heads queries keys"], queries: Float[Tensor, "batch queries"] | None
 ) -> Float[Tensor, "batch keys"]:
-    """The canonical score: the attention each key receives, summed over alive queries and averaged over heads.
+    """Compute the canonical score: the attention each key receives, summed over alive queries, averaged over heads.
 
-    Over the alive tokens of a sentence its mean is 1, whatever the length, the padding or what is already gone.
+    Its mean over the alive tokens of a sentence is 1, whatever the length, the padding or the tokens already dropped.
     LTP (arXiv:2107.00910) and ToP (arXiv:2306.14393) divide this sum by the padded length instead.
     """
-    votes = probs.float()
+    probs = probs.float()
     if queries is None:
-        return votes.sum(2).mean(1)
-    return torch.einsum("bhqk,bq->bk", votes, queries.float()) / probs.shape[1]
+        return probs.sum(2).mean(1)
+    return torch.einsum("bhqk,bq->bk", probs, queries.float()) / probs.shape[1]
 
 
 def attend_padded(
@@ -69,32 +69,32 @@ def attend_padded(
     dropout: float,
     scaling: float,
 ) -> tuple[Float[Tensor, "batch tokens heads head"], Signals]:
-    """Attention over padded tokens, and the signals that `call.needs` asks for.
+    """Compute attention over padded tokens, and the signals in `call.needs`.
 
-    Without needs it is torch's fused attention; with them the probabilities are formed, and kept only when a
-    scorer wants them whole. They are formed for dropout on a CPU too, where torch has nothing fused.
+    Without needs this is torch's fused attention. With needs the probabilities are computed, and returned only if a
+    scorer needs them whole. They are computed for dropout on a CPU too, for which torch has no fused kernel.
     """
     if not call.needs & {"received", "probs", "dropped"} and not (dropout and query.device.type == "cpu"):
         mask: Tensor | None
         if call.relative is not None:
-            hidden = _additive(call.keys, call.key_bias, query.dtype)
+            hidden = _additive_mask(call.keys, call.key_bias, query.dtype)
             relative = call.relative.to(query.dtype)
             mask = relative if hidden is None else relative + hidden
         elif call.key_bias is None:
             mask = None if call.keys is None else call.keys[:, None, None, :].expand(-1, -1, query.shape[2], -1)
         else:
-            mask = _additive(call.keys, call.key_bias, query.dtype)
+            mask = _additive_mask(call.keys, call.key_bias, query.dtype)
         fused = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
         return fused.transpose(1, 2), Signals()
     logits = torch.matmul(query, key.transpose(2, 3)) * scaling
     if call.relative is not None:
         logits = logits + call.relative
-    additive = _additive(call.keys, call.key_bias, logits.dtype)
+    additive = _additive_mask(call.keys, call.key_bias, logits.dtype)
     probs = F.softmax(logits if additive is None else logits + additive, dim=-1)
     dropped = apply_dropout(probs, dropout) if dropout else probs
     output = torch.matmul(dropped.to(value.dtype), value).transpose(1, 2)
     return output, Signals(
-        received=received(probs, call.queries) if "received" in call.needs else None,
+        received=attention_received(probs, call.queries) if "received" in call.needs else None,
         probs=probs if "probs" in call.needs else None,
         dropped=dropped if "dropped" in call.needs else None,
     )
@@ -109,20 +109,20 @@ def attend_packed(
     dropout: float,
     scaling: float,
 ) -> tuple[Float[Tensor, "1 total heads head"], Signals]:
-    """Attention within each sentence of packed tokens; the signals come back in the padded view.
+    """Compute attention within each sentence of packed tokens; signals are returned in the padded view.
 
-    Every packed row is alive, so every query votes.
+    Every packed row is alive, so every query counts.
     """
     heads, total, width = query.shape[1], query.shape[2], packing.width
     rows = [part[0].transpose(0, 1) for part in (query, key, value)]  # each [total, heads, head]
     output = value.new_empty((total, heads, value.shape[3]))
     batch = len(packing.lengths)
-    shown: dict[str, Tensor] = {}
+    collected: dict[str, Tensor] = {}
     for group in packing.groups:
         q, k, v = (part[group.rows].transpose(1, 2) for part in rows)  # [group, heads, width, head]
-        votes = None if group.real is None else group.real.float()
+        queries = None if group.real is None else group.real.float()
         relative = None if call.relative is None else call.relative[group.sentences, :, : q.shape[2], : q.shape[2]]
-        inner = AttentionCall(needs=call.needs, keys=group.real, queries=votes, relative=relative)
+        inner = AttentionCall(needs=call.needs, keys=group.real, queries=queries, relative=relative)
         mixed, signals = attend_padded(q, k, v, inner, dropout, scaling)
         if group.real is None:
             output[group.rows] = mixed.to(output.dtype)
@@ -131,14 +131,14 @@ def attend_packed(
         for name in call.needs & {"received", "probs", "dropped"}:
             part = getattr(signals, name)
             if part.dim() == 4 and group.real is not None:
-                part = part * group.real[:, None, :, None]  # padded queries show nothing
+                part = part * group.real[:, None, :, None]  # zero the rows of padding queries
             shape = (batch, width) if part.dim() == 2 else (batch, heads, width, width)
-            whole = shown.setdefault(name, part.new_zeros(shape))
-            shown[name] = whole.index_put(
+            whole = collected.setdefault(name, part.new_zeros(shape))
+            collected[name] = whole.index_put(
                 (group.sentences,),
                 F.pad(part, (0, width - part.shape[-1]) + (0, width - part.shape[-1]) * (part.dim() // 4)),
             )
-    return output[None], Signals(**shown)
+    return output[None], Signals(**collected)
 
 
 def pruning_attention(
@@ -153,15 +153,15 @@ def pruning_attention(
     pruning_call: AttentionCall | None = None,
     **kwargs: object,
 ) -> tuple[Float[Tensor, "batch tokens heads head"], Signals]:
-    """What transformers calls for `attn_implementation="prunekit"`; the second value is `Signals`.
+    """Compute attention for transformers' `attn_implementation="prunekit"`; the second result is `Signals`.
 
-    Without `pruning_call` (a layer run outside the traversal) it is plain attention under a padding mask.
+    Without `pruning_call` (a layer called outside the pruned encoder) this is plain attention under a padding mask.
     """
     call = pruning_call
     if call is None:
         call = AttentionCall(keys=None if attention_mask is None else attention_mask.bool())
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if call.packing is not None and not call.packing.uniform:
+    if call.packing is not None and not call.packing.is_uniform:
         return attend_packed(query, key, value, call, call.packing, dropout, scale)
     if call.packing is None:
         return attend_padded(query, key, value, call, dropout, scale)
@@ -175,9 +175,9 @@ def pruning_attention(
 def padding_mask(
     batch_size: int, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **kwargs: object
 ) -> Bool[Tensor, "batch tokens"] | None:
-    """The padding mask as it came, in two dimensions; None when nothing is padded.
+    """Return the padding mask as given, in two dimensions; None when nothing is padded.
 
-    Registered beside the attention function: without it transformers passes no mask at all, silently.
+    Registered along with the attention function: without it transformers silently passes no mask at all.
     """
     if attention_mask is None or bool(attention_mask.all()):
         return None

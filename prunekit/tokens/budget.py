@@ -1,4 +1,4 @@
-"""Meeting a budget: bisection on a method's knob, and the refusal of what cannot be reached."""
+"""Meeting a budget: bisection over a method's knob, and the check that a budget is feasible."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 
 class InfeasibleBudgetError(ValueError):
-    """The budget lies outside what the method can reach on these sentences."""
+    """A budget outside the range that the method can reach on these sentences."""
 
 
 @dataclass(frozen=True)
-class Bisected:
-    """The best knob found, what it reached, whether that is within tolerance, and what the ends of the range reach."""
+class BisectionResult:
+    """The best knob tried, its reduction, whether that is within tolerance, and the reductions at the range's ends."""
 
     knob: float
     reached: float
     met: bool
-    low: float  # the smaller of the two ends
+    low: float  # the smaller of the reductions at the two ends
     high: float
 
 
@@ -31,53 +31,53 @@ def bisect(
     tolerance: float = 0.02,
     iterations: int = 40,
     known: Mapping[float, float] | None = None,
-) -> Bisected:
-    """The knob whose measured FLOPs reduction is nearest to `target`, for a measure that rises or falls with the knob.
+) -> BisectionResult:
+    """Find the knob whose measured FLOPs reduction is nearest to `target`, for a measure monotonic in the knob.
 
-    Steps and plateaus are fine: the best knob seen is returned, whether or not it is within `tolerance` (a fraction
-    of FLOPs). Stops as soon as it is.
+    Steps and plateaus are fine: the best knob tried is returned, whether or not it is within `tolerance` (a fraction
+    of FLOPs). The search stops as soon as one is.
 
-    Where a measurement is dear, `known` are reductions at knobs between `low` and `high`, both included: none is
-    measured again, and every other step interpolates between the nearest two instead of halving.
+    Where measurements are expensive, `known` maps knobs between `low` and `high`, both included, to their reductions:
+    none of these is measured again, and every other step interpolates between the nearest two instead of halving.
     """
     seen = {low: measure(low), high: measure(high)} if known is None else dict(known)
     least, most = min(seen[low], seen[high]), max(seen[low], seen[high])
     rises = seen[low] < seen[high]
 
-    def gap(knob: float) -> float:
+    def error(knob: float) -> float:
         return abs(target / seen[knob] - 1)
 
-    def short(knob: float) -> bool:
+    def is_below(knob: float) -> bool:
         return (seen[knob] < target) == rises
 
-    below = max((knob for knob in seen if short(knob)), default=low)
+    below = max((knob for knob in seen if is_below(knob)), default=low)
     above = min((knob for knob in seen if knob > below), default=high)
     for step in range(iterations):
-        if min(map(gap, seen)) <= tolerance or not least < target < most:
+        if min(map(error, seen)) <= tolerance or not least < target < most:
             break
         share = 0.5
         if known is not None and step % 2 == 0 and seen[below] != seen[above]:
-            # in the logarithm, in which FLOPs fall about evenly; never so near an end that nothing is learned
+            # in logarithms, in which FLOPs fall about evenly; never so close to an end that nothing is learned
             share = math.log(target / seen[below]) / math.log(seen[above] / seen[below])
             share = min(0.95, max(0.05, share))
         middle = below + share * (above - below)
         seen[middle] = measure(middle)
-        below, above = (middle, above) if short(middle) else (below, middle)
-    best = min(seen, key=gap)
-    return Bisected(best, seen[best], gap(best) <= tolerance, least, most)
+        below, above = (middle, above) if is_below(middle) else (below, middle)
+    best = min(seen, key=error)
+    return BisectionResult(best, seen[best], error(best) <= tolerance, least, most)
 
 
 def check_feasible(asked: float, low: float, high: float, what: str) -> None:
-    """Refuses a FLOPs reduction outside [low, high].
+    """Check that a FLOPs reduction lies within [low, high].
 
     Raises:
-        InfeasibleBudgetError: says what was asked, and the feasible range.
+        InfeasibleBudgetError: it does not; the message gives the feasible range.
     """
     if low <= asked <= high:
         return
-    # rounded inwards, so that what the message offers is accepted
+    # rounded inwards, so that any budget in the range shown is accepted
     low, high = math.ceil(round(low * 100, 6)) / 100, math.floor(round(high * 100, 6)) / 100
     raise InfeasibleBudgetError(
-        f"budget={asked:g}x cannot be met by {what}; feasible there: {low:.2f}x to {high:.2f}x.\n"
+        f"budget={asked:g}x cannot be met by {what}; the feasible range is {low:.2f}x to {high:.2f}x.\n"
         f"Ask for a budget in that range, or let the method decide at earlier layers."
     )

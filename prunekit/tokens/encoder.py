@@ -1,13 +1,13 @@
-"""The one traversal: a loop over Hugging Face's own layers that decides, after attention, which tokens go on.
+"""The pruned encoder: one loop over Hugging Face's own layers that decides, after attention, which tokens to keep.
 
 for each layer:   attend -> score -> keep -> trace -> feed forward
 
-dense   nothing is decided
-soft    hidden = feed_forward(attended) * keep, or log(keep) joins the attention logits of later layers;
-        tokens whose keep is exactly 0 are gathered away: they are hidden, and no gradient reaches them
-mask    gone tokens are hidden from attention, and still computed
-drop    survivors are gathered and re-padded
-pack    survivors of the whole batch lie end to end, without padding
+dense   no decisions
+soft    hidden = feed_forward(attended) * keep, or log(keep) is added to the attention logits of later layers;
+        tokens whose keep is exactly 0 are removed, so that they are hidden and receive no gradient
+mask    dropped tokens are hidden from attention but still computed
+drop    kept tokens are gathered and re-padded
+pack    kept tokens of the whole batch are stored end to end, without padding
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from prunekit.tokens.attention import IMPLEMENTATION
-from prunekit.tokens.dropout import with_cheap_masks
+from prunekit.tokens.dropout import replace_dropout
 from prunekit.tokens.families.base import Family
 from prunekit.tokens.families.registry import family_of
 from prunekit.tokens.layout import Survivors, TokenLayout
 from prunekit.tokens.pruner import TokenPruner as TokenPruner  # plug-ins import it from here
 from prunekit.tokens.state import Execution, LayerTrace, Need, Trace
 
-# what the models pass down beside hidden states and mask; an encoder has no use for any of it
+# arguments that models pass down besides hidden states and mask; an encoder needs none of them
 _IGNORED = frozenset(
     {
         "encoder_hidden_states",
@@ -48,9 +48,9 @@ _IGNORED = frozenset(
 
 
 class PrunedEncoder(nn.Module):
-    """Replaces the encoder of a Hugging Face model; calls its layers, and owns them under the same names.
+    """Replacement for the encoder of a Hugging Face model, which owns and calls its layers under the same names.
 
-    `execution` is what happens when the caller of the model names none.
+    `execution` is the default when the caller of the model gives none.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PrunedEncoder(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The layers of Hugging Face, whatever the family calls them."""
+        """Hugging Face's layers, whatever their name in the family."""
         return getattr(self, self.family.layers)
 
     def forward(
@@ -78,10 +78,11 @@ class PrunedEncoder(nn.Module):
         protected: Bool[Tensor, "batch tokens"] | None = None,
         **ignored: object,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Hidden states in the incoming shape; a gone token has the output of the last layer that it passed whole.
+        """Run the layers and return hidden states in the incoming shape.
 
-        `protected` marks tokens that must stay, beside [CLS]. `prune=False` decides nothing, whatever the execution:
-        with "pack" that is the dense model without padding. Padding comes back as zeros under every execution.
+        A dropped token keeps the output of the last layer that it passed completely; padding is returned as zeros
+        under every execution. `protected` marks tokens that must be kept besides [CLS]. `prune=False` makes no
+        decisions, whatever the execution: with "pack" that is the dense model without padding.
 
         Raises:
             TypeError: an argument that neither prunekit nor transformers knows.
@@ -91,12 +92,12 @@ class PrunedEncoder(nn.Module):
         if unknown:
             raise TypeError(
                 f"the model was called with {', '.join(unknown)}, which the pruned encoder does not know; "
-                f"it takes trace, execution, prune and protected beside the arguments of transformers."
+                f"it takes trace, execution, prune and protected besides the arguments of transformers."
             )
-        walk = self._walk(hidden_states, attention_mask, trace, execution, prune, protected)
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=walk.restore())
+        layout = self._run_layers(hidden_states, attention_mask, trace, execution, prune, protected)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=layout.restore())
 
-    def _walk(
+    def _run_layers(
         self,
         hidden_states: Float[Tensor, "batch tokens hidden"],
         attention_mask: Bool[Tensor, "batch tokens"] | None,
@@ -105,49 +106,49 @@ class PrunedEncoder(nn.Module):
         prune: bool,
         protected: Bool[Tensor, "batch tokens"] | None,
     ) -> TokenLayout:
-        how: str = execution or self.execution
-        if how not in get_args(Execution):
-            raise ValueError(f"execution={how!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
-        pruner = self.pruner if prune and how != "dense" else None
-        stays = self._stays(hidden_states, attention_mask, protected, pruner)
-        removes = how == "drop" or (how == "soft" and pruner is not None and pruner.hide_gone)
-        walk = TokenLayout(hidden_states, attention_mask, stays, how, removes=removes)
+        execution = execution or self.execution
+        if execution not in get_args(Execution):
+            raise ValueError(f"execution={execution!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
+        pruner = self.pruner if prune and execution != "dense" else None
+        always_kept = self._protect(hidden_states, attention_mask, protected, pruner)
+        removes_tokens = execution == "drop" or (execution == "soft" and pruner is not None and pruner.hide_gone)
+        layout = TokenLayout(hidden_states, attention_mask, always_kept, execution, removes_tokens=removes_tokens)
         for index, layer in enumerate(self.blocks):
-            self._step(index, layer, walk, pruner, trace)
-        return walk
+            self._run_layer(index, layer, layout, pruner, trace)
+        return layout
 
-    def _stays(
+    def _protect(
         self,
         hidden: Float[Tensor, "batch tokens hidden"],
         mask: Bool[Tensor, "batch tokens"] | None,
         marked: Bool[Tensor, "batch tokens"] | None,
         pruner: TokenPruner | None,
     ) -> Float[Tensor, "batch tokens"]:
-        """1 where a token stays whatever its score: marked by the caller, or what the head reads."""
+        """Return 1 for tokens that are kept whatever their score: those the caller marks and those the head reads."""
         first = int(pruner is None or pruner.protect_first)
-        return _protected(hidden, mask, marked, first, last=pruner is not None and pruner.protect_last)
+        return _protected_mask(hidden, mask, marked, first, last=pruner is not None and pruner.protect_last)
 
-    def _step(
-        self, index: int, layer: nn.Module, walk: TokenLayout, pruner: TokenPruner | None, trace: Trace | None
+    def _run_layer(
+        self, index: int, layer: nn.Module, layout: TokenLayout, pruner: TokenPruner | None, trace: Trace | None
     ) -> None:
         decides = pruner is not None and index in pruner.layers
-        asked = trace.scorer if trace is not None and index in trace.score_layers else None
+        trace_scorer = trace.scorer if trace is not None and index in trace.score_layers else None
         needs: set[Need] = set()
         if trace is not None and index in trace.score_layers:
-            needs |= getattr(asked, "needs", {"received"})
+            needs |= getattr(trace_scorer, "needs", {"received"})
         if pruner is not None and decides:
             needs |= pruner.scorer.needs
-        if walk.hidden.shape[1] == 0:
-            walk.pass_by(index, trace)
+        if layout.hidden.shape[1] == 0:
+            layout.skip_layer(index, trace)
             return
         attended, signals = self.family.attend(
-            layer, walk.hidden, walk.call(frozenset(needs), pruner, self._relative(walk))
+            layer, layout.hidden, layout.call(frozenset(needs), pruner, self._relative_bias(layout))
         )
-        state = walk.state(index, needs)
+        state = layout.state(index, needs)
         keep, scores = state.keep, None
         if pruner is not None and decides:
-            scores, keep = pruner.decide(index, signals, state, soft=walk.execution == "soft")
-            walk.scores = scores if "previous" in pruner.scorer.needs else None
+            scores, keep = pruner.decide(index, signals, state, soft=layout.execution == "soft")
+            layout.scores = scores if "previous" in pruner.scorer.needs else None
         if trace is not None:
             trace.layers.append(
                 LayerTrace(
@@ -159,25 +160,26 @@ class PrunedEncoder(nn.Module):
                     position=state.position,
                     protected=state.protected,
                     received=signals.received,
-                    scores=scores if asked is None else asked(signals, state),
+                    scores=scores if trace_scorer is None else trace_scorer(signals, state),
                     scorer_macs=pruner.scorer.macs(state.count) if pruner is not None and decides else None,
                 )
             )
         if decides:
-            attended = walk.leave(keep, attended)
-        walk.hidden = self.family.feed_forward(layer, attended)
-        if pruner is not None and decides and walk.execution == "soft":
-            walk.soften(pruner.soft_form)
+            attended = layout.apply_keep(keep, attended)
+        layout.hidden = self.family.feed_forward(layer, attended)
+        if pruner is not None and decides and layout.execution == "soft":
+            layout.soften(pruner.soft_form)
 
-    def _relative(self, walk: TokenLayout) -> Float[Tensor, "batch heads tokens tokens"] | None:
-        return None if self.family.relative is None else self.family.relative(self.blocks, walk.position)
+    def _relative_bias(self, layout: TokenLayout) -> Float[Tensor, "batch heads tokens tokens"] | None:
+        return None if self.family.relative is None else self.family.relative(self.blocks, layout.position)
 
 
 class TranslationEncoder(PrunedEncoder):
-    """Replaces the encoder of a translation model: embeds, traverses, and hands a decoder the tokens that are left.
+    """Replacement for the encoder of a translation model: embeds tokens and returns the kept ones for the decoder.
 
-    The end of the sentence stays, and the first `prefix` tokens, which name the task. It is called by
-    prunekit.tokens.translation, because the decoder has to know who is left; a model that calls it is refused.
+    The end of the sentence and the first `prefix` tokens, which name the task, are always kept. Call it through
+    prunekit.tokens.translation, because the decoder has to know which tokens are left; a call of the whole model
+    raises TypeError.
     """
 
     main_input_name = "input_ids"
@@ -189,13 +191,13 @@ class TranslationEncoder(PrunedEncoder):
         for name, child in encoder.named_children():
             if name not in (family.layers, "pruner"):
                 self.add_module(name, child)
-        stock = getattr(encoder, "stock", None)  # of one that was prepared before
+        stock = getattr(encoder, "stock", None)  # set where the encoder was replaced before
         self.stock = {name: getattr(encoder, name) for name in family.stock} if stock is None else stock
         self.prefix = prefix
         self.training = encoder.training  # embeddings have dropout
 
     def get_input_embeddings(self) -> nn.Module:
-        """Of the words, where Hugging Face asks the encoder for them."""
+        """Return the word embeddings, which Hugging Face asks the encoder for."""
         return self.get_submodule("embed_tokens")
 
     def encode(
@@ -208,35 +210,35 @@ class TranslationEncoder(PrunedEncoder):
         prune: bool = True,
         protected: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Survivors:
-        """What a decoder may attend to, and how much each of it counts."""
+        """Embed and encode the source; return the tokens that a decoder may attend to, with the weight of each."""
         assert self.family.embed is not None
         mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
         hidden = self.family.embed(self, input_ids)
-        left = self._walk(hidden, mask, trace, execution, prune, protected).survivors()
-        return left if self.family.finish is None else replace(left, hidden=self.family.finish(self, left.hidden))
+        kept = self._run_layers(hidden, mask, trace, execution, prune, protected).survivors()
+        return kept if self.family.finish is None else replace(kept, hidden=self.family.finish(self, kept.hidden))
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Refuses: what a decoder would read with it are all tokens, pruned ones too.
+        """Raise an error, because a decoder called this way would read all tokens, dropped ones too.
 
         Raises:
             TypeError: always.
         """
         raise TypeError(
-            "a pruned translation model was called as a stock one, so its decoder would see tokens that are gone; "
+            "a pruned translation model was called like a stock one, so its decoder would see dropped tokens; "
             "call prunekit.tokens.translation.forward(model, ...) or generate(model, ...)."
         )
 
-    def _stays(
+    def _protect(
         self,
         hidden: Float[Tensor, "batch tokens hidden"],
         mask: Bool[Tensor, "batch tokens"] | None,
         marked: Bool[Tensor, "batch tokens"] | None,
         pruner: TokenPruner | None,
     ) -> Float[Tensor, "batch tokens"]:
-        return _protected(hidden, mask, marked, self.prefix, last=True)
+        return _protected_mask(hidden, mask, marked, self.prefix, last=True)
 
 
-def _protected(
+def _protected_mask(
     hidden: Float[Tensor, "batch tokens hidden"],
     mask: Bool[Tensor, "batch tokens"] | None,
     marked: Bool[Tensor, "batch tokens"] | None,
@@ -244,27 +246,27 @@ def _protected(
     *,
     last: bool,
 ) -> Float[Tensor, "batch tokens"]:
-    """1 for marked tokens, the first so many, and the last real one."""
-    stays = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if marked is None else marked.float()
-    stays = torch.cat([torch.ones_like(stays[:, :first]), stays[:, first:]], dim=1)
+    """Return 1 for marked tokens, for the `first` leading ones and, if `last`, for the last one before the padding."""
+    protected = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if marked is None else marked.float()
+    protected = torch.cat([torch.ones_like(protected[:, :first]), protected[:, first:]], dim=1)
     if last:
-        column = torch.arange(stays.shape[1], device=stays.device)
+        column = torch.arange(protected.shape[1], device=protected.device)
         end = column[-1:] if mask is None else (column * mask).argmax(-1, keepdim=True)
-        stays = torch.where(column == end, 1.0, stays)
-    return stays
+        protected = torch.where(column == end, 1.0, protected)
+    return protected
 
 
 def install(
     model: PreTrainedModel, pruner: TokenPruner | None, execution: Execution = "pack", *, prefix: int | None = None
 ) -> PreTrainedModel:
-    """Puts the traversal into a Hugging Face model, in place, and returns the model; its dropout becomes ours.
+    """Replace the encoder of a Hugging Face model by a pruned one, in place, and return the model.
 
-    Calling it again exchanges the pruner. Parameters of `pruner` become `...encoder.pruner.*` of the model.
-    `prefix` is of translation models: how many first tokens of a source name the task (T5), and always stay. None = as
-    before, at first 0.
+    Its dropout modules are replaced as well (tokens/dropout.py). Calling it again exchanges the pruner. Parameters of
+    `pruner` become `...encoder.pruner.*` of the model. `prefix` is for translation models: the number of leading
+    source tokens that name the task (T5) and are always kept. None keeps the current number, which is 0 at first.
 
     Raises:
-        ValueError: unsupported architecture, or `pruner.layers` names a layer that the model does not have.
+        ValueError: an unsupported architecture, or `pruner.layers` names a layer that the model does not have.
     """
     family = family_of(model)
     parent = _parent(model, family)
@@ -275,13 +277,13 @@ def install(
     if beyond:
         raise ValueError(
             f"the pruner decides at layer {beyond[-1]}, but {type(model).__name__} has layers 0..{count - 1}; "
-            f"choose layers of that range, or another backbone."
+            f"choose layers in that range, or another backbone."
         )
-    with_cheap_masks(model)
-    if family.translates:
+    replace_dropout(model)
+    if family.has_decoder:
         first = getattr(current, "prefix", 0) if prefix is None else prefix
         setattr(parent, family.encoder, TranslationEncoder(current, family, pruner, execution, first))
-        _attend_with_ours(layers)
+        _use_pruning_attention(layers)
         return model
     setattr(parent, family.encoder, PrunedEncoder(layers, family, pruner, execution))
     model.set_attn_implementation(IMPLEMENTATION)
@@ -289,28 +291,28 @@ def install(
 
 
 def _parent(model: PreTrainedModel, family: Family) -> Any:
-    """The module that holds the encoder; T5 names itself as its base."""
+    """Return the module that holds the encoder: the base model, or the model itself (T5, which is its own base)."""
     return model.base_model if hasattr(model.base_model, family.encoder) else model
 
 
-def _attend_with_ours(layers: nn.ModuleList) -> None:
-    """Has the encoder's layers call our attention function; a decoder that shares their config stays as it is."""
-    own: dict[int, Any] = {}
+def _use_pruning_attention(layers: nn.ModuleList) -> None:
+    """Make the encoder's layers call prunekit's attention, in place, but not a decoder that shares their config."""
+    copies: dict[int, Any] = {}
     for module in layers.modules():
         config: Any = getattr(module, "config", None)
         if config is not None:
-            if id(config) not in own:
-                own[id(config)] = copy.deepcopy(config)
-                own[id(config)]._attn_implementation = IMPLEMENTATION
-                own[id(own[id(config)])] = own[id(config)]
-            module.config = own[id(config)]
+            if id(config) not in copies:
+                copies[id(config)] = copy.deepcopy(config)
+                copies[id(config)]._attn_implementation = IMPLEMENTATION
+                copies[id(copies[id(config)])] = copies[id(config)]
+            module.config = copies[id(config)]
 
 
 def encoder_of(model: PreTrainedModel) -> PrunedEncoder:
-    """The traversal inside a model that `install` prepared.
+    """Return the pruned encoder of a model that `install` prepared.
 
     Raises:
-        TypeError: the model has none.
+        TypeError: the model has a stock encoder.
     """
     family = family_of(model)
     encoder = getattr(_parent(model, family), family.encoder)

@@ -1,7 +1,7 @@
-"""Hard-concrete gates and rank bins: the pieces of ToP's decision, as functions of tensors.
+"""Hard-concrete gates and rank bins: the parts of ToP's decision, as functions of tensors.
 
 Source: Louizos et al., arXiv:1712.01312 (hard concrete); ToP, arXiv:2306.14393, with microsoft/Moonlit
-ToP/models/l0_module.py:241-429 and modeling_bert.py:331-464 for what the paper leaves open.
+ToP/models/l0_module.py:241-429 and modeling_bert.py:331-464 where the paper leaves details open.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEFAULT = HardConcrete()
 def sample_gates(
     log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DEFAULT, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*gates"]:
-    """One draw per gate, in [0, 1]; differentiable where it lies strictly between."""
+    """Draw one value in [0, 1] per gate; differentiable where it is strictly between 0 and 1."""
     uniform = torch.empty_like(log_alpha).uniform_(form.eps, 1 - form.eps, generator=generator)
     return gates_at(uniform, log_alpha, form)
 
@@ -40,13 +40,13 @@ def sample_gates(
 def gates_at(
     uniform: Float[Tensor, "*gates"], log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DEFAULT
 ) -> Float[Tensor, "*gates"]:
-    """The draw that belongs to a uniform number in (0, 1); rises with both."""
+    """Return the gate value for a uniform number in (0, 1); increases with the number and with `log_alpha`."""
     concrete = torch.sigmoid((uniform.log() - (1 - uniform).log() + log_alpha) / form.beta)
     return (concrete * (form.zeta - form.gamma) + form.gamma).clamp(0, 1)
 
 
 def open_probability(log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DEFAULT) -> Float[Tensor, "*gates"]:
-    """P(gate > 0); sigmoid(log_alpha + 1.598597) for the default form."""
+    """Return P(gate > 0), which is sigmoid(log_alpha + 1.598597) for the default form."""
     zero_below = form.beta * math.log(-form.gamma / form.zeta)
     return 1 - torch.sigmoid(zero_below - log_alpha).clamp(form.eps, 1 - form.eps)
 
@@ -54,13 +54,13 @@ def open_probability(log_alpha: Float[Tensor, "*gates"], form: HardConcrete = DE
 def deterministic_fine(
     log_alpha: Float[Tensor, "locations bins"], form: HardConcrete = DEFAULT
 ) -> Float[Tensor, "locations bins"]:
-    """Binary gates of each location: the expected number of zeros, rounded half to even, at the smallest log odds.
+    """Return the binary gates of each location: the expected number of zeros, at the smallest log odds.
 
-    Of equal log odds the lower bin stays.
+    The expected number is rounded half to even. Among equal log odds the lower bin stays open.
     """
     bins = log_alpha.shape[-1]
     zeros = (bins - open_probability(log_alpha, form).sum(-1)).round()
-    # descending and stable: among equals the lower bin comes first and stays
+    # descending and stable: among equals the lower bin comes first and stays open
     order = log_alpha.sort(dim=-1, descending=True, stable=True).indices
     place = torch.empty_like(order).scatter(-1, order, torch.arange(bins, device=order.device).expand_as(order))
     return (place < (bins - zeros)[..., None]).to(log_alpha.dtype)
@@ -69,16 +69,16 @@ def deterministic_fine(
 def deterministic_coarse(
     log_alpha: Float[Tensor, "locations"], form: HardConcrete = DEFAULT
 ) -> Float[Tensor, "locations"]:
-    """Binary switches: 1 where P(gate > 0) rounds, half to even, to a layer that prunes."""
+    """Return the binary switch of each layer: 1 (the layer prunes) where P(gate = 0), rounded half to even, is 0."""
     return 1 - (1 - open_probability(log_alpha, form)).round()
 
 
 def rank_bins(
     rank: Int[Tensor, "batch tokens"], count: Int[Tensor, "batch"], bins: int, *, compat: bool = False
 ) -> Int[Tensor, "batch tokens"]:
-    """The bin of each rank among `count` ranked tokens, (rank * bins) // count; `bins` itself for ranks beyond.
+    """Return the bin of each rank among `count` ranked tokens, (rank * bins) // count, or `bins` for ranks beyond.
 
-    `compat` computes in float32 with 1e-6 in the denominator, as the reference does: below 32 tokens exact
+    `compat` computes in float32 with 1e-6 in the denominator, as the reference code does: below 32 tokens, exact
     multiples of the bin width then fall one bin lower.
     """
     total = count[:, None]
@@ -91,9 +91,9 @@ def rank_bins(
 def keep_from_gates(
     fine: Float[Tensor, "batch tokens"], coarse: Float[Tensor, ""], alive: Shaped[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch tokens"]:
-    """Keep of each token from its bin's gate and the layer's switch; 0 where the token is not alive.
+    """Return each token's keep, from the gate of its bin and the layer's switch; 0 where the token is not alive.
 
-    The switch acts as on or off and passes its gradient straight through.
+    The switch is either on or off, and passes its gradient straight through.
     """
     switch = (coarse > 0).to(coarse.dtype) + (coarse - coarse.detach())
     return (1 - (1 - fine) * switch) * (alive > 0)

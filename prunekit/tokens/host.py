@@ -1,7 +1,7 @@
-"""The two ways between the host and the device that computes; what does not go through here keeps neither waiting.
+"""Transfers between host and device, kept in one place because on a GPU they can make the host wait.
 
-On the CPU both cost nothing. On a GPU the host runs ahead of the device, and has to wait for it whenever it wants to
-know a number: a boolean index, `.item()` and a copy from ordinary memory all do that unasked.
+On a CPU they cost nothing. On a GPU the host runs ahead of the device and has to wait for it whenever it needs a
+computed number: boolean indexing, `.item()` and a copy from pageable memory all wait implicitly.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 
 def send(tensor: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
-    """A tensor of the host on the device; the host does not wait for it."""
+    """Copy a tensor from the host to the device without making the host wait."""
     if device.type != "cuda":
         return tensor if tensor.device == device else tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)  # from pageable memory a copy waits
+    return tensor.pin_memory().to(device, non_blocking=True)  # a copy from pageable memory waits
 
 
 def upload(values: Sequence[int], device: torch.device, dtype: torch.dtype = torch.long) -> Shaped[Tensor, "numbers"]:
-    """Whole numbers that the host knows, on the device; the host does not wait for them."""
+    """Copy integers from the host to the device without making the host wait."""
     return send(torch.tensor(values, dtype=dtype), device)
 
 
 def read(tensor: Shaped[Tensor, "*shape"]) -> Any:
-    """Numbers of the device, as lists; the host waits until they are computed."""
+    """Return a device tensor as nested lists; the host waits until it is computed."""
     return tensor.tolist()

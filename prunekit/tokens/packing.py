@@ -1,4 +1,4 @@
-"""Sentences of different lengths laid end to end, and the groups in which attention works on them."""
+"""Packed batches: sentences of different lengths end to end, and the groups in which attention computes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PADDING_TOKENS = 4
 
 @dataclass(frozen=True)
 class Group:
-    """Sentences of similar length: where their rows lie in the packed tokens, and which of them are real."""
+    """Sentences of similar length: their rows in the packed tokens, and which of those are not padding (None: all)."""
 
     sentences: Int[Tensor, "group"]
     rows: Int[Tensor, "group width"]
@@ -30,24 +30,24 @@ class Group:
 
 @dataclass(frozen=True)
 class Packing:
-    """How many rows each sentence of a packed batch has, on the host; rows of a sentence are contiguous."""
+    """Number of rows of each sentence in a packed batch, known to the host; rows of a sentence are contiguous."""
 
     lengths: tuple[int, ...]
     device: torch.device
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Packing:
-        """The packing of sentences with these lengths."""
+        """Return the packing of sentences with these lengths."""
         return cls(tuple(int(length) for length in lengths), device)
 
     @property
     def width(self) -> int:
-        """Rows of the longest sentence."""
+        """Number of rows of the longest sentence."""
         return max(self.lengths)
 
     @property
-    def uniform(self) -> bool:
-        """Whether all sentences have the same length, so that packed and padded are the same memory."""
+    def is_uniform(self) -> bool:
+        """Whether all sentences have the same length, so that packed and padded tokens are the same memory."""
         return min(self.lengths) == self.width
 
     @cached_property
@@ -56,44 +56,40 @@ class Packing:
 
     @cached_property
     def offsets(self) -> Int[Tensor, "boundaries"]:
-        """First row of each sentence, and the total (`cu_seqlens`)."""
+        """First row of each sentence, then the total (`cu_seqlens`)."""
         return upload((0, *accumulate(self.lengths)), self.device)
 
     @cached_property
     def real(self) -> Bool[Tensor, "batch width"]:
-        """True where the padded view has a row of the packed tokens."""
-        if self.uniform:
+        """True where the padded view holds a packed row, False at padding."""
+        if self.is_uniform:
             return torch.ones(len(self.lengths), self.width, dtype=torch.bool, device=self.device)
         return torch.arange(self.width, device=self.device)[None, :] < self._length[:, None]
 
-    def padded(self, rows: Shaped[Tensor, "total *rest"], fill: float = 0.0) -> Shaped[Tensor, "batch width *rest"]:
-        """The padded view of packed rows, with `fill` in the padding."""
-        if self.uniform:
+    def pad(self, rows: Shaped[Tensor, "total *rest"], fill: float = 0.0) -> Shaped[Tensor, "batch width *rest"]:
+        """Return the padded view of packed rows, with `fill` in the padding."""
+        if self.is_uniform:
             return rows.view(len(self.lengths), self.width, *rows.shape[1:])
         view = rows.new_full((len(self.lengths), self.width, *rows.shape[1:]), fill)
         return view.masked_scatter(self.real.view(*self.real.shape, *[1] * (rows.dim() - 1)), rows)
 
     @cached_property
     def rows(self) -> Int[Tensor, "batch width"]:
-        """For each place of the padded view its packed row; in the padding, rows of whoever comes behind."""
+        """Packed row of each place in the padded view; at padding, an index beyond the end of the sentence."""
         return self.offsets[:-1, None] + torch.arange(self.width, device=self.device)
 
     def rows_at(self, places: Int[Tensor, "some"]) -> Int[Tensor, "some"]:
-        """The packed rows of places in the padded view, flattened."""
-        return places if self.uniform else self.rows.flatten().index_select(0, places)
+        """Return the packed rows at these places of the flattened padded view."""
+        return places if self.is_uniform else self.rows.flatten().index_select(0, places)
 
     @cached_property
     def places(self) -> Int[Tensor, "total"]:
-        """For each packed row its place in the padded view, flattened; found without asking the device."""
+        """Place of each packed row in the flattened padded view; computed without making the host wait."""
         return torch.nonzero_static(self.real.flatten(), size=sum(self.lengths))[:, 0]
-
-    def packed(self, view: Shaped[Tensor, "batch width *rest"]) -> Shaped[Tensor, "total *rest"]:
-        """The packed rows of a padded view."""
-        return view.flatten(0, 1) if self.uniform else view[self.real]
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """Sentences grouped by similar length; every sentence is in exactly one group."""
+        """Groups of sentences of similar length; every sentence is in exactly one group."""
         order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
         members: list[list[int]] = []
         for sentence in order:

@@ -17,13 +17,14 @@ SoftForm = Literal["scale", "bias"]
 
 
 class TokenPruner(nn.Module):
-    """A token-pruning method as the traversal sees it: who scores, who decides, at which layers.
+    """A token-pruning method as the encoder sees it: a scorer, a keep policy, and the layers that prune.
 
-    `layers` are the layers (0-based) that decide between their attention and their feed-forward half.
-    `soft_form` says what a fractional keep does in training: "scale" multiplies the layer's output by it, "bias" adds
-    its logarithm to later attention, where the token then counts as a fraction of a key and of a vote.
-    `protect_first` keeps [CLS] whatever its score, `protect_last` the last token, [SEP] or the end of a sentence.
-    `hide_gone=False` lets tokens whose soft keep is 0 stay keys of later layers, as the references of ToP and LTP do.
+    `layers` are the decision layers (0-based), which decide between their attention and their feed-forward half.
+    `soft_form` is the effect of a fractional keep in training: "scale" multiplies the layer's output by it, "bias" adds
+    its logarithm to the attention logits of later layers, where the token then counts as a fraction of a key and of a
+    query. `protect_first` keeps [CLS] whatever its score, `protect_last` the last token ([SEP] or end of sentence).
+    With `hide_gone=False` tokens whose soft keep is 0 remain keys of later layers, as in the reference code of ToP and
+    LTP.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class TokenPruner(nn.Module):
     def decide(
         self, layer: int, signals: Signals, state: TokenState, *, soft: bool
     ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
-        """Scores and keep at one layer."""
+        """Return the scores and the keep of one layer."""
         scores = self.scorer(signals, state).float()
         return scores, self.keep(layer, scores, state, soft=soft)
 
     def keep(
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState, *, soft: bool
     ) -> Float[Tensor, "batch tokens"]:
-        """The decision on these scores; here a gone token stays gone and a protected one stays."""
+        """Return the keep for these scores: protected tokens are always kept, and dropped tokens never come back."""
         policy = self.policy.soft if soft else self.policy
         return torch.where(state.protected > 0, 1.0, policy(layer, scores, state).float()) * state.alive

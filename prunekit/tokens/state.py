@@ -1,4 +1,4 @@
-"""What travels through the layers, what one attention call shows, and the trace that a caller hands in."""
+"""The token state between layers, the signals of an attention call, and the trace that a caller passes in."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Need = Literal["received", "probs", "dropped", "hidden", "embedded", "previous"]
 
 @dataclass(frozen=True)
 class TokenState:
-    """The tokens of a batch at one layer, padded to the widest sentence that is left.
+    """Tokens of a batch at one layer, padded to the longest remaining sentence.
 
-    `keep` is 1 for a token that is here and 0 for padding and for tokens that are gone; values between
-    occur only under execution "soft". `position` is the index in the unpruned sequence, `protected` is 1 for
-    tokens that stay whatever their score ([CLS]), `length` the number of tokens before any pruning.
-    `layer` is the one that is scored. `hidden` is what entered it and `embedded` what entered the first one; both are
-    None unless a scorer asks for them, because gathering or padding them costs a copy.
-    `previous` is what the scorer returned at the last layer that decided; it travels with the tokens. None before the
-    first such layer, and unless the scorer needs it.
+    `keep` is 1 for kept tokens and 0 for padding and dropped tokens; values in between occur only under execution
+    "soft". `position` is the index in the unpruned sequence, `protected` is 1 for tokens that are kept whatever their
+    score ([CLS]), `length` is the number of tokens before any pruning.
+    `layer` is the layer being scored. `hidden` is its input and `embedded` the input of the first layer; both are None
+    unless a scorer needs them, because gathering or padding them costs a copy.
+    `previous` holds the scores of the last decision layer, aligned with the remaining tokens. It is None before the
+    first decision layer, and unless the scorer needs it.
     """
 
     keep: Float[Tensor, "batch tokens"]
@@ -38,22 +38,22 @@ class TokenState:
 
     @property
     def alive(self) -> Float[Tensor, "batch tokens"]:
-        """1.0 where a token is still here, also when it is only softly kept."""
+        """1.0 for tokens with `keep` above 0, softly kept ones included, else 0.0."""
         return (self.keep > 0).to(torch.float32)
 
     @property
     def count(self) -> Float[Tensor, "batch"]:
-        """How many tokens of each sentence are here."""
+        """Number of alive tokens per sentence."""
         return self.alive.sum(-1)
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What one attention call shows to scorers; a field is None when nobody asked for it.
+    """Outputs of one attention call that scorers read; a field is None unless a scorer needs it.
 
-    `received` is the canonical score: for token i the sum over alive queries of the attention that i gets,
-    averaged over heads. Over the alive tokens of a sentence its mean is exactly 1.
-    `probs` are the probabilities before attention dropout, `dropped` the same after it.
+    `received` is the canonical score: for token i the attention it receives, summed over alive queries and averaged
+    over heads. Its mean over the alive tokens of a sentence is exactly 1.
+    `probs` are the attention probabilities before dropout, `dropped` the same after dropout.
     """
 
     received: Float[Tensor, "batch tokens"] | None = None
@@ -63,12 +63,12 @@ class Signals:
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What happened at one layer. Counts are per sentence and include [CLS] and [SEP], never padding.
+    """Token counts, keep and scores of one layer. Counts are per sentence and include [CLS] and [SEP], never padding.
 
-    `keep`, `protected`, `received` and `scores` are aligned with `position`, and padded with 0. Where nothing was
-    decided `keep` only repeats who was alive. `received` is the canonical score, None unless somebody asked for it;
-    `scores` are those of the trace's own scorer, or else of the decision that was taken. `scorer_macs` is what the
-    method's scorer computed beside the layer.
+    `keep`, `protected`, `received` and `scores` are aligned with `position` and padded with 0. At layers without a
+    decision `keep` is that of the layer's input. `received` is the canonical score, None unless it was needed.
+    `scores` are those of the trace's own scorer if it has one, else of the decision. `scorer_macs` are the
+    multiply-accumulates of the method's scorer, on top of the layer's own.
     """
 
     layer: int
@@ -83,15 +83,16 @@ class LayerTrace:
     scorer_macs: Float[Tensor, "batch"] | None = None
 
     def keep_of_all(self, width: int) -> Float[Tensor, "batch width"]:
-        """`keep` at the places of the unpruned sentences, padded to `width`; 0 for who is no longer here."""
+        """Return `keep` by position in the unpruned sentence, padded to `width`; 0 for removed tokens."""
         return self.keep.new_zeros(len(self.keep), width).scatter_add(1, self.position, self.keep)
 
 
 @dataclass
 class Trace:
-    """Handed in by the caller of a model, filled layer by layer; one `LayerTrace` per layer.
+    """Record of one forward pass: the caller passes it in, and the encoder appends one `LayerTrace` per layer.
 
-    `score_layers` asks for scores of layers that need not decide anything: those of `scorer`, or the canonical ones.
+    `score_layers` are layers whose scores are recorded whether or not they decide: those of `scorer`, or the canonical
+    ones if that is None.
     """
 
     score_layers: frozenset[int] = frozenset()
@@ -100,22 +101,22 @@ class Trace:
 
     @classmethod
     def scoring(cls, layers: Iterable[int], scorer: Callable[[Signals, TokenState], Tensor] | None = None) -> Trace:
-        """A trace that also records the scores of `layers` (0-based)."""
+        """Return a trace that also records the scores of `layers` (0-based)."""
         return cls(score_layers=frozenset(layers), scorer=scorer)
 
     @property
     def tokens_in(self) -> Float[Tensor, "layers batch"]:
-        """Tokens that entered the attention of each layer."""
+        """Number of tokens that entered the attention of each layer."""
         return torch.stack([entry.tokens_in for entry in self.layers])
 
     @property
     def tokens_out(self) -> Float[Tensor, "layers batch"]:
-        """Tokens that entered the feed-forward half of each layer."""
+        """Number of tokens that entered the feed-forward half of each layer."""
         return torch.stack([entry.tokens_out for entry in self.layers])
 
     @property
     def scorer_macs(self) -> Float[Tensor, "batch"]:
-        """Multiply-accumulates that the scorer spent on each sentence, beside the layers' own."""
+        """Multiply-accumulates of the scorer per sentence, on top of the layers' own."""
         spent = [entry.scorer_macs for entry in self.layers if entry.scorer_macs is not None]
         none = torch.zeros_like(self.layers[0].tokens_in, dtype=torch.float64)
         return torch.stack(spent).sum(0) if spent else none

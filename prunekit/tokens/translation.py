@@ -1,7 +1,7 @@
-"""A pruned encoder and the decoder that reads what is left of it: one forward pass, and generation.
+"""A pruned encoder with Hugging Face's own decoder: one forward pass, and generation.
 
-The decoder is Hugging Face's own. Its cross-attention sees the survivors and nobody else; while gates are soft, each
-token counts there by its gate, as it does in the encoder.
+The decoder's cross-attention sees only the tokens that the encoder kept. While gates are soft, each token is weighted
+there by its gate, as in the encoder.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def encode(
     prune: bool = True,
     protected: Bool[Tensor, "batch tokens"] | None = None,
 ) -> Survivors:
-    """What is left of the sources behind a pruned encoder.
+    """Encode the sources and return the tokens that the pruned encoder kept.
 
     Raises:
-        TypeError: the model is no translation model that `install` prepared.
+        TypeError: the model is not a translation model that `install` prepared.
     """
     encoder = encoder_of(model)
     if not isinstance(encoder, TranslationEncoder):
@@ -40,12 +40,12 @@ def encode(
     return encoder.encode(input_ids, attention_mask, trace=trace, execution=execution, prune=prune, protected=protected)
 
 
-def _cross_mask(left: Survivors) -> Tensor:
-    """Mask of the cross-attention: 2-d and boolean where everybody counts in full, else additive, log keep."""
-    keep = left.keep
+def _cross_mask(source: Survivors) -> Tensor:
+    """Return the mask of the cross-attention: 2-d with 0 and 1 if keep is binary, else 4-d and additive, log keep."""
+    keep = source.keep
     if bool(((keep == 0) | (keep == 1)).all()):
         return (keep > 0).long()
-    bias = torch.where(keep > 0, keep, 1.0).log().to(left.hidden.dtype)
+    bias = torch.where(keep > 0, keep, 1.0).log().to(source.hidden.dtype)
     return bias.masked_fill(keep <= 0, torch.finfo(bias.dtype).min)[:, None, None, :]
 
 
@@ -55,18 +55,18 @@ def forward(
     attention_mask: Int[Tensor, "batch tokens"] | None = None,
     *,
     targets: Int[Tensor, "batch words"],
-    **how: Any,
+    **options: Any,
 ) -> Float[Tensor, "batch words vocabulary"]:
-    """Logits of each word of the targets, given those before it; padding of `targets` is -100.
+    """Return the logits of each target word given the words before it; padding of `targets` is -100.
 
-    `how` is that of `encode`.
+    `options` are the keyword arguments of `encode`.
     """
-    left = encode(model, input_ids, attention_mask, **how)
-    prepared: Any = model
-    return prepared(
-        encoder_outputs=BaseModelOutput(last_hidden_state=left.hidden),
-        attention_mask=_cross_mask(left),
-        decoder_input_ids=prepared.prepare_decoder_input_ids_from_labels(labels=targets),
+    source = encode(model, input_ids, attention_mask, **options)
+    translator: Any = model
+    return translator(
+        encoder_outputs=BaseModelOutput(last_hidden_state=source.hidden),
+        attention_mask=_cross_mask(source),
+        decoder_input_ids=translator.prepare_decoder_input_ids_from_labels(labels=targets),
         use_cache=False,
     ).logits
 
@@ -79,16 +79,19 @@ def generate(
     *,
     beams: int = 4,
     max_new_tokens: int = 128,
-    **how: Any,
+    **options: Any,
 ) -> Int[Tensor, "batch words"]:
-    """Translations by beam search; `how` is that of `encode`. The model's own settings hold for the rest."""
-    left = encode(model, input_ids, attention_mask, **how)
-    generator: Any = model
-    return generator.generate(
-        encoder_outputs=BaseModelOutput(last_hidden_state=left.hidden),
-        attention_mask=_cross_mask(left),
+    """Translate by beam search; `options` are the keyword arguments of `encode`.
+
+    Everything else follows the model's own generation settings.
+    """
+    source = encode(model, input_ids, attention_mask, **options)
+    translator: Any = model
+    return translator.generate(
+        encoder_outputs=BaseModelOutput(last_hidden_state=source.hidden),
+        attention_mask=_cross_mask(source),
         num_beams=beams,
         max_new_tokens=max_new_tokens,
-        max_length=None,  # of the stored settings; two limits would be one too many
+        max_length=None,  # overrides the stored setting, so that max_new_tokens is the only limit
         do_sample=False,
     )

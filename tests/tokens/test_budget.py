@@ -1,4 +1,4 @@
-"""Meeting a budget by bisection, and refusing one that cannot be met."""
+"""Meeting a budget by bisection, and refusing a budget that cannot be met."""
 
 import re
 
@@ -12,7 +12,7 @@ steady = settings(deadline=None, derandomize=True)
 
 
 def counted(measure):
-    """The measure, and a list of the knobs that it was asked for."""
+    """The measure, and a list of the knobs that it was called with."""
     asked = []
 
     def measured(knob):
@@ -71,7 +71,7 @@ def test_interpolation_does_not_get_stuck_at_a_cliff():
     assert len(asked) < 14
 
 
-def test_of_two_steps_around_the_target_the_nearer_wins():
+def test_the_nearer_of_two_steps_around_the_target_wins():
     def steps(knob):
         return 2.0 if knob < 0.7 else 3.5
 
@@ -93,7 +93,7 @@ def test_a_target_on_a_plateau_is_found():
 
 
 @pytest.mark.parametrize(("target", "knob", "reached"), [(9.0, 4.0, 5.0), (0.5, 0.0, 1.0)])
-def test_a_target_out_of_reach_gives_the_nearest_end_and_says_so(target, knob, reached):
+def test_a_target_out_of_reach_gives_the_nearest_end_and_reports_it_unmet(target, knob, reached):
     measure, asked = counted(lambda knob: 1 + knob)
     found = bisect(measure, target, low=0.0, high=4.0)
     assert (found.knob, found.reached, found.met) == (knob, reached, False)
@@ -110,7 +110,7 @@ def test_a_knob_without_effect_is_not_met():
     assert (found.reached, found.met, found.low, found.high) == (1.0, False, 1.0, 1.0)
 
 
-def test_the_best_seen_survives_a_measure_that_is_not_quite_monotone():
+def test_the_best_knob_is_returned_even_if_the_measure_is_not_quite_monotone():
     wobble = {0.0: 1.0, 8.0: 9.0, 4.0: 3.1, 2.0: 3.4, 1.0: 2.0, 3.0: 5.0}
     found = bisect(lambda knob: wobble[knob], 3.0, low=0.0, high=8.0, iterations=3)
     assert (found.knob, found.reached) == (4.0, 3.1)
@@ -122,7 +122,7 @@ def test_the_best_seen_survives_a_measure_that_is_not_quite_monotone():
     st.floats(1.0, 12.0),
     st.booleans(),
 )
-def test_no_step_of_a_monotone_staircase_is_nearer_than_the_one_found(steps, target, falls):
+def test_no_step_of_a_monotone_staircase_is_nearer_than_the_result(steps, target, falls):
     steps = sorted(steps, reverse=falls)
 
     def staircase(knob):
@@ -136,12 +136,12 @@ def test_no_step_of_a_monotone_staircase_is_nearer_than_the_one_found(steps, tar
 
 
 def test_a_budget_out_of_range_is_refused_with_the_range():
-    expected = "budget=9x cannot be met by top on minilm and bbc_news; feasible there: 1.00x to 4.38x."
+    expected = "budget=9x cannot be met by top on minilm and bbc_news; the feasible range is 1.00x to 4.38x."
     with pytest.raises(InfeasibleBudgetError, match=re.escape(expected)):
         check_feasible(9.0, 1.0, 4.3871, "top on minilm and bbc_news")
 
 
-def test_the_range_that_is_offered_is_accepted():
+def test_every_budget_in_the_reported_range_is_accepted():
     low, high = 1.1, 4.3871
     with pytest.raises(InfeasibleBudgetError) as refused:
         check_feasible(4.39, low, high, "top")
@@ -153,6 +153,7 @@ def test_the_range_that_is_offered_is_accepted():
 
 def test_a_budget_below_the_range_is_refused_too():
     with pytest.raises(
-        InfeasibleBudgetError, match=re.escape("budget=1.05x cannot be met by ltp; feasible there: 1.20x to 3.00x")
+        InfeasibleBudgetError,
+        match=re.escape("budget=1.05x cannot be met by ltp; the feasible range is 1.20x to 3.00x"),
     ):
         check_feasible(1.05, 1.2, 3.0, "ltp")

@@ -1,4 +1,4 @@
-"""Dropout as torch defines it, with a mask drawn in another way."""
+"""Dropout as torch defines it, with a mask that is drawn differently."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from prunekit.tokens.dropout import Dropout, dropout, dropout_mask, with_cheap_masks
+from prunekit.tokens.dropout import Dropout, dropout, dropout_mask, replace_dropout
 
 
-def test_share_of_kept_elements_and_scale() -> None:
+def test_the_share_of_kept_elements_and_their_scale_are_torchs() -> None:
     torch.manual_seed(0)
     mask = dropout_mask(torch.empty(1000, 1001), 0.1)
     # three standard deviations of a million draws are 0.0009
@@ -24,8 +24,8 @@ def test_dtype_is_kept(dtype: torch.dtype) -> None:
     assert set(out.flatten().tolist()) == {0.0, 8.0}
 
 
-def test_draws_are_independent_of_their_place() -> None:
-    """Four elements come of one draw: neighbours must not go together, nor rows repeat."""
+def test_elements_of_a_mask_are_independent() -> None:
+    """Four elements share one draw: neighbours must not be correlated, nor rows repeat."""
     torch.manual_seed(1)
     keep = dropout_mask(torch.empty(250_000, 4), 0.5)
     apart = torch.corrcoef(keep.T) - torch.eye(4)
@@ -34,7 +34,7 @@ def test_draws_are_independent_of_their_place() -> None:
     assert abs(later) < 0.01
 
 
-def test_gradient_passes_where_the_value_did() -> None:
+def test_the_gradient_passes_where_the_value_does() -> None:
     x = torch.ones(64, 3, requires_grad=True)
     out = dropout(x, 0.25)
     out.sum().backward()
@@ -43,7 +43,7 @@ def test_gradient_passes_where_the_value_did() -> None:
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_ends_of_the_range(p: float) -> None:
+def test_p_0_keeps_and_p_1_drops_everything(p: float) -> None:
     assert dropout(torch.ones(7), p).tolist() == [1.0 - p] * 7
 
 
@@ -53,12 +53,12 @@ def test_nothing_is_dropped_outside_training() -> None:
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1])
-def test_not_a_probability(p: float) -> None:
+def test_p_outside_0_to_1_is_refused(p: float) -> None:
     with pytest.raises(ValueError, match="probability"):
         dropout(torch.ones(3), p)
 
 
-def test_same_seed_same_mask() -> None:
+def test_the_same_seed_gives_the_same_mask() -> None:
     draws = []
     for _ in range(2):
         torch.manual_seed(5)
@@ -66,10 +66,10 @@ def test_same_seed_same_mask() -> None:
     assert torch.equal(*draws)
 
 
-def test_every_dropout_of_a_model_is_replaced_and_no_parameter_moves() -> None:
+def test_every_dropout_of_a_model_is_replaced_and_no_parameter_is_copied() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.3)), nn.Dropout(0.1)).eval()
     before = {name: value.data_ptr() for name, value in model.state_dict().items()}
-    with_cheap_masks(model)
+    replace_dropout(model)
     found = [m for m in model.modules() if isinstance(m, nn.Dropout)]
     assert [(type(m), m.p, m.training) for m in found] == [(Dropout, 0.3, False), (Dropout, 0.1, False)]
     assert {name: value.data_ptr() for name, value in model.state_dict().items()} == before

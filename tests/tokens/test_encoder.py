@@ -1,4 +1,4 @@
-"""The traversal: unpruned it is Hugging Face's model, and its four executions are one function."""
+"""The pruned encoder: without pruning it is Hugging Face's model, and its four executions compute the same."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def run(model, batch, execution, **kwargs):
 
 
 def kept_positions(trace):
-    """For each layer and sentence, the positions in the unpruned sentence that went on."""
+    """For each layer and sentence, the positions in the unpruned sentence of the kept tokens."""
     return [
         [sorted(entry.position[row][entry.keep[row] > 0].tolist()) for row in range(len(entry.keep))]
         for entry in trace.layers
@@ -102,8 +102,8 @@ def test_padding_and_batch_mates_change_nothing(execution):
         assert torch.equal(alone_trace.tokens_out[:, 0], trace.tokens_out[:, row])
 
 
-def test_counting_the_votes_of_gone_tokens_would_change_what_is_kept():
-    """The executions could not agree if gone queries counted: the equality tests above can fail."""
+def test_counting_attention_from_dropped_tokens_would_change_what_is_kept():
+    """The executions could not agree if dropped queries counted: the equality tests above can fail."""
 
     class EveryRowVotes(AttentionReceived):
         needs = frozenset({"probs"})
@@ -131,7 +131,7 @@ def test_the_mean_score_of_alive_tokens_is_one_whatever_was_pruned_before():
 
 
 def test_permuting_tokens_permutes_what_is_kept():
-    """ltp.md 10.5; seen below the embeddings, which tell positions apart."""
+    """ltp.md 10.5; tested after the embeddings, which distinguish positions."""
     encoder = encoder_of(install(tiny_model(), pruner(Threshold(THRESHOLDS))))
     hidden = torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(0))
     order = torch.cat([torch.zeros(1).long(), 1 + torch.randperm(11, generator=torch.Generator().manual_seed(1))])
@@ -147,7 +147,7 @@ def test_permuting_tokens_permutes_what_is_kept():
 
 
 def test_a_unit_that_shrinks_with_the_sentence_would_keep_more():
-    """ltp.md 10.7, the classic mistake: divided by the tokens that are left, scores rise as tokens go."""
+    """ltp.md 10.7, the classic mistake: divided by the remaining tokens, scores rise as tokens are dropped."""
 
     class LeftOver(AttentionReceived):
         def forward(self, signals, state):
@@ -160,7 +160,7 @@ def test_a_unit_that_shrinks_with_the_sentence_would_keep_more():
     assert left[0] < left[1]
 
 
-def test_a_gone_token_never_comes_back_and_cls_never_goes():
+def test_a_dropped_token_never_comes_back_and_cls_is_never_dropped():
     class Revive(KeepPolicy):
         def forward(self, layer, scores, state):
             return (state.position % 2 == layer % 2).float()  # odd and even positions take turns
@@ -171,7 +171,7 @@ def test_a_gone_token_never_comes_back_and_cls_never_goes():
         assert [layer[0] for layer in kept] == [[0, 2, 4, 6], [0], [0], [0]]
 
 
-def test_protected_tokens_stay():
+def test_protected_tokens_are_kept():
     model = install(tiny_model(), pruner(KeepRatio(dict.fromkeys(range(4), 0.3))))
     marked = torch.zeros(1, 10, dtype=torch.bool)
     marked[0, 7] = True
@@ -181,8 +181,8 @@ def test_protected_tokens_stay():
         assert len(kept[-1][0]) == 3
 
 
-def test_a_gone_token_has_the_output_of_the_last_layer_that_it_passed_whole():
-    """Position 3 leaves at layer 1, so it comes back with the output of layer 0."""
+def test_a_dropped_token_has_the_output_of_the_last_layer_that_it_passed():
+    """Position 3 is dropped at layer 1, so it is returned with the output of layer 0."""
 
     class DropThird(KeepPolicy):
         def forward(self, layer, scores, state):
@@ -201,7 +201,7 @@ def test_a_gone_token_has_the_output_of_the_last_layer_that_it_passed_whole():
 
 
 @pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering"])
-def test_token_and_question_heads_get_the_whole_sequence_back(head):
+def test_token_and_question_answering_heads_get_the_whole_sequence(head):
     model = install(tiny_model(head=head, classes=2), pruner(KeepRatio(RATIOS)))
     batch = sentences([12, 5])
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_token_and_question_heads_get_the_whole_sequence_back(head):
         torch.testing.assert_close(other[0], first, atol=1e-4, rtol=0)
 
 
-def test_token_counts_of_the_trace_are_what_went_through():
+def test_the_trace_counts_the_tokens_that_entered_each_half_of_a_layer():
     model = install(tiny_model(), pruner(KeepRatio({1: 0.5, 3: 0.25}), layers=[1, 3]))
     _, _, trace = run(model, sentences([8, 4]), "pack")
     assert trace.tokens_in.tolist() == [[8, 4], [8, 4], [4, 2], [4, 2]]
@@ -236,8 +236,8 @@ def test_soft_keep_scales_the_output_and_zero_hides_the_token():
 
 
 @pytest.mark.parametrize("soft_form", ["scale", "bias"])
-def test_tokens_gone_softly_are_removed_and_nothing_else_changes(soft_form, monkeypatch):
-    """Outputs, gradients and the trace are those of a traversal that only hides them."""
+def test_tokens_with_soft_keep_0_are_removed_and_nothing_else_changes(soft_form, monkeypatch):
+    """Outputs, gradients and the trace are those of an encoder that only hides them."""
 
     class Gated(KeepPolicy):
         def __init__(self):
@@ -252,7 +252,9 @@ def test_tokens_gone_softly_are_removed_and_nothing_else_changes(soft_form, monk
         policy = Gated()
         model = install(tiny_model(layers=3), pruner(policy, layers=[0, 1], soft_form=soft_form))
         if not removes:
-            monkeypatch.setattr(TokenLayout, "__init__", lambda *a, removes, **k: init(*a, removes=False, **k))
+            monkeypatch.setattr(
+                TokenLayout, "__init__", lambda *a, removes_tokens, **k: init(*a, removes_tokens=False, **k)
+            )
         trace = Trace()
         hidden = model.base_model(**batch, execution="soft", trace=trace).last_hidden_state
         hidden.square().sum().backward()
@@ -265,8 +267,8 @@ def test_tokens_gone_softly_are_removed_and_nothing_else_changes(soft_form, monk
 
 
 @pytest.mark.parametrize("execution", ["soft", "drop"])
-def test_a_column_without_a_token_stands_nowhere(execution):
-    """Else a gone token would still be ranked by its place, if a longer sentence in the batch left it a column."""
+def test_padding_after_a_drop_has_position_0(execution):
+    """Otherwise a dropped token would still be ranked by position where a longer sentence leaves it a column."""
 
     class Every(KeepPolicy):
         def forward(self, layer, scores, state):
@@ -279,7 +281,7 @@ def test_a_column_without_a_token_stands_nowhere(execution):
     assert trace.layers[1].position.tolist() == [[0, 3, 6, 9], [0, 3, 6, 0]]
 
 
-def test_gone_tokens_stay_keys_when_the_pruner_says_so():
+def test_dropped_tokens_remain_keys_without_hide_gone():
     class Soft(KeepPolicy):
         def soft(self, layer, scores, state):
             return torch.where(state.position == 2, 0.0, 1.0)
@@ -337,7 +339,7 @@ def test_evaluation_is_deterministic():
     assert torch.equal(first, second)
 
 
-def test_a_layer_that_the_model_lacks_is_refused():
+def test_a_layer_that_the_model_does_not_have_is_refused():
     with pytest.raises(ValueError, match=r"layer 7.*BertForSequenceClassification has layers 0\.\.3"):
         install(tiny_model(), pruner(KeepRatio({7: 0.5}), layers=[7]))
 
@@ -360,7 +362,7 @@ def test_a_decoder_is_refused():
         install(model, None)
 
 
-def test_a_misspelt_argument_is_not_swallowed():
+def test_a_misspelt_argument_is_refused():
     model = install(tiny_model(), None)
     with pytest.raises(TypeError, match=r"called with excecution"):
         model(**sentences([3]), excecution="mask")
@@ -372,6 +374,6 @@ def test_an_unknown_execution_is_refused():
         model(**sentences([3]), execution="fast")
 
 
-def test_a_stock_model_has_no_traversal():
+def test_a_stock_model_has_no_pruned_encoder():
     with pytest.raises(TypeError, match=r"BertForSequenceClassification has a stock encoder"):
         encoder_of(tiny_model())

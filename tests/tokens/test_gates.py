@@ -1,4 +1,4 @@
-"""Hard-concrete gates and rank bins: the numbers of top.md T1 to T6 and T22, and what holds for any gates."""
+"""Hard-concrete gates and rank bins: the numbers of top.md T1 to T6 and T22, and properties of all gates."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_hard_concrete_has_the_published_distribution(log_alpha, is_open, is_zer
 
 
 @pytest.mark.parametrize("log_alpha", [-2.0, 0.0, 3.0])
-def test_random_draws_follow_it_too(log_alpha):
+def test_random_draws_follow_the_published_distribution(log_alpha):
     generator = torch.Generator().manual_seed(0)
     draws = sample_gates(torch.full((1_000_000,), log_alpha), generator=generator)
     mean = {row[0]: row[4] for row in TABLE}[log_alpha]
@@ -101,12 +101,12 @@ def test_gates_are_not_a_prefix_when_log_odds_are_not_sorted():
 
 
 @pytest.mark.parametrize(("bins", "zeros"), [(20, 3), (25, 4), (30, 5), (50, 8), (100, 17), (150, 25), (256, 43)])
-def test_of_equal_gates_the_lower_bins_stay(bins, zeros):
+def test_among_equal_gates_the_lower_bins_stay_open(bins, zeros):
     assert deterministic_fine(torch.zeros(1, bins)).tolist() == [[1.0] * (bins - zeros) + [0.0] * zeros]
 
 
 @pytest.mark.parametrize(("bins", "kept"), [(20, 1), (25, 1), (30, 1), (50, 2), (100, 5), (150, 7), (256, 12)])
-def test_within_the_clamp_a_location_never_closes_altogether(bins, kept):
+def test_within_the_clamp_a_location_never_closes_all_bins(bins, kept):
     assert float(deterministic_fine(torch.full((1, bins), -LOGA_BOUND)).sum()) == kept
 
 
@@ -174,7 +174,7 @@ def test_compat_differs_from_the_integer_rule_up_to_30_tokens_only(bins):
     assert max(differing) <= 30
 
 
-def test_ranks_beyond_the_alive_tokens_have_a_bin_of_their_own():
+def test_ranks_beyond_the_alive_tokens_share_an_extra_bin():
     assert rank_bins(torch.tensor([[0, 1, 2, 3]]), torch.tensor([2]), 5).tolist() == [[0, 2, 5, 5]]
     assert rank_bins(torch.tensor([[0, 1]]), torch.tensor([0]), 5).tolist() == [[5, 5]]
 

@@ -1,4 +1,4 @@
-"""Policies: schedules to the digit, ties, counts, and when nothing comes back."""
+"""Policies: published schedules to the digit, ties, token counts, and thresholds that meet a budget."""
 
 from itertools import pairwise
 
@@ -71,7 +71,7 @@ def test_counts_are_the_share_of_the_whole_sentence_and_never_zero(rate, length,
     assert tokens_in[:, 0].tolist() == [length, *counts[:-1]]
 
 
-def test_half_a_token_stays():
+def test_half_a_token_rounds_up():
     """Half-even rounding would keep 12 of 25; ltp.md 10.6."""
     for length, kept in ((25, 13), (27, 14)):
         assert KeepRatio({0: 0.5}).counts(torch.tensor([length]), 1)[1].item() == kept
@@ -85,7 +85,7 @@ def test_half_a_token_stays():
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     seed=st.integers(0, 99),
 )
-def test_counts_from_lengths_are_what_is_kept(schedule, rate, dense, lengths, seed):
+def test_counts_from_lengths_equal_the_tokens_kept(schedule, rate, dense, lengths, seed):
     policy, here = KeepRatio(schedule(4, dense, rate)), state(lengths)
     generator = torch.Generator().manual_seed(seed)
     _, tokens_out = policy.counts(torch.tensor(lengths), 4)
@@ -99,7 +99,7 @@ def test_counts_from_lengths_are_what_is_kept(schedule, rate, dense, lengths, se
         keep = chosen
 
 
-def test_a_token_at_the_threshold_stays():
+def test_a_token_at_the_threshold_is_kept():
     """ltp.md 10.2, in the reference's unit: ties are kept."""
     scores = torch.tensor([[0.375, 0.25, 0.2, 0.125, 0.0]])
     assert Threshold({0: 0.2})(0, scores, state([5])).tolist() == [[1, 1, 1, 0, 0]]
@@ -119,23 +119,23 @@ def falling(policy, scores):
     return lambda: float(scores.numel() / policy(0, scores, state([scores.shape[1]])).sum().clamp(min=1))
 
 
-def test_a_scale_is_found_whatever_its_size():
+def test_meet_finds_a_scale_of_any_size():
     for factor in (0.01, 1.0, 300.0):
         scores = torch.linspace(0, 2, 400)[None] * factor
         policy = Threshold({0: 1.0})
         found = policy.meet(falling(policy, scores), 4.0, most=400.0, tolerance=0.005)
         assert found.met
-        assert float(policy.scale) == pytest.approx(1.5 * factor, rel=0.01)  # a quarter lies above 1.5 of 2
+        assert float(policy.scale) == pytest.approx(1.5 * factor, rel=0.01)  # a quarter of the scores is above 1.5 of 2
 
 
-def test_a_budget_that_nothing_meets_gets_the_nearest():
+def test_a_budget_that_no_scale_meets_gets_the_nearest():
     scores = torch.tensor([[0.5, 1.0, 1.0, 1.0]])
     policy = Threshold({0: 1.0})
     found = policy.meet(falling(policy, scores), 1.5, most=4.0, tolerance=0.005)
     assert (found.met, found.reached) == (False, pytest.approx(4 / 3))
 
 
-def test_everything_gone_is_a_scale_out_of_reach():
+def test_dropping_everything_takes_an_infinite_scale():
     scores = torch.tensor([[0.5, 1.0, 1.0, 1.0]])
     policy = Threshold({0: 1.0})
     policy.meet(falling(policy, scores), 4.0, most=4.0, tolerance=0.005)
@@ -151,7 +151,7 @@ def learned(threshold, temperature=0.05, **given):
     return LearnedThreshold({1: threshold}, temperature, **given)
 
 
-def test_soft_masks_and_their_slope():
+def test_soft_masks_and_their_slopes_are_the_published_ones():
     """ltp.md 10.2."""
     policy = learned(0.2)
     soft = policy.soft(1, EXAMPLE, state([3], 4))
@@ -161,7 +161,7 @@ def test_soft_masks_and_their_slope():
     assert policy(1, EXAMPLE, state([3], 4)).tolist() == [[1, 1, 0, 0]]
 
 
-def test_softness_is_symmetric_about_the_threshold():
+def test_soft_keep_is_symmetric_about_the_threshold():
     """ltp.md 10.5."""
     policy = learned(0.3)
     above, below = policy.soft(1, torch.tensor([[0.37, 0.23]]), state([2]))[0].tolist()

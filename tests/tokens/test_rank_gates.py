@@ -1,4 +1,4 @@
-"""ToP's policy on the traversal: top.md T6 to T10, and counts that need no model."""
+"""ToP's policy in the encoder: top.md T6 to T10, and token counts without running a model."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def run(model, batch, execution):
         return model(**batch, execution=execution, trace=trace).logits, trace
 
 
-def test_tokens_of_an_open_bin_stay_and_cls_is_not_ranked():
+def test_tokens_of_an_open_bin_are_kept_and_cls_is_not_ranked():
     policy = with_fine([[1.0, 0.0, 1.0, 0.0]])
     scores = torch.tensor([[9.0, 0.4, 0.3, 0.2, 0.1]])  # [CLS] has the best score and takes no rank
     assert policy(0, scores, state([[1.0, 1, 1, 1, 1]])).tolist() == [[0, 1, 0, 1, 0]]
@@ -57,7 +57,7 @@ def test_bins_are_relative_to_the_alive_tokens_of_each_sentence():
     assert keep.tolist() == [[0, 1, 1, 0, 0], [0, 1, 0, 0, 0]]
 
 
-def test_of_equal_scores_the_earlier_token_ranks_first():
+def test_among_equal_scores_the_earlier_token_ranks_first():
     policy = with_fine([[1.0, 0.0]])
     assert policy(0, torch.zeros(1, 5), state([[1.0, 1, 1, 1, 1]])).tolist() == [[0, 1, 1, 0, 0]]
 
@@ -75,7 +75,7 @@ def test_min_tokens_keeps_the_best_even_when_their_bin_is_closed():
     assert policy(0, scores, state([[1.0, 1, 1, 1, 1]])).tolist() == [[0, 1, 0, 1, 1]]
 
 
-def test_monotone_closes_every_bin_behind_a_closed_one():
+def test_monotone_closes_every_bin_after_a_closed_one():
     policy = with_fine([[1.0, 0.0, 1.0, 0.0]], monotone=True)
     assert policy.hard_gates()[0].tolist() == [[1, 0, 0, 0]]
 
@@ -103,7 +103,7 @@ def test_mask_drop_and_pack_agree_on_scattered_gates(family):
         torch.testing.assert_close(other, logits, atol=1e-4, rtol=0)
 
 
-def test_alive_tokens_never_increase_and_cls_always_stays():
+def test_the_number_of_alive_tokens_never_rises_and_cls_is_always_kept():
     model = install(tiny_model(), TokenPruner(AttentionReceived(), scattered(), LAYERS))
     _, trace = run(model, sentences([20, 9, 1]), "mask")
     counts = trace.tokens_out
@@ -112,8 +112,8 @@ def test_alive_tokens_never_increase_and_cls_always_stays():
     assert all(bool((entry.keep[:, 0] == 1).all()) for entry in trace.layers)
 
 
-def test_padding_changes_nothing_by_default_and_does_in_the_reference():
-    """top.md T7: the reference lets padded queries vote, so its decisions depend on the padding."""
+def test_padding_changes_decisions_only_in_the_reference():
+    """top.md T7: the reference counts padding queries, so its decisions depend on the padding."""
     batch = sentences([14, 6])
     padded = sentences([14, 6], width=40)
     for compat, scorer in ((False, AttentionReceived), (True, ReferenceReceived)):
@@ -123,7 +123,7 @@ def test_padding_changes_nothing_by_default_and_does_in_the_reference():
         assert (gap > 1e-3) if compat else (gap < 1e-5)
 
 
-def test_counts_from_lengths_alone_are_what_the_model_executes():
+def test_counts_from_lengths_equal_what_the_model_executes():
     policy = scattered(bins=7)
     model = install(tiny_model(), TokenPruner(AttentionReceived(), policy, LAYERS))
     lengths = [20, 13, 7, 1, 2, 20]
@@ -142,7 +142,7 @@ def test_counts_follow_every_option(options):
     assert torch.equal(policy.counts(torch.tensor(lengths), 4)[1], trace.tokens_out)
 
 
-def test_a_shift_moves_from_everything_gone_to_nothing_pruned():
+def test_a_shift_ranges_from_pruning_everything_to_pruning_nothing():
     policy = scattered(bins=10)
     lengths = torch.tensor([21])
     shifts = [torch.full((2,), shift) for shift in (-20.0, -2.0, 0.0, 2.0, 20.0)]
@@ -152,7 +152,7 @@ def test_a_shift_moves_from_everything_gone_to_nothing_pruned():
     assert totals[-1] == 4 * 21
 
 
-def test_the_shift_that_meets_a_target_is_found_within_one_bin():
+def test_meet_finds_the_shift_to_within_one_bin():
     policy = scattered(bins=50, seed=2)
     lengths = torch.tensor([128])
 
@@ -165,16 +165,16 @@ def test_the_shift_that_meets_a_target_is_found_within_one_bin():
         assert reached == pytest.approx(target, rel=0.01)
 
 
-def test_meeting_a_target_switches_layers_on_when_none_is():
+def test_meet_switches_layers_on_when_none_is():
     policy = scattered(bins=50, on=False)
     policy.meet(lambda shift: float(4 * 128 / policy.counts(torch.tensor([128]), 4, shift)[1].sum()), 2.0)
     assert policy.hard_gates()[1].tolist() == [1, 1]
     assert float(4 * 128 / policy.counts(torch.tensor([128]), 4)[1].sum()) == pytest.approx(2.0, rel=0.02)
 
 
-def test_meeting_a_target_switches_further_layers_on_where_those_that_are_on_cannot_reach_it():
+def test_meet_switches_further_layers_on_when_those_that_are_on_cannot_reach_the_target():
     policy = scattered(bins=50)
-    policy.pruner_loga.data = torch.tensor([-2.0, 4.0])  # only layer 2 prunes: 3 of 4 layers' worth stays
+    policy.pruner_loga.data = torch.tensor([-2.0, 4.0])  # only layer 2 prunes: at least 3 of 4 layers' worth remains
     lengths = torch.tensor([128])
 
     def reduction(shift):
@@ -187,8 +187,8 @@ def test_meeting_a_target_switches_further_layers_on_where_those_that_are_on_can
     assert reduction(None) == pytest.approx(3.0, rel=0.02)
 
 
-def test_meeting_a_target_moves_two_locations_where_one_alone_cannot():
-    # three bins of 4 tokens; layer 1 is left with two of them, layer 2 with none: [CLS] alone
+def test_meet_moves_two_locations_at_once_when_one_alone_cannot_reach_the_target():
+    # three bins of 4 tokens; layer 1 keeps two of them, layer 2 none, only [CLS]
     policy = RankGate([1, 2], 3, init_coarse=4.0)
     policy.token_loga.data = torch.tensor([[4.0, 4.0, -9.0], [-9.0, -9.0, -9.0]])
     lengths = torch.tensor([13])
@@ -225,7 +225,7 @@ def test_a_closed_switch_passes_no_task_gradient_and_an_open_one_does():
         assert found is expects
 
 
-def test_only_addressed_bins_get_a_gradient():
+def test_only_bins_with_tokens_get_a_gradient():
     """Two ranked tokens and four bins: ranks 0 and 1 fall in bins 0 and 2."""
     policy = RankGate([0], 4, init_fine=0.0, init_coarse=60.0)
     touched = torch.zeros(4, dtype=torch.bool)

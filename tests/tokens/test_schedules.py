@@ -1,4 +1,4 @@
-"""Length schedules: what drawing, mating and bending do to shares, and which points no other beats."""
+"""Length schedules: drawing, mutating, crossing over and bending them, and the Pareto set."""
 
 from itertools import pairwise
 from random import Random
@@ -7,13 +7,13 @@ import pytest
 
 from prunekit.tokens.schedules import (
     Point,
-    bent,
-    bent_to,
+    bend,
+    bend_to,
     constant_ratio,
-    crossed,
+    cross_over,
     drop_lengths,
     evolve,
-    mutated,
+    mutate,
     pareto,
 )
 
@@ -21,7 +21,7 @@ FALLING = (0.9, 0.6, 0.5, 0.2)
 
 
 def reduction(schedule):
-    """Stands for FLOPs: what is kept in the mean, turned over."""
+    """A stand-in for the FLOPs reduction: 1 / the mean share kept."""
     return len(schedule) / max(sum(schedule), 0.1)
 
 
@@ -29,42 +29,42 @@ def falls(schedule):
     return all(one >= other for one, other in zip((1.0, *schedule), (*schedule, 0.0), strict=True))
 
 
-def test_a_constant_ratio_is_of_what_the_layer_before_kept():
+def test_a_constant_ratio_applies_to_what_the_previous_layer_kept():
     assert constant_ratio(3, 0.5) == (0.5, 0.25, 0.125)
 
 
-def test_length_drop_takes_at_most_its_share_of_what_is_left():
+def test_length_drop_removes_at_most_its_share_at_each_layer():
     for seed in range(50):
         shares = (1.0, *drop_lengths(12, 0.2, Random(seed)))
         assert all(0.8 * one <= other <= one for one, other in pairwise(shares))
     assert drop_lengths(12, 0.2, Random(1)) != drop_lengths(12, 0.2, Random(2))
 
 
-def test_a_mutation_stays_between_its_neighbours_and_below_no_last_share():
-    drawn = [mutated(FALLING, Random(seed)) for seed in range(50)]
+def test_a_mutation_stays_between_its_neighbours_and_at_or_above_the_last_share():
+    drawn = [mutate(FALLING, Random(seed)) for seed in range(50)]
     assert all(falls(schedule) for schedule in drawn)
     assert all(schedule[-1] >= 0.2 for schedule in drawn)
     unchanged = [sum(a == b for a, b in zip(schedule, FALLING, strict=True)) for schedule in drawn]
-    assert 1.5 < sum(unchanged) / 50 < 2.5  # each share by a chance of one half
+    assert 1.5 < sum(unchanged) / 50 < 2.5  # each share with probability 1/2
 
 
-def test_a_child_of_two_is_their_mean():
-    assert crossed((1.0, 0.5), (0.6, 0.1)) == pytest.approx((0.8, 0.3))
+def test_a_crossover_is_the_mean_of_two_schedules():
+    assert cross_over((1.0, 0.5), (0.6, 0.1)) == pytest.approx((0.8, 0.3))
 
 
-def test_bending_changes_how_much_and_leaves_the_form():
-    assert bent((1.0, 0.5, 0.25), 2.0) == (1.0, 0.25, 0.0625)
-    assert bent((0.5, 0.25), 0.0) == (1.0, 1.0)
+def test_bending_changes_how_much_is_pruned_and_keeps_the_form():
+    assert bend((1.0, 0.5, 0.25), 2.0) == (1.0, 0.25, 0.0625)
+    assert bend((0.5, 0.25), 0.0) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("asked", [1.0, 1.5, 3.0, 20.0])
-def test_a_schedule_is_bent_to_what_is_asked(asked):
-    found = bent_to(FALLING, reduction, asked)
+def test_a_schedule_is_bent_to_the_reduction_asked_for(asked):
+    found = bend_to(FALLING, reduction, asked)
     assert reduction(found) == pytest.approx(asked, rel=2e-3)
     assert falls(found)
 
 
-def test_the_pareto_set_holds_what_no_other_beats_in_both():
+def test_the_pareto_set_holds_the_points_that_no_other_dominates():
     points = [
         Point((float(n),), r, s)
         for n, (r, s) in enumerate([(1.0, 0.9), (2.0, 0.9), (3.0, 0.5), (2.5, 0.4), (3.0, 0.5)])
@@ -97,7 +97,7 @@ def test_a_schedule_is_measured_once_and_every_second_child_meets_the_budget():
 
     sizes = {"iterations": 3, "mutations": 4, "crossovers": 4, "random": Random(0)}
     found = list(
-        evolve([FALLING, FALLING], measure, **sizes, adjusted=lambda schedule: bent_to(schedule, reduction, 3.0))
+        evolve([FALLING, FALLING], measure, **sizes, adjust=lambda schedule: bend_to(schedule, reduction, 3.0))
     )
     assert len(measured) == len(set(measured))
     children = found[2:]

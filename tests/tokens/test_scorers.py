@@ -1,10 +1,10 @@
-"""Scorers: what importance is, to the number, and that it hangs on the tokens alone."""
+"""Scorers: the exact importance, and that it depends on the sentence's own tokens only."""
 
 import pytest
 import torch
 from support.models import sentences, tiny_model
 
-from prunekit.tokens.attention import received
+from prunekit.tokens.attention import attention_received
 from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio, Threshold
 from prunekit.tokens.pruner import TokenPruner
@@ -30,29 +30,29 @@ def state(length, *, width=None, previous=None):
     )
 
 
-def test_received_is_the_column_sum_over_alive_queries():
+def test_attention_received_is_the_column_sum_over_alive_queries():
     """ltp.md 10.1; the reference divides by the padded length, 4 here."""
-    found = received(torch.tensor([[PEAKY]]), LIVE)
+    found = attention_received(torch.tensor([[PEAKY]]), LIVE)
     torch.testing.assert_close(found, torch.tensor([[1.5, 1.0, 0.5, 0.0]]))
     torch.testing.assert_close(found / 4, torch.tensor([[0.375, 0.25, 0.125, 0.0]]))
 
 
-def test_counting_the_votes_of_padding_gives_other_numbers():
+def test_counting_attention_from_padding_gives_other_numbers():
     """ltp.md 10.1: the classic mistake."""
-    found = received(torch.tensor([[PEAKY]]), None) / 4
+    found = attention_received(torch.tensor([[PEAKY]]), None) / 4
     torch.testing.assert_close(found, torch.tensor([[0.458333, 0.333333, 0.208333, 0.0]]), atol=1e-6, rtol=0)
 
 
 def test_heads_are_averaged():
     """ltp.md 10.3: a second head that is uniform over the three live keys."""
-    found = received(torch.tensor([[PEAKY, UNIFORM]]), LIVE) / 4
+    found = attention_received(torch.tensor([[PEAKY, UNIFORM]]), LIVE) / 4
     torch.testing.assert_close(found, torch.tensor([[0.3125, 0.25, 0.1875, 0.0]]))
 
 
-def test_a_gone_token_neither_votes_nor_is_voted_for():
-    """ltp.md 10.4: token 2 is gone in the next layer."""
+def test_a_dropped_token_neither_gives_nor_receives_attention():
+    """ltp.md 10.4: token 2 is dropped in the next layer."""
     rows = torch.tensor([[[[0.7, 0.3, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]]])
-    found = received(rows, torch.tensor([[1.0, 1.0, 0.0, 0.0]])) / 4
+    found = attention_received(rows, torch.tensor([[1.0, 1.0, 0.0, 0.0]])) / 4
     torch.testing.assert_close(found, torch.tensor([[0.3, 0.2, 0.0, 0.0]]))
     assert found.sum().item() == pytest.approx(2 / 4)  # live tokens per padded length
 
@@ -67,8 +67,8 @@ def test_accumulated_importance_sums_layers():
     assert (first.argmax().item(), second.argmax().item()) == (0, 2)
 
 
-def test_accumulated_importance_travels_with_the_tokens():
-    """Under every execution the state shows each token's own sum, whatever left before it."""
+def test_accumulated_importance_moves_with_the_tokens():
+    """Under every execution the state has each token's own sum, whichever tokens were dropped before it."""
     seen = {}
 
     class Watching(AccumulatedReceived):
@@ -89,7 +89,7 @@ def test_accumulated_importance_travels_with_the_tokens():
             assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_scorer_that_does_not_look_back_carries_nothing():
+def test_a_scorer_that_needs_no_previous_scores_gets_none():
     class Watching(AttentionReceived):
         def forward(self, signals, here):
             assert here.previous is None
@@ -142,7 +142,7 @@ def test_padding_and_batch_mates_change_nothing(scorer):
             torch.testing.assert_close(model(**alone, execution="mask").logits[0], together[row], atol=1e-5, rtol=0)
 
 
-def test_the_random_order_repeats_itself_and_hangs_on_the_seed():
+def test_the_random_order_is_a_function_of_the_seed_and_the_length():
     here = state(50)
     assert torch.equal(RandomOrder(1)(Signals(), here), RandomOrder(1)(Signals(), here))
     assert not torch.equal(RandomOrder(1)(Signals(), here), RandomOrder(2)(Signals(), here))
@@ -155,7 +155,7 @@ def test_the_random_order_is_uniform():
     assert drawn.max() < 1
     assert drawn.mean().item() == pytest.approx(0.5, abs=0.01)
     assert drawn.std().item() == pytest.approx(12**-0.5, abs=0.01)
-    # neither seeds nor neighbours go together
+    # neither seeds nor neighbouring positions are correlated
     table = drawn.view(50, 200)
     assert abs(torch.corrcoef(torch.stack([table[:, :-1].flatten(), table[:, 1:].flatten()]))[0, 1]) < 0.05
     assert abs(torch.corrcoef(torch.stack([table[:-1].flatten(), table[1:].flatten()]))[0, 1]) < 0.05
@@ -165,7 +165,7 @@ def test_controls_need_no_attention_probabilities():
     assert RandomOrder.needs == EarlierFirst.needs == frozenset()
 
 
-def test_scores_after_dropout_differ_in_training_alone():
+def test_scores_after_dropout_differ_only_in_training():
     model = install(tiny_model(), None)
     before, after = {}, {}
     for training in (False, True):

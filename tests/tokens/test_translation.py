@@ -1,4 +1,4 @@
-"""Pruned encoders of translation models: one function in every execution, up to the decoder's logits."""
+"""Pruned encoders of translation models: every execution gives the same decoder logits."""
 
 import copy
 
@@ -60,7 +60,7 @@ def test_unpruned_it_is_the_stock_model(family):
 
 
 @pytest.mark.parametrize("name", PRUNERS)
-def test_hiding_and_removing_are_one_function_up_to_the_decoder(family, name):
+def test_mask_drop_and_pack_give_the_same_decoder_logits(family, name):
     model = install(translator(family), PRUNERS[name](), prefix=2)
     masked, trace = logits(model, "mask")
     assert trace.tokens_out[-1].sum() < 0.8 * sum(LENGTHS)
@@ -71,7 +71,7 @@ def test_hiding_and_removing_are_one_function_up_to_the_decoder(family, name):
 
 
 @pytest.mark.parametrize("execution", ["mask", "drop", "pack"])
-def test_the_end_and_the_prefix_stay(family, execution):
+def test_the_end_of_the_sentence_and_the_prefix_are_kept(family, execution):
     model = install(translator(family), TokenPruner(AttentionReceived(), KeepRatio({0: 0.0}), [0]), prefix=2)
     _, trace = logits(model, execution)
     assert kept(trace)[-1] == [[0, 1, length - 1] for length in LENGTHS]
@@ -89,8 +89,8 @@ def test_padding_and_batch_mates_change_nothing(family):
         torch.testing.assert_close(found, together[row : row + 1], atol=1e-5, rtol=0)
 
 
-def test_the_distances_of_t5_are_those_of_the_unpruned_text():
-    """Computed anew for the survivors as if they stood side by side, the logits would be others."""
+def test_relative_positions_of_t5_are_those_of_the_unpruned_text():
+    """Computed for the kept tokens as if they were adjacent, they would change the logits."""
     model = install(translator("t5"), PRUNERS["topk"]())
     masked, _ = logits(model, "mask")
     dropped, _ = logits(model, "drop")
@@ -105,8 +105,8 @@ def test_the_distances_of_t5_are_those_of_the_unpruned_text():
     assert (logits(model, "drop")[0] - masked).abs().max() > 0.01
 
 
-def test_survivors_alone_reach_the_decoder(family):
-    """What was in the hidden states of gone tokens makes no difference."""
+def test_only_kept_tokens_reach_the_decoder(family):
+    """The hidden states of dropped tokens make no difference."""
     model = install(translator(family), PRUNERS["topk"]())
     with torch.no_grad():
         left = encode(model, **SOURCE, execution="drop")
@@ -116,7 +116,7 @@ def test_survivors_alone_reach_the_decoder(family):
 
 
 def test_soft_gates_reach_the_cross_attention(family):
-    """In the limit they are the hard decision there too; and the decoder's loss teaches k and the task's parameters."""
+    """In the limit they are the hard decision there too, and the decoder's loss trains k and the task's parameters."""
     model = install(translator(family), PRUNERS["tsdtp"]())
     pruner = encoder_of(model).pruner
     pruner.policy.temperature = 1e-6
@@ -128,8 +128,8 @@ def test_soft_gates_reach_the_cross_attention(family):
         assert parameter.grad.abs().max() > 1e-8, name
 
 
-def test_gates_of_the_last_layer_count_in_the_cross_attention_alone(family):
-    """A decision behind which no encoder layer comes still teaches."""
+def test_gates_of_the_last_layer_get_a_gradient_through_the_cross_attention(family):
+    """A decision with no encoder layer after it is still trained."""
     model = install(
         translator(family),
         TokenPruner(AttentionReceived(), MeanMinusStd({2: 0.3}), [2], soft_form="bias"),
@@ -138,7 +138,7 @@ def test_gates_of_the_last_layer_count_in_the_cross_attention_alone(family):
     assert encoder_of(model).pruner.policy.k.grad.abs().max() > 1e-8
 
 
-def test_translations_by_beams_are_the_same_hidden_or_removed(family):
+def test_beam_search_gives_the_same_translations_in_every_execution(family):
     model = install(translator(family), PRUNERS["dtp"]())
     found = {
         how: generate(model, **SOURCE, beams=4, max_new_tokens=8, execution=how) for how in ("mask", "drop", "pack")
@@ -153,12 +153,12 @@ def test_unpruned_translations_are_the_stock_models(family):
     assert torch.equal(generate(install(model, None), **SOURCE, beams=4, max_new_tokens=8), stock)
 
 
-def test_the_decoder_keeps_its_own_attention(family):
+def test_the_decoder_keeps_its_attention_implementation(family):
     model = translator(family)
     before = model.config._attn_implementation
     install(model, PRUNERS["topk"]())
     assert model.config._attn_implementation == before
-    install(model, PRUNERS["dtp"]())  # again: the pruner is exchanged
+    install(model, PRUNERS["dtp"]())  # a second call exchanges the pruner
     assert logits(model, "pack")[1].tokens_out[-1].sum() < sum(LENGTHS)
 
 
@@ -169,9 +169,9 @@ def test_the_weights_keep_their_names(family):
     assert set(model.state_dict()) == names
 
 
-def test_called_as_a_stock_model_it_is_refused(family):
+def test_a_call_like_a_stock_model_is_refused(family):
     model = install(translator(family), PRUNERS["topk"]())
-    with pytest.raises(TypeError, match="its decoder would see tokens that are gone"):
+    with pytest.raises(TypeError, match="its decoder would see dropped tokens"):
         model(**SOURCE, labels=TARGETS)
-    with pytest.raises(TypeError, match="its decoder would see tokens that are gone"):
+    with pytest.raises(TypeError, match="its decoder would see dropped tokens"):
         model.generate(**SOURCE)

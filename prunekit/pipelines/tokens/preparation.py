@@ -107,7 +107,7 @@ def check_models(run: RunInputs) -> None:
             ) from error
         check_dense(key, source)
         head = HEADS[spec.kind]
-        supported = sorted(name for name, family in FAMILIES.items() if family.translates == head.decodes)
+        supported = sorted(name for name, family in FAMILIES.items() if family.has_decoder == head.decodes)
         if kind not in supported:
             known = kind in FAMILIES
             raise ConfigError(

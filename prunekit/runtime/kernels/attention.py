@@ -94,7 +94,7 @@ def attend(
         return mixed, Signals(received)
     out = qkv.new_empty((qkv.shape[0] + 1, qkv.shape[1] // 3))
     out[total:] = 0
-    if packing.uniform:
+    if packing.is_uniform:
         parts = qkv[:total].view(len(packing.lengths), packing.width, 3, heads, -1).permute(2, 0, 3, 1, 4)
         mixed, signals = _one(parts, None, needs)
         out[:total].view(len(packing.lengths), packing.width, heads, -1).copy_(mixed)
@@ -130,10 +130,10 @@ def attend_from_first(
     if done is not None:
         return done
     total = sum(packing.lengths)
-    padded = packing.padded(kv[:total]).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    padded = packing.pad(kv[:total]).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
     key, value = padded[0], padded[1]  # [batch, heads, width, head]
     logits = torch.matmul(query.view(len(query), heads, 1, -1), key.transpose(2, 3))
-    if not packing.uniform:
+    if not packing.is_uniform:
         logits.masked_fill_(~packing.real[:, None, None, :], torch.finfo(logits.dtype).min)
     probs = torch.softmax(logits, -1, dtype=torch.float32).to(value.dtype)
     return torch.matmul(probs, value).flatten(1)

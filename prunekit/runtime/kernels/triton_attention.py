@@ -253,7 +253,7 @@ class Over:
                 long_kernel[grid](qkv, self.work.long, out, normaliser, *about, scored=scored, **tiles)
             if sums is not None:
                 sums_kernel[grid](qkv, self.work.long, normaliser, sums, *about, **tiles)
-        return out, None if sums is None else self.packing.padded(sums.mean(0))
+        return out, None if sums is None else self.packing.pad(sums.mean(0))
 
     def _flash(
         self, qkv: Float[Tensor, "rows three_hidden"], heads: int

@@ -1,4 +1,4 @@
-"""What the encoder needs to know about an architecture: its layers' two halves and its embeddings."""
+"""What the encoder needs to know about an architecture: the two halves of its layers, and its embeddings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from prunekit.tokens.attention import AttentionCall
 from prunekit.tokens.state import Signals
 
-# a layer of Hugging Face: a module whose parts torch does not type
+# the first argument is a Hugging Face layer, whose submodules torch does not type
 Attend = Callable[[Any, Tensor, AttentionCall], tuple[Tensor, Signals]]
 FeedForward = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class LayerParts:
-    """The modules of one layer, whatever its family calls them: what a runtime of its own is compiled from.
+    """The modules of one layer under common names, from which the packed engine builds its own layers.
 
     hidden = attention_norm(output(attention(query, key, value)) + hidden), then norm(down(activation(up(x))) + x).
     """
@@ -37,11 +37,12 @@ class LayerParts:
 
 @dataclass(frozen=True)
 class Family:
-    """A Hugging Face architecture: the submodule that loops over layers, what it calls them, and a layer's two halves.
+    """A Hugging Face architecture: the submodule that loops over layers, their name in it, and a layer's two halves.
 
-    `relative` is what attention adds for distances, from the tokens' positions in the unpruned text. Where the encoder
-    of a translation model embeds tokens itself, `embed` does that, with what is not a module of it named in `stock`;
-    `finish` is what it does behind the last layer. `parts` takes a layer apart, None where nobody wrote that yet.
+    `relative` computes the relative position bias of attention from the tokens' positions in the unpruned text.
+    For translation models, whose encoder embeds the tokens itself, `embed` does that, `stock` names the encoder's
+    attributes (not modules) that it needs, and `finish` is applied after the last layer. `parts` returns the modules
+    of a layer; None where this is not implemented yet.
     """
 
     encoder: str
@@ -55,6 +56,6 @@ class Family:
     parts: Callable[[Any], LayerParts] | None = None
 
     @property
-    def translates(self) -> bool:
-        """Whether a decoder reads what the encoder leaves."""
+    def has_decoder(self) -> bool:
+        """Whether a decoder reads the encoder's output."""
         return self.embed is not None

@@ -26,11 +26,11 @@ def _feed_forward_bert(
 
 
 def _parts_bert(layer: Any) -> LayerParts:
-    own, behind, last = layer.attention.self, layer.attention.output, layer.output
+    attention, output = layer.attention.self, layer.attention.output
     return LayerParts(
-        own.query, own.key, own.value, behind.dense, behind.LayerNorm,
-        layer.intermediate.dense, layer.intermediate.intermediate_act_fn, last.dense, last.LayerNorm,
-        own.num_attention_heads,
+        attention.query, attention.key, attention.value, output.dense, output.LayerNorm,
+        layer.intermediate.dense, layer.intermediate.intermediate_act_fn, layer.output.dense, layer.output.LayerNorm,
+        attention.num_attention_heads,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""DistilBERT: post-norm layers with fused feed-forward blocks."""
+"""DistilBERT: post-norm layers with one module for the feed-forward block."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _feed_forward_distilbert(
 
 
 def _parts_distilbert(layer: Any) -> LayerParts:
-    own, ffn = layer.attention, layer.ffn
+    attention, ffn = layer.attention, layer.ffn
     return LayerParts(
-        own.q_lin, own.k_lin, own.v_lin, own.out_lin, layer.sa_layer_norm,
-        ffn.lin1, ffn.activation, ffn.lin2, layer.output_layer_norm, own.n_heads,
+        attention.q_lin, attention.k_lin, attention.v_lin, attention.out_lin, layer.sa_layer_norm,
+        ffn.lin1, ffn.activation, ffn.lin2, layer.output_layer_norm, attention.n_heads,
     )  # fmt: skip

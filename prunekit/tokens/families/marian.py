@@ -1,4 +1,4 @@
-"""Marian: the encoder of a translator, with sinusoidal positions."""
+"""Marian: the encoder of a translation model, with sinusoidal positions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Where each Hugging Face family keeps its layers, and how one of its layers splits into two halves.
+"""The supported Hugging Face families: where each keeps its layers, and how a layer splits into two halves.
 
-A new family of the same make is one entry here. This file and attention.py alone know the insides of a layer.
+A new family with the layers of a known one is one entry here. Only this package and attention.py know the insides of
+a layer.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """The family of a Hugging Face model.
+    """Return the family of a Hugging Face model.
 
     Raises:
         ValueError: the architecture is not supported, or the model is a decoder.
@@ -50,11 +51,11 @@ def family_of(model: PreTrainedModel) -> Family:
     if kind not in FAMILIES:
         raise ValueError(
             f"{type(model).__name__} is of the family {kind!r}, which prunekit cannot prune; "
-            f"supported are {', '.join(sorted(FAMILIES))}; add it in tokens/backbones.py or choose another backbone."
+            f"supported are {', '.join(sorted(FAMILIES))}; add it in tokens/families/ or choose another backbone."
         )
     if getattr(model.config, "is_decoder", False):
         raise ValueError(
-            f"{type(model).__name__} has is_decoder=True, but tokens can be removed from encoders only; "
+            f"{type(model).__name__} has is_decoder=True, but tokens can only be removed from encoders; "
             f"set is_decoder=False."
         )
     return FAMILIES[kind]

@@ -18,9 +18,9 @@ def _embed_t5(encoder: Any, input_ids: Int[Tensor, "batch tokens"]) -> Float[Ten
 def _attend_t5(
     layer: Any, hidden: Float[Tensor, "batch tokens hidden"], call: AttentionCall
 ) -> tuple[Float[Tensor, "batch tokens hidden"], Signals]:
-    # a bias that is given is not computed from contiguous positions; ours travels in the call
-    given = call.relative if call.relative is not None else hidden.new_zeros(())
-    attended, _, signals = layer.layer[0](hidden, position_bias=given, pruning_call=call)
+    # giving a bias keeps T5 from computing one for contiguous positions; the actual bias is in `call`
+    bias = call.relative if call.relative is not None else hidden.new_zeros(())
+    attended, _, signals = layer.layer[0](hidden, position_bias=bias, pruning_call=call)
     return attended, signals
 
 
