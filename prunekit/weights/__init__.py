@@ -1,1 +1,1 @@
-"""Weight pruning of causal language models: importance, masks, repair. Knows nothing of tokens, data or methods."""
+"""Weight pruning of causal language models: importance, masks, repair. Independent of tokens, data and methods."""

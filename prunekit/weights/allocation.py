@@ -1,4 +1,4 @@
-"""How much each matrix loses, so that together they lose what was asked."""
+"""Allocation of sparsity: a sparsity for each matrix, so that together they reach the sparsity asked for."""
 
 from __future__ import annotations
 
@@ -13,41 +13,44 @@ Allocation = Literal["uniform", "rank", "owl"]
 
 
 def prunable_sparsity(sparsity: float, of: str, prunable: int, total: int) -> float:
-    """The share of the prunable weights that has to go; `of` says whose share `sparsity` is, prunable or model.
+    """Return the share of the prunable weights to remove; `sparsity` is a share of those that `of` names.
+
+    `of` is "prunable" or "model", with `prunable` and `total` weights.
 
     Raises:
-        ValueError: more would have to go than is prunable.
+        ValueError: more weights would have to be removed than are prunable.
     """
-    found = sparsity if of == "prunable" else sparsity * total / prunable
-    if found > 1:
+    share = sparsity if of == "prunable" else sparsity * total / prunable
+    if share > 1:
         raise ValueError(
-            f"method.sparsity={sparsity:g} of the whole model would take {found:.3g} of its prunable weights.\n"
-            f"Allowed: up to {prunable / total:.3g} with method.sparsity_of=model, here.\n"
+            f"method.sparsity={sparsity:g} of the whole model would remove {share:.3g} of its prunable weights.\n"
+            f"Allowed: up to {prunable / total:.3g} with method.sparsity_of=model, for this model.\n"
             "Ask for less, or set method.sparsity_of=prunable."
         )
-    return found
+    return share
 
 
-def by_rank(
+def allocate_by_rank(
     sensitivity: Mapping[str, float], sizes: Mapping[str, int], sparsity: float, spread: float = 0.1
 ) -> dict[str, float]:
-    """Densities rise in equal steps from 1 - s - spread to 1 - s + spread with the rank of sensitivity.
+    """Return sparsities whose densities rise in equal steps with the rank of sensitivity.
 
-    Source: arXiv:2310.09499, algorithm 1 (whose text calls the density sparsity). Shifted together where matrices of
-    different sizes would miss the total.
+    The densities range from 1 - s - spread to 1 - s + spread. Where matrices of different sizes would miss the total,
+    all are shifted by the same amount.
+    Source: arXiv:2310.09499, algorithm 1 (whose text calls the density sparsity).
     """
     order = sorted(sensitivity, key=lambda name: sensitivity[name])
     steps = max(1, len(order) - 1)
     wanted = {name: sparsity + spread - place * 2 * spread / steps for place, name in enumerate(order)}
     if len(order) == 1:
         wanted = dict.fromkeys(order, sparsity)
-    return shifted({name: wanted[name] for name in sensitivity}, sizes, sparsity)
+    return shift_to_total({name: wanted[name] for name in sensitivity}, sizes, sparsity)
 
 
-def by_outliers(
+def allocate_by_outliers(
     outliers: Mapping[str, float | int], sizes: Mapping[str, int], sparsity: float, spread: float = 0.08
 ) -> dict[str, float]:
-    """Who has more outliers loses less: outlier shares scaled to 0..2*spread, centred, and subtracted.
+    """Return lower sparsities for more outliers: outlier shares scaled to 0..2*spread, centred, and subtracted.
 
     Source: OWL, arXiv:2310.05175.
     """
@@ -55,30 +58,30 @@ def by_outliers(
     span = float(values.max() - values.min())
     scaled = (values - values.min()) / span * 2 * spread if span > 0 else torch.zeros_like(values)
     wanted = {name: float(sparsity - (v - scaled.mean())) for name, v in zip(outliers, scaled, strict=True)}
-    return shifted(wanted, sizes, sparsity)
+    return shift_to_total(wanted, sizes, sparsity)
 
 
 def outlier_share(scores: list[Float[Tensor, "_ _"]], times: float | int = 5.0) -> float:
-    """Share of a block's scores |w| * input norm that exceed `times` their mean."""
+    """Return the share of a block's scores |w| * input norm that exceed `times` their mean."""
     total = sum(float(score.sum()) for score in scores)
     count = sum(score.numel() for score in scores)
     return sum(int((score > times * total / count).sum()) for score in scores) / count
 
 
-def shifted(wanted: Mapping[str, float], sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
-    """The wanted sparsities plus one common shift, cut to 0..1, so that together they make `sparsity`."""
+def shift_to_total(wanted: Mapping[str, float], sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
+    """Add one common shift to the wanted sparsities, clipped to 0..1, so that their weighted mean is `sparsity`."""
     total = sum(sizes[name] for name in wanted)
 
-    def made(shift: float) -> dict[str, float]:
+    def add(shift: float) -> dict[str, float]:
         return {name: min(1.0, max(0.0, value + shift)) for name, value in wanted.items()}
 
-    def mean(found: Mapping[str, float]) -> float:
-        return sum(found[name] * sizes[name] for name in found) / total
+    def mean(sparsities: Mapping[str, float]) -> float:
+        return sum(sparsities[name] * sizes[name] for name in sparsities) / total
 
-    if abs(mean(made(0.0)) - sparsity) < 1e-9:
-        return made(0.0)
+    if abs(mean(add(0.0)) - sparsity) < 1e-9:
+        return add(0.0)
     low, high = -1.0 - max(wanted.values()), 1.0 + max(wanted.values())
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean(made(middle)) < sparsity else (low, middle)
-    return made((low + high) / 2)
+        low, high = (middle, high) if mean(add(middle)) < sparsity else (low, middle)
+    return add((low + high) / 2)

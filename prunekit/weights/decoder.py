@@ -22,12 +22,12 @@ FAMILIES = {
     "opt": "model.decoder.layers",
 }
 
-STORE = "prunekit_store"  # attribute of a model whose blocks lie on disk: its weights.disk.BlockStore
+STORE = "prunekit_store"  # attribute of a model whose blocks are on disk: its weights.disk.BlockStore
 Matrices = dict[str, nn.Module]  # full parameter name without ".weight" -> its module, in the model's order
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder blocks of a causal language model.
+    """Return the decoder blocks of a causal language model.
 
     Raises:
         ValueError: a family without an entry in `FAMILIES`.
@@ -43,26 +43,26 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return blocks
 
 
-def prunable(model: PreTrainedModel, scope: str | None = None) -> list[Matrices]:
-    """The linear layers of every block whose name `scope` (a regular expression) is found in; None takes all.
+def prunable_matrices(model: PreTrainedModel, scope: str | None = None) -> list[Matrices]:
+    """Return, per block, the linear layers whose name contains a match of the regular expression `scope` (None: all).
 
-    Embeddings, norms and the output head lie outside the blocks and are never among them.
+    Embeddings, norms and the output head are outside the blocks and never included.
 
     Raises:
         ValueError: no layer matches, or a matched weight is shared with another module.
     """
     place = FAMILIES.get(model.config.model_type, "")
-    found: list[Matrices] = []
+    blocks: list[Matrices] = []
     for number, block in enumerate(decoder_blocks(model)):
         inside = {f"{place}.{number}.{name}": module for name, module in block.named_modules()}
-        found.append(
+        blocks.append(
             {
                 name: module
                 for name, module in inside.items()
                 if isinstance(module, nn.Linear | Conv1D) and (scope is None or re.search(scope, name))
             }
         )
-    if not any(found):
+    if not any(blocks):
         example = next(
             f"{place}.0.{n}" for n, m in decoder_blocks(model)[0].named_modules() if n and not list(m.children())
         )
@@ -75,25 +75,25 @@ def prunable(model: PreTrainedModel, scope: str | None = None) -> list[Matrices]
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor):
             holders.setdefault(id(weight), []).append(name)
-    for matrices in found:
+    for matrices in blocks:
         for name, module in matrices.items():
             shared = holders[id(module.weight)]
             if len(shared) > 1:
                 raise ValueError(
                     f"{name} shares its weight with {', '.join(other for other in shared if other != name)}.\n"
-                    "Allowed: weights of one layer each; a mask of one would prune the other.\n"
+                    "Allowed: weights that belong to one layer; a mask for one would also prune the other.\n"
                     "Leave it out with method.scope=..."
                 )
-    return found
+    return blocks
 
 
 def all_matrices(blocks: Iterable[Matrices]) -> Matrices:
-    """The matrices of all blocks in one dict."""
+    """Return the matrices of all blocks in one dict."""
     return {name: module for matrices in blocks for name, module in matrices.items()}
 
 
 def weight_of(module: nn.Module) -> Float[Tensor, "outputs inputs"]:
-    """The weight with outputs in rows, a view: GPT-2's Conv1D stores it the other way round."""
+    """Return the weight with outputs in rows, as a view; GPT-2's Conv1D stores it transposed."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.T if isinstance(module, Conv1D) else weight
@@ -101,22 +101,22 @@ def weight_of(module: nn.Module) -> Float[Tensor, "outputs inputs"]:
 
 @torch.no_grad()
 def set_weight(module: nn.Module, weight: Float[Tensor, "outputs inputs"]) -> None:
-    """Writes a weight with outputs in rows into the module."""
+    """Copy a weight with outputs in rows into the module, in place."""
     weight_of(module).copy_(weight)
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Parameters of the model; a tied one counts once."""
+    """Return the number of parameters of the model; a tied one counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def resident(model: nn.Module, number: int) -> AbstractContextManager[None]:
-    """Has the weights of one block in memory; nothing to do where they always are."""
+def hold_block(model: nn.Module, number: int) -> AbstractContextManager[None]:
+    """Hold the weights of one block in memory while the context is open; a no-op where they always are in memory."""
     store = getattr(model, STORE, None)
-    return nullcontext() if store is None else store.resident(number)
+    return nullcontext() if store is None else store.hold(number)
 
 
-def changed(model: nn.Module, number: int) -> None:
-    """Says that a resident block's weights were changed, so that they are kept."""
+def mark_changed(model: nn.Module, number: int) -> None:
+    """Mark the weights of a held block as changed, so that they are written back."""
     if (store := getattr(model, STORE, None)) is not None:
-        store.changed(number)
+        store.mark_changed(number)

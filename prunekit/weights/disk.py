@@ -1,7 +1,7 @@
-"""A decoder whose blocks lie on disk: each comes into memory where it is used, and goes again.
+"""A decoder with its blocks on disk: each is loaded into memory while it is used, and dropped afterwards.
 
-Everything outside the blocks (embeddings, final norm, head) stays in memory. A block that was changed is written to a
-folder of the run, under the names of its parameters, so that these files are the shards of the pruned checkpoint.
+Everything outside the blocks (embeddings, final norm, head) stays in memory. A changed block is written to a folder of
+the run under its parameters' names, so that these files become the shards of the pruned checkpoint.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from prunekit.weights.decoder import STORE, decoder_blocks
 
-SHARE = 0.5  # of the free memory that the weights in float32 may take before method.stream=auto leaves them on disk
+SHARE = 0.5  # of the free memory; weights that take more in float32 stay on disk under method.stream=auto
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """The weights of a Hugging Face folder, in one file or in shards; read tensor by tensor.
+    """Weights of a Hugging Face folder, in one file or in shards, read tensor by tensor.
 
     Raises:
         ValueError: the folder holds no safetensors.
@@ -56,19 +56,19 @@ class Checkpoint:
                     self.size += torch.Size(opened.get_slice(name).get_shape()).numel()
 
     def read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
-        """Copies in float32 of the tensors that are the values of `names`, by its keys."""
-        found: dict[str, Tensor] = {}
+        """Return float32 copies of the tensors named by the values of `names`, under its keys."""
+        tensors: dict[str, Tensor] = {}
         for file in {self.places[stored] for stored in names.values()}:
-            # the file is mapped into memory while it is open, hence copies
+            # copies, because the file is only mapped into memory while it is open
             with safe_open(file, "pt") as opened:
                 for name, stored in names.items():
                     if self.places[stored] == file:
-                        found[name] = opened.get_tensor(stored).to(torch.float32, copy=True)
-        return found
+                        tensors[name] = opened.get_tensor(stored).to(torch.float32, copy=True)
+        return tensors
 
 
 class BlockStore:
-    """Keeps the blocks of one model on disk; `scratch` gets those that change."""
+    """The blocks of one model on disk; changed ones are written to the folder `scratch`."""
 
     def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, scratch: Path, device: torch.device) -> None:
         self.model, self.checkpoint, self.scratch, self.device = model, checkpoint, scratch, device
@@ -89,18 +89,18 @@ class BlockStore:
         ]
         self.inside = {name for entries in self.names for _, _, name in entries}
         for number, block in enumerate(self.blocks):
-            block.forward = self._on_demand(number, block.forward)
+            block.forward = self._load_on_call(number, block.forward)
 
-    def _on_demand(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def loaded(*args: Any, **kwargs: Any) -> Any:
-            with self.resident(number):
+    def _load_on_call(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def load_and_call(*args: Any, **kwargs: Any) -> Any:
+            with self.hold(number):
                 return forward(*args, **kwargs)
 
-        return loaded
+        return load_and_call
 
     @contextmanager
-    def resident(self, number: int) -> Iterator[None]:
-        """Has one block in memory; when the last user leaves, it is written if it changed, and dropped."""
+    def hold(self, number: int) -> Iterator[None]:
+        """Hold one block in memory; when its last user exits, write it if it was changed, and drop it."""
         if self._users[number] == 0:
             self._load(number)
         self._users[number] += 1
@@ -113,31 +113,31 @@ class BlockStore:
             if self._users[number] == 0:
                 self._drop(number)
 
-    def changed(self, number: int) -> None:
-        """Says that the weights of a resident block were changed."""
+    def mark_changed(self, number: int) -> None:
+        """Mark the weights of a held block as changed."""
         self._changed.add(number)
 
     def _load(self, number: int) -> None:
         names = {name: name for _, _, name in self.names[number]}
         if number in self.written:
             with safe_open(self.written[number], "pt") as opened:
-                found = {name: opened.get_tensor(name).clone() for name in names}
+                tensors = {name: opened.get_tensor(name).clone() for name in names}
         else:
-            found = self.checkpoint.read(stored_names(self.model, self.checkpoint, names))
+            tensors = self.checkpoint.read(stored_names(self.model, self.checkpoint, names))
         self._empty[number] = []
         for module, attribute, name in self.names[number]:
             before = module._parameters[attribute]
             assert before is not None
             self._empty[number].append((module, attribute, before))
-            # one at a time, so that the block is not there twice
-            tensor = found.pop(name).to(self.device)
+            # one at a time, so that the block is never in memory twice
+            tensor = tensors.pop(name).to(self.device)
             module._parameters[attribute] = nn.Parameter(tensor, requires_grad=before.requires_grad)
 
     def _write(self, number: int) -> None:
         tensors = {name: module._parameters[attribute] for module, attribute, name in self.names[number]}
         path = self.scratch / f"block-{number:05d}.safetensors"
         self.scratch.mkdir(parents=True, exist_ok=True)
-        save_whole({name: tensor.detach().cpu() for name, tensor in tensors.items() if tensor is not None}, path)
+        save_atomically({name: tensor.detach().cpu() for name, tensor in tensors.items() if tensor is not None}, path)
         self.written[number] = path
         self._changed.discard(number)
 
@@ -147,7 +147,10 @@ class BlockStore:
             module._parameters[attribute] = before
 
     def save(self, folder: Path) -> None:
-        """An ordinary Hugging Face folder with a shard per block; blocks move there and are read from there on."""
+        """Write an ordinary Hugging Face folder with one shard per block, by moving the blocks there.
+
+        Blocks are read from that folder afterwards.
+        """
         count = len(self.blocks) + 1
         shards = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
         rest = {
@@ -155,11 +158,11 @@ class BlockStore:
             for name, parameter in self.model.named_parameters()
             if name not in self.inside
         }
-        save_whole(rest, folder / shards[0])
+        save_atomically(rest, folder / shards[0])
         places = dict.fromkeys(rest, shards[0])
         size = sum(tensor.numel() * tensor.element_size() for tensor in rest.values())
         for number, shard in enumerate(shards[1:]):
-            with self.resident(number):
+            with self.hold(number):
                 if number not in self.written:
                     self._write(number)
                 size += sum(parameter.numel() * 4 for parameter in self.blocks[number].parameters())
@@ -174,56 +177,56 @@ class BlockStore:
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def save_whole(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file that is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.tmp")
+def save_atomically(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file that exists either completely or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
     save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, beside, {"format": "pt", **(header or {})}
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt", **(header or {})}
     )
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def stored_names(model: PreTrainedModel, checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, str]:
-    """What the parameters of a model are called in its checkpoint: the same, or without the prefix of its decoder.
+    """Return the names of a model's parameters in its checkpoint: the same, or without or with the decoder's prefix.
 
     Raises:
-        ValueError: the checkpoint lacks one.
+        ValueError: a parameter is not in the checkpoint.
     """
     prefix = f"{model.base_model_prefix}."
-    found = {}
+    stored = {}
     for name in names:
-        here = [way for way in (name, name.removeprefix(prefix), prefix + name) if way in checkpoint.places]
-        if not here:
+        matches = [key for key in (name, name.removeprefix(prefix), prefix + name) if key in checkpoint.places]
+        if not matches:
             raise ValueError(
                 f"{checkpoint.folder} holds no tensor {name}, so its blocks cannot be read one at a time.\n"
                 "Allowed: checkpoints as save_pretrained writes them.\n"
                 "Save the model again with save_pretrained, or set method.stream=false."
             )
-        found[name] = here[0]
-    return found
+        stored[name] = matches[0]
+    return stored
 
 
 @contextmanager
 def empty_parameters() -> Iterator[None]:
-    """Models made here have parameters without content; their buffers are as usual."""
-    usual = nn.Module.register_parameter
+    """Make models built in this context have parameters on the meta device; buffers are as usual."""
+    original = nn.Module.register_parameter
 
     def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         if param is not None and param.device.type != "meta":
             param = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
-        usual(module, name, param)
+        original(module, name, param)
 
     nn.Module.register_parameter = register  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        nn.Module.register_parameter = usual  # type: ignore[method-assign]
+        nn.Module.register_parameter = original  # type: ignore[method-assign]
 
 
 def load_streamed(folder: Path, scratch: Path, device: torch.device | str = "cpu") -> PreTrainedModel:
-    """A causal language model in float32 with its blocks left on disk; it computes what the whole one computes.
+    """Load a causal language model in float32 with its blocks left on disk; it computes the same as in memory.
 
-    `scratch` is emptied, and holds the blocks that change.
+    The folder `scratch` is emptied, and receives the blocks that change.
 
     Raises:
         ValueError: a checkpoint that cannot be read tensor by tensor.
@@ -236,16 +239,16 @@ def load_streamed(folder: Path, scratch: Path, device: torch.device | str = "cpu
         model.generation_config = GenerationConfig.from_pretrained(folder)
     shutil.rmtree(scratch, ignore_errors=True)
     store = BlockStore(model, checkpoint, scratch, device)
-    # what lies outside the blocks, each as often as it is shared
+    # parameters outside the blocks, with every module that shares them
     holders: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
                 holders.setdefault(id(parameter), []).append((module, attribute))
     outside = {name: parameter for name, parameter in model.named_parameters() if name not in store.inside}
-    found = checkpoint.read(stored_names(model, checkpoint, {name: name for name in outside}))
+    tensors = checkpoint.read(stored_names(model, checkpoint, {name: name for name in outside}))
     for name, before in outside.items():
-        loaded = nn.Parameter(found.pop(name).to(device), requires_grad=before.requires_grad)
+        loaded = nn.Parameter(tensors.pop(name).to(device), requires_grad=before.requires_grad)
         for module, attribute in holders[id(before)]:
             module._parameters[attribute] = loaded
     for module in model.modules():
@@ -255,11 +258,11 @@ def load_streamed(folder: Path, scratch: Path, device: torch.device | str = "cpu
     return model
 
 
-# -- when ----------------------------------------------------------------------------------------------
+# -- whether to stream ---------------------------------------------------------------------------------
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that weights on this device could take."""
+    """Return the bytes that weights could take on this device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
@@ -269,45 +272,45 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def too_large(parameters: int, free: int) -> bool:
-    """Whether so many weights in float32 take more than `SHARE` of the free bytes."""
+def exceeds_memory(parameters: int, free: int) -> bool:
+    """Check whether this many parameters in float32 take more than `SHARE` of the free bytes."""
     return 4 * parameters > SHARE * free
 
 
-# -- parts ---------------------------------------------------------------------------------------------
+# -- safetensors files ---------------------------------------------------------------------------------
 
 
-def merge(parts: Sequence[Path], path: Path, header: Mapping[str, str]) -> None:
-    """One safetensors file of several, copied byte by byte: none of it is in memory.
+def merge_files(parts: Sequence[Path], path: Path, header: Mapping[str, str]) -> None:
+    """Merge safetensors files into one by copying bytes, without loading tensors into memory.
 
-    Layout of the format: eight bytes with the length of a JSON header, the header with offsets into the rest, the rest.
+    Layout of the format: eight bytes with the length of a JSON header, the header with offsets into the data, the data.
     """
     entries: dict[str, Any] = {"__metadata__": dict(header)}
     begin, starts = 0, []
     for part in parts:
         with part.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            own = json.loads(stream.read(length))
-        own.pop("__metadata__", None)
+            part_entries = json.loads(stream.read(length))
+        part_entries.pop("__metadata__", None)
         size = part.stat().st_size - 8 - length
-        for name, entry in own.items():
+        for name, entry in part_entries.items():
             entries[name] = entry | {"data_offsets": [begin + offset for offset in entry["data_offsets"]]}
         starts.append(8 + length)
         begin += size
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as out:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for part, start in zip(parts, starts, strict=True):
             with part.open("rb") as stream:
                 stream.seek(start)
                 shutil.copyfileobj(stream, out, 2**20)
-    beside.replace(path)
+    temporary.replace(path)
 
 
-class Stored(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read when it is asked for."""
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors of a safetensors file, each read when it is accessed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

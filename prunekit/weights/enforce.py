@@ -1,6 +1,6 @@
-"""Fine-tuning that keeps zeros zero: momentum and weight decay would bring removed weights back.
+"""Fine-tuning that keeps removed weights at 0, where momentum and weight decay would change them again.
 
-LoRA stays an adapter: merging it into the weights would fill the zeros, which `check_zeros` finds.
+LoRA has to remain an adapter: merging it into the weights would fill the zeros, which `check_zeros` detects.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from prunekit.weights.decoder import weight_of
 
 
 class MaskEnforcer:
-    """Puts the zeros back: at once, and after every step of an optimiser that it watches.
+    """Masks that set removed weights to 0: at once, and after every step of an optimiser that it watches.
 
-    `apply=False` leaves the weights as they are for now, to check them. An enforcer for adapters (LoRA) is made before
-    they are put around the model, which renames its matrices.
+    `apply=False` leaves the weights unchanged at first, so that they can be checked. With adapters (LoRA), build the
+    enforcer before they are wrapped around the model, because wrapping renames its matrices.
 
     Raises:
-        ValueError: a mask for a matrix that the model lacks, or of another shape.
+        ValueError: a mask for a matrix that the model does not have, or of another shape.
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Bool[Tensor, "_ _"]], *, apply: bool = True) -> None:
         modules = dict(model.named_modules())
         for name, mask in masks.items():
-            there = modules.get(name)
-            shape = tuple(weight_of(there).shape) if there is not None and hasattr(there, "weight") else None
+            module = modules.get(name)
+            shape = tuple(weight_of(module).shape) if module is not None and hasattr(module, "weight") else None
             if shape != tuple(mask.shape):
                 raise ValueError(
                     f"the mask of {name} has shape {tuple(mask.shape)}, the model has {shape or 'no such matrix'}; "
@@ -41,22 +41,26 @@ class MaskEnforcer:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Sets every removed weight to 0."""
+        """Set every removed weight to 0, in place."""
         for _, module, mask in self.pairs:
             weight = weight_of(module)
             weight.masked_fill_(~mask.to(weight.device), 0)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Applies the masks after each of the optimiser's steps; the handle's `remove()` ends it."""
+        """Apply the masks after each step of the optimiser; returns a handle whose `remove()` stops this."""
         return optimizer.register_step_post_hook(lambda *_: self.apply())
 
     def check_zeros(self) -> None:
-        """Raises ValueError where a removed weight is not 0, as after a merge of LoRA; call it before saving."""
+        """Check that every removed weight is 0; call it before saving.
+
+        Raises:
+            ValueError: one is not, for example after LoRA was merged.
+        """
         for name, module, mask in self.pairs:
             weight = weight_of(module)
-            back = int((weight[~mask.to(weight.device)] != 0).sum())
-            if back:
+            nonzero = int((weight[~mask.to(weight.device)] != 0).sum())
+            if nonzero:
                 raise ValueError(
-                    f"{back} removed weights of {name} are not 0 any more; apply the masks, "
+                    f"{nonzero} removed weights of {name} are no longer 0; apply the masks, "
                     f"and keep LoRA as an adapter instead of merging it."
                 )

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from prunekit.weights.decoder import Matrices, resident
-from prunekit.weights.grams import CalibrationError, _check
-from prunekit.weights.importance import finite
+from prunekit.weights.decoder import Matrices, hold_block
+from prunekit.weights.grams import CalibrationError, check_samples
+from prunekit.weights.importance import is_finite
 from prunekit.weights.streaming import BlockStream, Call, Sample, Streamer
 
 
 def next_token_loss(logits: Float[Tensor, "1 tokens vocabulary"], sample: Sample) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the next token, in float32, over the tokens that count; the first has no prediction.
+    """Return the mean cross-entropy of the next token, in float32, over the tokens that count.
+
+    The first token has no prediction and never counts.
 
     Raises:
         CalibrationError: no token counts.
@@ -33,13 +35,13 @@ def next_token_loss(logits: Float[Tensor, "1 tokens vocabulary"], sample: Sample
         counted = sample.counts[1:].to(losses)
     if counted.sum() == 0:
         raise CalibrationError(
-            f"a calibration sample of {len(sample.ids)} tokens has none whose prediction counts.\n"
-            "Allowed: 2 tokens or more, one of them in the completion.\nUse longer texts, or task.loss_on=all."
+            f"a calibration sample of {len(sample.ids)} tokens has no token whose prediction counts.\n"
+            "Allowed: 2 tokens or more, at least one in the completion.\nUse longer texts, or task.loss_on=all."
         )
     return (losses * counted).sum() / counted.sum()
 
 
-ABOVE = -1  # in a walk: the gradient of what leaves the block at hand
+OUTPUT_GRADIENT = -1  # key in a stream: the gradient of the current block's output
 
 
 def stream_gradients(
@@ -52,45 +54,45 @@ def stream_gradients(
     progress: Callable[[range], Iterable[int]] = iter,
     around: Callable[[int], AbstractContextManager[object]] = lambda number: nullcontext(),
 ) -> list[float]:
-    """Hands the gradient of each sample's loss to `visit(name, gradient)`, matrix by matrix; returns the losses.
+    """Pass the gradient of each sample's loss to `visit(name, gradient)`, matrix by matrix; return the losses.
 
-    Exact: each block is run again from its stored input and differentiated, from the last block to the first. Of
-    `chunk` samples the inputs of all blocks are kept at a time. The model's own `.grad` stays as it is. `around(block)`
-    is entered while a block's gradients of a chunk are visited, with its weights in memory.
+    Exact: each block is run again from its stored input and differentiated, from the last block to the first. The
+    inputs of all blocks are stored for `chunk` samples at a time. The model's `.grad` attributes are left unchanged.
+    The context `around(block)` is open while a block's gradients for a chunk are visited, with its weights in memory.
 
     Raises:
         CalibrationError: no samples, or gradients that are not finite.
     """
-    _check(samples)
+    check_samples(samples)
     streamer = Streamer(model)
     losses: list[float] = []
     starts = range(0, len(samples), chunk)
     steps = iter(progress(range(len(starts) * len(blocks))))
     for start in starts:
         part = samples[start : start + chunk]
-        with BlockStream.through(streamer, [sample.inputs for sample in part]) as walk:
+        with BlockStream.open(streamer, [sample.inputs for sample in part]) as stream:
             for number in range(len(blocks)):
-                walk.advance(number, keep=True)
+                stream.advance(number, keep=True)
             for place, sample in enumerate(part):
-                top = walk.hidden.pop((place, len(blocks))).detach().requires_grad_()
+                top = stream.hidden.pop((place, len(blocks))).detach().requires_grad_()
                 with torch.enable_grad():
                     loss = next_token_loss(streamer.logits(sample.inputs, top), sample)
-                    walk.hidden[place, ABOVE] = torch.autograd.grad(loss, top)[0]
+                    stream.hidden[place, OUTPUT_GRADIENT] = torch.autograd.grad(loss, top)[0]
                 losses.append(float(loss.detach()))
             for number in reversed(range(len(blocks))):
                 next(steps, None)
-                with resident(model, number), around(number):
+                with hold_block(model, number), around(number):
                     for place in range(len(part)):
-                        walk.hidden[place, ABOVE] = _backward(
+                        stream.hidden[place, OUTPUT_GRADIENT] = _backward(
                             streamer,
                             number,
-                            walk.hidden.pop((place, number)),
-                            walk.call(place, number),
-                            walk.hidden.pop((place, ABOVE)),
+                            stream.hidden.pop((place, number)),
+                            stream.call(place, number),
+                            stream.hidden.pop((place, OUTPUT_GRADIENT)),
                             blocks[number],
                             visit,
                         )
-    next(steps, None)  # lets a progress bar end
+    next(steps, None)  # lets a progress bar finish
     return losses
 
 
@@ -99,29 +101,29 @@ def _backward(
     number: int,
     hidden: Tensor,
     call: Call,
-    above: Tensor,
+    output_gradient: Tensor,
     matrices: Matrices,
     visit: Callable[[str, Tensor], None],
 ) -> Tensor:
-    """Visits the gradients of one block's matrices for one sample; returns the gradient of the block's input."""
+    """Visit the gradients of one block's matrices for one sample; return the gradient of the block's input."""
     hidden = hidden.detach().requires_grad_()
-    with _visiting(matrices, visit) as weights, torch.enable_grad():
+    with _visit_gradients(matrices, visit) as weights, torch.enable_grad():
         out = streamer.block(number, hidden, call)
-        torch.autograd.backward(out, above, inputs=[hidden, *weights])
+        torch.autograd.backward(out, output_gradient, inputs=[hidden, *weights])
     assert hidden.grad is not None
     return hidden.grad
 
 
 @contextmanager
-def _visiting(matrices: Matrices, visit: Callable[[str, Tensor], None]) -> Iterator[list[nn.Parameter]]:
-    """Weights whose gradients are visited, and let go, as soon as they are there; afterwards all is as before."""
+def _visit_gradients(matrices: Matrices, visit: Callable[[str, Tensor], None]) -> Iterator[list[nn.Parameter]]:
+    """Visit each weight's gradient as soon as it is complete, then free it; restore the weights' state at the end."""
     weights = [module.get_parameter("weight") for module in matrices.values()]
     before = [(weight.requires_grad, weight.grad) for weight in weights]
 
-    def arrived(name: str, module: nn.Module, weight: Tensor) -> None:
+    def visit_and_free(name: str, module: nn.Module, weight: Tensor) -> None:
         gradient, weight.grad = weight.grad, None
         assert gradient is not None
-        if not finite(gradient):
+        if not is_finite(gradient):
             raise CalibrationError(
                 f"the gradient of {name} is not finite.\n"
                 "Allowed: calibration text on which the loss is finite.\n"
@@ -133,12 +135,12 @@ def _visiting(matrices: Matrices, visit: Callable[[str, Tensor], None]) -> Itera
     for (name, module), weight in zip(matrices.items(), weights, strict=True):
         weight.requires_grad_(True)
         weight.grad = None
-        hooks.append(weight.register_post_accumulate_grad_hook(partial(arrived, name, module)))
+        hooks.append(weight.register_post_accumulate_grad_hook(partial(visit_and_free, name, module)))
     try:
         yield weights
     finally:
         for hook in hooks:
             hook.remove()
-        for weight, (wanted, gradient) in zip(weights, before, strict=True):
+        for weight, (requires_grad, gradient) in zip(weights, before, strict=True):
             weight.grad = gradient
-            weight.requires_grad_(wanted)
+            weight.requires_grad_(requires_grad)

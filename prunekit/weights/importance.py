@@ -1,4 +1,4 @@
-"""How much each weight matters: the error when it is removed from its layer, and what the loss says about it.
+"""Importance of each weight: the layer's error when it is removed, and its effect on the loss.
 
 Sources: D-Pruner, arXiv:2405.06275 (built from the published idea; its formulas restated where they fit);
 Optimal Brain Surgeon (Hassibi and Stork, 1993); SparseGPT, arXiv:2301.00774; Wanda, arXiv:2306.11695;
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LOG = logging.getLogger(__name__)
-ATTEMPTS = 4  # of a factorisation, each with ten times the damping of the last
+ATTEMPTS = 4  # at a factorisation, each with ten times the damping of the one before
 Metric = Literal["obs_chol", "obs", "wanda2"]
 Sum = Literal["magnitude", "fisher", "signed"]
 Score = Literal["dual_mul", "dual_add", "dual_virtual", "taylor2_signed", "general_only", "domain_only"]
@@ -28,10 +28,10 @@ Score = Literal["dual_mul", "dual_add", "dual_virtual", "taylor2_signed", "gener
 
 @dataclass(frozen=True)
 class InverseFactor:
-    """U, upper triangular, with inverse Hessian = U^T U; `dead` are inputs that are always 0.
+    """Upper triangular U with inverse Hessian = U^T U; `dead` is 1 for inputs that are always 0.
 
-    `damping` is the share of the mean diagonal that was added; `diagonal` says that only the Hessian's diagonal was
-    used, because no damping made it positive definite.
+    `damping` is the share of the mean diagonal that was added. `diagonal` is True where only the Hessian's diagonal
+    was used, because no damping made it positive definite.
     """
 
     upper: Float[Tensor, "inputs inputs"]
@@ -43,9 +43,10 @@ class InverseFactor:
 def inverse_factor(
     hessian: Float[Tensor, "inputs inputs"], damping: float = 0.01, name: str = "a layer"
 ) -> InverseFactor:
-    """The Cholesky factor of the damped inverse; a Hessian that is not positive definite is damped more, up to 3 times.
+    """Return the Cholesky factor of the damped inverse Hessian.
 
-    Where that does not help the diagonal alone is used, and a warning says so.
+    A Hessian that is not positive definite is damped ten times more, up to 3 times; if that fails, only its diagonal
+    is used. Both log a warning.
     """
     dead = hessian.diagonal() == 0
     mean = hessian.diagonal().mean()
@@ -76,13 +77,13 @@ def _upper(hessian: Tensor, dead: Tensor, damping: float) -> Tensor | None:
     del inverse
     upper, failed = torch.linalg.cholesky_ex(both, upper=True)
     del both
-    return None if int(failed) or not finite(upper) else upper
+    return None if int(failed) or not is_finite(upper) else upper
 
 
-def finite(tensor: Float[Tensor, "_ _"]) -> bool:
-    """Whether all of it are numbers; torch.isfinite would take twice its memory."""
-    plain = tensor if tensor.is_contiguous() else tensor.mT  # factors lie column by column; copied they would count too
-    return bool(torch.isfinite(torch.stack(plain.aminmax())).all())
+def is_finite(tensor: Float[Tensor, "_ _"]) -> bool:
+    """Check whether all values are finite; torch.isfinite would take twice the tensor's memory."""
+    view = tensor if tensor.is_contiguous() else tensor.mT  # factors are stored by columns; avoids a copy
+    return bool(torch.isfinite(torch.stack(view.aminmax())).all())
 
 
 def general_importance(
@@ -92,24 +93,24 @@ def general_importance(
     damping: float = 0.01,
     name: str = "a layer",
 ) -> Float[Tensor, "outputs inputs"]:
-    """The layer's squared error when one weight is removed; 0 where the input is always 0.
+    """Return the layer's squared error when one weight is removed; 0 where the input is always 0.
 
-    obs_chol: w^2 / U_jj^2, with the remaining columns right of it re-fitted (SparseGPT's; the factor 1/2 is dropped).
-    obs: w^2 / (2 [H^-1]_jj), independent of the order of columns. wanda2: w^2 H_jj / 2, nothing re-fitted, no inverse.
+    obs_chol: w^2 / U_jj^2, with the columns to its right re-fitted (as in SparseGPT; the factor 1/2 is omitted).
+    obs: w^2 / (2 [H^-1]_jj), independent of the order of columns. wanda2: w^2 H_jj / 2, without re-fitting or inverse.
     """
     if metric == "wanda2":
         return weight.float().square() * hessian.diagonal() / 2
     factor = inverse_factor(hessian, damping, name)
     squared = weight.float().square()
     if metric == "obs":
-        found = squared / (2 * factor.upper.square().sum(0))
+        error = squared / (2 * factor.upper.square().sum(0))
     else:
-        found = squared / factor.upper.diagonal().square()
-    return found * (1 - factor.dead)
+        error = squared / factor.upper.diagonal().square()
+    return error * (1 - factor.dead)
 
 
-def normalised(values: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "outputs inputs"]:
-    """Divided by their mean, so that a weight of the matrix counts 1 on average; zeros stay."""
+def normalise(values: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "outputs inputs"]:
+    """Divide values by their mean, so that the matrix has mean 1; return zeros if the mean is not positive."""
     mean = values.mean()
     return values / mean if float(mean) > 0 else torch.zeros_like(values)
 
@@ -118,7 +119,7 @@ def normalised(values: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "output
 
 
 class GradientSums:
-    """What per-sample gradients of one matrix add up to: those sums that are asked for, each as large as the matrix.
+    """Sums over the per-sample gradients of one matrix: those in `sums`, each as large as the matrix.
 
     magnitude: sum of |g w|; fisher: sum of g^2; signed: sum of g. The sum of g^2 w^2 is fisher times w^2.
     """
@@ -131,7 +132,7 @@ class GradientSums:
         earlier: Mapping[str, Tensor] | None = None,
         samples: int = 0,
     ) -> None:
-        """Begins at 0, or goes on from the `state` after so many samples."""
+        """Start at 0, or continue from the `earlier` state of a GradientSums that had seen `samples` samples."""
         self.weight = weight.detach()
         self.state: dict[str, Tensor] = {
             name: earlier[name].to(weight.device)
@@ -142,7 +143,7 @@ class GradientSums:
         self.samples = samples
 
     def add(self, gradient: Float[Tensor, "outputs inputs"]) -> None:
-        """Adds one sample's gradient; a batch's mean gradient would underestimate every square."""
+        """Add one sample's gradient, in place; a batch's mean gradient would underestimate every square."""
         gradient = gradient.float()
         for name, total in self.state.items():
             if name == "magnitude":
@@ -154,7 +155,7 @@ class GradientSums:
         self.samples += 1
 
     def all_reduce(self) -> None:
-        """Sums over the processes of a distributed run; nothing where there is none."""
+        """Sum over the processes of a distributed run, in place; a no-op outside one."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             count = torch.tensor(float(self.samples), device=self.weight.device)
             for tensor in (*self.state.values(), count):
@@ -165,9 +166,9 @@ class GradientSums:
 def loss_change(
     weight: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], second: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """The loss when a weight is set to 0, minus the loss now, to second order: -g w + H w^2 / 2.
+    """Return the change of the loss when a weight is set to 0, to second order: -g w + H w^2 / 2.
 
-    The first term is negative: the step from w to 0 is -w. Some re-implementations write a plus.
+    The first term has a minus because the step from w to 0 is -w. Some re-implementations have a plus.
     """
     return -gradient * weight + second * weight.square() / 2
 
@@ -183,36 +184,36 @@ def dual_score(
     score: Score = "dual_mul",
     lambda_: float = 0.3,
 ) -> Float[Tensor, "outputs inputs"]:
-    """The importance that decides who stays: higher = stays. `general` is normalised, the others are sums over samples.
+    """Return the importance that decides which weights to keep: the highest are kept.
 
-    dual_mul: A/N (1 + lambda G), A the sum of |g w|. dual_add: F w^2 / mean + lambda G. dual_virtual:
-    A (1 + lambda G F/mean F), the paper's regularised gradient after normalisation. taylor2_signed:
-    |M w - F w^2 / 2|, the paper's letter: on a converged model M is noise, so it is here for comparison only.
+    `general` (G) is normalised; `magnitude` (A), `fisher` (F) and `signed` (M) are sums over N samples.
+    dual_mul: A/N (1 + lambda G). dual_add: F w^2 / mean(F w^2) + lambda G. dual_virtual: A/N (1 + lambda G F/mean F),
+    the paper's regularised gradient after normalisation. taylor2_signed: |M w - F w^2 / 2|, literally as in the paper:
+    on a converged model M is noise, so it is provided for comparison only.
+    general_only: G. domain_only: A/N.
 
     Raises:
         ValueError: a sum that the score needs was not collected.
     """
     if score == "general_only":
-        return _needed(general, "general importance", score)
+        return _require(general, "general importance", score)
     if score in ("dual_add", "taylor2_signed"):
-        squares = _needed(fisher, "squared gradients", score) * weight.float().square()
+        squares = _require(fisher, "squared gradients", score) * weight.float().square()
         if score == "taylor2_signed":
-            return (_needed(signed, "summed gradients", score) * weight.float() - squares / 2).abs()
-        return normalised(squares) + lambda_ * _needed(general, "general importance", score)
-    domain = _needed(magnitude, "gradients", score) / samples
+            return (_require(signed, "summed gradients", score) * weight.float() - squares / 2).abs()
+        return normalise(squares) + lambda_ * _require(general, "general importance", score)
+    domain = _require(magnitude, "gradients", score) / samples
     if score == "domain_only":
         return domain
     if score == "dual_virtual":
-        curvature = normalised(_needed(fisher, "squared gradients", score))
-        return domain * (1 + lambda_ * _needed(general, "general importance", score) * curvature)
-    return domain * (1 + lambda_ * _needed(general, "general importance", score))
+        curvature = normalise(_require(fisher, "squared gradients", score))
+        return domain * (1 + lambda_ * _require(general, "general importance", score) * curvature)
+    return domain * (1 + lambda_ * _require(general, "general importance", score))
 
 
-def _needed(values: Tensor | None, what: str, score: str) -> Tensor:
+def _require(values: Tensor | None, what: str, score: str) -> Tensor:
     if values is None:
-        raise ValueError(
-            f"score={score} needs {what}, which were not collected; collect them, or choose another score."
-        )
+        raise ValueError(f"score={score} needs {what}, but none was collected; collect it, or choose another score.")
     return values.float()
 
 
@@ -222,14 +223,14 @@ def _needed(values: Tensor | None, what: str, score: str) -> Tensor:
 def regulariser(
     general: Float[Tensor, "*shape"], gradient: Float[Tensor, "*shape"], lambda_: float, step: float
 ) -> Float[Tensor, ""]:
-    """lambda * sum of G (w' - w)^2 after one step w' = w - step * g."""
+    """Return lambda * sum of G (w' - w)^2 after one step w' = w - step * g."""
     return lambda_ * step**2 * (general * gradient.square()).sum()
 
 
 def virtual_factor(
     general: Float[Tensor, "*shape"], fisher: Float[Tensor, "*shape"], lambda_: float, step: float
 ) -> Float[Tensor, "*shape"]:
-    """What that regulariser multiplies the gradient by: 1 + 2 lambda step^2 G F. Near 1 unless G and F are scaled."""
+    """Return the regulariser's factor on the gradient, 1 + 2 lambda step^2 G F; near 1 unless G and F are scaled."""
     return 1 + 2 * lambda_ * step**2 * general * fisher
 
 
@@ -237,14 +238,14 @@ def virtual_factor(
 
 
 def magnitude_score(weight: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "outputs inputs"]:
-    """|w|."""
+    """Return |w|."""
     return weight.float().abs()
 
 
 def wanda_score(
     weight: Float[Tensor, "outputs inputs"], norms: Float[Tensor, "inputs"]
 ) -> Float[Tensor, "outputs inputs"]:
-    """|w| times the norm of its input; to be compared within a row."""
+    """Return |w| times the norm of its input; comparable within a row only."""
     return weight.float().abs() * norms
 
 
@@ -255,5 +256,5 @@ def gblm_score(
     samples: int,
     scale: float = 100.0,
 ) -> Float[Tensor, "outputs inputs"]:
-    """|w| (input norm + scale * root mean square gradient); to be compared within a row."""
+    """Return |w| (input norm + scale * root mean square gradient); comparable within a row only."""
     return weight.float().abs() * (norms + scale * (fisher / max(1, samples)).sqrt())

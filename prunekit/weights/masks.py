@@ -1,6 +1,6 @@
-"""Who stays: exactly as many weights per group as the sparsity says, the higher score first, ties to the earlier index.
+"""Choose which weights to keep: exactly the number the sparsity implies per group, highest scores first.
 
-A mask is positive: True stays.
+Among equal scores the lower index is removed first. A mask is True for kept weights.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ GroupKind = Literal["matrix", "column_block", "row", "nm", "global"]
 
 @dataclass(frozen=True)
 class Groups:
-    """Which weights compete with each other.
+    """Groups of weights that compete with each other.
 
-    matrix: all of a matrix. column_block: all rows of some neighbouring columns, `n_blocks` blocks or blocks of
-    `width` columns, the last may be narrower. row: one output's weights. nm: `keep` of every `of` neighbours in a row.
-    global: all matrices, at most `max_sparsity` of each.
+    matrix: all weights of a matrix. column_block: all rows of adjacent columns, in `n_blocks` blocks or in blocks of
+    `width` columns; the last may be narrower. row: the weights of one output. nm: `keep` of every `of` neighbours in a
+    row. global: all matrices, of which each loses at most `max_sparsity`.
     """
 
     kind: GroupKind = "column_block"
@@ -34,12 +34,12 @@ class Groups:
     max_sparsity: float = 0.9
 
     def columns(self, inputs: int) -> int:
-        """Width of a column block of a matrix with so many inputs."""
+        """Return the width of a column block in a matrix with this many inputs."""
         return min(inputs, self.width or math.ceil(inputs / self.n_blocks))
 
 
 def removed_count(sparsity: float, size: int) -> int:
-    """floor(sparsity * size), whatever binary fractions make of it.
+    """Return floor(sparsity * size), robust to the rounding of binary fractions.
 
     Raises:
         ValueError: a sparsity outside 0..1.
@@ -52,18 +52,18 @@ def removed_count(sparsity: float, size: int) -> int:
 def keep_mask(
     score: Float[Tensor, "outputs inputs"], sparsity: float, groups: Groups = Groups()
 ) -> Bool[Tensor, "outputs inputs"]:
-    """Which weights of one matrix stay.
+    """Return the mask of one matrix, True = kept.
 
     Raises:
-        ValueError: scores that are no numbers; a sparsity that is out of range or that n:m does not have; a width
-            that n:m does not divide; groups over several matrices (see `keep_masks`).
+        ValueError: NaN scores; a sparsity that is out of range or not that of n:m; a number of inputs that m does not
+            divide; groups over several matrices (see `keep_masks`).
     """
-    _check_numbers(score)
+    _check_not_nan(score)
     inputs = score.shape[1]
     if groups.kind == "global":
         raise ValueError("global groups span all matrices; use keep_masks.")
     if groups.kind == "nm":
-        return _nm(score, sparsity, groups)
+        return _keep_n_of_m(score, sparsity, groups)
     if groups.kind == "row":
         return _keep_highest(score, removed_count(sparsity, inputs))
     if groups.kind == "matrix":
@@ -78,12 +78,12 @@ def keep_mask(
 def keep_masks(
     scores: Mapping[str, Float[Tensor, "_ _"]], sparsity: Mapping[str, float], groups: Groups = Groups()
 ) -> dict[str, Bool[Tensor, "_ _"]]:
-    """Masks of all matrices; `sparsity` per matrix, which under global groups only sets the total.
+    """Return the masks of all matrices; `sparsity` is per matrix, and under global groups only sets the total.
 
-    Global scores are divided by their matrix's mean first, so that matrices of another scale compare.
+    Under global groups scores are divided by their matrix's mean, so that matrices of different scales are comparable.
 
     Raises:
-        ValueError: as `keep_mask`; a total that the cap of global groups does not allow.
+        ValueError: as in `keep_mask`; a total that the cap of global groups does not allow.
     """
     if groups.kind != "global":
         return {name: keep_mask(score, sparsity[name], groups) for name, score in scores.items()}
@@ -92,31 +92,29 @@ def keep_masks(
     most = sum(removed_count(groups.max_sparsity, score.numel()) for score in scores.values())
     if total > groups.max_sparsity * count + 1e-6 or removed_count(total / count, count) > most:
         raise ValueError(
-            f"sparsity {total / count:.3g} is more than max_sparsity={groups.max_sparsity:g} lets every matrix lose; "
+            f"sparsity {total / count:.3g} is more than max_sparsity={groups.max_sparsity:g} per matrix allows; "
             f"ask for less, or raise method.granularity.max_sparsity."
         )
     flat = []
     for score in scores.values():
-        _check_numbers(score)
+        _check_not_nan(score)
         mean = score.mean()
-        own = (score / mean if float(mean) > 0 else score).reshape(-1).clone()
-        protected = _keep_highest(own[None], removed_count(groups.max_sparsity, own.numel()))[0]
-        own[protected] = torch.inf  # stays in any case: the cap
-        flat.append(own)
+        scaled = (score / mean if float(mean) > 0 else score).reshape(-1).clone()
+        protected = _keep_highest(scaled[None], removed_count(groups.max_sparsity, scaled.numel()))[0]
+        scaled[protected] = torch.inf  # always kept, because of the cap
+        flat.append(scaled)
     kept = _keep_highest(torch.cat(flat)[None], removed_count(total / count, count))[0]
-    parts = kept.split([len(own) for own in flat])
+    parts = kept.split([len(scaled) for scaled in flat])
     return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts, strict=True)}
 
 
-def _check_numbers(score: Tensor) -> None:
+def _check_not_nan(score: Tensor) -> None:
     if score.isnan().any():
-        raise ValueError(
-            f"{int(score.isnan().sum())} of {score.numel()} scores are NaN; look for a broken calibration."
-        )
+        raise ValueError(f"{int(score.isnan().sum())} of {score.numel()} scores are NaN; check the calibration.")
 
 
 def _keep_highest(score: Float[Tensor, "groups size"], remove: int) -> Bool[Tensor, "groups size"]:
-    """True for all but the `remove` lowest of each group; of equal ones the earlier index goes first."""
+    """Return True for all but the `remove` lowest of each group; among equals the lower index is removed first."""
     if remove == 0:
         return torch.ones_like(score, dtype=torch.bool)
     last = score.kthvalue(remove, dim=1, keepdim=True).values
@@ -125,7 +123,7 @@ def _keep_highest(score: Float[Tensor, "groups size"], remove: int) -> Bool[Tens
     return ~(below | (equal & (equal.cumsum(1) <= missing)))
 
 
-def _nm(score: Tensor, sparsity: float, groups: Groups) -> Tensor:
+def _keep_n_of_m(score: Tensor, sparsity: float, groups: Groups) -> Tensor:
     outputs, inputs = score.shape
     if abs(sparsity - (1 - groups.keep / groups.of)) > 1e-6:
         raise ValueError(
@@ -134,12 +132,12 @@ def _nm(score: Tensor, sparsity: float, groups: Groups) -> Tensor:
         )
     if inputs % groups.of:
         raise ValueError(
-            f"{groups.keep}:{groups.of} needs rows that {groups.of} divides, and a matrix has {inputs} inputs; "
+            f"{groups.keep}:{groups.of} needs a number of inputs that {groups.of} divides, but a matrix has {inputs}; "
             f"choose other groups, or leave that matrix out with method.scope."
         )
     return _keep_highest(score.reshape(-1, groups.of), groups.of - groups.keep).reshape(outputs, inputs)
 
 
 def is_nm(mask: Bool[Tensor, "outputs inputs"], keep: int = 2, of: int = 4) -> bool:
-    """Whether at most `keep` of every `of` neighbours of a row stay."""
+    """Check whether at most `keep` of every `of` neighbours in a row are kept."""
     return mask.shape[1] % of == 0 and bool((mask.reshape(-1, of).sum(1) <= keep).all())

@@ -1,4 +1,4 @@
-"""Masks on disk, a compact form of pruned weights, and how sparse a model really is. Nothing is pickled.
+"""Masks on disk, a compact form of pruned weights, and the sparsity of a model; nothing is pickled.
 
 Unstructured zeros make neither dense kernels faster nor ordinary checkpoints smaller; the compact form is for storage.
 """
@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prunekit.weights.disk import merge
+from prunekit.weights.disk import merge_files
 
 FORMAT = "prunekit-mask"
 COMPACT = "prunekit-bitmask"
@@ -25,19 +25,19 @@ VERSION = "1"
 
 
 def pack_bits(mask: Bool[Tensor, "rows columns"]) -> UInt8[Tensor, "rows bytes"]:
-    """Eight columns per byte, the first column in the lowest bit; a row's last byte is filled up with 0."""
+    """Pack a mask, eight columns per byte, the first column in the lowest bit; a row's last byte is padded with 0."""
     packed = np.packbits(mask.cpu().numpy(), axis=1, bitorder="little")
-    return torch.from_numpy(np.ascontiguousarray(packed))  # a transposed mask, as of GPT-2's layers, packs transposed
+    return torch.from_numpy(np.ascontiguousarray(packed))  # GPT-2's masks are transposed, and so are their packed bits
 
 
 def unpack_bits(packed: UInt8[Tensor, "rows bytes"], columns: int) -> Bool[Tensor, "rows columns"]:
-    """The mask that `pack_bits` packed."""
+    """Return the mask that `pack_bits` packed."""
     bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=columns, bitorder="little")
     return torch.from_numpy(bits).bool()
 
 
 def save_masks(masks: Mapping[str, Bool[Tensor, "_ _"]], path: Path, about: Mapping[str, str] | None = None) -> None:
-    """Writes masks.safetensors: `<matrix>.mask` per matrix, outputs in rows, 1 = kept."""
+    """Write masks to a safetensors file: `<matrix>.mask` per matrix, outputs in rows, 1 = kept."""
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
     tensors = {f"{name}.mask": pack_bits(mask) for name, mask in masks.items()}
     header = {"format": FORMAT, "version": VERSION, "shapes": json.dumps(shapes), **(about or {})}
@@ -45,7 +45,7 @@ def save_masks(masks: Mapping[str, Bool[Tensor, "_ _"]], path: Path, about: Mapp
 
 
 def load_masks(path: Path) -> dict[str, Bool[Tensor, "_ _"]]:
-    """The masks of a file that `save_masks` wrote.
+    """Read the masks of a file that `save_masks` wrote.
 
     Raises:
         ValueError: another format or version.
@@ -57,7 +57,7 @@ def load_masks(path: Path) -> dict[str, Bool[Tensor, "_ _"]]:
 
 
 class MaskFiles(Mapping[str, Tensor]):
-    """Masks in files of a folder, a bit per weight; each is read when it is asked for."""
+    """Masks in the files of a folder, one bit per weight, each read when it is accessed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +65,7 @@ class MaskFiles(Mapping[str, Tensor]):
         self.places: dict[str, tuple[Path, int]] = {}
 
     def put(self, number: int, masks: Mapping[str, Bool[Tensor, "_ _"]]) -> None:
-        """Writes the masks of one block."""
+        """Write the masks of one block."""
         path = self.folder / f"masks-{number:05d}.safetensors"
         save_masks(masks, path)
         self.places |= {name: (path, mask.shape[1]) for name, mask in masks.items()}
@@ -83,9 +83,9 @@ class MaskFiles(Mapping[str, Tensor]):
 
 
 def save_compact(weights: Mapping[str, Tensor], masks: Mapping[str, Bool[Tensor, "_ _"]], path: Path) -> None:
-    """Writes the kept values of each matrix, row by row, and a bit per weight: (1 - s) + 1/16 of the size in bf16.
+    """Write the kept values of each matrix, row by row, and one bit per weight: (1 - s) + 1/16 of the size in bf16.
 
-    What is kept is what the mask says: a kept weight may be 0 or -0, and stays so.
+    The mask alone decides which values are kept: a kept weight may be 0 or -0, and is stored as such.
     """
     tensors: dict[str, Tensor] = {}
     for name, mask in masks.items():
@@ -96,45 +96,45 @@ def save_compact(weights: Mapping[str, Tensor], masks: Mapping[str, Bool[Tensor,
 
 
 def merge_compact(parts: Sequence[Path], path: Path) -> None:
-    """One compact file of several, none of which is in memory."""
+    """Merge compact files into one without loading them into memory."""
     shapes: dict[str, Any] = {}
     for part in parts:
         with safe_open(part, "pt") as file:
             shapes |= json.loads(_header(file, part, COMPACT)["shapes"])
-    merge(parts, path, {"format": COMPACT, "version": VERSION, "shapes": json.dumps(shapes)})
+    merge_files(parts, path, {"format": COMPACT, "version": VERSION, "shapes": json.dumps(shapes)})
 
 
 def load_compact(path: Path) -> dict[str, Tensor]:
-    """The weights that `save_compact` wrote, dense, bit by bit the same, outputs in rows."""
+    """Read the weights that `save_compact` wrote: dense, identical bit for bit, outputs in rows."""
     with safe_open(path, "pt") as file:
         shapes = json.loads(_header(file, path, COMPACT)["shapes"])
-        found = {}
+        weights = {}
         for name, (rows, columns) in shapes.items():
             values = file.get_tensor(f"{name}.values")
             weight = torch.zeros(rows, columns, dtype=values.dtype)
             weight[unpack_bits(file.get_tensor(f"{name}.bitmask"), columns)] = values
-            found[name] = weight
-        return found
+            weights[name] = weight
+        return weights
 
 
 def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, beside, header)
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary, header)
+    temporary.replace(path)
 
 
-def _header(file: Any, path: Path, wanted: str) -> dict[str, str]:
+def _header(file: Any, path: Path, expected: str) -> dict[str, str]:
     header = dict(file.metadata() or {})
-    if header.get("format") != wanted or header.get("version") != VERSION:
+    if header.get("format") != expected or header.get("version") != VERSION:
         raise ValueError(
-            f"{path} has format {header.get('format')} {header.get('version')}, not {wanted} {VERSION}; "
+            f"{path} has format {header.get('format')} {header.get('version')}, not {expected} {VERSION}; "
             f"give a file that prunekit wrote."
         )
     return header
 
 
 def sparsity_report(masks: Mapping[str, Bool[Tensor, "_ _"]], total: int) -> dict[str, float]:
-    """Share of removed weights: per matrix (min, mean, max), of all prunable weights, of the model's `total`."""
+    """Return the share of removed weights: per matrix (min, mean, max), of all prunable weights, of the `total`."""
     shares = [1 - float(mask.double().mean()) for mask in masks.values()]
     removed = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
     prunable = sum(mask.numel() for mask in masks.values())

@@ -1,8 +1,8 @@
-"""A decoder one block at a time: what enters each linear layer, and exact gradients, without the whole graph in memory.
+"""Running a decoder one block at a time, for the inputs of its layers and exact gradients without the whole graph.
 
-The parent model prepares masks, positions and rotary embeddings; here its blocks are replaced by a stub for one call,
-so that nothing of that is written anew. Caches are forced off: with one left on, running a block again would append to
-it and give wrong gradients without any error.
+The parent model prepares masks, positions and rotary embeddings: its blocks are replaced by a stub for one call, so
+that none of that has to be reimplemented. Caches are forced off: if one were left on, running a block again would
+append to it and silently give wrong gradients.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunekit.weights.decoder import STORE, decoder_blocks, resident
+from prunekit.weights.decoder import STORE, decoder_blocks, hold_block
 
 CACHES = ("past_key_values", "past_key_value", "layer_past")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One calibration sequence, unpadded; `counts` marks the tokens whose prediction enters the loss."""
+    """One unpadded calibration sequence; `counts` marks the tokens whose prediction enters the loss (None: all)."""
 
     ids: Int[Tensor, "tokens"]
     counts: Int[Tensor, "tokens"] | None = None
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What the model is called with."""
+        """Keyword arguments of the model."""
         ids = self.ids[None]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -45,25 +45,25 @@ class Sample:
 
 @dataclass(frozen=True)
 class Call:
-    """What the parent passes to a block beside the hidden states."""
+    """Arguments that the parent passes to a block, besides the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
     @classmethod
     def without_cache(cls, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        """The call with caches removed, wherever they were passed."""
-        plain = tuple(None if hasattr(arg, "get_seq_length") else arg for arg in args)
+        """Return the call with all caches removed, positional ones included."""
+        without = tuple(None if hasattr(arg, "get_seq_length") else arg for arg in args)
         off = {name: None for name in CACHES if name in kwargs}
-        return cls(plain, {**kwargs, **off, **({"use_cache": False} if "use_cache" in kwargs else {})})
+        return cls(without, {**kwargs, **off, **({"use_cache": False} if "use_cache" in kwargs else {})})
 
 
 class _BlockEnteredError(Exception):
-    """The last block was reached: nothing after it is wanted."""
+    """The last block was reached, so that the rest of the model need not run."""
 
 
 class Streamer:
-    """Runs a model's decoder block by block. The model is in evaluation mode and is never changed."""
+    """A model whose decoder is run block by block, in evaluation mode and without changing it."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
@@ -71,76 +71,76 @@ class Streamer:
 
     @torch.no_grad()
     def enter(self, inputs: Mapping[str, Tensor]) -> tuple[Float[Tensor, "1 tokens hidden"], list[Call]]:
-        """The hidden states that enter the first block, and what every block is called with."""
+        """Return the input of the first block, and the call of every block."""
         entered: list[Tensor] = []
         calls: list[Call] = []
 
-        def look(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def record(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             entered.append(hidden)
             calls.append(Call.without_cache(args, kwargs))
             if len(calls) == len(self.blocks):
-                raise _BlockEnteredError  # the head over all words costs more than a block
+                raise _BlockEnteredError  # skips the head over the vocabulary, which costs more than a block
             return hidden
 
-        with _stubbed(self.blocks, look), suppress(_BlockEnteredError):
-            self.model(**_on(inputs, self.model.device), use_cache=False)
+        with _replace_blocks(self.blocks, record), suppress(_BlockEnteredError):
+            self.model(**_move(inputs, self.model.device), use_cache=False)
         return entered[0].clone(), calls
 
     def block(self, number: int, hidden: Tensor, call: Call) -> Float[Tensor, "1 tokens hidden"]:
-        """The output of one block."""
+        """Return the output of one block."""
         out = self.blocks[number](hidden, *call.args, **call.kwargs)
-        found = out[0] if isinstance(out, tuple) else out
-        assert isinstance(found, Tensor)
-        return found
+        output = out[0] if isinstance(out, tuple) else out
+        assert isinstance(output, Tensor)
+        return output
 
     def logits(self, inputs: Mapping[str, Tensor], hidden: Tensor) -> Float[Tensor, "1 tokens vocabulary"]:
-        """What the model makes of hidden states that leave the last block: its final norm and its head."""
-        with _stubbed(self.blocks, lambda *args, **kwargs: hidden):
-            logits = self.model(**_on(inputs, self.model.device), use_cache=False).logits
+        """Apply the model's final norm and head to the output of the last block."""
+        with _replace_blocks(self.blocks, lambda *args, **kwargs: hidden):
+            logits = self.model(**_move(inputs, self.model.device), use_cache=False).logits
         assert isinstance(logits, Tensor)
         return logits
 
 
-def _on(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def _move(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 @contextmanager
-def _stubbed(blocks: nn.ModuleList, stub: Callable[..., Tensor]) -> Iterator[None]:
-    """Calls `stub` in place of every block."""
-    # an instance's own `forward` hides that of its class; one whose block lies on disk has an own one already
+def _replace_blocks(blocks: nn.ModuleList, stub: Callable[..., Tensor]) -> Iterator[None]:
+    """Replace the forward of every block by `stub` while the context is open."""
+    # a `forward` set on the instance hides that of its class; a block on disk already has one
     before = [block.__dict__.get("forward") for block in blocks]
     for block in blocks:
         block.forward = stub
     try:
         yield
     finally:
-        for block, own in zip(blocks, before, strict=True):
-            if own is None:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
                 del block.forward
             else:
-                block.forward = own
+                block.forward = forward
 
 
 class BlockStream:
-    """Sequences on their way through the blocks: `hidden[place, number]` is what enters block `number`.
+    """Sequences between blocks: `hidden[place, number]` is the input of block `number` for sequence `place`.
 
-    Where the blocks lie on disk, so do the hidden states, and what blocks are called with is found anew each time.
+    If the blocks are on disk, so are the hidden states, and the blocks' calls are recomputed each time.
     """
 
     def __init__(self, streamer: Streamer, inputs: Sequence[Mapping[str, Tensor]], folder: Path | None) -> None:
         self.streamer, self.inputs = streamer, inputs
-        self.hidden = Tensors(folder, streamer.model.device)
+        self.hidden = TensorStore(folder, streamer.model.device)
         self._calls: list[list[Call]] = []
-        for place, own in enumerate(inputs):
-            self.hidden[place, 0], calls = streamer.enter(own)
+        for place, sequence in enumerate(inputs):
+            self.hidden[place, 0], calls = streamer.enter(sequence)
             if folder is None:
                 self._calls.append(calls)
 
     @classmethod
     @contextmanager
-    def through(cls, streamer: Streamer, inputs: Sequence[Mapping[str, Tensor]]) -> Iterator[BlockStream]:
-        """A walk whose files, if it has any, are gone afterwards."""
+    def open(cls, streamer: Streamer, inputs: Sequence[Mapping[str, Tensor]]) -> Iterator[BlockStream]:
+        """Open a stream at the first block; its files, if any, are deleted when the context closes."""
         store = getattr(streamer.model, STORE, None)
         if store is None:
             yield cls(streamer, inputs, None)
@@ -153,25 +153,25 @@ class BlockStream:
             shutil.rmtree(folder, ignore_errors=True)
 
     def call(self, place: int, number: int) -> Call:
-        """What block `number` is called with."""
+        """Return the call of block `number` for one sequence."""
         calls = self._calls[place] if self._calls else self.streamer.enter(self.inputs[place])[1]
         return calls[number]
 
     @torch.no_grad()
     def advance(self, number: int, *, keep: bool = False) -> None:
-        """Takes all sequences through one block; `keep` leaves what entered it."""
-        with resident(self.streamer.model, number):
+        """Run all sequences through one block; `keep` retains the block's inputs."""
+        with hold_block(self.streamer.model, number):
             for place in range(len(self.inputs)):
                 entered = self.hidden[place, number] if keep else self.hidden.pop((place, number))
                 self.hidden[place, number + 1] = self.streamer.block(number, entered, self.call(place, number))
 
 
-class Tensors:
-    """Tensors by key, in memory, or as files of a folder and read back to `device`."""
+class TensorStore:
+    """Tensors by key, in memory, or in files of a folder from which they are read to `device`."""
 
     def __init__(self, folder: Path | None, device: torch.device) -> None:
         self.folder, self.device = folder, device
-        self.here: dict[tuple[int, int], Tensor] = {}
+        self.tensors: dict[tuple[int, int], Tensor] = {}
 
     def _file(self, key: tuple[int, int]) -> Path:
         assert self.folder is not None
@@ -179,41 +179,41 @@ class Tensors:
 
     def __setitem__(self, key: tuple[int, int], tensor: Tensor) -> None:
         if self.folder is None:
-            self.here[key] = tensor
+            self.tensors[key] = tensor
         else:
             np.save(self._file(key), tensor.detach().cpu().numpy(), allow_pickle=False)
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         if self.folder is None:
-            return self.here[key]
+            return self.tensors[key]
         return torch.from_numpy(np.load(self._file(key), allow_pickle=False)).to(self.device)
 
     def pop(self, key: tuple[int, int]) -> Tensor:
-        """The tensor, which is forgotten."""
-        found = self[key]
+        """Remove a tensor and return it."""
+        tensor = self[key]
         if self.folder is None:
-            del self.here[key]
+            del self.tensors[key]
         else:
             self._file(key).unlink()
-        return found
+        return tensor
 
 
 def all_logits(
     model: PreTrainedModel, inputs: Sequence[Mapping[str, Tensor]], progress: Callable[[range], Iterable[int]] = iter
 ) -> Iterator[Float[Tensor, "1 tokens vocabulary"]]:
-    """The logits of each sequence in turn; where the blocks lie on disk, each is read once for all sequences."""
+    """Yield the logits of each sequence; if the blocks are on disk, each is read once for all sequences."""
     if getattr(model, STORE, None) is None:
         for place in progress(range(len(inputs))):
             with torch.no_grad():
-                logits = model(**_on(inputs[place], model.device), use_cache=False).logits
+                logits = model(**_move(inputs[place], model.device), use_cache=False).logits
             yield logits
         return
     streamer = Streamer(model)
     count = len(streamer.blocks)
-    with BlockStream.through(streamer, inputs) as walk:
+    with BlockStream.open(streamer, inputs) as stream:
         for number in progress(range(count)):
-            walk.advance(number)
-        for place, own in enumerate(inputs):
+            stream.advance(number)
+        for place, sequence in enumerate(inputs):
             with torch.no_grad():
-                logits = streamer.logits(own, walk.hidden.pop((place, count)))
+                logits = streamer.logits(sequence, stream.hidden.pop((place, count)))
             yield logits

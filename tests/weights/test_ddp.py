@@ -1,4 +1,4 @@
-"""Two processes that score half of the samples each find what one process finds."""
+"""Two processes that score half of the samples each give the same result as one process."""
 
 import os
 import subprocess
@@ -10,10 +10,10 @@ import torch
 from support.paths import ROOT, TESTS
 from support.tiny_decoders import texts, tiny_decoder
 
-from prunekit.weights.decoder import all_matrices, prunable, weight_of
+from prunekit.weights.decoder import all_matrices, prunable_matrices, weight_of
 from prunekit.weights.gradients import stream_gradients
 from prunekit.weights.grams import stream_grams
-from prunekit.weights.importance import GradientSums, dual_score, general_importance, normalised
+from prunekit.weights.importance import GradientSums, dual_score, general_importance, normalise
 from prunekit.weights.masks import keep_masks
 
 LENGTHS = (12, 7, 20, 9)
@@ -21,9 +21,9 @@ SUMS = ("magnitude", "fisher", "signed")
 
 
 def statistics(samples):
-    """Sums over all samples, of all processes, and the masks that follow."""
+    """The sums over all samples of all processes, and the masks that result from them."""
     model = tiny_decoder()
-    blocks = prunable(model)
+    blocks = prunable_matrices(model)
     sums = {name: GradientSums(weight_of(module), SUMS) for name, module in all_matrices(blocks).items()}
     stream_gradients(model, samples, blocks, lambda name, gradient: sums[name].add(gradient))
     for found in sums.values():
@@ -33,7 +33,7 @@ def statistics(samples):
     found = {}
     for name, module in all_matrices(blocks).items():
         total, hessian = sums[name], grams[name].hessian
-        general = normalised(general_importance(weight_of(module).detach(), hessian, "obs_chol", 0.01, name))
+        general = normalise(general_importance(weight_of(module).detach(), hessian, "obs_chol", 0.01, name))
         score = dual_score(weight_of(module).detach(), general, total.state["magnitude"], samples=total.samples)
         found |= {f"{name}.{key}": tensor for key, tensor in total.state.items()}
         found |= {f"{name}.hessian": hessian, f"{name}.samples": torch.tensor(total.samples)}
@@ -42,7 +42,7 @@ def statistics(samples):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(tmp_path):
+def test_two_processes_give_the_result_of_one(tmp_path):
     rendezvous = tmp_path / "rendezvous"
     path = os.pathsep.join([str(TESTS), str(ROOT)])
     workers = [
@@ -60,7 +60,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
         for name, tensor in alone.items():
             if tensor.is_floating_point():
                 torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-4 * float(tensor.abs().mean()))
-            else:  # samples, and who stays
+            else:  # number of samples, and the masks
                 assert torch.equal(found[name], tensor)
 
 

@@ -1,4 +1,4 @@
-"""Blocks on disk: one at a time in memory, and to the bit what the whole model in memory gives."""
+"""Blocks on disk: one is in memory at a time, and results are bit for bit those of the whole model in memory."""
 
 import json
 
@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from prunekit.config.errors import ConfigError
 from prunekit.evaluation.language_model import perplexity
-from prunekit.weights.decoder import STORE, changed, parameter_count, prunable, resident
-from prunekit.weights.disk import Checkpoint, Stored, load_streamed, merge, too_large
+from prunekit.weights.decoder import STORE, hold_block, mark_changed, parameter_count, prunable_matrices
+from prunekit.weights.disk import Checkpoint, StoredTensors, exceeds_memory, load_streamed, merge_files
 from prunekit.weights.gradients import stream_gradients
 from prunekit.weights.grams import stream_grams
 
@@ -44,16 +44,23 @@ def test_any_call_computes_what_the_whole_model_computes(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_grams_and_gradients_are_equal_to_the_bit(family, tmp_path):
+def test_grams_and_gradients_are_equal_bit_for_bit(family, tmp_path):
     whole, streamed = both(saved(tmp_path, family))
     found = []
     for model in (whole, streamed):
         grams, gradients = {}, {}
         stream_grams(
-            model, texts(), prunable(model), lambda n, own, to=grams: to.update({k: g.total for k, g in own.items()})
+            model,
+            texts(),
+            prunable_matrices(model),
+            lambda n, own, to=grams: to.update({k: g.total for k, g in own.items()}),
         )
         stream_gradients(
-            model, texts(), prunable(model), lambda name, g, to=gradients: to.setdefault(name, []).append(g), chunk=2
+            model,
+            texts(),
+            prunable_matrices(model),
+            lambda name, g, to=gradients: to.setdefault(name, []).append(g),
+            chunk=2,
         )
         found.append((grams, gradients))
     (grams, gradients), (others, other_gradients) = found
@@ -71,20 +78,20 @@ def test_one_block_is_in_memory_at_a_time(tmp_path):
 
     for block in layers:
         block.mlp.register_forward_hook(lambda *_: most.append(there()))
-    stream_gradients(model, texts(), prunable(model), lambda *_: most.append(there()))
+    stream_gradients(model, texts(), prunable_matrices(model), lambda *_: most.append(there()))
     perplexity(model, texts()[2].ids, 8, 3)
     assert {len(found) for found in most} == {1}
     assert there() == []
 
 
-def test_a_block_that_changes_is_kept_and_saved_as_a_shard_of_an_ordinary_folder(tmp_path):
+def test_a_changed_block_is_kept_and_saved_as_a_shard_of_an_ordinary_folder(tmp_path):
     model = load_streamed(saved(tmp_path / "from", tie_word_embeddings=True), tmp_path / "scratch")
-    with resident(model, 1):
+    with hold_block(model, 1):
         model.model.layers[1].mlp.up_proj.weight.data.zero_()
-        changed(model, 1)
-    with resident(model, 2):
-        model.model.layers[2].mlp.up_proj.weight.data.zero_()  # nobody says so
-    with resident(model, 1):
+        mark_changed(model, 1)
+    with hold_block(model, 2):
+        model.model.layers[2].mlp.up_proj.weight.data.zero_()  # not marked as changed
+    with hold_block(model, 1):
         assert not model.model.layers[1].mlp.up_proj.weight.any()
     (tmp_path / "to").mkdir()
     getattr(model, STORE).save(tmp_path / "to")
@@ -98,20 +105,20 @@ def test_files_are_merged_byte_by_byte(tmp_path):
     parts = {"a": torch.rand(3), "b": torch.arange(5)}, {"c": torch.ones(2, 2).bfloat16()}
     for number, part in enumerate(parts):
         save_file(part, tmp_path / f"{number}", {"format": "pt"})
-    merge([tmp_path / "0", tmp_path / "1"], tmp_path / "all", {"what": "test"})
+    merge_files([tmp_path / "0", tmp_path / "1"], tmp_path / "all", {"what": "test"})
     with safe_open(tmp_path / "all", "pt") as file:
         assert file.metadata() == {"what": "test"}
     whole = parts[0] | parts[1]
     assert {name: t.tolist() for name, t in load_file(tmp_path / "all").items()} == {
         name: t.tolist() for name, t in whole.items()
     }
-    assert all(Stored(tmp_path / "all")[name].equal(tensor) for name, tensor in whole.items())
+    assert all(StoredTensors(tmp_path / "all")[name].equal(tensor) for name, tensor in whole.items())
 
 
-def test_automatic_means_more_than_half_of_the_free_memory():
+def test_a_model_exceeds_memory_above_half_of_the_free_memory():
     # 7 B in float32 are 28 GB
-    assert too_large(7_000_000_000, 50 * 10**9)
-    assert not too_large(7_000_000_000, 60 * 10**9)
+    assert exceeds_memory(7_000_000_000, 50 * 10**9)
+    assert not exceeds_memory(7_000_000_000, 60 * 10**9)
 
 
 def test_a_folder_that_cannot_be_read_tensor_by_tensor_is_refused(tmp_path):
@@ -136,7 +143,7 @@ EQUAL = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", EQUAL)
-def test_a_streamed_run_is_the_run_in_memory_to_the_bit(given, tmp_path):
+def test_a_streamed_run_equals_the_run_in_memory_bit_for_bit(given, tmp_path):
     found = []
     for how in ("false", "true"):
         result, path = run_small(tmp_path / how, *given, f"method.stream={how}")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from support.tiny_decoders import texts, tiny_decoder
 
-from prunekit.weights.decoder import all_matrices, prunable, weight_of
+from prunekit.weights.decoder import all_matrices, prunable_matrices, weight_of
 from prunekit.weights.enforce import MaskEnforcer
 from prunekit.weights.gradients import next_token_loss
 from prunekit.weights.importance import magnitude_score
@@ -11,7 +11,7 @@ from prunekit.weights.masks import Groups, keep_mask
 
 def masked(family="llama"):
     model = tiny_decoder(family)
-    matrices = all_matrices(prunable(model))
+    matrices = all_matrices(prunable_matrices(model))
     masks = {n: keep_mask(magnitude_score(weight_of(m)), 0.5, Groups("row")).clone() for n, m in matrices.items()}
     return model, masks
 
@@ -25,7 +25,7 @@ def train(model, optimizer, steps=3):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_zeros_stay_zero_under_adamw_and_the_rest_learns(family):
+def test_removed_weights_stay_zero_under_adamw_and_the_rest_learns(family):
     model, masks = masked(family)
     enforcer = MaskEnforcer(model, masks)
     before = {name: weight_of(module).detach().clone() for name, module, _ in enforcer.pairs}
@@ -36,15 +36,15 @@ def test_zeros_stay_zero_under_adamw_and_the_rest_learns(family):
     assert all(not weight_of(module).equal(before[name]) for name, module, _ in enforcer.pairs)
 
 
-def test_without_it_they_come_back_and_are_found():
+def test_without_an_enforcer_they_become_nonzero_and_check_zeros_raises():
     model, masks = masked()
     enforcer = MaskEnforcer(model, masks)
     train(model, torch.optim.AdamW(model.parameters(), lr=0.01))
-    with pytest.raises(ValueError, match=r"removed weights of model\.layers\.0.* are not 0 any more"):
+    with pytest.raises(ValueError, match=r"removed weights of model\.layers\.0.* are no longer 0"):
         enforcer.check_zeros()
 
 
-def test_a_merged_lora_is_found():
+def test_check_zeros_detects_a_merged_lora():
     model, masks = masked()
     enforcer = MaskEnforcer(model, masks)
     name, module, _ = enforcer.pairs[0]
@@ -64,17 +64,17 @@ def test_masks_of_another_model_are_refused():
         MaskEnforcer(model, {name: torch.ones(1, 1).bool()})
 
 
-def test_an_enforcer_that_only_looks_finds_what_was_not_removed():
-    """What checks a pipeline before it saves: it must not mend what it is to find."""
+def test_an_enforcer_that_only_checks_detects_weights_that_were_not_removed():
+    """A pipeline checks before it saves, and the check must not fix what it should detect."""
     model, masks = masked()
-    with pytest.raises(ValueError, match="are not 0 any more"):
+    with pytest.raises(ValueError, match="are no longer 0"):
         MaskEnforcer(model, masks, apply=False).check_zeros()
     MaskEnforcer(model, masks)
     MaskEnforcer(model, masks, apply=False).check_zeros()
 
 
 class Adapted(torch.nn.Module):
-    """A frozen linear layer with a low-rank adapter beside it."""
+    """A frozen linear layer with a low-rank adapter."""
 
     def __init__(self, base):
         super().__init__()
@@ -86,7 +86,7 @@ class Adapted(torch.nn.Module):
         return self.base(x) + x @ self.down.T @ self.up.T
 
 
-def test_an_adapter_learns_beside_zeros_that_stay():
+def test_an_adapter_learns_while_removed_weights_stay_zero():
     model, masks = masked()
     enforcer = MaskEnforcer(model, masks)  # before the adapters, which rename the matrices
     adapters = []

@@ -12,7 +12,7 @@ from prunekit.weights.importance import (
     inverse_factor,
     loss_change,
     magnitude_score,
-    normalised,
+    normalise,
     regulariser,
     virtual_factor,
     wanda_score,
@@ -33,7 +33,7 @@ def test_the_hessian_of_one_sequence():
     assert gram(X.T).hessian.tolist() == [[12, 2, 6], [2, 6, 0], [6, 0, 12]]
 
 
-def test_the_factor_holds_the_inverses_of_what_is_left_of_the_hessian():
+def test_the_factor_holds_the_inverses_of_the_remaining_hessians():
     hessian = gram(X.T).hessian
     factor = inverse_factor(hessian)
     expected = [[0.343623, -0.112663, -0.170392], [0, 0.404888, 0], [0, 0, 0.287480]]
@@ -41,7 +41,7 @@ def test_the_factor_holds_the_inverses_of_what_is_left_of_the_hessian():
     damped = hessian + 0.1 * torch.eye(3)
     inverse = torch.linalg.inv(damped)
     torch.testing.assert_close(inverse.diagonal(), torch.tensor([0.118077, 0.176627, 0.111678]), atol=1e-6, rtol=0)
-    # not the diagonal of the inverse: column 1 is re-fitted by column 2 alone
+    # not the diagonal of the inverse: only column 2 is re-fitted when column 1 is pruned
     rest = torch.stack([torch.linalg.inv(damped[j:, j:])[0, 0] for j in range(3)])
     torch.testing.assert_close(factor.upper.diagonal().square(), rest, atol=1e-6, rtol=0)
     torch.testing.assert_close(rest, torch.tensor([0.118077, 0.163934, 0.082645]), atol=1e-6, rtol=0)
@@ -70,7 +70,7 @@ def test_norms_average_the_squares_over_sequences_of_any_length():
     torch.testing.assert_close(norms, torch.tensor([2.236068, 3.240370]), atol=1e-6, rtol=0)
 
 
-def test_grams_of_two_processes_merge_to_that_of_one():
+def test_grams_of_two_processes_merge_into_that_of_one():
     one, other = torch.randn(5, 3), torch.randn(2, 3)
     torch.testing.assert_close(gram(one).merge(gram(other)).hessian, gram(one, other).hessian)
 
@@ -97,7 +97,7 @@ def logistic_gradients():
     return (torch.sigmoid(x @ w) - y)[:, None] * x, w
 
 
-def test_per_sample_gradients_rank_weights_otherwise_than_their_signed_sum():
+def test_per_sample_gradients_rank_weights_differently_from_their_signed_sum():
     gradients, w = logistic_gradients()
     sums = GradientSums(w[None], ("magnitude", "fisher", "signed"))
     for gradient in gradients:
@@ -115,7 +115,7 @@ def test_per_sample_gradients_rank_weights_otherwise_than_their_signed_sum():
     assert ((sums.state["signed"] / n).square() < sums.state["fisher"] / n / 5).all()
 
 
-def test_the_regulariser_of_the_paper_does_next_to_nothing_unless_its_parts_are_scaled():
+def test_the_regulariser_of_the_paper_has_almost_no_effect_unless_its_factors_are_scaled():
     general, gradient, fisher = torch.tensor([4, 0.25]), torch.tensor([0.2, -0.1]), torch.tensor([0.06, 0.02])
     assert float(regulariser(general, gradient, 0.1, 0.03)) == pytest.approx(1.4625e-5)
     w = torch.zeros(2, requires_grad=True)
@@ -153,13 +153,13 @@ def test_scores_by_hand(score, expected):
     torch.testing.assert_close(found[0], torch.tensor(expected))
 
 
-def test_lambda_0_is_the_domain_alone():
+def test_lambda_0_leaves_the_domain_importance_alone():
     w = torch.ones(1, 3)
     dual = dual_score(w, G, A, samples=2, lambda_=0.0)
     assert dual.equal(dual_score(w, None, A, samples=2, score="domain_only"))
 
 
-def test_a_score_without_its_sums_says_what_it_needs():
+def test_a_score_without_its_sums_is_refused_with_what_it_needs():
     with pytest.raises(ValueError, match="score=dual_virtual needs squared gradients"):
         dual_score(torch.ones(1, 3), G, A, score="dual_virtual")
 
@@ -171,8 +171,8 @@ def test_baselines_by_hand():
 
 
 def test_a_general_importance_that_is_0_everywhere_stays_0():
-    assert normalised(torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]
-    assert normalised(torch.tensor([[1.0, 3]])).tolist() == [[0.5, 1.5]]
+    assert normalise(torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]
+    assert normalise(torch.tensor([[1.0, 3]])).tolist() == [[0.5, 1.5]]
 
 
 def test_an_input_that_is_always_0_makes_its_column_unimportant():
@@ -191,7 +191,7 @@ def test_a_hessian_that_is_not_positive_definite_is_damped_more(caplog):
     assert "block 3: Hessian not positive definite; damping raised from 0.01 to 0.1" in caplog.text
 
 
-def test_a_hopeless_hessian_falls_back_to_its_diagonal_and_says_so(caplog):
+def test_a_hopeless_hessian_falls_back_to_its_diagonal_with_a_warning(caplog):
     hessian = torch.tensor([[1.0, 90], [90, 1.0]])
     with caplog.at_level(logging.WARNING):
         factor = inverse_factor(hessian, 0.01, "block 3")

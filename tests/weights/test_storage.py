@@ -19,7 +19,7 @@ def test_bits_are_little_endian_along_columns():
     assert unpack_bits(pack_bits(mask), 11).equal(mask)
 
 
-def test_masks_come_back(tmp_path):
+def test_masks_are_read_back_unchanged(tmp_path):
     masks = {"a.b": torch.rand(3, 11) > 0.5, "c": torch.rand(2, 8) > 0.5}
     save_masks(masks, tmp_path / "masks.safetensors", {"sparsity": "0.5"})
     found = load_masks(tmp_path / "masks.safetensors")
@@ -34,7 +34,7 @@ def test_a_transposed_mask_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_compact_form_is_exact_to_the_bit_also_for_kept_zeros(dtype, tmp_path):
+def test_the_compact_form_is_exact_even_for_kept_zeros(dtype, tmp_path):
     torch.manual_seed(0)
     weight, mask = torch.randn(64, 128).to(dtype), torch.rand(64, 128) > 0.5
     mask[0, :2] = True
@@ -55,13 +55,13 @@ def test_in_bf16_half_of_the_weights_take_nine_sixteenths(tmp_path):
     assert (tmp_path / "c").stat().st_size / dense == pytest.approx(0.5625, abs=0.002)
 
 
-def test_another_file_is_refused(tmp_path):
+def test_a_file_in_another_format_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="has format None None, not prunekit-mask 1"):
         load_masks(tmp_path / "x.safetensors")
 
 
-def test_sparsity_is_of_something():
+def test_the_report_gives_sparsity_per_matrix_of_prunable_weights_and_of_the_model():
     masks = {"a": torch.tensor([[True, False, False, False]]), "b": torch.tensor([[True, False]])}
     found = sparsity_report(masks, total=20)
     assert (found["matrix_min"], found["matrix_max"], found["matrix_mean"]) == (0.5, 0.75, 0.625)

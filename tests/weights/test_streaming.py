@@ -2,14 +2,21 @@ import pytest
 import torch
 from support.tiny_decoders import FAMILIES, texts, tiny_decoder
 
-from prunekit.weights.decoder import all_matrices, decoder_blocks, parameter_count, prunable, set_weight, weight_of
+from prunekit.weights.decoder import (
+    all_matrices,
+    decoder_blocks,
+    parameter_count,
+    prunable_matrices,
+    set_weight,
+    weight_of,
+)
 from prunekit.weights.gradients import next_token_loss, stream_gradients
 from prunekit.weights.grams import CalibrationError, stream_grams
 from prunekit.weights.streaming import Call, Sample, Streamer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_streamed_it_is_the_model(family):
+def test_a_streamed_model_gives_the_logits_of_the_whole_model(family):
     model, sample = tiny_decoder(family), texts()[0]
     streamer = Streamer(model)
     with torch.no_grad():
@@ -22,7 +29,7 @@ def test_streamed_it_is_the_model(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streamed_gradients_are_those_of_autograd(family):
     model, samples = tiny_decoder(family), texts()
-    blocks = prunable(model)
+    blocks = prunable_matrices(model)
     found = {}
     losses = stream_gradients(model, samples, blocks, lambda name, g: found.setdefault(name, []).append(g), chunk=2)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -39,7 +46,7 @@ def test_streamed_gradients_are_those_of_autograd(family):
 def test_frozen_models_are_scored_and_stay_frozen():
     model = tiny_decoder().requires_grad_(False)
     seen = []
-    stream_gradients(model, texts(), prunable(model), lambda name, gradient: seen.append(name))
+    stream_gradients(model, texts(), prunable_matrices(model), lambda name, gradient: seen.append(name))
     assert len(seen) == 3 * 3 * 7
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -72,7 +79,7 @@ def test_with_the_cache_left_on_the_gradients_would_be_wrong():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streamed_grams_are_those_of_the_whole_model(family):
     model, samples = tiny_decoder(family), texts()
-    blocks = prunable(model)
+    blocks = prunable_matrices(model)
     found = {}
     stream_grams(model, samples, blocks, lambda number, grams: found.update(grams) or False)
     inputs = {}
@@ -95,16 +102,16 @@ def test_streamed_grams_are_those_of_the_whole_model(family):
 def test_layers_that_read_the_same_tensor_share_a_gram():
     model = tiny_decoder()
     shared = []
-    stream_grams(model, texts(), prunable(model), lambda number, grams: shared.append(grams) or False)
+    stream_grams(model, texts(), prunable_matrices(model), lambda number, grams: shared.append(grams) or False)
     ids = {name.rpartition(".")[2]: id(gram) for name, gram in shared[0].items()}
     assert ids["q_proj"] == ids["k_proj"] == ids["v_proj"]
     assert ids["gate_proj"] == ids["up_proj"]
     assert len(set(ids.values())) == 4
 
 
-def test_later_blocks_see_what_a_changed_block_puts_out():
+def test_later_blocks_see_the_output_of_a_changed_block():
     model, samples = tiny_decoder(), texts()
-    blocks = prunable(model)
+    blocks = prunable_matrices(model)
     dense, pruned = {}, {}
 
     def empty_the_first(number, grams):
@@ -121,7 +128,7 @@ def test_later_blocks_see_what_a_changed_block_puts_out():
     assert not torch.allclose(dense[second].total, pruned[second].total)
 
 
-def test_company_and_order_of_samples_change_nothing():
+def test_chunks_and_the_order_of_samples_change_nothing():
     model, samples = tiny_decoder(), texts()
 
     def gradients(samples):
@@ -129,7 +136,7 @@ def test_company_and_order_of_samples_change_nothing():
         stream_gradients(
             model,
             samples,
-            prunable(model),
+            prunable_matrices(model),
             lambda name, g: sums.__setitem__(name, sums.get(name, 0) + g.abs()),
             chunk=2,
         )
@@ -152,20 +159,20 @@ def test_only_tokens_that_count_enter_the_loss():
 
 
 @pytest.mark.parametrize(("family", "count"), [("llama", 21), ("qwen3", 21), ("gpt2", 12), ("opt", 18)])
-def test_every_linear_layer_of_the_blocks_and_nothing_else(family, count):
-    names = list(all_matrices(prunable(tiny_decoder(family))))
+def test_prunable_matrices_are_the_linear_layers_of_the_blocks(family, count):
+    names = list(all_matrices(prunable_matrices(tiny_decoder(family))))
     assert len(names) == count
     assert not any("head" in name or "embed" in name or "norm" in name for name in names)
 
 
-def test_a_scope_takes_part_of_them():
-    assert len(all_matrices(prunable(tiny_decoder(), r"\.mlp\."))) == 9
+def test_a_scope_selects_some_of_them():
+    assert len(all_matrices(prunable_matrices(tiny_decoder(), r"\.mlp\."))) == 9
     with pytest.raises(ValueError, match=r"method\.scope=nothing matches no linear layer"):
-        prunable(tiny_decoder(), "nothing")
+        prunable_matrices(tiny_decoder(), "nothing")
 
 
-def test_conv1d_weights_are_seen_with_outputs_in_rows():
-    module = all_matrices(prunable(tiny_decoder("gpt2")))["transformer.h.0.mlp.c_fc"]
+def test_conv1d_weights_are_returned_with_outputs_in_rows():
+    module = all_matrices(prunable_matrices(tiny_decoder("gpt2")))["transformer.h.0.mlp.c_fc"]
     assert weight_of(module).shape == (64, 32)
     set_weight(module, torch.arange(64 * 32.0).reshape(64, 32))
     assert module.weight[1, 0] == 1
@@ -181,7 +188,7 @@ def test_a_weight_that_two_layers_share_is_refused():
     one, two = (layer.mlp.up_proj for layer in decoder_blocks(model)[:2])
     two.weight = one.weight
     with pytest.raises(ValueError, match=r"layers\.0\.mlp\.up_proj shares its weight with .*layers\.1"):
-        prunable(model)
+        prunable_matrices(model)
 
 
 def test_a_model_without_known_blocks_is_refused():
@@ -199,22 +206,22 @@ def test_a_model_without_known_blocks_is_refused():
 def test_too_little_text_is_refused(samples, words):
     model = tiny_decoder()
     with pytest.raises(CalibrationError, match=words):
-        stream_grams(model, samples, prunable(model), lambda number, grams: False)
+        stream_grams(model, samples, prunable_matrices(model), lambda number, grams: False)
     with pytest.raises(CalibrationError, match=words):
-        stream_gradients(model, samples, prunable(model), lambda name, gradient: None)
+        stream_gradients(model, samples, prunable_matrices(model), lambda name, gradient: None)
 
 
-def test_a_sample_where_nothing_counts_is_refused():
-    with pytest.raises(CalibrationError, match="sample of 3 tokens has none whose prediction counts"):
+def test_a_sample_without_counted_tokens_is_refused():
+    with pytest.raises(CalibrationError, match="sample of 3 tokens has no token whose prediction counts"):
         next_token_loss(torch.zeros(1, 3, 4), Sample(torch.tensor([1, 2, 3]), torch.tensor([1, 0, 0])))
 
 
-def test_activations_that_are_no_numbers_are_refused():
+def test_activations_that_are_not_finite_are_refused():
     model = tiny_decoder()
     with torch.no_grad():
         model.model.embed_tokens.weight[5] = torch.nan
     sample = Sample(torch.tensor([5, 6, 7]))
     with pytest.raises(CalibrationError, match=r"enter model\.layers\.0\.self_attn\.q_proj are not finite"):
-        stream_grams(model, [sample], prunable(model), lambda number, grams: False)
+        stream_grams(model, [sample], prunable_matrices(model), lambda number, grams: False)
     with pytest.raises(CalibrationError, match="is not finite"):
-        stream_gradients(model, [sample], prunable(model), lambda name, gradient: None)
+        stream_gradients(model, [sample], prunable_matrices(model), lambda name, gradient: None)

@@ -24,10 +24,10 @@ def test_a_sweep_by_hand(block):
     expected = torch.tensor([[0, 0, -0.375207], [0.6, 0, 0.3]])
     torch.testing.assert_close(found.weight, expected, atol=1e-6, rtol=0)
     assert found.error == pytest.approx(0.317126, abs=1e-5)
-    assert found.error == pytest.approx(error(found.weight), abs=1e-5)  # the sum of its steps is the whole
+    assert found.error == pytest.approx(error(found.weight), abs=1e-5)  # the errors of its steps add up to the whole
 
 
-def test_a_sweep_lies_between_the_best_weights_and_the_mask_alone_here():
+def test_a_sweep_is_between_the_best_weights_and_the_mask_alone_in_this_example():
     found = obs_sweep(W, inverse_factor(HESSIAN), sparsity=0.5)
     best = torch.zeros_like(W)
     for row, keep in enumerate(found.keep):
@@ -49,13 +49,13 @@ def test_with_the_mask_given_the_block_size_changes_nothing():
     assert bool((found[0][~keep] == 0).all())
 
 
-def test_nothing_removed_changes_nothing():
+def test_sparsity_0_changes_nothing():
     found = obs_sweep(W, inverse_factor(HESSIAN), sparsity=0.0)
     assert found.weight.equal(W)
     assert found.error == 0
 
 
-def test_the_repair_helps_on_average():
+def test_the_repair_lowers_the_error_on_average():
     torch.manual_seed(0)
     repaired = left = 0.0
     for _ in range(20):
@@ -71,7 +71,7 @@ def test_the_repair_helps_on_average():
     assert repaired < 0.8 * left
 
 
-def test_n_of_m_chooses_as_it_goes():
+def test_n_of_m_keeps_exactly_n_of_every_m():
     torch.manual_seed(0)
     x = torch.randn(16, 40)
     found = obs_sweep(torch.randn(3, 16), inverse_factor(2 * x @ x.T), groups=Groups("nm"), block=8)
@@ -80,7 +80,7 @@ def test_n_of_m_chooses_as_it_goes():
     assert int((found.weight != 0).sum()) == 24
 
 
-def test_the_argument_is_left_as_it_was():
+def test_the_weight_passed_in_is_not_changed():
     before = W.clone()
     obs_sweep(W, inverse_factor(HESSIAN), sparsity=0.5)
     assert before.equal(W)

@@ -14,8 +14,8 @@ from prunekit.config.errors import ConfigError
 from prunekit.console import say
 from prunekit.files import sha256
 from prunekit.methods.weight_base import WeightOptions
-from prunekit.weights.decoder import FAMILIES, Matrices, all_matrices, prunable, weight_of
-from prunekit.weights.disk import Checkpoint, free_memory, load_streamed, too_large
+from prunekit.weights.decoder import FAMILIES, Matrices, all_matrices, prunable_matrices, weight_of
+from prunekit.weights.disk import Checkpoint, exceeds_memory, free_memory, load_streamed
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def load_model(backbone: Path | str, options: WeightOptions, device: torch.devic
         model = load_streamed(folder, scratch, device)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     digest = weights_digest(Path(backbone)) or ""
-    blocks = prunable(model, options.scope)
+    blocks = prunable_matrices(model, options.scope)
     return LoadedModel(model, tokenizer, blocks, folder is not None, backbone, digest)
 
 
@@ -94,7 +94,7 @@ def _streamed_folder(backbone: Path | str, options: WeightOptions, device: torch
         if options.stream is True:
             raise
         return None  # stream=auto: a checkpoint that cannot be streamed is loaded whole
-    if options.stream == "auto" and not too_large(parameters, free_memory(device)):
+    if options.stream == "auto" and not exceeds_memory(parameters, free_memory(device)):
         return None
     if options.group == "global":
         raise ValueError(

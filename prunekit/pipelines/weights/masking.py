@@ -16,14 +16,14 @@ from prunekit.methods.weight_base import Need, WeightOptions, WeightPruningMetho
 from prunekit.pipelines.weights.calibration import Calibration
 from prunekit.pipelines.weights.loading import LoadedModel
 from prunekit.pipelines.weights.statistics import CollectedStatistic, StatisticsStore, matrix_statistics
-from prunekit.weights.allocation import by_outliers, by_rank, outlier_share, prunable_sparsity
-from prunekit.weights.decoder import all_matrices, changed, parameter_count, resident, set_weight, weight_of
+from prunekit.weights.allocation import allocate_by_outliers, allocate_by_rank, outlier_share, prunable_sparsity
+from prunekit.weights.decoder import all_matrices, hold_block, mark_changed, parameter_count, set_weight, weight_of
 from prunekit.weights.enforce import MaskEnforcer
 from prunekit.weights.grams import Gram, stream_grams
 from prunekit.weights.importance import InverseFactor, inverse_factor, wanda_score
 from prunekit.weights.masks import keep_mask, keep_masks
 from prunekit.weights.storage import MaskFiles
-from prunekit.weights.update import Swept, obs_sweep
+from prunekit.weights.update import SweepResult, obs_sweep
 
 SWEEP_COLUMNS = 128  # columns that a sweep updates at a time, unless the groups have a width
 
@@ -61,11 +61,11 @@ def allocate(loaded: LoadedModel, statistics: StatisticsStore, options: WeightOp
     if options.alloc == "rank":
         fisher = statistics.collect(Need("fisher", options.gradient_text))
         sensitivity = {name: float(fisher.of_matrix(name).mean()) for name in sizes}
-        return Allocation(by_rank(sensitivity, sizes, sparsity, options.alloc_spread), [fisher])
+        return Allocation(allocate_by_rank(sensitivity, sizes, sparsity, options.alloc_spread), [fisher])
     norms = statistics.collect(Need("norms", options.calibration))
     outliers = _outlier_shares(loaded, norms)
     block_sizes = {number: sum(sizes[name] for name in loaded.blocks[int(number)]) for number in outliers}
-    by_block = by_outliers(outliers, block_sizes, sparsity, options.alloc_spread)
+    by_block = allocate_by_outliers(outliers, block_sizes, sparsity, options.alloc_spread)
     shares = {name: share for number, share in by_block.items() for name in loaded.blocks[int(number)]}
     return Allocation(shares, [norms])
 
@@ -76,7 +76,7 @@ def _outlier_shares(loaded: LoadedModel, norms: CollectedStatistic) -> dict[str,
     for number, matrices in enumerate(loaded.blocks):
         if not matrices:
             continue
-        with resident(loaded.model, number):
+        with hold_block(loaded.model, number):
             scores = [
                 wanda_score(weight_of(module).detach().cpu(), norms.of_matrix(name))
                 for name, module in matrices.items()
@@ -112,7 +112,7 @@ def mask_by_score(
         global_masks = keep_masks(scores, sparsity, options.groups)
     for number in track(range(len(loaded.blocks)), "mask"):
         matrices = loaded.blocks[number]
-        with resident(loaded.model, number):
+        with hold_block(loaded.model, number):
             # one matrix at a time: the scores of a whole block are as large as the block
             chosen = {
                 name: keep_mask(score_of(name, module), sparsity[name], options.groups)
@@ -125,7 +125,7 @@ def mask_by_score(
                 for name, module in matrices.items():
                     set_weight(module, weight_of(module).detach() * chosen[name].to(loaded.model.device))
                 MaskEnforcer(loaded.model, chosen, apply=False).check_zeros()
-                changed(loaded.model, number)
+                mark_changed(loaded.model, number)
     return Masking(masks, {"mask": time.time() - start})
 
 
@@ -140,7 +140,7 @@ def mask_by_sweep(
     start = time.time()
     masks, groups, columns = MaskFiles(folder), options.groups, options.width or SWEEP_COLUMNS
 
-    def sweep(name: str, weight: Tensor, factor: InverseFactor) -> Swept:
+    def sweep(name: str, weight: Tensor, factor: InverseFactor) -> SweepResult:
         return obs_sweep(weight, factor, sparsity=sparsity[name], groups=groups, block=columns)
 
     _sweep_blocks(loaded, calibration, options.calibration, options.damping, sweep, masks.put)
@@ -152,7 +152,7 @@ def repair(loaded: LoadedModel, calibration: Calibration, options: WeightOptions
     start = time.time()
     groups, columns = options.groups, options.width or SWEEP_COLUMNS
 
-    def sweep(name: str, weight: Tensor, factor: InverseFactor) -> Swept:
+    def sweep(name: str, weight: Tensor, factor: InverseFactor) -> SweepResult:
         keep = masking.masks[name].to(loaded.model.device)
         return obs_sweep(weight, factor, keep=keep, groups=groups, block=columns)
 
@@ -165,7 +165,7 @@ def _sweep_blocks(
     calibration: Calibration,
     stream: Stream,
     damping: float | int,
-    sweep: Callable[[str, Tensor, InverseFactor], Swept],
+    sweep: Callable[[str, Tensor, InverseFactor], SweepResult],
     put: Callable[[int, Mapping[str, Tensor]], None] = lambda number, masks: None,
 ) -> None:
     """Re-fit each block to the outputs of the pruned blocks before it, and hand its masks to `put`."""

@@ -18,7 +18,7 @@ from prunekit.pipelines.weights.loading import LoadedModel
 from prunekit.pipelines.weights.masking import Masking
 from prunekit.pipelines.weights.statistics import CollectedStatistic
 from prunekit.runs.result import WeightRunResult
-from prunekit.weights.decoder import all_matrices, parameter_count, resident, weight_of
+from prunekit.weights.decoder import all_matrices, hold_block, parameter_count, weight_of
 from prunekit.weights.masks import is_nm
 from prunekit.weights.semi_structured import check_conversion
 from prunekit.weights.storage import sparsity_report
@@ -153,7 +153,7 @@ def _semi_structured(loaded: LoadedModel) -> dict[str, Any]:
     """Return how many of the matrices torch's semi-structured format takes here, and why not all."""
     converted, reasons = 0, dict[str, None]()
     for number, matrices in enumerate(loaded.blocks):
-        with resident(loaded.model, number):
+        with hold_block(loaded.model, number):
             for module in matrices.values():
                 reason = check_conversion(weight_of(module))
                 converted += reason is None

@@ -13,7 +13,7 @@ from prunekit.methods.weight_base import WeightOptions
 from prunekit.pipelines.weights.loading import LoadedModel, weights_digest
 from prunekit.results.weight_summary import card
 from prunekit.runs.result import WeightRunResult
-from prunekit.weights.decoder import STORE, resident, weight_of
+from prunekit.weights.decoder import STORE, hold_block, weight_of
 from prunekit.weights.disk import INDEX, BlockStore
 from prunekit.weights.storage import merge_compact, save_compact, save_masks
 
@@ -55,7 +55,7 @@ def _save_compact(path: Path, loaded: LoadedModel, masks: Mapping[str, Tensor], 
     parts = []
     for number, matrices in enumerate(loaded.blocks):
         parts.append(scratch / f"compact-{number:05d}.safetensors")
-        with resident(loaded.model, number):
+        with hold_block(loaded.model, number):
             weights = {name: weight_of(module).detach().cpu() for name, module in matrices.items()}
             save_compact(weights, {name: masks[name] for name in matrices}, parts[-1])
     merge_compact(parts, path)

@@ -25,10 +25,10 @@ from prunekit.methods.weight_base import Need, Statistic, Statistics, WeightOpti
 from prunekit.pipelines.weights.calibration import Calibration
 from prunekit.pipelines.weights.loading import LoadedModel
 from prunekit.weights.decoder import Matrices, weight_of
-from prunekit.weights.disk import Stored, merge, save_whole
+from prunekit.weights.disk import StoredTensors, merge_files, save_atomically
 from prunekit.weights.gradients import stream_gradients
 from prunekit.weights.grams import Gram, stream_grams
-from prunekit.weights.importance import GradientSums, Metric, Sum, general_importance, normalised
+from prunekit.weights.importance import GradientSums, Metric, Sum, general_importance, normalise
 from prunekit.weights.streaming import Sample
 
 STATISTICS = 1  # version of the cached statistics: raise it when their meaning changes
@@ -69,16 +69,16 @@ class StatisticsStore:
         path = self.cache / f"{need.what}-{need.on}-{self._digest(need)[:16]}.safetensors"
         if path.is_file():
             say(f"reused     {need.what} on {need.on}: {path}")
-            return CollectedStatistic(need, Stored(path), len(samples), path.name, seconds=None)
+            return CollectedStatistic(need, StoredTensors(path), len(samples), path.name, seconds=None)
         start = time.time()
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = self._collect(need)
         # renamed when it is complete: another run may read the same cache
         unfinished = path.with_suffix(f".{time.time_ns()}.tmp")
-        merge(parts, unfinished, {"format": "pt"})
+        merge_files(parts, unfinished, {"format": "pt"})
         unfinished.replace(path)
         shutil.rmtree(self.scratch)
-        return CollectedStatistic(need, Stored(path), len(samples), path.name, seconds=time.time() - start)
+        return CollectedStatistic(need, StoredTensors(path), len(samples), path.name, seconds=time.time() - start)
 
     def _digest(self, need: Need) -> str:
         key = {
@@ -107,7 +107,7 @@ class StatisticsStore:
     def _put(self, number: int, what: Statistic, values: Mapping[str, Tensor]) -> None:
         tensors = {f"{name}.{what}": tensor.to(STORED).cpu() for name, tensor in values.items()}
         if tensors:  # none if method.scope matches nothing in this block
-            save_whole(tensors, self._part(number))
+            save_atomically(tensors, self._part(number))
 
     def _collect_from_inputs(self, need: Need) -> None:
         """Collect what the Gram matrices of the layers' inputs give."""
@@ -134,7 +134,7 @@ class StatisticsStore:
         def around(number: int) -> Iterator[None]:
             """Add a chunk's gradients of one block to those of earlier chunks, which wait in a file, in float32."""
             path = self.scratch / f"sums-{number:05d}.safetensors"
-            earlier = Stored(path) if path.is_file() else None
+            earlier = StoredTensors(path) if path.is_file() else None
             for name, module in blocks[number].items():
                 own: dict[str, Tensor] | None = None if earlier is None else {what: earlier[name]}
                 sums[name] = GradientSums(weight_of(module), [what], earlier=own, samples=seen[number])
@@ -152,7 +152,7 @@ class StatisticsStore:
                 self._put(number, what, values)
                 path.unlink(missing_ok=True)
             else:
-                save_whole({name: tensor.cpu() for name, tensor in values.items()}, path)
+                save_atomically({name: tensor.cpu() for name, tensor in values.items()}, path)
 
         stream_gradients(
             self.loaded.model,
@@ -182,7 +182,7 @@ def _general_importance(
         rows = torch.cat(list(weights.values())) if len(weights) > 1 else weights[first]
         values = general_importance(rows, hessian, metric, damping, first)
         for name, own in zip(weights, values.split([len(weight) for weight in weights.values()]), strict=True):
-            found[name] = normalised(own).to(STORED).cpu()
+            found[name] = normalise(own).to(STORED).cpu()
     return found
 
 

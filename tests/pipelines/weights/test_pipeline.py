@@ -13,7 +13,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.pipelines.run import run
 from prunekit.pipelines.weights import evaluation, masking, statistics
 from prunekit.report.rows import collect
-from prunekit.weights.decoder import all_matrices, prunable, weight_of
+from prunekit.weights.decoder import all_matrices, prunable_matrices, weight_of
 from prunekit.weights.storage import load_compact, load_masks
 
 VARIANTS = [
@@ -39,7 +39,7 @@ def test_every_method_removes_what_was_asked_and_saves_it(given, tmp_path):
     # a row of 32 loses whole weights
     assert result.sparsity.of_prunable == pytest.approx(0.5, abs=0.02)
     model = AutoModelForCausalLM.from_pretrained(path / "model")
-    matrices, masks = all_matrices(prunable(model)), load_masks(path / "model" / "masks.safetensors")
+    matrices, masks = all_matrices(prunable_matrices(model)), load_masks(path / "model" / "masks.safetensors")
     assert list(masks) == list(matrices)
     for name, mask in masks.items():
         assert bool((weight_of(matrices[name])[~mask] == 0).all())
