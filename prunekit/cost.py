@@ -1,11 +1,11 @@
-"""What a forward pass costs: multiply-accumulates from the tokens that went through each layer, in this one file.
+"""The cost of a forward pass: multiply-accumulates from each layer's token counts; the only file with the formula.
 
 FLOPs = 2 x MACs. Per layer, with p tokens entering attention and f entering the feed-forward half:
 
     MACs = 4*d*d*p + 2*d*p*p + 2*d*m*f        d hidden size, m feed-forward size
 
-Counted are the four projections, the two attention products and the two feed-forward products; embeddings, biases,
-norms, softmax, pooler and head are not. LTP (arXiv:2107.00910, trainer.compute_macs) counts the same; ToP
+This counts the four projections, the two attention products and the two feed-forward products, but not embeddings,
+biases, norms, softmax, pooler and head. LTP (arXiv:2107.00910, trainer.compute_macs) counts the same; ToP
 (arXiv:2306.14393, Moonlit ToP/models/l0_module.py:461-594) adds one MAC per softmax element, `convention="top"`.
 """
 
@@ -25,7 +25,7 @@ Convention = Literal["house", "top"]
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of an encoder that its cost depends on."""
+    """Sizes of an encoder on which its cost depends."""
 
     layers: int
     hidden: int
@@ -34,13 +34,13 @@ class Shape:
 
     @classmethod
     def from_config(cls, config: Any) -> Shape:
-        """The shape of a Hugging Face model, whatever its family calls the sizes.
+        """Return the shape of a Hugging Face model, whatever names its family uses.
 
         Raises:
-            ValueError: the configuration has none of the names of a size.
+            ValueError: the configuration has a size under none of its known names.
         """
 
-        def first(*names: str) -> int:
+        def read(*names: str) -> int:
             for name in names:
                 if hasattr(config, name):
                     return int(getattr(config, name))
@@ -50,10 +50,10 @@ class Shape:
             )
 
         return cls(
-            layers=first("encoder_layers", "num_hidden_layers", "n_layers"),
-            hidden=first("hidden_size", "dim"),
-            ffn=first("encoder_ffn_dim", "d_ff", "intermediate_size", "hidden_dim"),
-            heads=first("encoder_attention_heads", "num_attention_heads", "n_heads"),
+            layers=read("encoder_layers", "num_hidden_layers", "n_layers"),
+            hidden=read("hidden_size", "dim"),
+            ffn=read("encoder_ffn_dim", "d_ff", "intermediate_size", "hidden_dim"),
+            heads=read("encoder_attention_heads", "num_attention_heads", "n_heads"),
         )
 
 
@@ -66,7 +66,7 @@ def layer_macs(
     tokens_out: Num[Tensor, "*sentences"],
     convention: Convention = "house",
 ) -> Float[Tensor, "*sentences"]:
-    """MACs of one layer for sentences with these tokens entering its two halves; float64, differentiable."""
+    """Return the MACs of one layer per sentence, from the tokens entering its two halves; float64, differentiable."""
     p, f = tokens_in.double(), tokens_out.double()
     d = shape.hidden
     softmax = shape.heads * p * p if convention == "top" else 0.0
@@ -81,11 +81,11 @@ def encoder_macs(
     *,
     first_only: bool = False,
 ) -> Float[Tensor, "*sentences"]:
-    """MACs of the whole encoder per sentence; `first_only` computes the last layer for the first token alone."""
+    """Return the MACs of the encoder per sentence; with `first_only` the last layer computes only the first token."""
     layers = layer_macs(shape, tokens_in, tokens_out, convention)
     if not first_only:
         return layers.sum(0)
-    # keys and values of all tokens, the rest of one
+    # keys and values of all tokens, everything else of one token
     d, p = shape.hidden, tokens_in[-1].double()
     softmax = shape.heads * p if convention == "top" else 0.0
     return layers[:-1].sum(0) + 2 * d * d * (p + 1) + 2 * d * p + 2 * d * shape.ffn + softmax
@@ -94,23 +94,23 @@ def encoder_macs(
 def dense_macs(
     shape: Shape, lengths: Num[Tensor, "*sentences"], convention: Convention = "house"
 ) -> Float[Tensor, "*sentences"]:
-    """MACs of the unpruned encoder for sentences of these lengths, without padding."""
+    """Return the MACs of the unpruned encoder for sentences of these lengths, without padding."""
     return shape.layers * layer_macs(shape, lengths, lengths, convention)
 
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """The sizes of a decoder that its cost depends on."""
+    """Sizes of a decoder on which its cost depends."""
 
     layers: int
     hidden: int
     ffn: int
-    heads: int  # width of all of them together
+    heads: int  # total width of all heads
     vocabulary: int
 
     @classmethod
     def from_config(cls, config: Any) -> DecoderShape:
-        """The shape of the decoder of a Hugging Face translation model (Marian, T5)."""
+        """Return the shape of the decoder of a Hugging Face translation model (Marian, T5)."""
         heads = getattr(config, "num_heads", None)
         return cls(
             layers=int(getattr(config, "decoder_layers", None) or config.num_decoder_layers),
@@ -124,23 +124,23 @@ class DecoderShape:
 def decoder_macs(
     shape: DecoderShape, sources: Num[Tensor, "sentences"], words: Num[Tensor, "sentences"]
 ) -> Float[Tensor, "sentences"]:
-    """MACs of one pass of a decoder over `words` words that attend to `sources` tokens each; float64.
+    """Return the MACs of one decoder pass per sentence, over `words` words that attend to `sources` tokens; float64.
 
-    Counted as the encoder is, per layer: self-attention over all words as teacher forcing computes it,
-    cross-attention, feed-forward; and the vocabulary's product once per word. A search with n beams takes about n
-    times that, the keys and values of the source excepted.
+    Counted like the encoder, per layer: self-attention over all words as in teacher forcing, cross-attention,
+    feed-forward; plus the product with the vocabulary once per word. A search with n beams costs about n times that,
+    except for the keys and values of the source.
     """
     s, t = sources.double(), words.double()
     d, a = shape.hidden, shape.heads
-    own = 4 * d * a * t + 2 * a * t * t
-    across = 2 * d * a * t + 2 * d * a * s + 2 * a * t * s
-    return shape.layers * (own + across + 2 * d * shape.ffn * t) + d * shape.vocabulary * t
+    self_attention = 4 * d * a * t + 2 * a * t * t
+    cross_attention = 2 * d * a * t + 2 * d * a * s + 2 * a * t * s
+    return shape.layers * (self_attention + cross_attention + 2 * d * shape.ffn * t) + d * shape.vocabulary * t
 
 
 def expected_keep(
     fine: Float[Tensor, "locations bins"], coarse: Float[Tensor, "locations"]
 ) -> Float[Tensor, "locations"]:
-    """Expected keep ratio of each location when every bin counts alike: 1 - (1 - mean fine) * coarse."""
+    """Return the expected keep ratio of each location if all bins have equal weight: 1 - (1 - mean fine) * coarse."""
     return 1 - (1 - fine.mean(-1)) * coarse
 
 
@@ -151,10 +151,10 @@ def nominal_counts(
     layers: int,
     protected: Shaped[Tensor, "sentences"] | int = 1,
 ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
-    """Fractional tokens entering attention and feed-forward if each location keeps exactly its share.
+    """Return the fractional tokens entering attention and feed-forward if each location keeps exactly its share.
 
-    `protected` tokens of each sentence stay, of which [CLS] is one.
-    Source: top.md 2.1, Moonlit l0_module.py:596-663; the length there is (L - 1) * r + 1.
+    `protected` is the number of protected tokens per sentence, [CLS] included.
+    Source: top.md 2.1, Moonlit l0_module.py:596-663, where the length is (L - 1) * r + 1.
     """
     share = keep.new_ones(())
     row = {layer: index for index, layer in enumerate(decision_layers)}
@@ -169,12 +169,12 @@ def nominal_counts(
 
 
 def bin_occupancy(count: Float[Tensor, "sentences"], bins: int) -> Float[Tensor, "sentences bins"]:
-    """How many of `count` ranked tokens fall in each bin by the rule (rank * bins) // count.
+    """Return how many of `count` ranked tokens fall in each bin under the rule (rank * bins) // count.
 
-    Exact for whole numbers; between them it interpolates, because expected counts are fractional.
+    Exact for integers, and interpolated between them, because expected counts are fractional.
     """
 
-    def whole(number: Tensor) -> Tensor:
+    def of_integer(number: Tensor) -> Tensor:
         # ranks r with b <= r*bins/n < b+1 are those of [ceil(b*n/bins), ceil((b+1)*n/bins))
         edges = torch.arange(bins + 1, device=number.device, dtype=number.dtype)
         bounds = (edges * number[:, None] / bins).ceil()
@@ -183,7 +183,7 @@ def bin_occupancy(count: Float[Tensor, "sentences"], bins: int) -> Float[Tensor,
     count = count.double()
     lower = count.floor()
     part = (count - lower)[:, None]
-    return (1 - part) * whole(lower) + part * whole(lower + 1)
+    return (1 - part) * of_integer(lower) + part * of_integer(lower + 1)
 
 
 def expected_counts(
@@ -195,11 +195,11 @@ def expected_counts(
     min_tokens: int = 0,
     protected: Shaped[Tensor, "sentences"] | int = 1,
 ) -> tuple[Float[Tensor, "layers sentences"], Float[Tensor, "layers sentences"]]:
-    """Expected tokens entering attention and feed-forward when a bin weighs as many tokens as really fall in it.
+    """Return the expected tokens entering attention and feed-forward, each bin weighted by the tokens it really holds.
 
-    A sentence with fewer tokens than bins leaves bins empty: closing those saves nothing, and counts as nothing
-    here. `protected` tokens, of which [CLS] is one, and `min_tokens` beside them stay whatever the gates say.
-    Differentiable in the open probabilities, not in how many tokens a bin holds.
+    A sentence with fewer tokens than bins leaves bins empty: closing those saves nothing, and is counted as nothing
+    here. `protected` tokens ([CLS] included) and `min_tokens` others are kept whatever the gates. Differentiable in
+    the open probabilities, not in how many tokens a bin holds.
     """
     row = {layer: index for index, layer in enumerate(decision_layers)}
     ranked = lengths.to(fine.dtype) - protected
@@ -221,9 +221,9 @@ def straight_through_counts(
     decision_layers: Sequence[int],
     layers: int,
 ) -> tuple[Float[Tensor, "layers batch"], Float[Tensor, "layers batch"]]:
-    """Tokens entering attention and feed-forward if soft masks were cut at 1/2, with the gradient of the soft ones.
+    """Return the tokens entering attention and feed-forward if soft masks are cut at 1/2, with their soft gradient.
 
-    A token that one layer drops is gone for all later ones. `keep` is 0 at padding.
+    A token that one layer drops is dropped for all later ones. `keep` is 0 at padding.
     """
     cut = (keep >= 0.5).to(keep.dtype) + keep - keep.detach()
     left = cut.cumprod(0).sum(-1)
@@ -244,7 +244,7 @@ def sparsity(
     lengths: Shaped[Tensor, "sentences"],
     convention: Convention = "house",
 ) -> Float[Tensor, ""]:
-    """1 - mean over sentences of MACs left per MACs of the same sentence, unpadded and unpruned."""
+    """Return 1 - the mean over sentences of pruned MACs / MACs of the same sentence unpruned and unpadded."""
     left = encoder_macs(shape, tokens_in, tokens_out, convention) / dense_macs(shape, lengths, convention)
     return (1 - left).mean()
 
@@ -252,10 +252,10 @@ def sparsity(
 def max_sparsity(
     shape: Shape, lengths: Shaped[Tensor, "sentences"], first_decision_layer: int, convention: Convention = "house"
 ) -> float:
-    """Sparsity when everything but [CLS] goes right after the attention of `first_decision_layer` (0-based).
+    """Return the sparsity if everything but [CLS] is dropped after the attention of `first_decision_layer` (0-based).
 
-    No decision from that layer on saves more, so a target above it cannot be met. A prune location of ToP
-    is the layer before which tokens go: location 2 is decision layer 1.
+    No decision from that layer on saves more, so a target above it cannot be met. A prune location of ToP is the layer
+    before which tokens are dropped: location 2 is decision layer 1.
     """
     nothing = torch.zeros(1, dtype=torch.float64, device=lengths.device)
     tokens_in, tokens_out = nominal_counts(nothing, lengths, [first_decision_layer], shape.layers)
@@ -263,7 +263,7 @@ def max_sparsity(
 
 
 def reference_macs_sparsity(ratios: Sequence[float], average_length: int, shape: Shape = BERT_BASE) -> float:
-    """The number that ToP's code prints as `macs_sparsity`: constant length, cumulative ratios cut to two decimals.
+    """Return what ToP's code prints as `macs_sparsity`: constant length, cumulative ratios rounded to two decimals.
 
     `ratios` are the keep ratios at the input of each layer. Only for comparison with published logs.
     """
@@ -278,11 +278,11 @@ def reference_macs_sparsity(ratios: Sequence[float], average_length: int, shape:
 
 
 class CostMeter(Metric):
-    """Mean cost over sentences, from executed token counts, against both baselines.
+    """Mean cost per sentence, from executed token counts, compared with both baselines.
 
     `flops_vs_unpadded` compares with the same sentences unpruned and without padding, `flops_vs_padded` with every
-    sentence padded to `padded_to` tokens (ToP's convention; a longer sentence has the same constant baseline there,
-    and so here). Both are ratios of sums. `extra_macs` adds a scorer's own work per sentence.
+    sentence padded to `padded_to` tokens (ToP's convention; longer sentences have the same constant baseline there,
+    and so here). Both are ratios of sums. `extra_macs` adds the scorer's work per sentence.
     """
 
     full_state_update = False
@@ -307,7 +307,7 @@ class CostMeter(Metric):
         lengths: Int[Tensor, "batch"],
         extra_macs: Float[Tensor, "batch"] | float = 0.0,
     ) -> None:
-        """Adds a batch; `lengths` are real tokens before pruning."""
+        """Add a batch; `lengths` are the numbers of real tokens before pruning."""
         spent = encoder_macs(self.shape, tokens_in, tokens_out) + extra_macs
         dense = dense_macs(self.shape, lengths)
         self.sentences += len(lengths)
@@ -317,7 +317,7 @@ class CostMeter(Metric):
         self.tokens += tokens_out.double().sum(-1)
 
     def compute(self) -> dict[str, Tensor]:
-        """GFLOPs per sentence (dense_unpadded_g, dense_padded_g, pruned_g), reductions, mean tokens per layer."""
+        """Return GFLOPs per sentence (dense_unpadded_g, dense_padded_g, pruned_g), reductions and tokens per layer."""
         padded = self.sentences * dense_macs(self.shape, torch.tensor(self.padded_to)).to(self.sentences.device)
         giga = 2e-9 / self.sentences
         return {

@@ -1,4 +1,4 @@
-"""Terms of training losses: pure functions of logits, labels, scores and a teacher's outputs."""
+"""Terms of the training losses: pure functions of logits, labels, scores and a teacher's outputs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-PADDING = -100  # in targets, as Hugging Face has it
+PADDING = -100  # in targets, as in Hugging Face
 
 
 def choices(
     logits: Float[Tensor, "batch options"] | Float[Tensor, "batch tokens 2"],
 ) -> Float[Tensor, "decisions options"]:
-    """Logits with a row per decision: one per text among classes, one per word of a translation, or two per text among
-    tokens, first and last.
+    """Return logits with one row per decision.
+
+    One decision per text (among classes), one per word of a translation, or two per text (first and last token of an
+    answer, among its tokens).
     """
     return logits if logits.dim() == 2 else logits.movedim(-1, 1).flatten(0, 1)
 
@@ -27,9 +29,10 @@ def task_loss(
     labels: Shaped[Tensor, "batch *more"],
     kind: Literal["classification", "regression", "span", "translation"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of classes, of the first and last token of an answer, or of words; or squared error of one output.
+    """Return the loss of a task: squared error for regression, else cross-entropy.
 
-    Targets of a translation are smoothed by 0.1.
+    The cross-entropy is over classes, over the first and last token of an answer, or over words; targets of a
+    translation are smoothed by 0.1.
     """
     if kind == "translation":
         return translation_loss(logits, labels)
@@ -43,9 +46,10 @@ def translation_loss(
     targets: Int[Tensor, "batch width"],
     smoothing: float = 0.1,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of teacher forcing, mean over the words; -100 is padding, of which `logits` have rows or not.
+    """Return the mean cross-entropy per word under teacher forcing; targets of -100 are padding and do not count.
 
-    A share `smoothing` of each target is spread over the vocabulary.  Source: Szegedy et al., arXiv:1512.00567.
+    `logits` have a row per target, or only per word. A share `smoothing` of each target is spread over the vocabulary.
+    Source: Szegedy et al., arXiv:1512.00567.
     """
     words = targets[targets != PADDING]
     rows = logits[targets != PADDING] if logits.dim() == 3 else logits
@@ -57,13 +61,13 @@ def distillation_loss(
     teacher: Float[Tensor, "decisions classes"] | Float[Tensor, "batch tokens 2"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch and, of answers, first and last.
+    """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), averaged over decisions.
 
     Source: Hinton et al., arXiv:1503.02531; ToP uses T = 2 and no other task loss.
     """
-    wanted = F.log_softmax(choices(teacher).float() / temperature, dim=-1)
-    found = F.log_softmax(choices(student).float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    target = F.log_softmax(choices(teacher).float() / temperature, dim=-1)
+    prediction = F.log_softmax(choices(student).float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(prediction, target, reduction="batchmean", log_target=True)
 
 
 def arp2_loss(
@@ -71,10 +75,10 @@ def arp2_loss(
     relevance: Float[Tensor, "batch items"],
     valid: Shaped[Tensor, "batch items"] | None = None,
 ) -> Float[Tensor, "batch"]:
-    """ARP-Loss2 of the LambdaLoss framework: sum over pairs with y_a > y_b of (y_a - y_b) * log2(1 + exp(s_b - s_a)).
+    """Return ARP-Loss2: the sum over pairs with y_a > y_b of (y_a - y_b) * log2(1 + exp(s_b - s_a)).
 
-    Source: Wang et al., CIKM 2018, "The LambdaLoss Framework for Ranking Metric Optimization". Pairs with an item
-    that is not `valid` do not count.
+    Pairs with an item that is not `valid` do not count.
+    Source: Wang et al., CIKM 2018, "The LambdaLoss Framework for Ranking Metric Optimization".
     """
     gain = (relevance[:, :, None] - relevance[:, None, :]).clamp(min=0)
     if valid is not None:
@@ -90,19 +94,19 @@ def rank_distillation_loss(
     *,
     compat: bool = False,
 ) -> Float[Tensor, ""]:
-    """Teaches a student's scores the teacher's order of its `topk` most important tokens; mean over the batch.
+    """Return the ranking loss of a student's scores against the teacher's `topk` best tokens, mean over the batch.
 
     `received` is the canonical score of one student layer, `teacher_rank` is 0 for the teacher's best token and -1
-    for [CLS] and padding. Divided by K^2, K = min(topk, longest sentence without [CLS]), as ToP does.
-    The loss sees received / sentence length, so scores of a sentence sum to 1. `compat` divides by the padded length
-    instead, and lets padding take part as items of score and relevance 0, which pushes the real scores of short
-    sentences up; by default such pairs do not count.  Source: ToP, Moonlit ToP/trainer/trainer.py:633-862.
+    for [CLS] and padding. The loss is divided by K^2, K = min(topk, longest sentence without [CLS]), as in ToP.
+    It is computed from received / sentence length, so that the scores of a sentence sum to 1. `compat` divides by the
+    padded length instead, and includes padding as items of score and relevance 0, which pushes the real scores of
+    short sentences up; by default such pairs do not count.  Source: ToP, Moonlit ToP/trainer/trainer.py:633-862.
     """
     ranked = teacher_rank >= 0
     count = ranked.sum(-1, keepdim=True)
     width = min(topk, int(count.max()))
     unit = received.float() / (received.shape[1] if compat else count + 1)
-    # the teacher's K best of each sentence; sentences with fewer fill up with padding
+    # the teacher's K best of each sentence; shorter sentences are filled up with padding
     place = torch.where(ranked, teacher_rank, torch.iinfo(torch.int64).max).argsort(dim=-1, stable=True)[:, :width]
     valid = ranked.gather(1, place)
     relevance = torch.where(valid, count - teacher_rank.gather(1, place), 0).float()
@@ -117,11 +121,11 @@ def mask_regulariser(
     padding: Float[Tensor, "decisions"] | None = None,
     padded_length: int = 128,
 ) -> Float[Tensor, ""]:
-    """LTP's L1 term: how much of the tokens the soft masks keep.
+    """Return LTP's L1 term: the share of the tokens that the soft masks keep.
 
-    By default the mean over real tokens and over the layers that decide, so 1 = everything is kept. With `padding`,
-    the mask that a padded position has at each layer, it is the reference's number: the mean over `padded_length`
-    positions of each sentence, summed over layers.  Source: LTP, arXiv:2107.00910; ltp.md 1.5.
+    By default this is the mean over real tokens and decision layers, so 1 = everything is kept. With `padding`, the
+    mask of a padding position at each layer, it is the reference code's value: the mean over `padded_length` positions
+    of each sentence, summed over layers.  Source: LTP, arXiv:2107.00910; ltp.md 1.5.
     """
     kept = (keep * alive).sum((1, 2))
     if padding is None:
@@ -130,26 +134,26 @@ def mask_regulariser(
     return ((kept + (rows * padded_length - alive.sum()) * padding) / (rows * padded_length)).sum()
 
 
-def cost_gap(share: Float[Tensor, ""], wanted: float) -> Float[Tensor, ""]:
-    """Squared relative distance of the share of FLOPs that is left from the one that is wanted."""
-    return (share / wanted - 1) ** 2
+def cost_gap(share: Float[Tensor, ""], target: float) -> Float[Tensor, ""]:
+    """Return the squared relative distance of the remaining share of FLOPs from its target."""
+    return (share / target - 1) ** 2
 
 
 def lagrangian(
     sparsity: Float[Tensor, ""], target: float, lambda1: Float[Tensor, ""], lambda2: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """lambda1 * (s - t) + lambda2 * (s - t)^2; the multipliers are trained by ascent."""
+    """Return lambda1 * (s - t) + lambda2 * (s - t)^2; the multipliers are trained by gradient ascent."""
     distance = sparsity - target
     return lambda1 * distance + lambda2 * distance**2
 
 
 def linear_warmup(step: int, warmup_steps: int, target: float) -> float:
-    """The constraint's target at a step: rises linearly from 0 to `target`."""
+    """Return the constraint's target at a step, which rises linearly from 0 to `target`."""
     return target * (1.0 if warmup_steps <= 0 else min(1.0, step / warmup_steps))
 
 
 def rank_weight(step: int, warmup_steps: int, alpha: float, floor: float = 0.01) -> float:
-    """Weight of rank distillation at a step: falls linearly from `alpha` to `floor` * alpha while the target rises."""
+    """Return the weight of rank distillation at a step; it falls linearly to `floor` * `alpha` as the target rises."""
     passed = 1.0 if warmup_steps <= 0 else min(1.0, step / warmup_steps)
     return alpha * max(floor, 1 - passed)
 
@@ -157,16 +161,16 @@ def rank_weight(step: int, warmup_steps: int, alpha: float, floor: float = 0.01)
 def candidate_share(
     keep: Float[Tensor, "batch tokens"], candidates: Shaped[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch"]:
-    """Mean keep of each sentence's candidates, the tokens that may go; 1 where there are none."""
-    may_go = candidates.to(keep.dtype)
-    count = may_go.sum(-1)
-    return torch.where(count > 0, (keep * may_go).sum(-1) / count.clamp(min=1), 1.0)
+    """Return the mean keep of each sentence's candidates, the tokens that may be pruned; 1 where there are none."""
+    weight = candidates.to(keep.dtype)
+    count = weight.sum(-1)
+    return torch.where(count > 0, (keep * weight).sum(-1) / count.clamp(min=1), 1.0)
 
 
 def consistency(share: Float[Tensor, "batch"]) -> Float[Tensor, ""]:
-    """Mean distance of each sentence's share from the batch's: the form of TS-DTP's auxiliary loss.
+    """Return the mean absolute distance of each sentence's share from the batch mean, as in TS-DTP's auxiliary loss.
 
-    Its code applies it to sums of attention, which are the same for every sentence; on what is kept it can vary, and
-    asks for the same share of every sentence.
+    The authors' code applies it to sums of attention, which are equal for all sentences. Applied to the share kept, it
+    varies, and asks every sentence for the same share.
     """
     return (share - share.mean()).abs().mean()

@@ -1,4 +1,4 @@
-"""What a forward pass costs: constants of top.md (T11-T13, T19-T21, T23) and ltp.md (4.2, 10.8), and counted FLOPs."""
+"""Cost of a forward pass: constants of top.md (T11-T13, T19-T21, T23) and ltp.md (4.2, 10.8), and torch's counts."""
 
 from types import SimpleNamespace
 
@@ -72,7 +72,7 @@ def test_ltp_tiny_example():
     assert 2 * encoder_macs(shape, torch.tensor([[3], [2]]), torch.tensor([[2], [1]])).tolist()[0] == 1616
 
 
-def test_a_last_layer_for_the_first_token_alone_counted_by_hand():
+def test_a_last_layer_for_the_first_token_only_counted_by_hand():
     """d=4, m=16. All of the first layer: 192 + 72 + 256; of the last one keys and values of 2 tokens, 2*16*2, query and
     output of one, 2*16, attention of one over 2, 2*4*2, feed-forward of one, 2*4*16."""
     shape = Shape(layers=2, hidden=4, ffn=16, heads=1)
@@ -95,7 +95,7 @@ def test_dense_bert_base_costs_what_ltp_reports(length, gflops):
     assert 2e-9 * float(dense_macs(BERT_BASE, row(length))) == pytest.approx(gflops, rel=1e-12)
 
 
-def test_a_profiler_of_others_agrees_within_a_tenth_of_a_percent():
+def test_another_profiler_agrees_within_a_tenth_of_a_percent():
     """torchprofile on BERT-base at 384 tokens with a QA head: 35,340,779,904 MACs (ltp.md 4.2)."""
     assert float(dense_macs(BERT_BASE, row(384))) == 35_332_816_896
     assert float(dense_macs(BERT_BASE, row(384))) == pytest.approx(35_340_779_904, rel=1e-3)
@@ -130,14 +130,14 @@ def test_conventions_differ_by_less_than_half_a_percent():
         assert 1 < top / house < 1.005
 
 
-def test_where_tokens_leave_decides_what_is_saved():
+def test_the_saving_depends_on_where_tokens_are_dropped():
     """top.md T11: half at the last location, half at the first, everything at the first."""
     assert macs_with_one_location(11, 0.5) == pytest.approx(0.931281, abs=1e-6)
     assert macs_with_one_location(2, 0.5) == pytest.approx(0.554105, abs=1e-6)
     assert macs_with_one_location(2, 0.0) == pytest.approx(0.119381, abs=1e-6)
 
 
-def test_ltp_floor_when_all_but_cls_dies():
+def test_ltp_floor_when_all_but_cls_is_dropped():
     """ltp.md 4.2, n=26: at layer 1, and at layer 0."""
     assert 1 - max_sparsity(BERT_BASE, row(26), 1) == pytest.approx(0.145426, abs=1e-6)
     assert 1 - max_sparsity(BERT_BASE, row(26), 0) == pytest.approx(0.065, abs=5e-4)
@@ -149,7 +149,7 @@ def test_every_family_names_its_sizes(family):
     assert Shape.from_config(config) == Shape(layers=3, hidden=16, ffn=32, heads=4)
 
 
-def test_the_old_names_of_distilbert_are_enough():
+def test_the_old_size_names_of_distilbert_suffice():
     config = SimpleNamespace(n_layers=6, dim=768, hidden_dim=3072, n_heads=12)
     assert Shape.from_config(config) == Shape(layers=6, hidden=768, ffn=3072, heads=12)
 
@@ -192,12 +192,12 @@ def test_flops_of_packed_ragged_sentences_are_within_a_percent_of_what_torch_cou
         assert measured == pytest.approx(counted, rel=0.01)
 
 
-def test_masking_saves_nothing_and_the_profiler_knows():
+def test_masking_saves_no_flops_in_the_profiler():
     counted, measured = counted_and_measured("bert", [20, 20, 20], halving(), "mask")
     assert measured > 1.4 * counted
 
 
-# -- nominal: every bin alike ------------------------------------------------------------------------------
+# -- nominal: all bins with equal weight ------------------------------------------------------------------
 
 
 def test_keep_ratios_multiply_over_layers_and_cls_always_counts():
@@ -247,12 +247,12 @@ def test_reductions_of_the_reference_mask_under_both_baselines():
     ("first_location", "length", "expected"),
     [(2, 11, 0.8081), (2, 32, 0.8609), (2, 128, 0.8806), (3, 11, 0.7324), (3, 32, 0.7802), (3, 128, 0.7979)],
 )
-def test_no_decision_saves_more_than_losing_all_but_cls_at_the_first_location(first_location, length, expected):
+def test_no_decision_saves_more_than_dropping_all_but_cls_at_the_first_location(first_location, length, expected):
     """top.md T23."""
     assert max_sparsity(BERT_BASE, row(length), first_location - 1, "top") == pytest.approx(expected, abs=5.1e-5)
 
 
-def test_the_most_that_can_be_saved_averages_over_sentences():
+def test_the_maximum_sparsity_is_an_average_over_sentences():
     both = max_sparsity(BERT_BASE, row(11, 128), 1, "top")
     assert both == pytest.approx((0.808125 + 0.880619) / 2, abs=1e-6)
 
@@ -273,7 +273,7 @@ def test_the_number_that_the_reference_prints_rounds_the_share_before_the_length
 # -- measured: bins as full as they are --------------------------------------------------------------------
 
 
-def test_bins_hold_what_falls_in_them():
+def test_occupancy_counts_the_tokens_in_each_bin():
     assert bin_occupancy(doubles([8, 3, 0]), 4).tolist() == [[2, 2, 2, 2], [1, 1, 1, 0], [0, 0, 0, 0]]
     assert bin_occupancy(doubles([2]), 4).tolist() == [[1, 0, 1, 0]]
 
@@ -300,20 +300,20 @@ def test_occupancy_adds_up_to_the_count(count, bins):
 
 
 def test_closing_a_bin_that_no_token_addresses_saves_nothing():
-    """top.md 5.5: two ranked tokens address bins 0 and 2 of 4; the nominal count believes in half."""
+    """top.md 5.5: two ranked tokens address bins 0 and 2 of 4; the nominal count would be half."""
     fine, coarse = doubles([[1, 0, 1, 0]]), doubles([1])
     assert expected_counts(fine, coarse, row(3), [0], 1)[1].tolist() == [[3]]
     assert nominal_counts(expected_keep(fine, coarse), row(3), [0], 1)[1].tolist() == [[2]]
 
 
-def test_a_switch_weighs_what_its_bins_would_drop():
+def test_a_switch_scales_what_its_bins_would_drop():
     # 4 ranked, half kept, half a chance that the layer prunes at all: 4 * (1 - 0.5 * 0.5) + [CLS]
     tokens_in, tokens_out = expected_counts(doubles([[1, 0]]), doubles([0.5]), row(5), [0], 2)
     assert tokens_in.tolist() == [[5], [4]]
     assert tokens_out.tolist() == [[4], [4]]
 
 
-def test_full_and_even_bins_make_measured_equal_to_nominal():
+def test_measured_equals_nominal_when_bins_are_full_and_even():
     fine, coarse = torch.rand(2, 5, dtype=torch.float64), doubles([1, 1])
     measured = expected_counts(fine[:1], coarse[:1], row(21), [1], 3)
     nominal = nominal_counts(expected_keep(fine[:1], coarse[:1]), row(21), [1], 3)
@@ -336,7 +336,7 @@ def test_with_binary_gates_the_expectation_is_what_the_policy_executes(fine, coa
         torch.testing.assert_close(one.double(), other, atol=1e-6, rtol=0)
 
 
-def test_the_constraint_moves_bins_and_switches_from_the_very_start():
+def test_the_constraint_moves_bins_and_switches_from_the_first_step():
     """top.md T22: the Lagrangian alone reaches gates that no draw opens."""
     for count in (expected_counts, lambda f, c, *rest: nominal_counts(expected_keep(f, c), *rest)):
         fine = torch.full((10, 20), LOGA_BOUND, requires_grad=True)
@@ -376,7 +376,7 @@ def padded_only(average, padded_to):
         ("stsb", 31, 64, 0.70, 2.079, 6.93),
     ],
 )
-def test_most_of_the_published_reductions_is_padding(task, average, padded_to, target, by_padding, both):
+def test_most_of_the_published_reduction_is_padding(task, average, padded_to, target, by_padding, both):
     """top.md 5.3 and T19: lengths are the reference's constants, the sparsity is met exactly."""
     assert padded_only(average, padded_to) == pytest.approx(by_padding, abs=5e-4)
     assert padded_only(average, padded_to) / (1 - target) == pytest.approx(both, abs=5e-3)
@@ -399,7 +399,7 @@ def dense_batch(*lengths):
     return counts, counts, torch.tensor(lengths)
 
 
-def test_a_dense_model_reduces_nothing_but_padding():
+def test_a_dense_model_saves_only_padding():
     found = meter_of(dense_batch(26, 26), padded_to=54).compute()
     assert float(found["dense_unpadded_g"]) == pytest.approx(4.441522176)
     assert float(found["dense_padded_g"]) == pytest.approx(9.280438272)
@@ -409,7 +409,7 @@ def test_a_dense_model_reduces_nothing_but_padding():
     assert found["tokens_out_mean"].tolist() == [26] * 12
 
 
-def test_the_reduction_is_a_ratio_of_sums_and_the_mean_of_ratios_stands_beside_it():
+def test_the_reduction_is_a_ratio_of_sums_and_the_mean_of_ratios_is_reported_too():
     # one sentence of 1 token untouched, one of 512 pruned to [CLS] after layer 0
     tokens_in = torch.tensor([[1.0, 512], *[[1, 1]] * 11])
     tokens_out = torch.ones(12, 2)
@@ -430,7 +430,7 @@ def test_a_sentence_longer_than_the_padded_length_keeps_the_constant_baseline():
     assert float(found["flops_vs_padded"]) < 1
 
 
-def test_a_scorers_own_work_counts_as_spent():
+def test_a_scorers_work_is_added_to_the_cost():
     free, paid = CostMeter(BERT_BASE, 64), CostMeter(BERT_BASE, 64)
     free.update(*dense_batch(10, 20))
     paid.update(*dense_batch(10, 20), extra_macs=doubles([1e9, 3e9]))
@@ -441,7 +441,7 @@ def test_a_scorers_own_work_counts_as_spent():
 
 @steady
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=12), st.integers(1, 5))
-def test_how_sentences_are_batched_changes_no_number(lengths, size):
+def test_batching_changes_no_number(lengths, size):
     keep = doubles([0.7] * 10)
     parts = [torch.tensor(lengths[i : i + size]) for i in range(0, len(lengths), size)]
 
@@ -460,7 +460,7 @@ def test_sums_stay_exact_over_a_large_evaluation():
     assert float(meter.compute()["dense_unpadded_g"]) == pytest.approx(22.347251712, rel=1e-12)
 
 
-def test_processes_add_up():
+def test_costs_of_several_processes_add_up():
     first, second = meter_of(dense_batch(10)), meter_of(dense_batch(90, 30))
     first.merge_state(second)
     torch.testing.assert_close(first.compute(), meter_of(dense_batch(10, 90, 30)).compute())

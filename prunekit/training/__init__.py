@@ -1,1 +1,1 @@
-"""The Lightning corner: fitting, checkpoints, progress and what a resumed run restores."""
+"""Training with Lightning: the fit, checkpoints, random states, progress, the metrics log and hardware."""

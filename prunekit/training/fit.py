@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from prunekit.training.checkpoints import FeasibleCheckpoint, LastCheckpoint, StopAfter, resumable
+from prunekit.training.checkpoints import FeasibleCheckpoint, LastCheckpoint, StopAfter, find_resumable
 from prunekit.training.hardware import accelerator_of, precision_of
 from prunekit.training.progress import Progress
 from prunekit.training.rng import RngState
@@ -57,7 +57,7 @@ def fit(
     )
     module.train()  # transformers loads models in evaluation mode, without dropout
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resumable(checkpoints))
+        trainer.fit(module, datamodule=data, ckpt_path=find_resumable(checkpoints))
     except SystemExit as ended:
         # lightning ends the process itself when it is interrupted; the caller decides what that means
         if isinstance(ended, SIGTERMException) or isinstance(ended.__context__, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Accelerator, precision and threads as the configuration asks for them."""
+"""Accelerator, precision and CPU threads from the configuration."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from prunekit.config.errors import ConfigError
 
 
 def accelerator_of(asked: str) -> str:
-    """Lightning's name for `trainer.accelerator`; "auto" is a CUDA GPU, else the CPU.
+    """Return Lightning's name for `trainer.accelerator`; "auto" is a CUDA GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: a GPU was asked for and there is none.
+        ConfigError: a GPU was asked for but is not available.
     """
     available = torch.cuda.is_available()
     if asked == "gpu" and not available:
@@ -25,7 +25,7 @@ def accelerator_of(asked: str) -> str:
 
 
 def precision_of(asked: str | int) -> str:
-    """Lightning's name for `trainer.precision`; "auto" is bf16 autocast where the hardware multiplies bf16."""
+    """Return Lightning's name for `trainer.precision`; "auto" is bf16 autocast if the hardware multiplies bf16."""
     choice = str(asked)
     if choice == "auto":
         on_gpu = torch.cuda.is_available()
@@ -41,6 +41,6 @@ def _threads_at_start() -> int:
 
 
 def use_threads(asked: int | None) -> None:
-    """Has torch compute with so many CPU threads; None gives it back its own choice, whatever an earlier run took."""
-    own = _threads_at_start()
-    torch.set_num_threads(asked or own)
+    """Set the number of CPU threads of torch; None restores torch's default, even after an earlier run changed it."""
+    default = _threads_at_start()
+    torch.set_num_threads(asked or default)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the record of what was logged during training."""
+"""metrics.jsonl: the record of the metrics logged in training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from prunekit.files import append_jsonl, atomic_write_text, read_jsonl, write_js
 
 
 class JsonlLogger(Logger):
-    """Appends each logged row to a file as {"step", "epoch", "time", ...metrics}; NaN and infinities become null.
+    """Logger that appends each row to a file as {"step", "epoch", "time", ...metrics}; NaN and infinities become null.
 
-    `step` counts optimizer steps from 0 and names the last one that was taken; `time` is in seconds since 1970.
+    `step` is the last optimizer step taken, counted from 0; `time` is in seconds since 1970.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -27,25 +27,25 @@ class JsonlLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """Name of the file."""
         return self.path.name
 
     @property
     def version(self) -> str:
-        """Always empty: a run has one file."""
+        """An empty string, because a run has one file."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The file's folder."""
+        """Folder of the file."""
         return str(self.path.parent)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml holds them."""
+        """Ignore the hyperparameters, which config.yaml holds."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Appends one row."""
+        """Append one row."""
         values = {key: float(value) for key, value in metrics.items() if key not in ("epoch", "step")}
         epoch = metrics.get("epoch")
         row = {"step": step, "epoch": None if epoch is None else int(epoch), "time": round(time.time(), 3)}
@@ -53,7 +53,7 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def rewind(self, steps: int) -> None:
-        """Drops the rows of all but the first `steps` optimizer steps: what comes after them is run again."""
+        """Delete the rows of all but the first `steps` optimizer steps, because later steps are run again."""
         rows = read_jsonl(self.path)
         kept = [row for row in rows if row["step"] is None or row["step"] < steps]
         if len(kept) < len(rows) or not self.path.is_file():
@@ -61,7 +61,7 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def write_csv(self, path: str | Path) -> None:
-        """The rows as a table; a metric that a row lacks is left empty."""
+        """Write the rows as a table; a metric that a row does not have is left empty."""
         rows = read_jsonl(self.path)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Where a run stands: one live line on a terminal, a plain line now and then elsewhere."""
+"""Progress of a fit: one live line on a terminal, an occasional plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prunekit.console import SEPARATOR, StatusLine, clock, rate, say
 
 
 class Progress(Callback):
-    """Step, losses, budget, tokens and ETA of a fit; `budget` is the FLOPs reduction asked for, or None.
+    """Callback that shows step, losses, budget, tokens and ETA of a fit.
 
-    Shows what the module logs: train/<term>, score, tokens/layer_<i> or keep/layer_<i>, budget/expected (share of
-    the FLOPs that is gone), val/flops_vs_unpadded.
+    `budget` is the FLOPs reduction asked for, or None. The values come from what the module logs: train/<term>, score,
+    tokens/layer_<i> or keep/layer_<i>, budget/expected (share of FLOPs saved), val/flops_vs_unpadded.
     """
 
     def __init__(self, budget: float | int | None = None, max_steps: int | None = None) -> None:
@@ -25,31 +25,31 @@ class Progress(Callback):
         self.max_steps = max_steps  # where training stops before its last epoch
         self._line: StatusLine | None = None
         self._began = 0.0
-        self._first = 0  # optimizer steps that were already taken, on a run that goes on
-        self._evaluating = 0.0  # seconds spent in evaluations, and how many there were
-        self._evaluations = 0
+        self._first = 0  # optimizer steps taken before this process, in a resumed run
+        self._evaluating = 0.0  # seconds spent in evaluations
+        self._evaluations = 0  # number of evaluations
         self._evaluation_began = 0.0
         self._expected: tuple[float, int] | None = None
-        self._terms: Collection[str] | None = None  # of the last step's loss; None = all that were logged
+        self._terms: Collection[str] | None = None  # of the last step's loss; None = all that have been logged
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self._line = StatusLine() if trainer.is_global_zero else None
         self._began, self._first = time.monotonic(), trainer.global_step
         self._evaluating, self._evaluations, self._expected = 0.0, 0, None
         if self._first and self._line is not None:
-            say(f"fit        goes on at step {self._first} of {self._total(trainer)}")
+            say(f"fit        resumes at step {self._first} of {self._total(trainer)}")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Redraws when it is time."""
+        """Redraw the line when it is due."""
         self._terms = outputs.get("terms")
         if self._line is not None and self._line.due:
             self._line.update(self._fit_parts(trainer))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes when the evaluation began."""
+        """Record when the evaluation began."""
         self._evaluation_began = time.monotonic()
 
     def on_validation_batch_end(
@@ -61,28 +61,28 @@ class Progress(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Redraws when it is time."""
+        """Redraw the line when it is due."""
         if self._line is not None and self._line.due:
             total = trainer.num_val_batches[dataloader_idx] if trainer.num_val_batches else 0
             self._line.update([f"evaluate {_epoch(trainer)}", f"batch {batch_idx + 1}/{total}"])
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prints a line that stays."""
+        """Print a permanent line with the result of the evaluation."""
         self._evaluating += time.monotonic() - self._evaluation_began
         self._evaluations += 1
         if self._line is not None and not trainer.sanity_checking:
             say(SEPARATOR.join(self._evaluation_parts(trainer)))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Removes the live line."""
+        """Remove the live line."""
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Removes the live line, so that the error stands alone."""
+        """Remove the live line before the error is printed."""
         self._close()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Removes the live line."""
+        """Remove the live line."""
         self._close()
 
     def _close(self) -> None:
@@ -105,7 +105,7 @@ class Progress(Callback):
         if steps > self._first:
             left = training / (steps - self._first) * max(0, total - steps)
             if self._evaluations:
-                left += self._evaluating / self._evaluations * _evaluations_to_come(trainer, steps, total)
+                left += self._evaluating / self._evaluations * _remaining_evaluations(trainer, steps, total)
             parts.append(f"ETA {clock(left)}")
         parts.append(rate(steps - self._first, training))
         return parts + losses[1:] + _score_parts(metrics) + _token_parts(metrics)
@@ -120,7 +120,7 @@ class Progress(Callback):
         return [*parts, *_token_parts(metrics), clock(time.monotonic() - self._began)]
 
     def _budget_parts(self, metrics: Mapping[str, float], step: int) -> list[str]:
-        """What training expects to keep as long as it says so anew; then what the last evaluation measured."""
+        """Return the budget that training expects while it keeps reporting one, else the last measured one."""
         expected = metrics.get("budget/expected")
         if expected is not None and (self._expected is None or self._expected[0] != expected):
             self._expected = (expected, step)
@@ -139,8 +139,8 @@ def _steps_per_epoch(trainer: L.Trainer) -> int:
     return -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
 
 
-def _evaluations_to_come(trainer: L.Trainer, steps: int, total: int) -> float:
-    """Evaluations after this step and until the last one, some of them within an epoch."""
+def _remaining_evaluations(trainer: L.Trainer, steps: int, total: int) -> float:
+    """Return the number of evaluations after this step, including those within an epoch."""
     every = getattr(trainer, "val_check_batch", None)
     if not isinstance(every, int | float) or not math.isfinite(every) or every <= 0:
         every = trainer.num_training_batches
@@ -157,7 +157,7 @@ def _budget(now: float, asked: float | int | None) -> str:
 
 
 def _loss_parts(metrics: Mapping[str, float], now: Collection[str] | None) -> list[str]:
-    """The loss and its terms; lightning remembers those of a stage that is over, too."""
+    """Return the loss and the terms in `now`, because Lightning also keeps the terms of earlier stages."""
     terms = {name[len("train/") :]: value for name, value in metrics.items() if name.startswith("train/")}
     total = terms.pop("loss", None)
     terms = {name: value for name, value in terms.items() if now is None or name in now}
@@ -173,7 +173,7 @@ def _score_parts(metrics: Mapping[str, float]) -> list[str]:
 
 def _token_parts(metrics: Mapping[str, float]) -> list[str]:
     for prefix, form in (("keep/layer_", "{:.2f}"), ("tokens/layer_", "{:.0f}")):
-        found = sorted(name for name in metrics if name.startswith(prefix))
-        if found:
-            return [prefix.split("/")[0] + " " + " ".join(form.format(metrics[name]) for name in found)]
+        names = sorted(name for name in metrics if name.startswith(prefix))
+        if names:
+            return [prefix.split("/")[0] + " " + " ".join(form.format(metrics[name]) for name in names)]
     return []

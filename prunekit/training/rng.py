@@ -1,4 +1,4 @@
-"""The states of the global random generators, kept in checkpoints so that a resumed run draws the same numbers."""
+"""States of the global random generators, saved in checkpoints so that a resumed run draws the same numbers."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from lightning.pytorch.callbacks import Callback
 
 
 class RngState(Callback):
-    """Keeps the states of torch's, CUDA's, numpy's and Python's global generators in the checkpoint, per process.
+    """Callback that saves the states of torch's, CUDA's, numpy's and Python's global generators, per process.
 
-    They are put back when the first epoch or step after a resume begins; numpy's and torch's own Generator objects
-    belong to whoever made them.
+    They are restored when the first epoch or step after a resume begins. Generator objects of numpy and torch are the
+    responsibility of the code that made them.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Any] | None = None
+        self._pending: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The states now, of all processes."""
-        mine = rng_states()
+        """Return the current states of all processes."""
+        own = rng_states()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            everyone: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everyone, mine)
-            return {"processes": everyone}
-        return {"processes": [mine]}
+            processes: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(processes, own)
+            return {"processes": processes}
+        return {"processes": [own]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the states until training begins: setting up draws numbers of its own."""
+        """Hold the states until training begins, because setting up draws random numbers.
+
+        Raises:
+            ValueError: the checkpoint was written by another number of processes.
+        """
         processes = state_dict["processes"]
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank, size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
@@ -41,26 +45,26 @@ class RngState(Callback):
                 f"the checkpoint was written by {len(processes)} processes and this run has {size}; "
                 f"resume with the same trainer.devices, or start again with force=true."
             )
-        self._waiting = processes[rank]
+        self._pending = processes[rank]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restores, where the run goes on at an epoch's end."""
+        """Restore the states where the run resumes at an epoch's end."""
         self._restore()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Restores, where the run goes on within an epoch."""
+        """Restore the states where the run resumes within an epoch."""
         self._restore()
 
     def _restore(self) -> None:
-        if self._waiting is not None:
-            restore_rng_states(self._waiting)
-            self._waiting = None
+        if self._pending is not None:
+            restore_rng_states(self._pending)
+            self._pending = None
 
 
 def rng_states() -> dict[str, Any]:
-    """The states of the global generators, in types that load safely."""
+    """Return the states of the global generators, in types that load without unpickling."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -77,7 +81,7 @@ def rng_states() -> dict[str, Any]:
 
 
 def restore_rng_states(states: Mapping[str, Any]) -> None:
-    """Puts back what `rng_states` returned."""
+    """Set the global generators to states that `rng_states` returned."""
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

@@ -22,7 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunekit.training.checkpoints import FeasibleCheckpoint, LastCheckpoint, PlainCheckpointIO, StopAfter, resumable
+from prunekit.training.checkpoints import (
+    FeasibleCheckpoint,
+    LastCheckpoint,
+    PlainCheckpointIO,
+    StopAfter,
+    find_resumable,
+)
 from prunekit.training.metrics_log import JsonlLogger
 from prunekit.training.progress import Progress
 from prunekit.training.rng import RngState
@@ -142,7 +148,7 @@ def fit(folder, spot, steps=None):
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, StepLoader(ROWS, 8, seed=3), range(3), ckpt_path=resumable(folder))
+    trainer.fit(module, StepLoader(ROWS, 8, seed=3), range(3), ckpt_path=find_resumable(folder))
     digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in module.state_dict().values()))
     best_weights = torch.load(best.best_model_path, weights_only=True)["state_dict"] if best.best_model_path else {}
     answer = {

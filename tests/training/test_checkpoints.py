@@ -21,8 +21,8 @@ from prunekit.training.checkpoints import (
     LastCheckpoint,
     PlainCheckpointIO,
     StopAfter,
-    plain,
-    resumable,
+    find_resumable,
+    to_plain_types,
 )
 from prunekit.training.rng import RngState, restore_rng_states, rng_states
 
@@ -68,13 +68,13 @@ def rows_without_time(folder):
 
 
 @pytest.mark.parametrize("name", [*KILLS, "done twice"])
-def test_a_run_killed_and_resumed_ends_with_the_weights_of_one_that_was_not(runs, name):
+def test_a_killed_and_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(runs, name):
     assert answer(runs / "whole")["step"] == 30
     assert answer(runs / name) == answer(runs / "whole")
 
 
 @pytest.mark.parametrize("name", [*KILLS, "done twice"])
-def test_a_run_killed_and_resumed_has_the_metrics_of_one_that_was_not(runs, name):
+def test_a_killed_and_resumed_run_has_the_metrics_of_an_uninterrupted_one(runs, name):
     whole = rows_without_time(runs / "whole")
     assert [row["step"] for row in whole if "train/loss" in row] == list(range(1, 30, 2))
     assert [row["step"] for row in whole if "score" in row] == [4, 9, 14, 19, 24, 29]
@@ -92,7 +92,7 @@ def test_a_run_that_stops_after_17_steps_evaluates_there_and_resumes_exactly(run
     assert rows_without_time(runs / "short, killed") == rows_without_time(runs / "short")
 
 
-def test_whatever_was_killed_leaves_checkpoints_that_load_without_unpickling(runs):
+def test_killed_runs_leave_checkpoints_that_load_without_unpickling(runs):
     for name in ("whole", "again and again"):
         state = torch.load(runs / name / "last.ckpt", weights_only=True)
         assert state["global_step"] == 30
@@ -113,48 +113,48 @@ def said(monkeypatch):
     return lines
 
 
-def test_nothing_to_resume_from_is_a_start_without_a_word(tmp_path, said):
-    assert resumable(tmp_path / "missing") is None
+def test_without_a_checkpoint_training_starts_silently_from_the_beginning(tmp_path, said):
+    assert find_resumable(tmp_path / "missing") is None
     assert said == []
 
 
 def test_the_last_checkpoint_is_resumed(tmp_path, said):
     write_checkpoint(tmp_path / "previous.ckpt", 1)
     write_checkpoint(tmp_path / "last.ckpt", 2)
-    assert resumable(tmp_path) == str(tmp_path / "last.ckpt")
+    assert find_resumable(tmp_path) == str(tmp_path / "last.ckpt")
     assert said == []
 
 
-def test_a_torn_checkpoint_is_named_and_the_one_before_is_resumed(tmp_path, said):
+def test_a_truncated_checkpoint_is_reported_and_the_previous_one_is_resumed(tmp_path, said):
     write_checkpoint(tmp_path / "previous.ckpt", 1)
     write_checkpoint(tmp_path / "last.ckpt", 2)
     content = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(content[: len(content) // 2])
-    assert resumable(tmp_path) == str(tmp_path / "previous.ckpt")
+    assert find_resumable(tmp_path) == str(tmp_path / "previous.ckpt")
     assert len(said) == 1
     assert said[0].startswith(f"{tmp_path / 'last.ckpt'} cannot be read (")
-    assert said[0].endswith("training goes on from the one before (previous.ckpt).")
+    assert said[0].endswith("training continues from the one before (previous.ckpt).")
 
 
-def test_a_kill_between_the_two_renames_costs_one_checkpoint_only(tmp_path, said):
-    write_checkpoint(tmp_path / "previous.ckpt", 2)  # last.ckpt was moved here, the new one not yet there
-    assert resumable(tmp_path) == str(tmp_path / "previous.ckpt")
+def test_a_kill_between_the_two_renames_costs_only_one_checkpoint(tmp_path, said):
+    write_checkpoint(tmp_path / "previous.ckpt", 2)  # last.ckpt was moved here, the new one was not yet moved
+    assert find_resumable(tmp_path) == str(tmp_path / "previous.ckpt")
 
 
-def test_with_every_checkpoint_broken_training_starts_again_and_says_so(tmp_path, said):
+def test_if_every_checkpoint_is_broken_training_restarts_with_a_message(tmp_path, said):
     (tmp_path / "last.ckpt").write_bytes(b"")
     torch.save({"weights": 1}, tmp_path / "previous.ckpt")
-    assert resumable(tmp_path) is None
-    assert said[1] == f"{tmp_path / 'previous.ckpt'} cannot be read ('loops'); training goes on from the start."
+    assert find_resumable(tmp_path) is None
+    assert said[1] == f"{tmp_path / 'previous.ckpt'} cannot be read ('loops'); training continues from the start."
 
 
 def test_a_checkpoint_that_would_have_to_be_unpickled_is_not_resumed(tmp_path, said):
     torch.save({"loops": {"fit_loop": {}}, "path": Path("x")}, tmp_path / "last.ckpt")
-    assert resumable(tmp_path) is None
+    assert find_resumable(tmp_path) is None
     assert "cannot be read (Weights only load failed" in said[0]
 
 
-def test_resume_points_can_be_thrown_away_without_the_best(tmp_path):
+def test_resume_points_are_deleted_without_the_best_checkpoint(tmp_path):
     for name in ("last.ckpt", "previous.ckpt", "last.ckpt.staged", "best.ckpt", "closest.ckpt"):
         (tmp_path / name).touch()
     discard_resume_points(tmp_path)
@@ -168,7 +168,7 @@ class Colour(enum.Enum):
     RED = "red"
 
 
-def test_configs_paths_enums_and_numpy_become_plain(tmp_path):
+def test_configs_paths_enums_and_numpy_become_plain_types(tmp_path):
     value = {
         "config": OmegaConf.create({"lr": 0.1, "layers": [1, 2]}),
         "path": Path("a/b"),
@@ -177,17 +177,17 @@ def test_configs_paths_enums_and_numpy_become_plain(tmp_path):
         "array": np.array([1, 2]),
         "kept": [1, (2.0, None), {"x"}, torch.float32, torch.ones(1)],
     }
-    found = plain(value)
+    found = to_plain_types(value)
     assert found["config"] == {"lr": 0.1, "layers": [1, 2]}
     assert (found["path"], found["colour"], found["score"]) == ("a/b", "red", 0.5)
     assert found["array"].tolist() == [1, 2]
     assert found["kept"][1] == (2.0, None)
     PlainCheckpointIO().save_checkpoint(value, tmp_path / "new" / "x.ckpt")
     assert torch.load(tmp_path / "new" / "x.ckpt", weights_only=True)["config"]["layers"] == [1, 2]
-    assert isinstance(value["path"], Path)  # the given one stays as it was
+    assert isinstance(value["path"], Path)  # the value passed in is unchanged
 
 
-def test_an_object_that_cannot_be_plain_is_named_and_nothing_is_written(tmp_path):
+def test_an_object_that_cannot_be_converted_is_named_and_nothing_is_written(tmp_path):
     message = (
         r"checkpoint\['callbacks'\]\['mine'\]\[1\] is a builtins\.object, which cannot be loaded without unpickling; "
         r"allowed are tensors, numbers, strings"
@@ -204,7 +204,7 @@ def draws():
     return torch.rand(2).tolist(), np.random.randn(3).tolist(), random.gauss(0, 1), random.random()
 
 
-def test_all_generators_continue_where_they_were_bit_by_bit(tmp_path):
+def test_all_generators_continue_exactly_where_they_were(tmp_path):
     L.seed_everything(3, verbose=False)
     np.random.randn(1)  # numpy and Python now hold the second half of a pair of normal numbers
     random.gauss(0, 1)
@@ -213,7 +213,7 @@ def test_all_generators_continue_where_they_were_bit_by_bit(tmp_path):
     expected = draws()
     fresh = RngState()
     fresh.load_state_dict(torch.load(tmp_path / "rng", weights_only=True))
-    assert draws() != expected  # loading alone restores nothing: setting up would use the numbers up
+    assert draws() != expected  # loading alone restores nothing, because setting up draws numbers
     trainer, module = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), Scripted([])
     fresh.on_train_batch_start(trainer, module, None, 0)
     assert draws() == expected
@@ -228,7 +228,7 @@ def test_restoring_states_twice_gives_the_same_numbers_twice():
     assert draws() == first
 
 
-def test_states_of_two_processes_are_not_given_to_one():
+def test_states_of_two_processes_are_refused_by_one():
     with pytest.raises(
         ValueError, match=r"written by 2 processes and this run has 1; resume with the same trainer\.devices"
     ):
@@ -239,7 +239,7 @@ def test_states_of_two_processes_are_not_given_to_one():
 
 
 class Scripted(L.LightningModule):
-    """Evaluates to the given (score, feasible, budget_gap), one per epoch; its weight is the epoch's number."""
+    """A module that evaluates to the given metrics, one triple per epoch; its weight is the number of the epoch."""
 
     def __init__(self, script, names=("score", "feasible", "budget_gap")):
         super().__init__()
@@ -302,7 +302,7 @@ def weight(path):
     return torch.load(path, weights_only=True)["state_dict"]["weight"].item()
 
 
-def test_the_best_feasible_evaluation_wins_over_better_ones_that_missed_the_budget(tmp_path):
+def test_the_best_feasible_evaluation_is_kept_over_better_ones_that_missed_the_budget(tmp_path):
     best = FeasibleCheckpoint(tmp_path)
     fit(Scripted([(0.99, 0, 0.5), (0.7, 1, 0.01), (0.8, 1, 0.02), (0.8, 1, 0.0), (0.95, 0, 0.3)]), [best], epochs=5)
     assert Path(best.best_model_path) == tmp_path / "best.ckpt"
@@ -312,48 +312,48 @@ def test_the_best_feasible_evaluation_wins_over_better_ones_that_missed_the_budg
     assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
 
 
-def test_where_no_evaluation_meets_the_budget_there_is_no_best_but_a_closest(tmp_path):
+def test_if_no_evaluation_meets_the_budget_there_is_a_closest_but_no_best(tmp_path):
     best = FeasibleCheckpoint(tmp_path)
     fit(Scripted([(0.9, 0, 0.5), (0.7, 0, 0.1), (0.8, 0, 0.1), (0.99, 0, 0.3)]), [best], epochs=4)
     assert best.best_model_path == ""
     assert Path(best.closest_model_path) == tmp_path / "closest.ckpt"
-    assert weight(tmp_path / "closest.ckpt") == 2  # of two equally close the one with the higher score
+    assert weight(tmp_path / "closest.ckpt") == 2  # the higher score among two that are equally close
     assert [path.name for path in tmp_path.iterdir()] == ["closest.ckpt"]
 
 
-def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+def test_a_nan_score_is_never_the_best(tmp_path):
     best = FeasibleCheckpoint(tmp_path)
     fit(Scripted([(float("nan"), 1, 0.0), (0.1, 1, 0.0)]), [best], epochs=2)
     assert weight(best.best_model_path) == 1
 
 
-def test_a_gap_that_is_no_number_is_the_farthest(tmp_path):
+def test_a_nan_budget_gap_is_the_farthest(tmp_path):
     best = FeasibleCheckpoint(tmp_path)
     fit(Scripted([(0.5, 0, float("nan")), (0.5, 0, 9.0)]), [best], epochs=2)
     assert weight(best.closest_model_path) == 1
 
 
-def test_the_best_is_still_known_after_the_run_was_moved_and_resumed(tmp_path):
+def test_the_best_checkpoint_is_restored_after_the_run_was_moved_and_resumed(tmp_path):
     script = [(0.7, 1, 0.0), (0.6, 1, 0.0), (0.65, 1, 0.0)]
     old, new = tmp_path / "old", tmp_path / "new"
     fit(Scripted(script), [FeasibleCheckpoint(old), LastCheckpoint(old)], epochs=2)
     old.rename(new)
     best = FeasibleCheckpoint(new)
-    fit(Scripted(script), [best, LastCheckpoint(new)], epochs=3, resume=resumable(new))
+    fit(Scripted(script), [best, LastCheckpoint(new)], epochs=3, resume=find_resumable(new))
     assert Path(best.best_model_path) == new / "best.ckpt"
     assert weight(new / "best.ckpt") == 0
     assert best.best_model_score.item() == pytest.approx(0.7)
 
 
-def test_the_closest_is_still_known_after_a_resume(tmp_path):
+def test_the_closest_checkpoint_is_restored_after_a_resume(tmp_path):
     script = [(0.7, 0, 0.1), (0.7, 0, 0.2), (0.7, 0, 0.3)]
     fit(Scripted(script), [FeasibleCheckpoint(tmp_path), LastCheckpoint(tmp_path)], epochs=1)
     best = FeasibleCheckpoint(tmp_path)
-    fit(Scripted(script), [best, LastCheckpoint(tmp_path)], epochs=3, resume=resumable(tmp_path))
+    fit(Scripted(script), [best, LastCheckpoint(tmp_path)], epochs=3, resume=find_resumable(tmp_path))
     assert weight(best.closest_model_path) == 0
 
 
-def test_a_best_that_an_earlier_attempt_left_is_overwritten_in_place(tmp_path):
+def test_a_best_checkpoint_of_an_earlier_attempt_is_overwritten(tmp_path):
     (tmp_path / "best.ckpt").write_bytes(b"stale")
     best = FeasibleCheckpoint(tmp_path)
     fit(Scripted([(0.5, 1, 0.0)]), [best], epochs=1)
@@ -361,7 +361,7 @@ def test_a_best_that_an_earlier_attempt_left_is_overwritten_in_place(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
 
 
-def test_a_module_that_does_not_say_whether_it_met_the_budget_is_refused(tmp_path):
+def test_a_module_that_does_not_log_feasibility_is_refused(tmp_path):
     message = "logged score, but FeasibleCheckpoint needs score, feasible, budget_gap: log feasible, budget_gap"
     with pytest.raises(ValueError, match=message):
         fit(Scripted([(0.5, 1, 0.0)], names=("score",)), [FeasibleCheckpoint(tmp_path)], epochs=1)
@@ -370,21 +370,21 @@ def test_a_module_that_does_not_say_whether_it_met_the_budget_is_refused(tmp_pat
 # -- the last ----------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_is_taken_at_each_epochs_end_and_the_one_before_is_kept(tmp_path):
+def test_a_checkpoint_is_taken_at_each_epochs_end_and_the_previous_one_is_kept(tmp_path):
     fit(Scripted([(0.5, 1, 0.0)] * 3), [FeasibleCheckpoint(tmp_path), LastCheckpoint(tmp_path)], epochs=3)
     steps = [torch.load(tmp_path / name, weights_only=True)["global_step"] for name in ("previous.ckpt", "last.ckpt")]
     assert steps == [2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
-def test_hyperparameters_that_are_a_config_are_stored_as_plain_ones(tmp_path):
+def test_hyperparameters_in_a_config_are_stored_as_plain_types(tmp_path):
     module = Scripted([(0.5, 1, 0.0)])
     module.save_hyperparameters(OmegaConf.create({"lr": 0.1}))
     fit(module, [FeasibleCheckpoint(tmp_path), LastCheckpoint(tmp_path)], epochs=1)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"] == {"lr": 0.1}
 
 
-def test_a_module_that_changes_itself_after_the_checkpoint_is_refused(tmp_path):
+def test_a_module_that_changes_after_the_checkpoint_is_refused(tmp_path):
     class Clamping(Scripted):
         def on_train_batch_end(self, outputs, batch, batch_idx):
             self.weight.data.clamp_(0, 1)
@@ -394,7 +394,7 @@ def test_a_module_that_changes_itself_after_the_checkpoint_is_refused(tmp_path):
         fit(Clamping([(0.5, 1, 0.0)]), [LastCheckpoint(tmp_path)], epochs=1)
 
 
-def test_a_trainer_that_counts_steps_is_refused(tmp_path):
+def test_a_trainer_with_max_steps_is_refused(tmp_path):
     message = r"Trainer\(max_steps=7\) makes Lightning count an epoch twice .* add the callback StopAfter\(7\)"
     with pytest.raises(ValueError, match=message):
         fit(Scripted([(0.5, 1, 0.0)]), [LastCheckpoint(tmp_path)], epochs=1, max_steps=7)

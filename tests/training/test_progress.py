@@ -10,14 +10,14 @@ from torch import nn
 
 from prunekit import console
 from prunekit.console import StatusLine, clock, fitted, rate, say, track
-from prunekit.training.progress import Progress, _evaluations_to_come
+from prunekit.training.progress import Progress, _remaining_evaluations
 
-# lightning still uses what torch's pytree renamed
+# lightning still uses a name that torch's pytree has renamed
 
 
 @pytest.fixture
 def log(monkeypatch):
-    """What a log file gets: no terminal."""
+    """The lines that a log file gets, without a terminal."""
     stream = io.StringIO()
     monkeypatch.setattr(console, "CONSOLE", Console(file=stream, width=80, highlight=False, force_terminal=False))
     return stream
@@ -48,14 +48,14 @@ def test_times_and_rates():
     assert [rate(61, 10), rate(10, 10), rate(4, 10), rate(0, 1)] == ["6.1 it/s", "1.0 it/s", "2.5 s/it", "- it/s"]
 
 
-def test_a_narrow_line_leaves_out_whole_parts_the_later_ones_first():
+def test_a_narrow_line_omits_whole_parts_from_the_end():
     parts = ["step 1/9", "loss 0.5", "a very long part", "ETA 01:00"]
     assert fitted(parts, 80) == "step 1/9 | loss 0.5 | a very long part | ETA 01:00"
     assert fitted(parts, 31) == "step 1/9 | loss 0.5 | ETA 01:00"
     assert fitted(parts, 3) == "step 1/9"
 
 
-def test_what_is_said_is_never_wrapped_nor_read_as_markup(log):
+def test_messages_are_neither_wrapped_nor_read_as_markup(log):
     say("[bold] " + "word " * 40)
     assert log.getvalue() == "[bold] " + "word " * 40 + "\n"
 
@@ -68,7 +68,7 @@ def test_track_yields_everything_and_ends_with_one_line(log):
     assert re.fullmatch(r"teacher outputs    \| 3 \| [\d.]+ it/s \| 00:00\n", log.getvalue())
 
 
-def test_a_log_file_gets_a_line_now_and_then_with_an_eta(log, monkeypatch):
+def test_a_log_file_gets_a_line_every_ten_seconds_with_an_eta(log, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
 
@@ -81,7 +81,7 @@ def test_a_log_file_gets_a_line_now_and_then_with_an_eta(log, monkeypatch):
         pass
     lines = log.getvalue().splitlines()
     assert lines[0] == "speed              | 9/100 | 1.1 s/it | ETA 01:41"
-    assert len(lines) == 11  # every ten seconds, and the end
+    assert len(lines) == 11  # every ten seconds, and at the end
     assert lines[-1] == "speed              | 100 | 1.0 it/s | 01:40"
 
 
@@ -92,14 +92,14 @@ def test_without_a_total_there_is_no_eta(log, monkeypatch):
     assert log.getvalue().startswith("reading            | 0 | - it/s\n")
 
 
-def test_on_a_terminal_there_is_one_live_line_and_the_last_one_stays(terminal):
+def test_on_a_terminal_there_is_one_live_line_and_the_last_one_remains(terminal):
     list(track("abc", "teacher outputs"))
     lines = without_controls(terminal.getvalue())
     assert [line.split("|")[1].strip() for line in lines] == ["0/3", "1/3", "2/3", "3"]
     assert terminal.getvalue().endswith("00:00\n")
 
 
-def test_a_loop_that_is_left_early_takes_its_live_line_with_it(terminal):
+def test_a_loop_that_ends_early_removes_its_live_line(terminal):
     for _ in track("abc", "speed"):
         break
     list(track("ab", "after"))  # another live line can start
@@ -169,7 +169,7 @@ def test_the_live_line_shows_step_loss_budget_and_eta_first(terminal):
     assert any(line.startswith("evaluate epoch 1/2 | batch 1/2") for line in lines)
 
 
-def test_a_term_of_a_stage_that_is_over_is_shown_no_more(log):
+def test_loss_terms_of_an_earlier_stage_are_no_longer_shown(log):
     class Staged(Toy):
         def training_step(self, batch, batch_idx):
             terms = ("kd", "rank") if self.current_epoch == 0 else ("task", "rank")
@@ -182,19 +182,19 @@ def test_a_term_of_a_stage_that_is_over_is_shown_no_more(log):
     assert "loss 0.750 | rank 0.250 task 0.250 |" in hard
 
 
-def test_when_training_expects_nothing_any_more_the_budget_is_the_measured_one(terminal):
+def test_the_measured_budget_is_shown_once_training_no_longer_reports_an_expected_one(terminal):
     fit(Progress(3.0))
     lines = without_controls(terminal.getvalue())
     late = next(line for line in lines if line.startswith("fit epoch 2/2 | step 119/120"))
     assert "budget 2.90x -> 3.00x" in late
 
 
-def test_a_run_without_a_budget_shows_what_it_has_reached(log):
+def test_a_run_without_a_budget_shows_the_reduction_reached(log):
     fit(Progress(None), epochs=1)
     assert "| budget 2.90x |" in log.getvalue()
 
 
-def test_an_error_leaves_no_live_line_behind(terminal):
+def test_an_error_removes_the_live_line(terminal):
     class Broken(Toy):
         def training_step(self, batch, batch_idx):
             if batch_idx == 3:
@@ -221,8 +221,8 @@ def test_an_error_leaves_no_live_line_behind(terminal):
     ("evals_per_epoch", "max_steps", "total", "to_come"),
     [(1, None, 40, 4), (5, None, 40, 18), (1, 15, 15, 1), (5, 15, 15, 5)],
 )
-def test_the_eta_counts_an_early_end_and_every_evaluation_until_then(evals_per_epoch, max_steps, total, to_come):
-    """Ten steps an epoch, four epochs, now at step 5."""
+def test_the_eta_accounts_for_an_early_end_and_every_evaluation_before_it(evals_per_epoch, max_steps, total, to_come):
+    """Ten steps per epoch, four epochs, now at step 5."""
     trainer = Mock(
         spec=L.Trainer,
         num_training_batches=10,
@@ -235,4 +235,4 @@ def test_the_eta_counts_an_early_end_and_every_evaluation_until_then(evals_per_e
     )
     shown = Progress(None, max_steps)
     assert shown._total(trainer) == total
-    assert _evaluations_to_come(trainer, 5, total) == to_come
+    assert _remaining_evaluations(trainer, 5, total) == to_come
