@@ -1,4 +1,4 @@
-"""Calibration samples and evaluation text of a text task, as token numbers. A function of files, seed and tokenizer."""
+"""Calibration samples and evaluation text of a text task, as token ids: a function of files, seed and tokenizer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -29,7 +31,7 @@ Stream = Literal["open", "domain", "mixed"]
 
 @dataclass(frozen=True)
 class TokenSample:
-    """One calibration sequence; `counts` marks the tokens whose prediction enters the loss, None = all."""
+    """One calibration sequence; `counts` marks the tokens whose prediction enters the loss (None: all)."""
 
     ids: Int[Tensor, "tokens"]
     counts: Int[Tensor, "tokens"] | None = None
@@ -37,9 +39,10 @@ class TokenSample:
 
 @dataclass(frozen=True)
 class Documents:
-    """Rendered documents of one corpus; `overlap` of those to calibrate on were left out as they are evaluated too.
+    """Rendered documents of one corpus.
 
-    `prompts` holds, per calibration document, how many of its first characters are prompt.
+    `prompts` is the number of leading prompt characters of each calibration document. `overlap` calibration documents
+    were left out because they are also evaluated, and `duplicates` because they are exact repetitions.
     """
 
     calibration: list[str]
@@ -51,16 +54,16 @@ class Documents:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, its possible continuations, and the number of the right one."""
+    """A prompt, its possible continuations, and the index of the correct one."""
 
     prompt: str
     choices: tuple[str, ...]
-    right: int
+    answer: int
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Everything a text task reads, before tokenisation."""
+    """All texts of a task before tokenisation."""
 
     spec: TextSpec
     documents: Mapping[str, Documents]
@@ -72,10 +75,11 @@ class Texts:
 
 
 def read_texts(spec: TextSpec, source: TextSource) -> Texts:
-    """Reads, renders and splits all files of a task.
+    """Read, render and split all files of a task.
 
     Raises:
-        DataError: a file that cannot be read, a template whose column is missing, a corpus without documents.
+        DataError: a file that cannot be read, a template with a column that the file does not have, or a corpus
+            without documents.
     """
     if spec.synthetic_rows:
         return _synthetic(spec)
@@ -89,50 +93,54 @@ def read_texts(spec: TextSpec, source: TextSource) -> Texts:
     references = []
     if spec.generation is not None and source.generation is not None:
         references = _references(spec.generation, source.generation)
-        documents = {name: _without(found, references) for name, found in documents.items()}
+        documents = {name: _drop_references(corpus, references) for name, corpus in documents.items()}
     return Texts(spec, documents, questions, references)
 
 
 def read_documents(corpus: Corpus, files: CorpusFiles, name: str) -> Documents:
-    """The documents of a corpus, without empty ones and exact repetitions; a calibration document that also is in the
-    evaluation text, but for case and white space, is left out and counted.
+    """Return the documents of a corpus, without empty ones and exact repetitions.
+
+    A calibration document that is also in the evaluation text, up to case and white space, is left out and counted.
+
+    Raises:
+        DataError: no document is left to calibrate on, or to evaluate.
     """
-    rendered = _unique(_render(corpus, files.calibration, name))
+    rendered, duplicates = _drop_duplicates(_render(corpus, files.calibration, name))
     if files.evaluation is not None:
-        held = [prompt + completion for prompt, completion in _render(corpus, files.evaluation, name)]
+        held_out = [prompt + completion for prompt, completion in _render(corpus, files.evaluation, name)]
     else:
-        order = sorted("".join(pair) for pair in rendered[0])
-        order.sort(key=_share)
-        held = order[: math.ceil(corpus.held_out * len(order))]
-        apart = set(held)
-        rendered = ([pair for pair in rendered[0] if "".join(pair) not in apart], rendered[1])
-    known = {_plain(text) for text in held}
-    kept = [(p, c) for p, c in rendered[0] if _plain(p + c) not in known]
-    if not kept or not held:
+        order = sorted("".join(pair) for pair in rendered)
+        order.sort(key=_hash_fraction)
+        held_out = order[: math.ceil(corpus.held_out * len(order))]
+        excluded = set(held_out)
+        rendered = [pair for pair in rendered if "".join(pair) not in excluded]
+    evaluated = {_normalise(text) for text in held_out}
+    kept = [(p, c) for p, c in rendered if _normalise(p + c) not in evaluated]
+    if not kept or not held_out:
         raise DataError(
-            f"task.{name}: {files.calibration} leaves {len(kept)} documents to calibrate on and {len(held)} to "
+            f"task.{name}: {files.calibration} leaves {len(kept)} documents to calibrate on and {len(held_out)} to "
             f"measure on.\nAllowed: 1 or more of each.\nGive more text, or task.{name}.eval_file=..."
         )
-    overlap = len(rendered[0]) - len(kept)
-    return Documents([p + c for p, c in kept], held, [len(p) for p, _ in kept], overlap, rendered[1])
+    overlap = len(rendered) - len(kept)
+    return Documents([p + c for p, c in kept], held_out, [len(p) for p, _ in kept], overlap, duplicates)
 
 
 def _render(corpus: Corpus, path: Path, name: str) -> list[tuple[str, str]]:
-    """Prompt and completion of each row, "" where there is no completion; empty documents are left out."""
+    """Return prompt and completion of each row, "" if there is no completion; empty documents are left out."""
     rows = _rows(path)
     prompt = _template(corpus.template, f"task.{name}.template")
     completion = _template(corpus.completion or "", f"task.{name}.completion")
-    found = []
+    pairs = []
     for number, row in enumerate(rows):
-        pair = (_filled(prompt, row, path, number, name), _filled(completion, row, path, number, name))
+        pair = (_fill(prompt, row, path, number, name), _fill(completion, row, path, number, name))
         if "".join(pair).strip():
-            found.append(pair)
-    return found
+            pairs.append(pair)
+    return pairs
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix.lower() == ".txt":
-        # a blank line ends a document; without any, a line does
+        # documents are separated by blank lines; if there are none, each line is a document
         text = path.read_text(encoding="utf-8", errors="replace")
         parts = re.split(r"\n\s*\n", text) if re.search(r"\n\s*\n", text.strip()) else text.splitlines()
         return [{"text": part.strip("\n")} for part in parts]
@@ -141,23 +149,18 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in zip(*table.columns.values(), strict=True)]
 
 
-def _template(text: str, key: str) -> Any:
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import SandboxedEnvironment
-
+def _template(text: str, key: str) -> Template:
     try:
         return SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)
     except TemplateError as error:
         raise DataError(
-            f"{key}={text!r} is no Jinja template ({error}).\nAllowed: text with {{{{ column }}}}.\nCorrect it."
+            f"{key}={text!r} is not a Jinja template ({error}).\nAllowed: text with {{{{ column }}}}.\nCorrect it."
         ) from error
 
 
-def _filled(template: Any, row: Mapping[str, Any], path: Path, number: int, name: str) -> str:
-    from jinja2 import TemplateError
-
+def _fill(template: Template, row: Mapping[str, Any], path: Path, number: int, name: str) -> str:
     try:
-        # as one mapping: a column may be called self
+        # as one mapping, because a column may be called self
         return str(template.render({key: "" if value is None else value for key, value in row.items()}))
     except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
         raise DataError(
@@ -166,69 +169,70 @@ def _filled(template: Any, row: Mapping[str, Any], path: Path, number: int, name
         ) from error
 
 
-def _unique(pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], int]:
-    once = list(dict.fromkeys(pairs))
-    return once, len(pairs) - len(once)
+def _drop_duplicates(pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], int]:
+    """Return the distinct pairs in order, and the number of repetitions."""
+    distinct = list(dict.fromkeys(pairs))
+    return distinct, len(pairs) - len(distinct)
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _share(text: str) -> float:
-    """A number in 0..1 that hangs on the text alone."""
+def _hash_fraction(text: str) -> float:
+    """Return a number in 0..1 that depends only on the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def read_questions(spec: ChoiceSpec, path: Path) -> list[Question]:
-    """The first `rows` questions in an order that hangs on their text alone.
+    """Return the first `rows` questions in an order that depends only on their text.
 
     Raises:
         DataError: an answer that is not among the choices.
     """
     template = _template(spec.template, "task.choice.template")
-    found = []
+    questions = []
     for number, row in enumerate(_rows(path)):
-        prompt = _filled(template, row, path, number, "choice")
+        prompt = _fill(template, row, path, number, "choice")
         answer = str(row.get(spec.answer, "")).strip()
         if answer not in spec.choices:
             raise DataError(
                 f"{path}, row {number + 1}: column {spec.answer!r} holds {answer!r}.\n"
                 f"Allowed: {', '.join(spec.choices)}.\nCorrect task.choice.choices or task.choice.answer."
             )
-        found.append(Question(prompt, spec.choices, spec.choices.index(answer)))
-    return sorted(found, key=lambda question: _share(question.prompt))[: spec.rows]
+        questions.append(Question(prompt, spec.choices, spec.choices.index(answer)))
+    return sorted(questions, key=lambda question: _hash_fraction(question.prompt))[: spec.rows]
 
 
 def _references(spec: GenerationSpec, path: Path) -> list[tuple[str, str]]:
     prompt = _template(spec.template, "task.generation.template")
     reference = _template(spec.reference, "task.generation.reference")
     pairs = [
-        (_filled(prompt, row, path, n, "generation"), _filled(reference, row, path, n, "generation"))
+        (_fill(prompt, row, path, n, "generation"), _fill(reference, row, path, n, "generation"))
         for n, row in enumerate(_rows(path))
     ]
-    return sorted(pairs, key=lambda pair: _share(pair[0]))[: spec.rows]
+    return sorted(pairs, key=lambda pair: _hash_fraction(pair[0]))[: spec.rows]
 
 
-def _without(documents: Documents, references: Sequence[tuple[str, str]]) -> Documents:
-    """Without calibration documents that hold a prompt with its reference text; they are counted as overlap."""
-    measured = [_plain(f"{prompt} {reference}") for prompt, reference in references]
-    stays = [not any(text in _plain(document) for text in measured) for document in documents.calibration]
-    if not any(stays):
+def _drop_references(documents: Documents, references: Sequence[tuple[str, str]]) -> Documents:
+    """Drop calibration documents that contain a prompt with its reference text, and count them as overlap."""
+    scored = [_normalise(f"{prompt} {reference}") for prompt, reference in references]
+    keep = [not any(text in _normalise(document) for text in scored) for document in documents.calibration]
+    if not any(keep):
         raise DataError(
             "every document to calibrate on is also generated and scored by ROUGE.\n"
             "Allowed: at least one that is not.\nGive task.generation.file=..., or fewer task.generation.rows."
         )
     return dataclasses.replace(
         documents,
-        calibration=list(compress(documents.calibration, stays)),
-        prompts=list(compress(documents.prompts, stays)),
-        overlap=documents.overlap + stays.count(False),
+        calibration=list(compress(documents.calibration, keep)),
+        prompts=list(compress(documents.prompts, keep)),
+        overlap=documents.overlap + keep.count(False),
     )
 
 
 def _synthetic(spec: TextSpec) -> Texts:
-    """Generated documents: the domain repeats a few of its own words, the open corpus others."""
+    """Generate documents: the domain repeats a few words, the open corpus a few others."""
     documents = {}
     for name, words in (("open", FILLERS), ("domain", MARKERS)):
         random = Random(name)
@@ -248,7 +252,7 @@ def _synthetic(spec: TextSpec) -> Texts:
 def calibration_samples(
     texts: Texts, stream: Stream, tokenizer: PreTrainedTokenizerBase, seed: int, longest: int
 ) -> list[TokenSample]:
-    """Samples of one stream; "mixed" takes half of the samples of each corpus. None is longer than `longest`.
+    """Return the samples of one stream, none longer than `longest`; "mixed" is half of the samples of each corpus.
 
     Raises:
         DataError: too little text.
@@ -261,26 +265,26 @@ def calibration_samples(
     length = min(corpus.seqlen, longest)
     order = torch.randperm(len(documents.calibration), generator=generator_of("calibration", stream, seed)).tolist()
     if corpus.pack == "packed":
-        found = _packed(documents.calibration, order, corpus.samples, length, tokenizer, seed)
+        samples = _pack_documents(documents.calibration, order, corpus.samples, length, tokenizer, seed)
     else:
         # only the domain has completions
         completion_only = stream == "domain" and texts.spec.loss_on == "completion"
-        found = _examples(documents, order, corpus.samples, length, tokenizer, completion_only)
-    if len(found) < corpus.samples:
+        samples = _take_examples(documents, order, corpus.samples, length, tokenizer, completion_only)
+    if len(samples) < corpus.samples:
         raise DataError(
-            f"task.{stream} gives {len(found)} samples of {length} tokens, "
+            f"task.{stream} gives {len(samples)} samples of {length} tokens, "
             f"not task.{stream}.samples={corpus.samples}.\n"
-            f"Allowed: up to {max(1, len(found))} with this text.\n"
-            f"Set task.{stream}.samples or task.{stream}.seqlen lower, or give more text."
+            f"Allowed: up to {max(1, len(samples))} with this text.\n"
+            f"Lower task.{stream}.samples or task.{stream}.seqlen, or give more text."
         )
-    return found
+    return samples
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, verbose=False)["input_ids"])
 
 
-def _packed(
+def _pack_documents(
     documents: Sequence[str],
     order: Sequence[int],
     count: int,
@@ -288,18 +292,21 @@ def _packed(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> list[TokenSample]:
-    """Each sample begins in another document, at a random place of a long one, and goes on in those that follow."""
+    """Return samples that each start in another document and continue in the next ones.
+
+    A sample that fits in one document starts at a random place of it.
+    """
     random, used = Random(f"window {seed}"), set[int]()
-    found: list[TokenSample] = []
+    samples: list[TokenSample] = []
     for start in order:
-        if len(found) == count:
+        if len(samples) == count:
             break
         if start in used:
             continue
         ids: list[int] = []
         place = start
         while len(ids) < length and place < len(documents) and place not in used:
-            # of a very long document a part is enough: ten characters per token are more than it takes
+            # part of a very long document is enough: ten characters per token are more than needed
             text = documents[place]
             if not ids and len(text) > 20 * length:
                 begin = random.randrange(len(text) - 10 * length)
@@ -309,11 +316,11 @@ def _packed(
             place += 1
         if len(ids) >= length:
             begin = random.randint(0, len(ids) - length) if place == start + 1 else 0
-            found.append(TokenSample(torch.tensor(ids[begin : begin + length])))
-    return found
+            samples.append(TokenSample(torch.tensor(ids[begin : begin + length])))
+    return samples
 
 
-def _examples(
+def _take_examples(
     documents: Documents,
     order: Sequence[int],
     count: int,
@@ -321,10 +328,10 @@ def _examples(
     tokenizer: PreTrainedTokenizerBase,
     completion_only: bool,
 ) -> list[TokenSample]:
-    """One document per sample, cut at its end; with `completion_only` the prompt's tokens do not count."""
-    found: list[TokenSample] = []
+    """Return samples of one document each, truncated at the end; with `completion_only` prompt tokens do not count."""
+    samples: list[TokenSample] = []
     for place in order:
-        if len(found) == count:
+        if len(samples) == count:
             break
         text, prompt = documents.calibration[place], documents.prompts[place]
         ids = _ids(tokenizer, text)[:length]
@@ -336,32 +343,35 @@ def _examples(
             if before >= len(ids):
                 continue
             counts = torch.tensor([0] * before + [1] * (len(ids) - before))
-        found.append(TokenSample(torch.tensor(ids), counts))
-    return found
+        samples.append(TokenSample(torch.tensor(ids), counts))
+    return samples
 
 
 def evaluation_ids(texts: Texts, stream: str, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "tokens"]:
-    """The first `eval_tokens` tokens of a corpus' held-out documents, in an order that hangs on the files alone.
+    """Return the first `eval_tokens` tokens of a corpus' held-out documents; their order depends only on the files.
 
-    Documents of a file of its own stay in its order; held-out ones follow each other by content hash. At most an
-    eighth of the tokens come from one document.
+    Documents from an evaluation file keep their order; held-out ones are sorted by content hash. One document
+    contributes at most an eighth of the tokens, but up to 64 in any case.
+
+    Raises:
+        DataError: fewer than 2 tokens.
     """
-    wanted = texts.spec.eval_tokens
+    count = texts.spec.eval_tokens
     documents = texts.documents[stream].evaluation
     ids: list[int] = []
     for text in documents:
-        ids += _ids(tokenizer, text[: 10 * wanted] + "\n")[: max(64, wanted // 8)]
-        if len(ids) >= wanted:
+        ids += _ids(tokenizer, text[: 10 * count] + "\n")[: max(64, count // 8)]
+        if len(ids) >= count:
             break
     if len(ids) < 2:
         raise DataError(
             f"task.{stream}: the evaluation text has {len(ids)} tokens.\nAllowed: 2 or more.\nGive more text."
         )
-    return torch.tensor(ids[:wanted])
+    return torch.tensor(ids[:count])
 
 
 def samples_digest(samples: Sequence[TokenSample]) -> str:
-    """Hex digest of the tokens."""
+    """Return the hex digest of the samples' tokens."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(repr((sample.ids.tolist(), None if sample.counts is None else sample.counts.tolist())).encode())

@@ -1,11 +1,10 @@
-"""What a text task is: a domain and an open corpus, each with text to calibrate on and held-out text to measure on.
+"""Text tasks: a domain and an open corpus, each with text to calibrate on and held-out text to measure on.
 
-A task is one file in conf/task with `kind: text`; methods that prune weights take it. Imports nothing heavy.
+A task is one file in conf/task with `kind: text`, for methods that prune weights. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ SUFFIXES = (".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class Corpus:
-    """One corpus; the fields are the keys of its block in conf/task, where each is explained."""
+    """One corpus; its fields are the keys of its block in conf/task, which explains each."""
 
     template: str = "{{ text }}"
     completion: str | None = None
@@ -81,10 +80,10 @@ class TextSpec:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TextSpec:
-        """The spec of a resolved `task` block.
+        """Return the spec of a resolved `task` block.
 
         Raises:
-            ConfigError: values that do not go together.
+            ConfigError: values that contradict each other.
         """
         given = {key: value for key, value in config.items() if key != "kind" and value is not None}
         blocks = {"domain": Corpus, "open": Corpus, "choice": ChoiceSpec, "generation": GenerationSpec}
@@ -97,7 +96,7 @@ class TextSpec:
         spec = cls(**given)
         if spec.stride is not None and spec.stride > spec.window:
             raise ConfigError(
-                f"task.stride={spec.stride} leaves out text between windows of task.window={spec.window}.\n"
+                f"task.stride={spec.stride} skips text between windows of task.window={spec.window}.\n"
                 f"Allowed: 1..{spec.window}.\nLeave it out for a quarter of the window."
             )
         if spec.loss_on == "completion" and not spec.domain.completion:
@@ -108,8 +107,8 @@ class TextSpec:
         if spec.loss_on == "completion" and spec.domain.pack != "examples":
             raise ConfigError(
                 f"task.loss_on=completion, but task.domain.pack={spec.domain.pack} cuts samples out of running text, "
-                "where prompts are not told from completions.\n"
-                "Allowed: task.domain.pack=examples with it.\nSet that, or task.loss_on=all."
+                "which does not separate prompts from completions.\n"
+                "Allowed: task.loss_on=completion with task.domain.pack=examples.\nSet that, or task.loss_on=all."
             )
         for name in STREAMS:
             corpus = getattr(spec, name)
@@ -130,7 +129,7 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class CorpusFiles:
-    """The files of a corpus; `evaluation` None means documents of `calibration` are held out."""
+    """Files of a corpus; if `evaluation` is None, documents of `calibration` are held out for it."""
 
     calibration: Path
     evaluation: Path | None
@@ -138,7 +137,7 @@ class CorpusFiles:
 
 @dataclass(frozen=True)
 class TextSource:
-    """The files of a text task; None where its texts are generated."""
+    """Files of a text task; None where its texts are synthetic."""
 
     open: CorpusFiles | None
     domain: CorpusFiles | None
@@ -146,16 +145,16 @@ class TextSource:
     generation: Path | None = None
 
 
-def own_text_files(spec: TextSpec) -> list[Path]:
-    """Files that the configuration names by path."""
+def _configured_files(spec: TextSpec) -> list[Path]:
+    """Return the files that the configuration names by path."""
     named = [spec.domain.file, spec.domain.eval_file, spec.open.file, spec.open.eval_file]
     named += [part.file for part in (spec.choice, spec.generation) if part is not None]
     return [Path(path) for path in named if path is not None]
 
 
 def text_files_digest(spec: TextSpec) -> str | None:
-    """Hex digest of the content of the named files; None when none is named."""
-    files = [path for path in own_text_files(spec) if path.is_file()]
+    """Return the hex digest of the contents of files that the configuration names by path; None if there are none."""
+    files = [path for path in _configured_files(spec) if path.is_file()]
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as stream:
@@ -164,10 +163,10 @@ def text_files_digest(spec: TextSpec) -> str | None:
 
 
 def find_texts(spec: TextSpec, env: Mapping[str, str] | None = None) -> TextSource:
-    """Where a text task's files are: a path, PRUNEKIT_DATA, the hub.
+    """Find a text task's files: at a configured path, in PRUNEKIT_DATA, or on the hub.
 
     Raises:
-        ConfigError: nowhere; within 5 seconds, with what was tried and two ways on.
+        ConfigError: a file is in none of these places; raised within 5 seconds, with what was tried and two fixes.
     """
     env = os.environ if env is None else env
     if spec.synthetic_rows:
@@ -182,25 +181,27 @@ def find_texts(spec: TextSpec, env: Mapping[str, str] | None = None) -> TextSour
 
 def _corpus(name: str, corpus: Corpus, env: Mapping[str, str]) -> CorpusFiles:
     if corpus.file is not None:
-        own = _named(f"task.{name}.file", corpus.file)
-        held = None if corpus.eval_file is None else _named(f"task.{name}.eval_file", corpus.eval_file)
-        return CorpusFiles(own, held)
+        calibration = _check_file(f"task.{name}.file", corpus.file)
+        evaluation = None if corpus.eval_file is None else _check_file(f"task.{name}.eval_file", corpus.eval_file)
+        return CorpusFiles(calibration, evaluation)
     tried = []
     if corpus.folder:
-        path, why = _under_data(corpus.folder, env)
-        held, also = (None, "") if corpus.eval_folder is None else _under_data(corpus.eval_folder, env)
-        if path and not also:
-            return CorpusFiles(path, held)
-        tried.append(why or also)
+        path, problem = _find_in_data_folder(corpus.folder, env)
+        evaluation, eval_problem = (
+            (None, "") if corpus.eval_folder is None else _find_in_data_folder(corpus.eval_folder, env)
+        )
+        if path and not eval_problem:
+            return CorpusFiles(path, evaluation)
+        tried.append(problem or eval_problem)
     if corpus.hub and corpus.hub_file:
         cached = _cached(corpus.hub, "dataset", env)
-        why = "" if cached else _unreachable(corpus.hub, "datasets", env)
-        if not why:
+        problem = "" if cached else _unreachable(corpus.hub, "datasets", env)
+        if not problem:
             return CorpusFiles(
                 _from_hub(corpus.hub, corpus.hub_file),
                 _from_hub(corpus.hub, corpus.eval_hub_file) if corpus.eval_hub_file else None,
             )
-        tried.append(why)
+        tried.append(problem)
     raise ConfigError(
         f"task.{name}: no texts. Tried {'; '.join(tried) or 'nothing: no file, folder or hub is given'}.\n"
         f"Way on 1: task.{name}.file=<a .jsonl, .txt, .csv or .parquet file>.\n"
@@ -212,30 +213,33 @@ def _table(name: str, part: ChoiceSpec | GenerationSpec | None, env: Mapping[str
     if part is None:
         return None
     if part.file is not None:
-        return _named(f"task.{name}.file", part.file)
-    path, why = _under_data(part.folder or name, env)
+        return _check_file(f"task.{name}.file", part.file)
+    path, problem = _find_in_data_folder(part.folder or name, env)
     if path is None:
         raise ConfigError(
-            f"task.{name}: no rows. Tried {why}.\nWay on 1: task.{name}.file=<a .jsonl, .csv or .parquet file>.\n"
+            f"task.{name}: no rows. Tried {problem}.\nWay on 1: task.{name}.file=<a .jsonl, .csv or .parquet file>.\n"
             f"Way on 2: task.{name}.enabled=false leaves it out."
         )
     return path
 
 
-def _named(key: str, given: str) -> Path:
+def _check_file(key: str, given: str) -> Path:
+    """Return the path of a configured file after checking that it exists and has a known suffix."""
     path = Path(given)
     if not path.is_file():
         raise ConfigError(
-            f"{key}={given} is no file (looked in {Path.cwd()}).\nAllowed: {', '.join(SUFFIXES)}.\nCorrect the path."
+            f"{key}={given} is not a file (looked in {Path.cwd()}).\nAllowed: {', '.join(SUFFIXES)}.\nCorrect the path."
         )
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
-            f"{key}={given} is called {path.suffix or 'nothing'}.\nAllowed: {', '.join(SUFFIXES)}.\nConvert it."
+            f"{key}={given} has the suffix {path.suffix or '(none)'}.\n"
+            f"Allowed: {', '.join(SUFFIXES)}.\nConvert the file."
         )
     return path
 
 
-def _under_data(place: str, env: Mapping[str, str]) -> tuple[Path | None, str]:
+def _find_in_data_folder(place: str, env: Mapping[str, str]) -> tuple[Path | None, str]:
+    """Return a file in the data folder, or None and the reason why not."""
     root = env.get(DATA_VARIABLE)
     if not root:
         return None, f"{DATA_VARIABLE} (not set)"
@@ -244,6 +248,7 @@ def _under_data(place: str, env: Mapping[str, str]) -> tuple[Path | None, str]:
 
 
 def _from_hub(repo: str, file: str) -> Path:
+    # heavy, and most tasks read no file from the hub
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
@@ -253,10 +258,5 @@ def _from_hub(repo: str, file: str) -> Path:
         raise ConfigError(
             f"the hub's dataset {repo} has no file {file} ({type(error).__name__}).\n"
             "Allowed: the path of a .jsonl, .csv, .txt or .parquet file in a public dataset.\n"
-            "Correct hub_file or eval_hub_file, or give a file of your own."
+            "Correct hub_file or eval_hub_file, or give a local file."
         ) from error
-
-
-def described(spec: TextSpec) -> dict[str, Any]:
-    """The spec as plain values, for a manifest."""
-    return dataclasses.asdict(spec)

@@ -57,7 +57,7 @@ def evaluate(loaded: LoadedModel, texts: Texts, label: str) -> Evaluated:
             choose(model, tokenizer, question.prompt, question.choices, longest)
             for question in track(questions, f"choice ({label})")
         ]
-        scores = choice_scores(picked, [question.right for question in questions], len(questions[0].choices))
+        scores = choice_scores(picked, [question.answer for question in questions], len(questions[0].choices))
         values |= {f"choice_{name}": value for name, value in scores.items()} | {"choice_rows": len(questions)}
     if texts.references and spec.generation is not None:
         values |= rouge(model, tokenizer, texts.references, spec.generation.new_tokens, longest)
@@ -69,6 +69,6 @@ def _text_digest(loaded: LoadedModel, texts: Texts) -> str:
     digest = hashlib.sha256()
     for stream in CORPORA:
         digest.update(repr(evaluation_ids(texts, stream, loaded.tokenizer).tolist()).encode())
-    digest.update(repr([(q.prompt, q.choices, q.right) for q in texts.questions]).encode())
+    digest.update(repr([(q.prompt, q.choices, q.answer) for q in texts.questions]).encode())
     digest.update(repr(texts.references).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What is calibrated on is a function of files, seed and tokenizer, and never what is measured on."""
+"""Calibration samples are a function of files, seed and tokenizer, and never overlap with the evaluation text."""
 
 import json
 
@@ -30,7 +30,7 @@ def texts(tmp_path, documents, **keys):
     return read_texts(spec, TextSource(files, files))
 
 
-def test_short_documents_are_put_together_to_full_samples(tmp_path):
+def test_short_documents_are_joined_into_full_samples(tmp_path):
     found = texts(tmp_path, ["AB", "CD", "EF", "GH", "IJ", "KL", "MN", "OP", "QR", "ST", "UV", "WX"])
     samples = calibration_samples(found, "domain", letters(), 1, 64)
     assert [len(sample.ids) for sample in samples] == [8, 8]
@@ -38,7 +38,7 @@ def test_short_documents_are_put_together_to_full_samples(tmp_path):
     assert seen[0] != seen[1]
 
 
-def test_a_long_document_gives_a_window(tmp_path):
+def test_a_sample_of_a_long_document_is_a_window(tmp_path):
     document = "".join(chr(65 + n % 26) for n in range(1000))
     (sample,) = calibration_samples(texts(tmp_path, [document], samples=1), "open", letters(), 1, 64)
     text = "".join(chr(32 + token) for token in sample.ids)
@@ -46,7 +46,7 @@ def test_a_long_document_gives_a_window(tmp_path):
     assert len(text) == 8
 
 
-def test_the_seed_and_nothing_else_draws(tmp_path):
+def test_samples_depend_only_on_the_seed(tmp_path):
     documents = [f"DOCUMENT {n} " * 3 for n in range(30)]
     found = texts(tmp_path, documents)
 
@@ -61,19 +61,19 @@ def test_the_seed_and_nothing_else_draws(tmp_path):
     assert torch.get_rng_state().equal(before)
 
 
-def test_the_models_maximum_cuts_the_samples(tmp_path):
+def test_samples_are_cut_to_the_models_maximum(tmp_path):
     found = texts(tmp_path, ["ABCDEFGHIJ" * 10] * 1 + ["KLMNOPQ" * 10], seqlen=5000)
     assert [len(s.ids) for s in calibration_samples(found, "domain", letters(), 1, 16)] == [16, 16]
 
 
-def test_mixed_takes_half_of_each(tmp_path):
+def test_mixed_takes_half_of_each_corpus(tmp_path):
     found = texts(tmp_path, [f"TEXT {n} OF MANY" for n in range(20)], samples=4)
     parts = [calibration_samples(found, name, letters(), 1, 64) for name in ("open", "domain")]
     mixed = calibration_samples(found, "mixed", letters(), 1, 64)
     assert [s.ids.tolist() for s in mixed] == [s.ids.tolist() for part in parts for s in part[:2]]
 
 
-def test_of_examples_only_the_completion_counts(tmp_path):
+def test_only_the_completion_of_an_example_counts(tmp_path):
     found = texts(
         tmp_path, ["ABC", "DEF"], pack="examples", template="{{ text }}:", completion=" YES", samples=2, seqlen=64
     )
@@ -81,14 +81,14 @@ def test_of_examples_only_the_completion_counts(tmp_path):
         assert sample.counts.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
-def test_a_document_that_is_measured_on_is_not_calibrated_on(tmp_path):
+def test_a_document_in_the_evaluation_text_is_not_calibrated_on(tmp_path):
     own = lines(tmp_path / "a.jsonl", {"text": "one  TEXT"}, {"text": "two"}, {"text": "two"}, {"text": ""})
     held = lines(tmp_path / "b.jsonl", {"text": "One text"})
     found = read_documents(Corpus(), CorpusFiles(own, held), "domain")
     assert (found.calibration, found.overlap, found.duplicates) == (["two"], 1, 1)
 
 
-def test_without_a_file_of_its_own_a_tenth_is_held_out_whatever_the_order(tmp_path):
+def test_without_an_evaluation_file_a_tenth_is_held_out_whatever_the_order(tmp_path):
     rows = [{"text": f"text {n}"} for n in range(50)]
     one, other = (
         read_documents(Corpus(), CorpusFiles(lines(tmp_path / name, *order), None), "domain")
@@ -106,17 +106,17 @@ def test_text_files_have_a_document_per_paragraph_or_per_line(tmp_path):
         assert read_documents(Corpus(), CorpusFiles(tmp_path / "t.txt", held), "open").calibration == documents
 
 
-def test_the_evaluation_text_has_as_many_tokens_as_asked(tmp_path):
+def test_the_evaluation_text_has_the_number_of_tokens_asked_for(tmp_path):
     found = texts(tmp_path, ["ABC"])
-    assert len(evaluation_ids(found, "open", letters())) == 64  # of one document at most an eighth, but 64
+    assert len(evaluation_ids(found, "open", letters())) == 64  # at most an eighth from one document, but up to 64
 
 
-def test_questions_come_in_an_order_of_their_own(tmp_path):
+def test_the_order_of_questions_depends_only_on_their_text(tmp_path):
     path = lines(tmp_path / "q.jsonl", *({"q": f"question {n}", "a": ("yes", "no")[n % 2]} for n in range(9)))
     spec = ChoiceSpec("{{ q }}?", "a", ("yes", "no"), rows=4)
     found = read_questions(spec, path)
     assert len(found) == 4
-    assert found[0].choices[found[0].right] == ("yes", "no")[int(found[0].prompt[9]) % 2]
+    assert found[0].choices[found[0].answer] == ("yes", "no")[int(found[0].prompt[9]) % 2]
 
 
 # -- what cannot be used -------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_questions_come_in_an_order_of_their_own(tmp_path):
             {"template": "{{ body }}"},
             r"row 1: the template of task\.open cannot be filled \('body' is undefined",
         ),
-        (["AB"], {"template": "{{ text "}, r"task\.open\.template='\{\{ text ' is no Jinja template"),
+        (["AB"], {"template": "{{ text "}, r"task\.open\.template='\{\{ text ' is not a Jinja template"),
         ([""], {}, r"leaves 0 documents to calibrate on and 1 to measure on"),
     ],
 )
@@ -139,18 +139,18 @@ def test_bad_texts_are_refused(documents, keys, words, tmp_path):
         texts(tmp_path, documents, **keys)
 
 
-def test_too_little_text_says_how_much_there_is(tmp_path):
+def test_too_little_text_is_refused_with_how_much_there_is(tmp_path):
     with pytest.raises(DataError, match=r"task\.domain gives 0 samples of 8 tokens, not task\.domain\.samples=2"):
         calibration_samples(texts(tmp_path, ["AB"]), "domain", letters(), 1, 64)
 
 
-def test_an_answer_that_is_no_choice_is_refused(tmp_path):
+def test_an_answer_that_is_not_a_choice_is_refused(tmp_path):
     path = lines(tmp_path / "q.jsonl", {"q": "a", "a": "perhaps"})
     with pytest.raises(DataError, match=r"row 1: column 'a' holds 'perhaps'"):
         read_questions(ChoiceSpec("{{ q }}", "a", ("yes", "no")), path)
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.txt", "is no file"), ("a.pdf", "is called .pdf")])
+@pytest.mark.parametrize(("name", "words"), [("a.txt", "is not a file"), ("a.pdf", "has the suffix .pdf")])
 def test_a_path_that_cannot_be_read_is_refused(name, words, tmp_path):
     if name == "a.pdf":
         (tmp_path / name).write_text("x")
@@ -159,7 +159,7 @@ def test_a_path_that_cannot_be_read_is_refused(name, words, tmp_path):
         find_texts(spec, {})
 
 
-def test_a_gguf_file_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
+def test_a_gguf_file_without_its_packages_is_refused_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         ConfigError, match=r"gguf and accelerate not installed.\nWay on 1: pip install 'prunekit\[gguf\]'"
@@ -167,8 +167,8 @@ def test_a_gguf_file_without_its_packages_says_what_to_install(tmp_path, monkeyp
         dequantised(tmp_path / "m.gguf", tmp_path)
 
 
-def test_what_is_generated_and_scored_is_not_calibrated_on(tmp_path):
-    """Both come from one file here: the rows that are scored leave the calibration, and are counted."""
+def test_texts_that_are_generated_and_scored_are_not_calibrated_on(tmp_path):
+    """Both come from one file here: scored rows are dropped from the calibration, and counted."""
     path = lines(tmp_path / "qa.jsonl", *({"q": f"what is {n}", "a": f"it is {n}"} for n in range(40)))
     held = lines(tmp_path / "held.jsonl", {"q": "else", "a": "nothing"})
     corpus = Corpus(template="{{ q }}?", completion=" {{ a }}")
@@ -182,21 +182,21 @@ def test_what_is_generated_and_scored_is_not_calibrated_on(tmp_path):
 
 
 @pytest.mark.parametrize("template", ["{{ n / 0 }}", "{{ n + 'x' }}", "{{ missing }}"])
-def test_a_template_that_fails_says_in_which_row(template, tmp_path):
+def test_a_template_that_fails_is_refused_with_the_row(template, tmp_path):
     path = lines(tmp_path / "own.jsonl", {"n": 1})
     with pytest.raises(DataError, match=r"row 1: the template of task\.open cannot be filled"):
         read_documents(Corpus(template=template), CorpusFiles(path, None), "open")
 
 
 def test_a_column_may_be_called_self(tmp_path):
-    """The name means something to Python and to Jinja; other columns can be used beside it."""
+    """The name has a meaning in Python and in Jinja; other columns can be used with it."""
     path = lines(tmp_path / "own.jsonl", {"self": 1, "text": "me"}, {"self": 2, "text": "you"})
     found = read_documents(Corpus(), CorpusFiles(path, None), "open")
     assert sorted(found.calibration + found.evaluation) == ["me", "you"]
 
 
-def test_a_corpus_of_the_hub(tmp_path, monkeypatch):
-    """Its two files are fetched by name; a name that is not there is said, and so is one that was not given."""
+def test_a_corpus_is_read_from_the_hub(tmp_path, monkeypatch):
+    """Its two files are fetched by name; a file that is not there is refused, and so is a missing name."""
     fetched = []
 
     def fetch(repo, file, repo_type):
