@@ -100,7 +100,7 @@ def method_on(model: PreTrainedModel, name: str, budget: float, context: dict[st
 
     spec = TaskSpec.from_config(cfg["task"])
     stays = {split: torch.full_like(lengths, prefix + 1) for split, lengths in context["lengths"].items()}
-    given = MethodContext(spec=spec, classes=0, budget=budget, protected=stays, **context)
+    given = MethodContext(spec=spec, budget=budget, protected=stays, **context)
     options = kind.Options.from_config(method_options(cfg)).completed(given)
     install(model, options.build_pruner(given.shape), prefix=prefix)
     return Translating(model, given, options)

@@ -340,10 +340,9 @@ def main(arguments: Sequence[str]) -> int:
     given = parse_settings(SETTINGS, arguments)
     limits_of(given)
     run = open_run(given["run"])
-    if run.spec.kind not in ("classification", "regression"):
-        does = "finds answers" if run.spec.kind == "span" else "translates"
+    if not run.spec.kind.labels_texts:
         raise ConfigError(
-            f"run={given['run']} {does}, which this server does not.\n"
+            f"run={given['run']} {run.spec.kind.does}; this server does not.\n"
             "Allowed: a run of classification or regression.\nUse prunekit.load(folder) for it."
         )
     place = listening(given["host"], given["port"])  # before the model, which takes seconds

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,15 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 PADDING = -100  # in targets, as in Hugging Face
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A kind of task, of which a loss needs the name alone; what kinds are is the matter of prunekit.data.kinds."""
+
+    @property
+    def name(self) -> str:
+        """The name that a task's file gives."""
 
 
 def choices(
@@ -24,21 +35,25 @@ def choices(
     return logits if logits.dim() == 2 else logits.movedim(-1, 1).flatten(0, 1)
 
 
-def task_loss(
-    logits: Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"],
-    labels: Shaped[Tensor, "batch *more"],
-    kind: Literal["classification", "regression", "span", "translation"],
-) -> Float[Tensor, ""]:
-    """Return the loss of a task: squared error for regression, else cross-entropy.
+def decisions_per_row(labels: Shaped[Tensor, "batch *more"]) -> Int[Tensor, "batch"]:
+    """Return how many decisions the model makes for each row: one label, two ends of an answer, or a target's words."""
+    flat = labels.reshape(len(labels), -1)
+    # a value may be any number
+    counts = torch.ones_like(flat, dtype=torch.bool) if flat.is_floating_point() else flat != PADDING
+    return counts.sum(-1)
 
-    The cross-entropy is over classes, over the first and last token of an answer, or over words; targets of a
-    translation are smoothed by 0.1.
-    """
-    if kind == "translation":
-        return translation_loss(logits, labels)
-    if kind == "regression":
-        return F.mse_loss(logits.float().squeeze(-1), labels.float())
+
+def class_loss(
+    logits: Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"],
+    labels: Int[Tensor, "batch *more"],
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of classes, or of the first and last token of an answer."""
     return F.cross_entropy(choices(logits).float(), labels.flatten())
+
+
+def value_loss(logits: Float[Tensor, "batch 1"], labels: Shaped[Tensor, "batch"]) -> Float[Tensor, ""]:
+    """Return the mean squared error of one output."""
+    return F.mse_loss(logits.float().squeeze(-1), labels.float())
 
 
 def translation_loss(
@@ -68,6 +83,58 @@ def distillation_loss(
     target = F.log_softmax(choices(teacher).float() / temperature, dim=-1)
     prediction = F.log_softmax(choices(student).float() / temperature, dim=-1)
     return temperature**2 * F.kl_div(prediction, target, reduction="batchmean", log_target=True)
+
+
+def value_distance(
+    student: Float[Tensor, "batch 1"], teacher: Float[Tensor, "batch 1"], temperature: float
+) -> Float[Tensor, ""]:
+    """Return the mean squared difference of values, which no temperature softens."""
+    return F.mse_loss(student.float(), teacher.float())
+
+
+@dataclass(frozen=True)
+class KindLosses:
+    """The loss on labels of a kind of task, and the distance from a teacher's logits at a temperature.
+
+    `has_choices` means that logits are of choices: then a teacher's say more than labels do.
+    """
+
+    task: Callable[[Tensor, Tensor], Float[Tensor, ""]]
+    imitation: Callable[[Tensor, Tensor, float], Float[Tensor, ""]] = distillation_loss
+    has_choices: bool = True
+
+
+# by the name of the kind
+LOSSES: dict[str, KindLosses] = {
+    "classification": KindLosses(class_loss),
+    "regression": KindLosses(value_loss, value_distance, has_choices=False),
+    "span": KindLosses(class_loss),
+    "translation": KindLosses(translation_loss),
+}
+
+
+def task_loss(
+    logits: Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"],
+    labels: Shaped[Tensor, "batch *more"],
+    kind: Named,
+) -> Float[Tensor, ""]:
+    """Return the loss on labels of a kind of task; targets of a translation are smoothed by 0.1."""
+    return LOSSES[kind.name].task(logits, labels)
+
+
+def imitation_loss(
+    student: Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"],
+    teacher: Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"],
+    kind: Named,
+    temperature: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Return the distance of a student's logits from a teacher's, as a kind of task measures it."""
+    return LOSSES[kind.name].imitation(student, teacher, temperature)
+
+
+def has_choices(kind: Named) -> bool:
+    """Return whether logits of a kind of task are of choices, so that a temperature softens them."""
+    return LOSSES[kind.name].has_choices
 
 
 def arp2_loss(

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.bench.result import Parity, ParityScore
-from prunekit.evaluation.evaluate import Batch, predict
+from prunekit.data.encoding import Batch
+from prunekit.evaluation.evaluate import predict
 from prunekit.models.forward import model_inputs
 from prunekit.models.heads import by_token
 

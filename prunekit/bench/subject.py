@@ -56,7 +56,7 @@ def load_run(run: FinishedRun, examples: int | None, seed: int) -> BenchSubject:
     data = run.data()
     split = data.split("validation")
     chosen = _sample_rows(len(split), examples, seed)
-    labels = split.labels[chosen]
+    labels = split.batch(torch.as_tensor(chosen))["labels"]
 
     def score(logits: np.ndarray) -> dict[str, float]:
         metrics = build_metrics(run.spec, data.num_labels)

@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.data.encoding import Batch
 from prunekit.models.forward import run_encoder, run_stock_encoder
 from prunekit.runtime.kernels.threads import threads
 
-Batch = Mapping[str, Tensor]
 Candidate = Callable[[Batch], object]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prunekit.evaluation.evaluate import Batch
+from prunekit.data.encoding import Batch
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution, Trace
 

@@ -17,10 +17,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from prunekit.config.composition import compose
 from prunekit.config.validation import validate
+from prunekit.data.encoding import Batch
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.sources import find_task
 from prunekit.data.spec import TaskSpec
-from prunekit.evaluation.evaluate import Batch
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.models import loading
 from prunekit.models.sources import find_backbone

@@ -1,4 +1,4 @@
-"""Bands of text lengths: which texts a run is trained on, and by which groups its test is reported."""
+"""Bands of text lengths: the texts that a run is trained on, and the groups by which its test is reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunekit.config.domains import length_quantile
 from prunekit.config.errors import shown
-from prunekit.data.spec import DataError
+from prunekit.data.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Band:
         return self.low <= length < self.high
 
     def mask(self, lengths: Int[Tensor, "rows"]) -> Bool[Tensor, "rows"]:
-        """Which rows are in it."""
+        """Return which rows are in it."""
         return (lengths >= self.low) & (lengths < self.high)
 
 
 def resolve(key: str, ends: Sequence[int | str], lengths: Int[Tensor, "rows"], max_length: int) -> list[Band]:
-    """The bands between neighbouring ends; quantiles are those of `lengths`, `max` takes in the longest text.
+    """Return the bands between neighbouring ends; quantiles are those of `lengths`, `max` takes in the longest text.
 
     A quantile q is the smallest number of tokens below which a share q of the texts lies, so [0, median) is the
     shorter half, without the texts that are as long as the median.
@@ -64,7 +64,7 @@ def _tokens(end: int | str, lengths: Int[Tensor, "rows"], max_length: int) -> in
 
 
 def rows_between(key: str, split: str, lengths: Int[Tensor, "rows"], bands: Sequence[Band]) -> list[int]:
-    """The numbers of the rows that lie in one of the bands, rising.
+    """Return the numbers of the rows in one of the bands, rising.
 
     Raises:
         DataError: a band is empty in this split; `key` is what the message calls the bands.

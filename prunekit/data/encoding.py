@@ -1,71 +1,106 @@
-"""Texts into token ids, once: a ragged table per split, cached on disk under a fingerprint of all it hangs on."""
+"""Tokenise each split once into a ragged table, cached on disk under a fingerprint of everything that affects it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
-from safetensors import SafetensorError
+from jaxtyping import Bool, Int, Shaped
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from prunekit.data.errors import DataError
 from prunekit.data.rows import Rows
-from prunekit.data.spec import DataError
-from prunekit.data.windows import question_tokens, windows
 
 # part of every fingerprint: raise it when the code below changes what it computes
 VERSION = "1"
-PADDED = -100  # behind the targets of a batch, where no loss looks
 CHUNK = 4096  # texts per call of the tokenizer
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # one of which a tokenizer is made from
+
+Batch = Mapping[str, Tensor]  # of a split: what the model reads, `labels`, `index`, and what the task's kind adds
 
 
 @dataclass(frozen=True)
 class Padding:
-    """The numbers that fill a batch behind a row's end."""
+    """The numbers that fill a batch after a row's end."""
 
     token: int = 0
     segment: int = 0
+
+
+class Targets(ABC):
+    """What the rows of a split are judged by. Each kind of task has a form of its own, a subclass."""
+
+    @property
+    @abstractmethod
+    def judged(self) -> int:
+        """How many predictions are judged: rows, or what was there before a row was read in several windows."""
+
+    @property
+    def references(self) -> Sequence[str]:
+        """The right text for everything that is judged; empty where no text is predicted."""
+        return ()
+
+    @abstractmethod
+    def batch(
+        self, rows: Int[Tensor, "batch"], place: Int[Tensor, "batch width"], inside: Bool[Tensor, "batch width"]
+    ) -> dict[str, Tensor]:
+        """Return `labels` of these rows, and what else their batch holds.
+
+        `place` says where each token is in the split's `ids`, `inside` which tokens are not padding.
+        """
+
+    def protected(self, offsets: Int[Tensor, "boundaries"]) -> Int[Tensor, "rows"]:
+        """Return the number of protected tokens of each row; `offsets` are those of the split. [CLS] by default."""
+        return torch.ones(len(offsets) - 1, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class LabelTargets(Targets):
+    """A label per row: a class number, or a value where there are no classes to `names`."""
+
+    labels: Shaped[Tensor, "rows"]
+    names: Sequence[str] = ()
+
+    @property
+    def judged(self) -> int:
+        """How many rows there are."""
+        return len(self.labels)
+
+    def batch(
+        self, rows: Int[Tensor, "batch"], place: Int[Tensor, "batch width"], inside: Bool[Tensor, "batch width"]
+    ) -> dict[str, Tensor]:
+        """Return the labels."""
+        return {"labels": self.labels[rows]}
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
     """The token ids of all rows, end to end; row i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    `truncated` counts rows cut at the longest length allowed; `segments` are token types, for models that have them.
-    Of a task that finds answers a row is a window, `spans` and `examples` are those of `windows`, `labels` have two
-    columns, and `questions` holds what was asked. `protect_question` marks all but the context as `protected`.
-    Of a translation `words` and `word_offsets` hold the targets in the same way, `labels` are row numbers, `truncated`
-    counts cut targets too, and the first `prefix` tokens of a source, which name the task, are `protected`;
-    `sources` and `references` are the texts.
+    `targets` is what depends on the kind of task. `segments` are token types, None for models that have none;
+    `truncated` counts rows cut at the longest length allowed.
     """
 
     ids: Int[Tensor, "total"]
     offsets: Int[Tensor, "boundaries"]
-    labels: Shaped[Tensor, "rows *outputs"]
+    targets: Targets
     fingerprint: str
     segments: Int[Tensor, "total"] | None = None
     truncated: int = 0
     padding: Padding = Padding()
-    spans: Int[Tensor, "total 2"] | None = None
-    examples: Int[Tensor, "rows"] | None = None
-    questions: Rows | None = field(default=None, repr=False, compare=False)
-    protect_question: bool = False
-    words: Int[Tensor, "words"] | None = None
-    word_offsets: Int[Tensor, "boundaries"] | None = None
-    prefix: int = 0
-    sources: Sequence[str] | None = field(default=None, repr=False, compare=False)
-    references: Sequence[str] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
 
     @property
     def lengths(self) -> Int[Tensor, "rows"]:
@@ -74,26 +109,20 @@ class EncodedSplit:
 
     @property
     def judged(self) -> int:
-        """How many rows there were before any was read in several windows."""
-        return len(self) if self.questions is None else len(self.questions)
+        """How many predictions are judged: rows, or what was there before a row was read in several windows."""
+        return self.targets.judged
 
     @property
     def protected(self) -> Int[Tensor, "rows"]:
-        """How many tokens of each row must stay: [CLS], or all before the context; of a source, prefix and end."""
-        if self.words is not None:
-            return self.lengths.clamp(max=self.prefix + 1)
-        if self.spans is None or not self.protect_question:
-            return torch.ones(len(self), dtype=torch.int64)
-        context = torch.nn.functional.pad((self.spans[:, 0] >= 0).long().cumsum(0), (1, 0))
-        first = torch.searchsorted(context, context[self.offsets[:-1]] + 1) - 1
-        return (first - self.offsets[:-1]).minimum(self.lengths)
+        """How many tokens of each row are protected."""
+        return self.targets.protected(self.offsets)
 
     def row(self, number: int) -> list[int]:
-        """The token ids of one row."""
+        """Return the token ids of one row."""
         return self.ids[int(self.offsets[number]) : int(self.offsets[number + 1])].tolist()
 
     def batch(self, rows: Int[Tensor, "batch"]) -> dict[str, Tensor]:
-        """The rows of these numbers, padded to the longest of them; `index` holds the numbers."""
+        """Return the rows of these numbers, padded to the longest of them; `index` holds the numbers."""
         start = self.offsets[rows]
         length = self.offsets[rows + 1] - start
         column = torch.arange(int(length.max()))
@@ -105,33 +134,16 @@ class EncodedSplit:
         }
         if self.segments is not None:
             batch["token_type_ids"] = self.segments[place].long().masked_fill(~inside, self.padding.segment)
-        if self.spans is not None and self.examples is not None:
-            spans = self.spans[place].masked_fill(~inside[..., None], -1)
-            batch |= {"spans": spans, "example": self.examples[rows]}
-            if self.protect_question:
-                batch["protected"] = question_tokens(spans, inside)
-        if self.prefix > 0:
-            end = column == length[:, None] - 1
-            batch["protected"] = inside & ((column < self.prefix) | end)
-        return batch | {"labels": self._targets(rows), "index": rows.clone()}
-
-    def _targets(self, rows: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch *outputs"]:
-        if self.words is None or self.word_offsets is None:
-            return self.labels[rows]
-        start = self.word_offsets[rows]
-        count = self.word_offsets[rows + 1] - start
-        column = torch.arange(int(count.max()))
-        place = (start[:, None] + column).clamp(max=len(self.words) - 1)
-        return self.words[place].long().masked_fill(column >= count[:, None], PADDED)
+        return batch | self.targets.batch(rows, place, inside) | {"index": rows.clone()}
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of a backbone, a folder or a hub id.
+    """Load the tokenizer of a backbone, a folder or a hub id.
 
     Raises:
         DataError: the folder has none.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # takes seconds, and a cached split is read without it
 
     folder = Path(source)
     if folder.is_dir() and not any(any(folder.glob(name)) for name in VOCABULARIES):
@@ -151,7 +163,7 @@ def load_tokenizer(source: str | Path) -> Any:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Hex digest of what a tokenizer does to a text; how it pads and truncates by default does not count."""
+    """Return a hex digest of what a tokenizer does to a text, whatever its defaults for padding and truncation."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         content = repr(sorted(tokenizer.get_vocab().items()))
@@ -163,8 +175,11 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(f"{settings}{content}".encode()).hexdigest()
 
 
-def fingerprint(rows: Rows, tokenizer_hash: str, max_length: int, stride: int | None = None) -> str:
-    """Hex digest of everything that the encoding of these rows hangs on, labels included; `stride` is of windows."""
+def fingerprint(rows: Rows[Any], tokenizer_hash: str, max_length: int, stride: int | None = None) -> str:
+    """Return a hex digest of everything that the encoding of these rows depends on, labels included.
+
+    `stride` is the overlap of windows, None where rows are not read in windows.
+    """
     overlap = "" if stride is None else f" {stride}"
     head = f"{VERSION} {tokenizer_hash} {max_length} {len(rows)} {rows.pairs is None}{overlap}\n"
     digest = hashlib.sha256(head.encode())
@@ -177,111 +192,122 @@ def fingerprint(rows: Rows, tokenizer_hash: str, max_length: int, stride: int | 
     return digest.hexdigest()
 
 
-def encode(
-    rows: Rows,
-    tokenizer: Any,
-    max_length: int,
-    cache: Path | None = None,
-    tokenizer_hash: str | None = None,
-    *,
-    stride: int | None = None,
-    target_length: int | None = None,
-) -> EncodedSplit:
-    """Tokenises rows, or reads what an earlier call with the same rows, tokenizer and length left in `cache`.
+@dataclass(frozen=True)
+class StoredSplit:
+    """A split as its cache file holds it: `ids`, `offsets`, `labels`, `segments` of models that have them, and what a
+    kind of task adds; `truncated` as in EncodedSplit.
+    """
 
-    With a `stride` nothing is cut: rows are questions and contexts, read in windows that overlap by so many tokens.
-    With a `target_length` labels are targets of a translation, cut at so many tokens.
+    tensors: Mapping[str, Tensor]
+    truncated: int = 0
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer, the longest length allowed, and the folder in which encoded splits are cached; None caches nothing.
 
     Raises:
         DataError: `max_length` is more than the model reads.
     """
-    if max_length > tokenizer.model_max_length:
-        raise DataError(
-            f"task.max_length={max_length}, but this backbone reads at most {tokenizer.model_max_length} tokens; "
-            f"set task.max_length={tokenizer.model_max_length} or less."
+
+    tokenizer: Any
+    max_length: int
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        longest = self.tokenizer.model_max_length
+        if self.max_length > longest:
+            raise DataError(
+                f"task.max_length={self.max_length}, but this backbone reads at most {longest} tokens; "
+                f"set task.max_length={longest} or less."
+            )
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """`tokenizer_fingerprint` of the tokenizer."""
+        return tokenizer_fingerprint(self.tokenizer)
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether the model has token types."""
+        return "token_type_ids" in self.tokenizer.model_input_names
+
+    def split(
+        self, key: str, tokenise: Callable[[], StoredSplit], targets: Callable[[Mapping[str, Tensor]], Targets]
+    ) -> EncodedSplit:
+        """Return the split with the fingerprint `key`, from the cache where it is there, else from `tokenise`.
+
+        `targets` makes the targets from the tensors.
+        """
+        path = None if self.cache is None else self.cache / f"{key[:32]}.safetensors"
+        stored = _load(path, key) if path is not None else None
+        if stored is None:
+            stored = tokenise()
+            if path is not None:
+                _save(stored, key, path)
+        return EncodedSplit(
+            ids=stored.tensors["ids"],
+            offsets=stored.tensors["offsets"],
+            targets=targets(stored.tensors),
+            fingerprint=key,
+            segments=stored.tensors.get("segments"),
+            truncated=stored.truncated,
+            padding=Padding(self.tokenizer.pad_token_id, self.tokenizer.pad_token_type_id),
         )
-    hashed = tokenizer_hash or tokenizer_fingerprint(tokenizer)
-    if target_length is not None:
-        hashed = f"{hashed} targets {target_length}"
-    key = fingerprint(rows, hashed, max_length, stride)
-    path = None if cache is None else cache / f"{key[:32]}.safetensors"
-    padding = Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
-    found = _load(path, key, padding) if path is not None else None
-    if found is None:
-        if target_length is not None:
-            found = _with_targets(rows, tokenizer, max_length, target_length, key, padding)
-        elif stride is None:
-            found = _tokenise(rows, tokenizer, max_length, key, padding)
-        else:
-            found = EncodedSplit(**windows(rows, tokenizer, max_length, stride), fingerprint=key, padding=padding)
-        if path is not None:
-            _save(found, path)
-    return found if stride is None else replace(found, questions=rows)
 
 
-def _tokenise(rows: Rows, tokenizer: Any, max_length: int, key: str, padding: Padding) -> EncodedSplit:
+def encode_texts(rows: Rows[Any], encoder: Encoder, names: Sequence[str] = ()) -> EncodedSplit:
+    """Tokenise texts with a label each, or read what an earlier call with the same rows and encoder left in the cache.
+
+    `names` are the classes; without them labels are values.
+    """
+
+    def tokenise() -> StoredSplit:
+        stored = tokenise_texts(rows, encoder)
+        labels = list(rows.labels)
+        number = torch.float32 if labels and isinstance(labels[0], float) else torch.int64
+        return StoredSplit({**stored.tensors, "labels": torch.tensor(labels, dtype=number)}, stored.truncated)
+
+    key = fingerprint(rows, encoder.tokenizer_hash, encoder.max_length)
+    return encoder.split(key, tokenise, lambda tensors: LabelTargets(tensors["labels"], names))
+
+
+def tokenise_texts(rows: Rows[Any], encoder: Encoder) -> StoredSplit:
+    """Tokenise texts, or pairs of them, cut at the longest length; their labels are not looked at."""
     ids: list[np.ndarray] = []
     segments: list[np.ndarray] = []
     lengths: list[int] = []
     truncated = 0
-    typed = "token_type_ids" in tokenizer.model_input_names
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         texts, pairs = list(rows.texts[part]), None if rows.pairs is None else list(rows.pairs[part])
-        encoded = _call(tokenizer, texts, pairs)
-        long = [row for row, found in enumerate(encoded["input_ids"]) if len(found) > max_length]
+        encoded = _call(encoder.tokenizer, texts, pairs)
+        long = [row for row, tokens in enumerate(encoded["input_ids"]) if len(tokens) > encoder.max_length]
         if long:
             truncated += len(long)
             again = _call(
-                tokenizer,
+                encoder.tokenizer,
                 [texts[row] for row in long],
                 None if pairs is None else [pairs[row] for row in long],
                 truncation=True,
-                max_length=max_length,
+                max_length=encoder.max_length,
             )
             for name, values in again.items():
                 for row, value in zip(long, values, strict=True):
                     encoded[name][row] = value
-        lengths += [len(found) for found in encoded["input_ids"]]
-        ids += [np.asarray(found, np.int32) for found in encoded["input_ids"]]
-        if typed:
-            segments += [np.asarray(found, np.int8) for found in encoded["token_type_ids"]]
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    labels: Any = rows.labels
-    number = torch.float32 if labels and isinstance(labels[0], float) else torch.int64
-    return EncodedSplit(
-        ids=torch.from_numpy(np.concatenate(ids)),
-        offsets=torch.from_numpy(offsets),
-        labels=torch.tensor(labels, dtype=number),
-        fingerprint=key,
-        segments=torch.from_numpy(np.concatenate(segments)) if typed else None,
-        truncated=truncated,
-        padding=padding,
-    )
+        lengths += [len(tokens) for tokens in encoded["input_ids"]]
+        ids += [np.asarray(tokens, np.int32) for tokens in encoded["input_ids"]]
+        if encoder.has_segments:
+            segments += [np.asarray(types, np.int8) for types in encoded["token_type_ids"]]
+    tensors = {"ids": torch.from_numpy(np.concatenate(ids)), "offsets": offsets_of(lengths)}
+    if encoder.has_segments:
+        tensors["segments"] = torch.from_numpy(np.concatenate(segments))
+    return StoredSplit(tensors, truncated)
 
 
-def _with_targets(
-    rows: Rows, tokenizer: Any, max_length: int, target_length: int, key: str, padding: Padding
-) -> EncodedSplit:
-    """Sources as texts are, and beside them their targets."""
-    sources = _tokenise(replace(rows, labels=list(range(len(rows)))), tokenizer, max_length, key, padding)
-    words: list[np.ndarray] = []
-    cut = 0
-    for start in range(0, len(rows), CHUNK):
-        targets = [str(target) for target in rows.labels[start : start + CHUNK]]
-        encoded = tokenizer(text_target=targets, padding=False, return_attention_mask=False, verbose=False)["input_ids"]
-        for found in encoded:
-            if len(found) > target_length:
-                cut += 1
-                found = [*found[: target_length - 1], found[-1]]  # the last one ends the sentence
-            words.append(np.asarray(found, np.int32))
-    offsets = np.concatenate([[0], np.cumsum([len(found) for found in words], dtype=np.int64)])
-    return replace(
-        sources,
-        words=torch.from_numpy(np.concatenate(words)),
-        word_offsets=torch.from_numpy(offsets),
-        truncated=sources.truncated + cut,
-    )
+def offsets_of(lengths: Sequence[int]) -> Int[Tensor, "boundaries"]:
+    """Return where rows of these lengths begin when they are laid end to end, and where the last one ends."""
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
 def _call(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, **cut: Any) -> dict[str, list[Any]]:
@@ -289,46 +315,27 @@ def _call(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, **c
     return dict(tokenizer(texts, pairs, padding=False, return_attention_mask=False, verbose=False, **cut))
 
 
-def _save(split: EncodedSplit, path: Path) -> None:
-    """Writes atomically; a cache that cannot be written is done without."""
-    tensors = {"ids": split.ids, "offsets": split.offsets, "labels": split.labels}
-    names = ("segments", "spans", "examples", "words", "word_offsets")
-    optional = {name: getattr(split, name) for name in names}
-    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+def _save(stored: StoredSplit, key: str, path: Path) -> None:
+    """Write atomically; a cache that cannot be written is done without."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
     try:
-        save_file(tensors, scratch, {"fingerprint": split.fingerprint, "truncated": str(split.truncated)})
+        save_file(dict(stored.tensors), scratch, {"fingerprint": key, "truncated": str(stored.truncated)})
         scratch.replace(path)
     except (OSError, SafetensorError):
         scratch.unlink(missing_ok=True)
 
 
-def _load(path: Path, key: str, padding: Padding) -> EncodedSplit | None:
-    """What `_save` wrote for this fingerprint; None when there is nothing usable."""
-    from safetensors import safe_open
-
+def _load(path: Path, key: str) -> StoredSplit | None:
+    """Return what `_save` wrote for this fingerprint; None when there is nothing usable."""
     try:
-        tensors: Mapping[str, Tensor] = load_file(path)
+        tensors = load_file(path)
         with safe_open(path, "pt") as stream:
             about = stream.metadata()
-        if about["fingerprint"] != key:
-            return None
-        return EncodedSplit(
-            ids=tensors["ids"],
-            offsets=tensors["offsets"],
-            labels=tensors["labels"],
-            fingerprint=key,
-            segments=tensors.get("segments"),
-            spans=tensors.get("spans"),
-            examples=tensors.get("examples"),
-            words=tensors.get("words"),
-            word_offsets=tensors.get("word_offsets"),
-            truncated=int(about["truncated"]),
-            padding=padding,
-        )
+        is_usable = about["fingerprint"] == key and {"ids", "offsets", "labels"} <= tensors.keys()
+        return StoredSplit(tensors, int(about["truncated"])) if is_usable else None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None

@@ -17,7 +17,7 @@ POOL = 50  # batches whose rows are sorted by length together: larger pads less 
 
 
 def generator_of(*key: object) -> torch.Generator:
-    """A random generator that is a function of the key; neighbouring keys have nothing in common."""
+    """Return a random generator that is a function of the key; neighbouring keys have nothing in common."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -25,7 +25,7 @@ def generator_of(*key: object) -> torch.Generator:
 def bucketed_batches(
     lengths: Int[Tensor, "rows"], batch_size: int, generator: torch.Generator, pool: int | None = POOL
 ) -> list[Int[Tensor, "_"]]:
-    """Every row number once, in batches of similar length, in random order.
+    """Return every row number once, in batches of similar length, in random order.
 
     Rows are shuffled, cut into pools of `pool` batches (None = one pool), sorted by length within a pool, and cut into
     batches; then the batches are shuffled. One batch may be smaller than `batch_size`; there are always
@@ -42,7 +42,7 @@ def bucketed_batches(
 def epoch_batches(
     lengths: Int[Tensor, "rows"], batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[Int[Tensor, "_"]]:
-    """The batches of one process in one epoch.
+    """Return the batches of one process in one epoch.
 
     With `world` processes the list is filled up from its beginning, so that each process has as many; process `rank`
     takes every `world`-th.
@@ -68,7 +68,7 @@ class _Batches(Dataset[dict[str, Tensor]]):
 
 
 def fetch(split: EncodedSplit, batches: Sequence[Int[Tensor, "_"]], workers: int = 0) -> Iterator[dict[str, Tensor]]:
-    """The batches in this order, made here or ahead of time in workers; the global generators are not touched."""
+    """Yield the batches in this order, made here or ahead of time in workers; the global generators are not touched."""
     if workers == 0 or not batches:
         yield from (split.batch(rows) for rows in batches)
         return
@@ -84,7 +84,7 @@ class StepLoader:
     """Training batches, one epoch per iteration, resumable anywhere.
 
     The state is one integer: how many batches the consumer has taken since the beginning of training. A new iteration
-    goes on from there, so after a resume in the middle of an epoch the first one is that epoch's rest. `len` is always
+    resumes from there, so after a resume in the middle of an epoch the first one is that epoch's rest. `len` is always
     that of a whole epoch, as Lightning expects.
     """
 
@@ -113,11 +113,11 @@ class StepLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The position."""
+        """Return the position."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
+        """Resume from a position."""
         self.position = int(state["position"])
 
 

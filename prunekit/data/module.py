@@ -1,4 +1,4 @@
-"""The Lightning DataModule of a task: reads, checks, encodes, and hands out batches in an order that can be resumed."""
+"""The Lightning DataModule of a task: read, check, encode, and hand out batches in an order that can be resumed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import lightning.pytorch as L
 import torch
 
 from prunekit.data.bands import Band, resolve, rows_between
-from prunekit.data.encoding import EncodedSplit, encode, load_tokenizer, tokenizer_fingerprint
+from prunekit.data.encoding import EncodedSplit, Encoder, load_tokenizer
+from prunekit.data.errors import DataError
 from prunekit.data.loading import FixedLoader, StepLoader, generator_of
 from prunekit.data.reading import read_task
 from prunekit.data.rows import Rows
 from prunekit.data.sources import TaskSource
-from prunekit.data.spec import DataError, TaskSpec
+from prunekit.data.spec import TaskSpec
 from prunekit.files import cache_folder
 
 
@@ -26,10 +27,9 @@ class TokenPruningDataModule(L.LightningDataModule):
 
     Splits are "train", "validation", further validation splits by their own names, and "test", which is "validation"
     where the task has no labelled test. A batch is a dict of `input_ids`, `attention_mask`, `token_type_ids` (where
-    the model has them), `labels` and `index`, the row numbers in the split; it is padded to its longest row.
-    Where answers are to be found, rows are windows, and a batch says where each token stands in the context (`spans`)
-    and which question a window belongs to (`example`). Of a translation the labels are the words of the targets, -100
-    behind their end; `prefix` stands before every source, and its tokens are marked as `protected`.
+    the model has them), `labels` and `index`, the row numbers in the split, and what the kind of task adds (the split's
+    `targets` say what); it is padded to its longest row. `prefix` precedes every text, for backbones that are told
+    the task in words.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class TokenPruningDataModule(L.LightningDataModule):
         cache_dir: str | Path | None = None,
         prefix: str = "",
     ) -> None:
-        """`train_rows` takes the first rows of an order drawn from `seed`, `eval_rows` of a fixed one.
+        """Prepare a module that has read nothing yet.
+
+        `train_rows` takes the first rows of an order drawn from `seed`, `eval_rows` of a fixed one.
 
         `train_band` restricts training and validation to texts of these lengths, `eval_bands` the test; ends are
         tokens, or quantiles of the lengths of all training texts (`bands.resolve`). `cache_dir` None means the user's
@@ -77,7 +79,7 @@ class TokenPruningDataModule(L.LightningDataModule):
         self._splits: dict[str, EncodedSplit] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and encodes every split; a second call does nothing.
+        """Read and encode every split; a second call does nothing.
 
         Raises:
             DataError: something is wrong with the data; the message names file and row.
@@ -86,62 +88,41 @@ class TokenPruningDataModule(L.LightningDataModule):
             return
         task = read_task(self.spec, self.source)
         tokenizer = load_tokenizer(self.tokenizer_path)
-        tokenizer_hash = tokenizer_fingerprint(tokenizer)
+        encoder = Encoder(tokenizer, self.spec.max_length, self.cache_dir / "tokens")
         self.label_names = task.label_names
         self.dropped = dict(task.dropped)
         self._own_test = "test" in task.splits
 
-        spec = self.spec
         if self.prefix:
             self.prefix_tokens = len(tokenizer(self.prefix.strip(), add_special_tokens=False)["input_ids"])
 
-        def encoded(rows: Rows) -> EncodedSplit:
+        def encode(rows: Rows[Any]) -> EncodedSplit:
             read = replace(rows, texts=[self.prefix + text for text in rows.texts]) if self.prefix else rows
-            found = encode(
-                read,
-                tokenizer,
-                spec.max_length,
-                self.cache_dir / "tokens",
-                tokenizer_hash,
-                stride=spec.stride if spec.kind == "span" else None,
-                target_length=spec.max_target_length if spec.kind == "translation" else None,
-            )
-            found = replace(found, protect_question=spec.protect_question, prefix=self.prefix_tokens)
-            if spec.kind != "translation":
-                return found
-            return replace(found, sources=rows.texts, references=[str(target) for target in rows.labels])
+            return self.spec.kind.encode(self.spec, read, encoder, task.label_names, self.prefix_tokens)
 
-        chosen, bands = self._banded(task.splits, encoded)
-        limited = {name: self._limited(name, rows) for name, rows in chosen.items()}
-        self._splits = {name: encoded(rows) for name, rows in limited.items()}
+        chosen, bands = self._choose_by_length(task.splits, encode)
+        limited = {name: self._limit(name, rows) for name, rows in chosen.items()}
+        self._splits = {name: encode(rows) for name, rows in limited.items()}
         if bands:
             lengths = self._splits["test"].lengths
             parts = [rows_between("data.eval_bands", "test", lengths, [band]) for band in bands]
-            self.bands = [(band, encoded(limited["test"].take(part))) for band, part in zip(bands, parts, strict=True)]
+            self.bands = [(band, encode(limited["test"].take(part))) for band, part in zip(bands, parts, strict=True)]
 
-    def _banded(
-        self, splits: Mapping[str, Rows], encoded: Callable[[Rows], EncodedSplit]
-    ) -> tuple[dict[str, Rows], list[Band]]:
-        """The rows of the lengths that are asked for, and the bands of the test.
+    def _choose_by_length(
+        self, splits: Mapping[str, Rows[Any]], encode: Callable[[Rows[Any]], EncodedSplit]
+    ) -> tuple[dict[str, Rows[Any]], list[Band]]:
+        """Return the rows of the lengths that are asked for, and the bands of the test.
 
-        Where the task has no test of its own and bands tell them apart, "test" is added: validation rows of all, or of
-        the test's, lengths.
+        Where the task has no test of its own and bands make it differ from validation, "test" is added: validation
+        rows of all, or of the test's, lengths.
         """
         chosen = dict(splits)
         if self.train_band is None and self.eval_bands is None:
             return chosen, []
-        if self.spec.kind == "span":
-            raise DataError(
-                f"data.train_band and data.eval_bands are of text lengths, but {self.spec.name} reads in windows.\n"
-                "Allowed: null with task.kind=span.\nLeave them out, or choose another task."
-            )
-        if self.spec.kind == "translation" and self.eval_bands is not None:
-            raise DataError(
-                f"data.eval_bands, but {self.spec.name} is translated: its BLEU is reported by source length anyway.\n"
-                "Allowed: null with task.kind=translation.\nLeave it out."
-            )
+        if refusal := self.spec.kind.bands_refusal(self.spec, tested=self.eval_bands is not None):
+            raise DataError(refusal)
         longest = self.spec.max_length
-        lengths = {name: encoded(rows).lengths for name, rows in splits.items()}
+        lengths = {name: encode(rows).lengths for name, rows in splits.items()}
         tested = "test" if self._own_test else "validation"
         chosen["test"] = splits[tested]
         if self.train_band is not None:
@@ -156,17 +137,21 @@ class TokenPruningDataModule(L.LightningDataModule):
         chosen["test"] = splits[tested].take(rows_between(key, tested, lengths[tested], bands))
         return chosen, bands
 
-    def _limited(self, name: str, rows: Rows) -> Rows:
+    def _limit(self, name: str, rows: Rows[Any]) -> Rows[Any]:
         limit = self.train_rows if name == "train" else self.eval_rows
         if limit is None or limit >= len(rows):
             return rows
-        # evaluation rows do not hang on the seed: runs that differ in it are compared on the same rows
+        # evaluation rows do not depend on the seed: runs that differ in it are compared on the same rows
         key = ("train rows", self.seed) if name == "train" else ("evaluation rows",)
         order = torch.randperm(len(rows), generator=generator_of(*key))
         return rows.take(sorted(order[:limit].tolist()))
 
     def split(self, name: str) -> EncodedSplit:
-        """An encoded split. Raises DataError for a name that the task does not have."""
+        """Return an encoded split.
+
+        Raises:
+            DataError: the task has no split of this name.
+        """
         self._check_ready()
         if name == "test" and name not in self._splits:
             name = "validation"
@@ -186,10 +171,8 @@ class TokenPruningDataModule(L.LightningDataModule):
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the model: classes, 1 under regression, or first and last token of an answer."""
-        if self.spec.kind == "span":
-            return 2
-        return len(self.label_names) if self.label_names is not None else 1
+        """Outputs of the model's head: classes, 1 where there are none, or 2 for an answer's first and last token."""
+        return self.spec.kind.output_count(self.label_names)
 
     @property
     def fingerprint(self) -> str:
@@ -208,25 +191,25 @@ class TokenPruningDataModule(L.LightningDataModule):
         }
 
     def loader(self, split: str, batch_size: int | None = None) -> FixedLoader:
-        """Batches of a split in an order that never changes; rows are identified by `index`."""
+        """Return batches of a split in an order that never changes; rows are identified by `index`."""
         return FixedLoader(self.split(split), batch_size or self.eval_batch_size, workers=self.workers)
 
     def band_loader(self, number: int) -> FixedLoader:
-        """Batches of one of `bands`."""
+        """Return batches of one of `bands`."""
         return FixedLoader(self.bands[number][1], self.eval_batch_size, workers=self.workers)
 
     def train_dataloader(self) -> StepLoader:
-        """Training batches from the first on; Lightning saves and restores the position."""
+        """Return training batches from the first on; Lightning saves and restores the position."""
         trainer: Any = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         return StepLoader(self.split("train"), self.batch_size, self.seed, workers=self.workers, rank=rank, world=world)
 
     def val_dataloader(self) -> list[FixedLoader]:
-        """One loader per validation split; under several processes each reads all rows, which changes no metric."""
+        """Return a loader per validation split; each of several processes reads all rows, which changes no metric."""
         return [self.loader(name) for name in self.validation_splits]
 
     def test_dataloader(self) -> FixedLoader:
-        """The test split, or validation where there is none."""
+        """Return batches of the test split, or of validation where there is none."""
         return self.loader("test")
 
     def _check_ready(self) -> None:

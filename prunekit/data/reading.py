@@ -1,18 +1,16 @@
-"""A task's rows, checked: texts and numeric labels per split. What is wrong with the data is said here, by row."""
+"""Read a task's rows and check them: texts and labels per split. What is wrong with the data is reported by row."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
+from prunekit.data.errors import DataError
 from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.sources import TaskSource, hub_folder
-from prunekit.data.spans import flattened, read_answers
-from prunekit.data.spec import DataError, TaskSpec
-from prunekit.data.splitting import hash_split
+from prunekit.data.spec import TaskSpec
 from prunekit.data.tables import Table, read_class_folders, read_split, read_table
 
 # what to do about a split that is asked for and has no file
@@ -24,24 +22,20 @@ WITHOUT = {
 
 
 def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
-    """Reads and checks every split; makes a missing one by content hash from the training rows.
+    """Read and check every split; make a missing one by content hash from the training rows.
 
     Raises:
         DataError: the first thing that is wrong, with file and row.
     """
     if source.kind == "synthetic":
-        from prunekit.data.synthetic import synthetic_task
-
-        return synthetic_task(spec)
-    tables = _tables(spec, source)
-    if spec.kind == "span":
-        tables = {split: flattened(spec, table) for split, table in tables.items()}
+        return _generate(spec)
+    tables = {split: spec.kind.flatten(spec, table) for split, table in _tables(spec, source).items()}
     for table in tables.values():
         for column in spec.columns:
             table.column(column)
-    names = label_names(spec, tables["train"])
+    names = spec.kind.label_names(spec, tables["train"])
     dropped: dict[str, int] = {}
-    splits: dict[str, Rows] = {}
+    splits: dict[str, Rows[Any]] = {}
     for split, table in tables.items():
         splits[split], empty = _checked(spec, table, names)
         if empty:
@@ -60,35 +54,8 @@ def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
     return TaskRows({name: splits[name] for name in order if name in splits}, names, dropped)
 
 
-def label_names(spec: TaskSpec, train: Table) -> tuple[str, ...] | None:
-    """The classes in the order of their numbers: the spec's, or the different labels of the training table, sorted.
-
-    Labels that are all whole numbers are sorted as numbers. None where the task has no classes.
-    """
-    if spec.kind != "classification":
-        return None
-    if spec.labels is not None:
-        return spec.labels
-    found = {_name(value) for value in train.column(spec.label) if value is not None and _name(value)}
-    numbers = all(re.fullmatch("-?[0-9]+", name) for name in found)
-    names = tuple(sorted(found, key=int) if numbers else sorted(found))
-    if len(names) < 2:
-        raise DataError(
-            f"{train.path}: column {spec.label!r} has {len(names)} different labels; classification needs 2 or more. "
-            f"Choose another column with task.label=..."
-        )
-    if len(names) == len(train) > 2:
-        raise DataError(
-            f"{train.path}: column {spec.label!r} has {len(names)} different labels in {len(train)} rows, so no "
-            f"class can be learnt. Choose another column with task.label=..., or set task.kind=regression."
-        )
-    if "f1" in spec.metrics and len(names) != 2:
-        raise DataError(f"metric f1 is of two classes, but {train.path} has {len(names)}; use task.metrics=[macro_f1].")
-    return names
-
-
 def _tables(spec: TaskSpec, source: TaskSource) -> dict[str, Table]:
-    """The table of every split that exists as a file, by our names."""
+    """Read the table of every split that exists as a file, by our names."""
     if source.kind == "file":
         paths = {"train": spec.file, "validation": spec.validation_file, "test": spec.test_file}
         return {split: read_table(Path(path)) for split, path in paths.items() if path is not None}
@@ -121,37 +88,22 @@ def _contents(folder: Path) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "nothing"
 
 
-def _checked(spec: TaskSpec, table: Table, names: tuple[str, ...] | None) -> tuple[Rows, int]:
-    """The rows of a table, and how many were left out for want of text."""
-    texts = table.column(spec.text)
-    second_column = spec.label if spec.kind == "translation" else spec.text_pair
-    pairs = table.column(second_column) if second_column else None
+def _checked(spec: TaskSpec, table: Table, names: tuple[str, ...] | None) -> tuple[Rows[Any], int]:
+    """Return the rows of a table, and how many were left out because a text is empty."""
+    columns = {name: table.column(name) for name in spec.kind.text_columns(spec)}
     kept: list[int] = []
     for row in range(len(table)):
-        full = [_has_text(table, row, spec.text, texts[row])]
-        if pairs is not None:
-            full.append(_has_text(table, row, str(second_column), pairs[row]))
-        if all(full) or spec.empty == "keep":
+        empty = [name for name, texts in columns.items() if not _has_text(table, row, name, texts[row])]
+        if not empty or spec.empty == "keep":
             kept.append(row)
         elif spec.empty == "error":
-            column = spec.text if not full[0] else second_column
             raise DataError(
-                f"{table.at(row)}: the text in column {column!r} is empty.\n"
+                f"{table.at(row)}: the text in column {empty[0]!r} is empty.\n"
                 f"Give it a text, or set task.empty=drop (leave such rows out) or task.empty=keep."
             )
     if not kept:
         raise DataError(f"{table.path} has no rows left: {len(table)} read, {len(table)} without text. Give texts.")
-    second = None if pairs is None else [pairs[row] or "" for row in kept]
-    if spec.kind == "translation":
-        return Rows([texts[row] or "" for row in kept], None, second or []), len(table) - len(kept)
-    if spec.kind == "span":
-        answers = read_answers(spec, table, kept)
-        places = [table.at(row) for row in kept]
-        given = table.columns.get(spec.id or "")
-        ids = [str(row + 1 if given is None or given[row] is None else given[row]) for row in kept]
-        return Rows([texts[row].strip() for row in kept], second, answers, places, ids), len(table) - len(kept)
-    numbers = _class_numbers(spec, table, names, kept) if names is not None else _scores(spec, table, kept)
-    return Rows([texts[row] or "" for row in kept], second, numbers), len(table) - len(kept)
+    return spec.kind.rows(spec, table, kept, names), len(table) - len(kept)
 
 
 def _has_text(table: Table, row: int, column: str, value: Any) -> bool:
@@ -163,74 +115,32 @@ def _has_text(table: Table, row: int, column: str, value: Any) -> bool:
     return bool(value and value.strip())
 
 
-def _name(value: Any) -> str:
-    return str(value).strip()
-
-
-def _class_numbers(spec: TaskSpec, table: Table, names: tuple[str, ...], kept: Sequence[int]) -> list[int]:
-    """Labels as class numbers: by name, or, in a column of whole numbers that are no names, as they are."""
-    raw = table.column(spec.label)
-    number = {name: place for place, name in enumerate(names)}
-    if all(
-        isinstance(raw[row], int) and not isinstance(raw[row], bool) and str(raw[row]) not in number for row in kept
-    ):
-        number = {str(place): place for place in range(len(names))}
-    found = []
-    for row in kept:
-        place = number.get(_name(raw[row]))
-        if place is None:
-            shown = [f"{label} ({names[at]})" if label != names[at] else label for label, at in number.items()]
-            allowed = ", ".join(shown[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-            raise DataError(
-                f"{table.at(row)}: label {raw[row]!r} is not in the set {allowed}; correct it or task.labels."
-            )
-        found.append(place)
-    return found
-
-
-def _scores(spec: TaskSpec, table: Table, kept: Sequence[int]) -> list[float]:
-    raw = table.column(spec.label)
-    found = []
-    for row in kept:
-        try:
-            value = float(raw[row])
-        except (TypeError, ValueError):
-            value = math.nan
-        if not math.isfinite(value):
-            raise DataError(
-                f"{table.at(row)}: label {raw[row]!r} is not a number, as task.kind=regression needs; correct it, "
-                f"or set task.kind=classification."
-            )
-        found.append(value)
-    return found
-
-
-def _split(spec: TaskSpec, rows: Rows, fractions: Mapping[str, float], path: str) -> tuple[dict[str, Rows], int]:
-    """The training rows without duplicates, divided by content hash."""
-    keys = list(zip(rows.texts, rows.pairs or [""] * len(rows), strict=True))
-    if spec.kind == "span":
-        parts = _by_context(keys, fractions)
-    else:
-        classes: Any = rows.labels if spec.kind == "classification" else [0] * len(rows)
-        parts = hash_split(keys, [int(c) for c in classes], fractions)
+def _split(
+    spec: TaskSpec, rows: Rows[Any], fractions: Mapping[str, float], path: str
+) -> tuple[dict[str, Rows[Any]], int]:
+    """Return the training rows without duplicates, divided by content hash, and the number of duplicates."""
+    parts = spec.kind.divide(rows, fractions)
     for name, part in parts.items():
         if not part:
             raise DataError(
-                f"{path}: {len(set(keys))} different rows are too few to take {name} from them; "
+                f"{path}: {len(set(rows.contents))} different rows are too few to take {name} from them; "
                 f"give more rows, or task.validation_file=... and task.test_file=..."
             )
     return {name: rows.take(part) for name, part in parts.items()}, len(rows) - sum(map(len, parts.values()))
 
 
-def _by_context(keys: Sequence[tuple[str, str]], fractions: Mapping[str, float]) -> dict[str, list[int]]:
-    """Row numbers per part: questions about one context stay together, or a part would ask about texts trained on.
+def _generate(spec: TaskSpec) -> TaskRows:
+    """Make up rows of the spec's shape: its splits, its classes or values, one text or two; the same for every seed.
 
-    Of rows with the same question and context the first stays.
+    Training gets `synthetic_rows` rows, every other split half as many.
     """
-    contexts = list(dict.fromkeys(context for _, context in keys))
-    first = sorted({key: row for row, key in reversed(list(enumerate(keys)))}.values())
-    of_context: dict[str, list[int]] = {}
-    for row in first:
-        of_context.setdefault(keys[row][1], []).append(row)
-    split = hash_split([(context,) for context in contexts], [0] * len(contexts), fractions)
-    return {name: [row for place in part for row in of_context[contexts[place]]] for name, part in split.items()}
+    rows = spec.synthetic_rows or 256
+    names = spec.kind.synthetic_names(spec)
+    splits = ["train", "validation", *spec.validation_splits[1:]]
+    if spec.test_split or spec.test_fraction:
+        splits.append("test")
+    made = {}
+    for split in splits:
+        count = rows if split == "train" else max(rows // 2, 1)
+        made[split] = spec.kind.generate(spec, Random(f"{split} {spec.kind.name} {names}"), count, names)
+    return TaskRows(made, names)

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from prunekit.data.spans import Answer
+Label = TypeVar("Label")  # a class number, a value, an answer or a target: the task's kind decides
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Texts and labels of one split; labels are class numbers, floats under regression, answers of kind "span", or
-    targets of kind "translation".
+class Rows(Generic[Label]):
+    """Texts and labels of one split.
 
-    `places` says for messages where each row was read, `ids` what a row is called in its file; None where nobody asks.
+    `places` names for messages where each row was read, `ids` what a row is called in its file; None where nobody asks.
     """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
-    labels: Sequence[int] | Sequence[float] | Sequence[Answer] | Sequence[str]
+    labels: Sequence[Label]
     places: Sequence[str] | None = None
     ids: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def take(self, rows: Sequence[int]) -> Rows:
-        """The rows of these numbers, in this order."""
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """The text and the second text of each row, "" where there is none; equal means a duplicate."""
+        return list(zip(self.texts, self.pairs or [""] * len(self), strict=True))
+
+    def take(self, rows: Sequence[int]) -> Rows[Label]:
+        """Return the rows of these numbers, in this order."""
         pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
         places = None if self.places is None else [self.places[row] for row in rows]
         ids = None if self.ids is None else [self.ids[row] for row in rows]
-        labels: Any = [self.labels[row] for row in rows]
-        return Rows([self.texts[row] for row in rows], pairs, labels, places, ids)
+        return Rows([self.texts[row] for row in rows], pairs, [self.labels[row] for row in rows], places, ids)
 
     def at(self, row: int) -> str:
-        """The place of a row, counted from 0, as a reader finds it."""
+        """Return the place of a row, counted from 0, as a reader finds it."""
         return f"row {row + 1}" if self.places is None else self.places[row]
 
 
@@ -46,6 +49,6 @@ class TaskRows:
     `dropped` counts per reason the rows that are in the files but in no split.
     """
 
-    splits: Mapping[str, Rows]
+    splits: Mapping[str, Rows[Any]]
     label_names: tuple[str, ...] | None
     dropped: Mapping[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Answers that are a part of a text: read in any of SQuAD's layouts, and checked against the text they are in."""
+"""Read answers that are a part of a text, in any of SQuAD's layouts, and check them against that text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunekit.data.spec import DataError, TaskSpec
+from prunekit.data.errors import DataError
+from prunekit.data.keys import TaskKeys
 from prunekit.data.tables import Table
 
 SHOWN = 40  # characters of a text in a message
@@ -15,17 +16,17 @@ SHOWN = 40  # characters of a text in a message
 
 @dataclass(frozen=True)
 class Answer:
-    """All answers to a question that count as right, and where each begins in the context, in characters; () = none."""
+    """All answers to a question that are right, and where each begins in the context, in characters; () = none."""
 
     texts: tuple[str, ...] = ()
     starts: tuple[int, ...] = ()
 
 
-def flattened(spec: TaskSpec, table: Table) -> Table:
-    """A row per question, where the file has the nested layout in which SQuAD is published; else the table itself."""
-    if "data" not in table.columns or spec.label in table.columns:
+def flatten_squad(keys: TaskKeys, table: Table) -> Table:
+    """Return a row per question where the file has SQuAD's nested layout; otherwise the table itself."""
+    if "data" not in table.columns or keys.label in table.columns:
         return table
-    columns: dict[str, list[Any]] = {name: [] for name in (spec.text, str(spec.text_pair), spec.label, "id")}
+    columns: dict[str, list[Any]] = {name: [] for name in (keys.text, str(keys.text_pair), keys.label, "id")}
     rows: list[str] = []
     try:
         for article in table.columns["data"][0]:
@@ -43,21 +44,21 @@ def flattened(spec: TaskSpec, table: Table) -> Table:
     return Table(columns, table.path, rows)
 
 
-def read_answers(spec: TaskSpec, table: Table, kept: Sequence[int]) -> list[Answer]:
-    """The answers of these rows of a table.
+def read_answers(keys: TaskKeys, table: Table, kept: Sequence[int]) -> list[Answer]:
+    """Read the answers of these rows of a table.
 
     Raises:
         DataError: an answer is not where it is said to be, a question has none and may not, an id occurs twice.
     """
-    contexts, raw = table.column(str(spec.text_pair)), table.column(spec.label)
-    if spec.id is not None and spec.id in table.columns:
-        _check_ids(spec.id, table)
+    contexts, raw = table.column(str(keys.text_pair)), table.column(keys.label)
+    if keys.id is not None and keys.id in table.columns:
+        _check_ids(keys.id, table)
     found = []
     for row in kept:
         answer = _answer(table, row, raw[row])
-        if not answer.texts and not spec.unanswerable:
+        if not answer.texts and not keys.unanswerable:
             raise DataError(
-                f"{table.at(row)}: column {spec.label!r} holds no answer, and task.unanswerable=false.\n"
+                f"{table.at(row)}: column {keys.label!r} holds no answer, and task.unanswerable=false.\n"
                 f"Give one, leave the row out, or set task.unanswerable=true (task=squad2 does)."
             )
         for text, start in zip(answer.texts, answer.starts, strict=True):
@@ -78,7 +79,7 @@ def _check_ids(name: str, table: Table) -> None:
 
 
 def _answer(table: Table, row: int, value: Any) -> Answer:
-    """An answer in the hub's layout, {text: [...], answer_start: [...]}, or in SQuAD's, [{text, answer_start}]."""
+    """Read an answer in the hub's layout, {text: [...], answer_start: [...]}, or in SQuAD's, [{text, answer_start}]."""
     try:
         if isinstance(value, str):  # of a CSV
             value = json.loads(value)

@@ -1,4 +1,4 @@
-"""A split that hangs on the texts alone: not on the order of files, the platform, nor on any seed of a run."""
+"""Split rows by their texts alone: not by the order of files, the platform, nor any seed of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SALT = "prunekit split 1"
 
 
 def content_hash(texts: Sequence[str]) -> str:
-    """Hex digest of a row's texts; surrounding white space does not count."""
+    """Return a hex digest of a row's texts; surrounding white space does not count."""
     content = "\0".join([SALT, *(text.strip() for text in texts)])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -18,10 +18,10 @@ def content_hash(texts: Sequence[str]) -> str:
 def hash_split(
     keys: Sequence[Sequence[str]], classes: Sequence[int], fractions: Mapping[str, float]
 ) -> dict[str, list[int]]:
-    """Row numbers of "train" and of each named part, stratified by class; a part is in the order of its hashes.
+    """Return row numbers of "train" and of each named part, stratified by class; a part is in the order of its hashes.
 
-    Of rows with the same texts one stays, that of the lowest class, so that no part holds what another one does.
-    A part gets its fraction of every class, rounded half up; what is left is "train".
+    Of rows with the same texts one is kept, that of the lowest class, so that no part holds what another one does.
+    A part gets its fraction of every class, rounded half up; the rest is "train".
     """
     hashes = [content_hash(key) for key in keys]
     order = sorted(range(len(keys)), key=lambda row: (hashes[row], classes[row]))

@@ -1,4 +1,4 @@
-"""Files into columns: CSV, JSON lines, Parquet, and folders with one text file per row. Nothing is interpreted yet."""
+"""Read files into columns: CSV, JSON lines, Parquet, and folders with a text file per row. Nothing is interpreted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.config.errors import first_line
-from prunekit.data.spec import DataError
+from prunekit.data.errors import DataError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 
@@ -40,11 +40,15 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def at(self, row: int) -> str:
-        """The place of a row, counted from 0, as a reader finds it."""
+        """Return the place of a row, counted from 0, as a reader finds it."""
         return f"{self.path}/{self.rows[row]}" if self.rows is not None else f"{self.path}, row {row + 1}"
 
     def column(self, name: str) -> Sequence[Any]:
-        """A column, or the field of a column of records, as translation.en. Raises DataError when there is none."""
+        """Return a column, or the field of a column of records, as in translation.en.
+
+        Raises:
+            DataError: there is none.
+        """
         if name not in self.columns:
             whole, _, part = name.partition(".")
             records = self.columns.get(whole, ())
@@ -56,9 +60,14 @@ class Table:
             )
         return self.columns[name]
 
+    def texts(self, name: str, rows: Sequence[int]) -> list[str]:
+        """Return the texts of a column in these rows; "" where there is none."""
+        column = self.column(name)
+        return [column[row] or "" for row in rows]
+
 
 def read_table(path: Path) -> Table:
-    """The table in a file; its suffix says how it is read: .csv, .tsv, .jsonl (also .json) or .parquet.
+    """Read the table in a file; its suffix decides how: .csv, .tsv, .jsonl (also .json) or .parquet.
 
     Raises:
         DataError: the suffix is none of these, or the file is not what its suffix says.
@@ -74,7 +83,7 @@ def read_table(path: Path) -> Table:
 
 
 def read_split(folder: Path, split: str) -> Table | None:
-    """The table of a split in a folder laid out as on the hub: <split>-00000-of-00001.parquet, or <split>.<suffix>.
+    """Read the table of a split in a folder laid out as on the hub: <split>-00000-of-00001.parquet or <split>.<suffix>.
 
     None when there is no such file; shards are put together in the order of their names.
     """
@@ -96,7 +105,7 @@ def read_split(folder: Path, split: str) -> Table | None:
 
 
 def read_class_folders(folder: Path, text: str, label: str) -> Table:
-    """One row per file of <folder>/<class>/*.txt, in the order of class and name; empty when there is none.
+    """Read a row per file of <folder>/<class>/*.txt, in the order of class and name; empty when there is none.
 
     A file that is not UTF-8 is read as Windows-1252, and where that has no character, as Latin-1: of BBC News one file
     has a pound sign of that code. Line ends become newlines and outer white space goes, so that a text is the same

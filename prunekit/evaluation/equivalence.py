@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunekit.evaluation.evaluate import Batch, predict
+from prunekit.data.encoding import Batch
+from prunekit.evaluation.evaluate import predict
 from prunekit.losses import choices
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.pruner import TokenPruner

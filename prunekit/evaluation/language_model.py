@@ -1,4 +1,4 @@
-"""How good a language model is: perplexity of text, choice by likelihood, generation by ROUGE."""
+"""Judge a language model: perplexity of text, choice by likelihood, generation by ROUGE."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_stat_scores
+from torchmetrics.functional.text import rouge_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prunekit.weights.streaming import all_logits
@@ -19,7 +21,7 @@ Progress = Callable[[range], Iterable[int]]
 
 
 def windows(length: int, window: int, stride: int) -> list[tuple[int, int, int]]:
-    """Start, end, and first predicted token of each window, so that every token but the first is predicted once."""
+    """Return start, end and first predicted token of each window; every token but the first is predicted once."""
     found, done, start = [], 1, 0
     while done < length:
         end = min(start + window, length)
@@ -40,7 +42,7 @@ def perplexity(
     reduction: Literal["token", "window"] = "token",
     progress: Progress = iter,
 ) -> float:
-    """exp of the mean negative log-likelihood in nats, by sliding windows; `stride` None = a quarter of a window.
+    """Return exp of the mean negative log-likelihood in nats, by sliding windows; `stride` None = a quarter window.
 
     token: each token counts alike. window: the mean of the windows' means, as some papers report.
     """
@@ -56,7 +58,7 @@ def perplexity(
 
 
 def combined(sums: Sequence[float], counts: Sequence[int], reduction: Literal["token", "window"] = "token") -> float:
-    """Perplexity of windows with these summed losses and token counts; inf where it is beyond floats."""
+    """Return the perplexity of windows with these summed losses and token counts; inf where it is beyond floats."""
     if reduction == "token":
         mean = sum(sums) / sum(counts)
     else:
@@ -71,7 +73,7 @@ def combined(sums: Sequence[float], counts: Sequence[int], reduction: Literal["t
 def choose(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, choices: Sequence[str], longest: int
 ) -> int:
-    """The number of the continuation with the highest log-likelihood per character; prompts are cut at their start."""
+    """Return the number of the continuation with the highest log-likelihood per character; cut prompts at the start."""
     after = [list(tokenizer(" " + choice, add_special_tokens=False)["input_ids"]) for choice in choices]
     room = longest - max(map(len, after))
     if room < 1:
@@ -82,7 +84,7 @@ def choose(
     start = list(tokenizer(prompt, verbose=False)["input_ids"])[-room:]
     start = start or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
     before = torch.tensor(start, device=model.device)
-    # the prompt is read once; each choice goes on from a copy of what was kept of it
+    # the prompt is read once; each choice continues from a copy of its cache
     read = model(before[None], use_cache=True)
     scores = []
     for choice, ids in zip(choices, after, strict=True):
@@ -97,15 +99,11 @@ def choose(
 
 
 def choice_scores(found: Sequence[int], right: Sequence[int], classes: int) -> dict[str, float]:
-    """Accuracy and macro F1; a class that neither occurs nor is chosen does not count."""
-    f1 = []
-    for label in range(classes):
-        hit = sum(a == b == label for a, b in zip(found, right, strict=True))
-        wrong = sum((a == label) != (b == label) for a, b in zip(found, right, strict=True))
-        if hit or wrong:
-            f1.append(2 * hit / (2 * hit + wrong))
-    accuracy = sum(a == b for a, b in zip(found, right, strict=True)) / len(right)
-    return {"accuracy": accuracy, "macro_f1": sum(f1) / len(f1)}
+    """Return accuracy and macro F1; a class that neither occurs nor is chosen does not count."""
+    counts = multiclass_stat_scores(torch.tensor(found), torch.tensor(right), classes, average="none").tolist()
+    # from whole numbers, because torchmetrics' own F1 is rounded to float32
+    f1 = [2 * hit / (2 * hit + extra + missed) for hit, extra, _, missed, _ in counts if hit or extra or missed]
+    return {"accuracy": sum(hit for hit, *_ in counts) / len(right), "macro_f1": sum(f1) / len(f1)}
 
 
 @torch.no_grad()
@@ -116,9 +114,7 @@ def rouge(
     new_tokens: int,
     longest: int,
 ) -> dict[str, float]:
-    """ROUGE-1, -2 and -L (F) of greedy continuations of the prompts against the references."""
-    from torchmetrics.functional.text import rouge_score
-
+    """Return ROUGE-1, -2 and -L (F) of greedy continuations of the prompts against the references."""
     if new_tokens >= longest:
         raise ValueError(
             f"task.generation.new_tokens={new_tokens} leaves no room for a prompt: the model takes {longest} tokens.\n"

@@ -1,4 +1,4 @@
-"""How good translations are: BLEU and chrF by sacreBLEU, with its signature, and what over-pruning shows first in."""
+"""Judge translations: words by teacher forcing, and whole texts by sacreBLEU's BLEU and chrF, with its signature."""
 
 from __future__ import annotations
 
@@ -7,7 +7,37 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from prunekit.data.encoding import Batch
+from prunekit.data.kinds.translation import WORD_ACCURACY
+from prunekit.data.spec import TaskSpec
+from prunekit.data.translations import TranslationTargets
+from prunekit.evaluation.judging import Judge, Verdict
+from prunekit.losses import PADDING
+
 BUCKETS = (0, 10, 15, 20, 30, 50, 100_000)  # source tokens, the end of the sentence included
+
+
+class WordJudge(Judge):
+    """A judge of the words that teacher forcing predicts; what the model writes by itself is another matter."""
+
+    def __init__(self, spec: TaskSpec, targets: TranslationTargets, device: torch.device | str) -> None:
+        self.words = MeanMetric().to(device)
+        self.judged = 0
+
+    def update(self, logits: Float[Tensor, "words vocabulary"], batch: Batch) -> None:
+        """Add a batch."""
+        wanted = batch["labels"][batch["labels"] != PADDING]
+        self.words.update((logits.argmax(-1) == wanted).float())
+        self.judged += len(batch["labels"])
+
+    def compute(self) -> Verdict:
+        """Return the share of words that are right."""
+        return Verdict({WORD_ACCURACY: float(self.words.compute())}, self.judged)
 
 
 @dataclass(frozen=True)
@@ -24,7 +54,7 @@ class Bucket:
 class TranslationQuality:
     """Corpus BLEU (0 to 100) and what it was computed by, chrF, length of hypotheses / references, and BLEU by length.
 
-    A source that lost too much gives short translations before it gives wrong ones: look at `length_ratio`.
+    A source that lost too many tokens gives short translations before it gives wrong ones: look at `length_ratio`.
     """
 
     bleu: float
@@ -34,7 +64,7 @@ class TranslationQuality:
     buckets: tuple[Bucket, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON."""
+        """Return plain numbers, for JSON."""
         return asdict(self)
 
 
@@ -44,7 +74,7 @@ def translation_quality(
     source_tokens: Sequence[int],
     edges: Sequence[int] = BUCKETS,
 ) -> TranslationQuality:
-    """Scores detokenised translations against one reference each.
+    """Score detokenised translations against one reference each.
 
     Raises:
         ValueError: there is none, or not as many of one as of the other.
@@ -56,6 +86,7 @@ def translation_quality(
             f"give one of each per sentence, and at least one."
         )
     try:
+        # an optional extra
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
     except ModuleNotFoundError as error:

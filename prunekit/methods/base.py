@@ -39,7 +39,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prunekit.evaluation.evaluate import Batch, Evaluation, predict
+from prunekit.data.encoding import Batch
+from prunekit.evaluation.evaluate import Evaluation, predict
 from prunekit.losses import task_loss
 from prunekit.methods.context import MethodContext
 from prunekit.methods.options import MethodOptions as MethodOptions  # a method needs both, also one of another package
@@ -219,10 +220,8 @@ class TokenPruningMethod(L.LightningModule):
         """Evaluate a batch under "mask"."""
         if dataloader_idx not in self._evaluations:
             context = self.context
-            questions = context.questions[dataloader_idx] if context.questions else None
-            self._evaluations[dataloader_idx] = Evaluation(
-                context.spec, context.shape, context.classes, self.device, questions
-            )
+            targets = context.targets[dataloader_idx]
+            self._evaluations[dataloader_idx] = Evaluation(context.spec, context.shape, targets, self.device)
         logits, trace = predict(self.model, batch, "mask")
         self._evaluations[dataloader_idx].update(logits, batch, trace)
 

@@ -9,10 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunekit.cost import Shape, dense_macs, encoder_macs
-from prunekit.data.rows import Rows
+from prunekit.data.encoding import Batch, Targets
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.distillation_targets import TeacherOutputs
-from prunekit.evaluation.evaluate import Batch
 from prunekit.models.heads import HEADS
 from prunekit.tokens.pruner import TokenPruner
 
@@ -53,21 +52,20 @@ class Training:
 class MethodContext:
     """The input of a method's decisions; lengths are token counts of the unpadded sentences.
 
-    `validation` returns the validation batches, for a knob that can be set only by running the model. `questions`
-    are those of each validation split of a question-answering task. `protected` counts the tokens of each sentence
-    that no method may drop; without it that is [CLS] alone.
+    `validation` returns the validation batches, for a knob that can be set only by running the model. `targets` are
+    those of each validation split, in the order of its loader. `protected` counts the tokens of each sentence that no
+    method may drop; without it that is [CLS] alone.
     """
 
     spec: TaskSpec
     shape: Shape
-    classes: int
     training: Training
     lengths: Mapping[str, Int[Tensor, "rows"]]
     budget: float | None = None  # FLOPs reduction against unpadded; None = the method's own knob
     tolerance: float = 0.02
     teacher: TeacherOutputs | None = field(default=None, repr=False)
     validation: Callable[[], Iterable[Batch]] = field(default=tuple, repr=False)
-    questions: Sequence[Rows | None] = field(default=(), repr=False)
+    targets: Sequence[Targets] = field(default=(), repr=False)
     protected: Mapping[str, Int[Tensor, "rows"]] = field(default_factory=dict, repr=False)
 
     @property

@@ -15,16 +15,16 @@ from random import Random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.config.errors import ConfigError, shown
 from prunekit.console import say, track
 from prunekit.cost import Shape
-from prunekit.evaluation.evaluate import Batch, evaluate
+from prunekit.data.encoding import Batch
+from prunekit.evaluation.evaluate import evaluate
 from prunekit.files import append_jsonl, read_jsonl
-from prunekit.losses import distillation_loss, task_loss
+from prunekit.losses import imitation_loss, task_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext
 from prunekit.methods.options import OptionalTraining
@@ -122,12 +122,7 @@ class LAT(TokenPruningMethod):
         for schedule in self.smaller_schedules(self.global_step):
             with self._schedule_set_to(schedule):
                 logits = self(batch, "drop")
-            followed = whole.detach()
-            distances.append(
-                F.mse_loss(logits.float(), followed.float())
-                if kind == "regression"
-                else distillation_loss(logits, followed, 1.0)
-            )
+            distances.append(imitation_loss(logits, whole.detach(), kind))
         models = len(distances) + 1
         return {
             "task": task_loss(whole, batch["labels"], kind) / models,
@@ -209,8 +204,7 @@ class LAT(TokenPruningMethod):
         context = self.context
         with self._schedule_set_to(schedule):
             batches = _first_rows(context.validation(), self.options.search_rows)
-            questions = context.questions[0] if context.questions else None
-            result = evaluate(self.model, batches, context.spec, context.shape, context.classes, "pack", questions)
+            result = evaluate(self.model, batches, context.spec, context.shape, context.targets[0], "pack")
         return result.metrics[context.spec.chosen_by]
 
     def _digest(self) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
-from prunekit.evaluation.evaluate import Batch
+from prunekit.data.encoding import Batch
 from prunekit.losses import cost_gap, mask_regulariser, task_loss
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.static import ThresholdMethod, ThresholdOptions

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from prunekit.console import PLAIN_SECONDS, clock, say
 from prunekit.cost import Shape
-from prunekit.evaluation.evaluate import Batch, executed_reduction
+from prunekit.data.encoding import Batch
+from prunekit.evaluation.evaluate import executed_reduction
 from prunekit.losses import task_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training

@@ -14,7 +14,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.cost import Shape
 from prunekit.methods.context import MethodContext
 from prunekit.methods.static import StaticOptions, ThresholdMethod, ThresholdOptions, report_progress
-from prunekit.models.forward import run_encoder
+from prunekit.models.forward import evaluating, on_device, run_encoder
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.policies import KeepRatio, ProfileThreshold, Threshold, geometric_ratios, linear_thresholds
 from prunekit.tokens.pruner import TokenPruner
@@ -79,15 +79,12 @@ class ManualThreshold(ThresholdMethod):
         shares = geometric_ratios(layers, 1, bisect(reduction, asked, low=0.0, high=1.0, tolerance=0.0).knob)
         policy.scale.fill_(1.0)
         policy.values.zero_()
-        was_training = self.model.training
-        self.model.eval()
         for layer, row in policy.row.items():
             received = []
             for batch in report_progress(context.validation(), f"calibrate  layer {layer}"):
                 trace = Trace.scoring([layer])
-                inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-                with torch.autocast(self.model.device.type, enabled=False):
-                    run_encoder(self.model, inputs, "pack", trace=trace)
+                with evaluating(self.model):
+                    run_encoder(self.model, on_device(batch, self.model.device), "pack", trace=trace)
                 entry = trace.layers[layer]
                 assert entry.received is not None
                 received.append(entry.received[(entry.keep > 0) & (entry.protected <= 0)])
@@ -99,4 +96,3 @@ class ManualThreshold(ThresholdMethod):
                 policy.values[row] = scores[kept - 1]
             elif len(scores):
                 policy.values[row] = scores[0] * 1.01
-        self.model.train(was_training)

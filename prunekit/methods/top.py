@@ -15,8 +15,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.cost import Convention, Shape, expected_counts, expected_keep, nominal_counts, sparsity
-from prunekit.evaluation.evaluate import Batch, protected_count
-from prunekit.losses import distillation_loss, lagrangian, linear_warmup, rank_distillation_loss, rank_weight, task_loss
+from prunekit.data.encoding import Batch
+from prunekit.evaluation.evaluate import protected_count
+from prunekit.losses import (
+    has_choices,
+    imitation_loss,
+    lagrangian,
+    linear_warmup,
+    rank_distillation_loss,
+    rank_weight,
+    task_loss,
+)
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions
@@ -165,9 +174,9 @@ class ToP(TokenPruningMethod):
 
     def _task_terms(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         spec, options = self.context.spec, self.options
-        if spec.kind == "regression" or options.task_loss == "ce":
+        if not has_choices(spec.kind) or options.task_loss == "ce":
             return {"task": task_loss(logits, labels, spec.kind)}
-        terms = {"kd": distillation_loss(logits, teacher_logits, options.kd_temperature)}
+        terms = {"kd": imitation_loss(logits, teacher_logits, spec.kind, options.kd_temperature)}
         if options.task_loss == "kd+ce":
             terms["task"] = task_loss(logits, labels, spec.kind)
         return terms

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
-from prunekit.evaluation.evaluate import Batch
+from prunekit.data.encoding import Batch
 from prunekit.losses import candidate_share, consistency, task_loss
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions, OptionalTraining
 from prunekit.methods.static import CalibratedMethod
-from prunekit.models.forward import run_encoder
+from prunekit.models.forward import evaluating, on_device, run_encoder
 from prunekit.tokens.budget import BisectionResult, bisect
 from prunekit.tokens.policies import MeanMinusStd
 from prunekit.tokens.pruner import TokenPruner
@@ -272,17 +272,13 @@ class DTP(CalibratedMethod):
     def _kept_share(self) -> float:
         """Return the share of the unprotected validation tokens that is kept after the last decision layer."""
         kept = whole = 0.0
-        was_training = self.model.training
-        self.model.eval()
         for batch in self.context.validation():
-            inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-            trace = Trace()
-            with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
-                run_encoder(self.model, inputs, "mask", trace=trace)
+            here, trace = on_device(batch, self.model.device), Trace()
+            with evaluating(self.model):
+                run_encoder(self.model, here, "mask", trace=trace)
             entry = trace.layers[max(self.policy.row)]
             kept += float(((entry.keep > 0) & (entry.protected <= 0)).sum())
-            whole += float((inputs["attention_mask"] * (entry.protected <= 0)).sum())
-        self.model.train(was_training)
+            whole += float((here["attention_mask"] * (entry.protected <= 0)).sum())
         return kept / max(1.0, whole)
 
     def meets_budget(self, reduction: float) -> bool:

@@ -1,17 +1,19 @@
-"""Run a model that carries the encoder, whatever its head: one tensor of logits, or the encoder alone."""
+"""Run a model that carries the pruned encoder, whatever its head: one tensor of logits, or the encoder alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
+from prunekit.data.encoding import Batch
 from prunekit.losses import PADDING
-from prunekit.models.heads import Batch, logits_of
+from prunekit.models.heads import logits_of
 from prunekit.tokens import translation
 from prunekit.tokens.families.registry import family_of
 from prunekit.tokens.state import Execution, Trace
@@ -19,20 +21,40 @@ from prunekit.tokens.state import Execution, Trace
 NON_MODEL_KEYS = ("labels", "index", "example", "spans")
 
 
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Run a block in evaluation mode without gradients and autocast, because a decision must not depend on them.
+
+    The model's training mode is restored.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """Return a batch on a device."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """The part of a batch that the encoder sees: neither labels nor what says which rows these are."""
+    """Return the part of a batch that the encoder reads: neither labels nor what identifies rows."""
     return {name: tensor for name, tensor in batch.items() if name not in NON_MODEL_KEYS}
 
 
 def decodes(model: PreTrainedModel) -> bool:
-    """Whether a decoder stands behind the encoder."""
+    """Return whether a decoder reads the encoder."""
     return family_of(model).has_decoder
 
 
 def forward_logits(
     model: PreTrainedModel, batch: Batch, execution: Execution, trace: Trace | None = None
 ) -> Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens 2"]:
-    """The logits of a model that carries the traversal, whatever its head.
+    """Return the logits of a model that carries the pruned encoder, whatever its head.
 
     Of a translation they have a row per word of the targets, `labels`, which the decoder is given up to that word.
     """
@@ -44,9 +66,9 @@ def forward_logits(
 
 
 def run_encoder(model: PreTrainedModel, batch: Batch, execution: Execution, **how: Any) -> None:
-    """Runs as much as a trace needs, or a clock of what is pruned: the encoder, with a head that costs nothing.
+    """Run as much as a trace or a timing of pruning needs: the encoder, with a head that costs next to nothing.
 
-    `how` is `trace` and `prune`, as the traversal takes them.
+    `how` is `trace` and `prune`, as the encoder takes them.
     """
     inputs: dict[str, Any] = model_inputs(batch)
     if decodes(model):
@@ -56,7 +78,7 @@ def run_encoder(model: PreTrainedModel, batch: Batch, execution: Execution, **ho
 
 
 def run_stock_encoder(model: PreTrainedModel, batch: Batch) -> None:
-    """The same of a plain model, which knows of no token that must stay."""
+    """Run the encoder of a plain model, which knows of no protected tokens."""
     inputs = {name: tensor for name, tensor in model_inputs(batch).items() if name != "protected"}
     if decodes(model):
         model.get_encoder()(**inputs)

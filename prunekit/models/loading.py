@@ -9,12 +9,12 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from prunekit.console import silenced
-from prunekit.data.spec import TaskKind
-from prunekit.models.heads import CLASSIFIER, HEADS, READER, TRANSLATOR, stored_head
+from prunekit.data.kinds.base import TaskKind
+from prunekit.models.heads import CLASSIFIER, HEADS, HeadType, stored_head
 
 
 def load_model(source: str | Path, kind: TaskKind, labels: Sequence[str] | None) -> PreTrainedModel:
-    """A model with the head that a kind of task needs; `labels` are the class names, None where there are none.
+    """Load a model with the head that a kind of task needs; `labels` are the class names, None where there are none.
 
     A head that is missing is new, except that nobody translates with a new decoder.
 
@@ -27,49 +27,38 @@ def load_model(source: str | Path, kind: TaskKind, labels: Sequence[str] | None)
             f"{source} has a head for {stored.pipeline}, but the task is {head.pipeline}; "
             f"choose a model fine-tuned on this task, or a backbone without a head."
         )
-    if head is TRANSLATOR:
-        if stored is None:
-            raise ValueError(
-                f"{source} has no decoder, but the task is {head.pipeline}; "
-                f"choose a model that translates, as Marian or T5."
-            )
-        with silenced("transformers"):  # its report about a new head, which fine-tuning expects
-            return head.auto.from_pretrained(source, dtype=torch.float32)
-    if head is not READER:
-        return load_classifier(source, labels=labels)
-    with silenced("transformers"):
-        return head.auto.from_pretrained(source, num_labels=2, dtype=torch.float32)
+    if stored is None and head.decodes:
+        raise ValueError(
+            f"{source} has no decoder, but the task is {head.pipeline}; "
+            f"choose a model that translates, as Marian or T5."
+        )
+    return _load(source, head, labels)
 
 
 def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreTrainedModel:
-    """A sequence classifier with the weights of `source`, in float32; a missing head is drawn from torch's RNG.
+    """Load a sequence classifier with the weights of `source`, in float32; draw a missing head from torch's RNG.
 
     `labels` are the class names, or None for regression (one output).
 
     Raises:
         ValueError: `source` has a head of another size.
     """
-    config = AutoConfig.from_pretrained(source)
-    count = len(labels) if labels else 1
-    stored = config.num_labels if stored_head(source) is CLASSIFIER else None
-    if stored not in (None, count):
-        raise ValueError(
-            f"{source} has a head with {stored} outputs, but the task has {count}; "
-            f"choose a model fine-tuned on this task, or a backbone without a head."
-        )
-    names = {i: str(name) for i, name in enumerate(labels)} if labels else {0: "score"}
-    with silenced("transformers"):
-        return CLASSIFIER.auto.from_pretrained(
-            source,
-            num_labels=count,
-            id2label=names,
-            label2id={name: i for i, name in names.items()},
-            problem_type="single_label_classification" if labels else "regression",
-            dtype=torch.float32,
-        )
+    return _load(source, CLASSIFIER, labels)
 
 
 def load_stock(folder: str | Path) -> PreTrainedModel:
-    """The plain Hugging Face model of a folder, with the head it was saved with, in float32 and evaluation mode."""
-    with silenced("transformers"):
+    """Load the plain Hugging Face model of a folder with the head it was saved with, in float32 and evaluation mode."""
+    with silenced("transformers"):  # its report of a new head, which fine-tuning expects
         return (stored_head(folder) or CLASSIFIER).auto.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def _load(source: str | Path, head: HeadType, labels: Sequence[str] | None) -> PreTrainedModel:
+    config, settings = AutoConfig.from_pretrained(source), head.settings(labels)
+    count = settings.get("num_labels", config.num_labels)
+    if stored_head(source) is head and config.num_labels != count:
+        raise ValueError(
+            f"{source} has a head with {config.num_labels} outputs, but the task has {count}; "
+            f"choose a model fine-tuned on this task, or a backbone without a head."
+        )
+    with silenced("transformers"):  # its report of a new head, which fine-tuning expects
+        return head.auto.from_pretrained(source, **settings, dtype=torch.float32)

@@ -21,7 +21,6 @@ from prunekit.files import atomic_write_bytes
 NAME = "examples.npz"
 SCHEMA = 1
 ROWS = 20_000  # predictions stored
-FOUND = ("wrong", "an answer", "no answer")  # classes where answers are found: 0, or what was right to say
 ANSWER = 80  # characters of an answer that are stored
 TOKENS = 131_072  # tokens stored with their scores, over all texts
 # a score is stored as 1..255: eighths of an octave around 1, which is the attention of a uniform spread; 0 = was gone
@@ -52,7 +51,7 @@ class Examples:
     special: np.ndarray  # [types], 1 for [CLS] and the like
     classes: tuple[str, ...]  # names of the classes; none under regression
     # texts, where answers are found: a right one, the dense model's, the pruned one's; a row is a window then, its
-    # class one of FOUND, and what a window says is what its question got
+    # class that of its question's answer: wrong, an answer or no answer
     answers: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.str_))  # [rows or 0, 3]
 
     @property
@@ -68,7 +67,7 @@ class Examples:
     def said(self, row: int) -> tuple[str | float, str | float, str | float]:
         """What is right for a test row, what the dense model said and what the pruned one, as readers want it."""
         if len(self.answers):
-            right, dense, pruned = (str(text) or FOUND[2] for text in self.answers[row])
+            right, dense, pruned = (str(text) or self.classes[-1] for text in self.answers[row])
             return right, dense, pruned
         columns = (self.labels[row], self.dense[row], self.predicted[row])
         if self.classification:
@@ -103,25 +102,6 @@ def rows_within(lengths: Sequence[int], most: int) -> int:
     """How many first rows of these lengths hold at most `TOKENS` tokens, and are at most `most`."""
     inside = int((np.cumsum(lengths) <= TOKENS).sum())
     return min(inside, most)
-
-
-def answered(
-    golds: Sequence[str], dense: Sequence[str], pruned: Sequence[str], right: np.ndarray, windows: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Labels, predictions and answers of windows, for `Examples`, from what questions got ("" = no answer).
-
-    `right` [2, windows] says whose answer, the dense model's and the pruned one's, is exactly right; `windows`
-    [windows] which question each is of.
-    """
-    texts = np.array([[text[:ANSWER] for text in row] for row in zip(golds, dense, pruned, strict=True)], np.str_)
-    answers = texts.reshape(-1, 3)[windows]
-    labels = np.where(answers[:, 0] == "", 2, 1)
-    return {
-        "labels": labels,
-        "dense": np.where(right[0], labels, 0),
-        "predicted": np.where(right[1], labels, 0),
-        "answers": answers,
-    }
 
 
 def save(found: Examples, folder: Path) -> None:

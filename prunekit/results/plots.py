@@ -40,7 +40,7 @@ def quality_by_length(dense: PerRow, pruned: PerRow) -> dict[str, Any]:
 
     Quarters whose limits coincide, because many sentences have one length, are merged. None of it for regression.
     """
-    if dense.right is None or pruned.right is None:
+    if not dense.predictions.classes:
         return {"buckets": []}
     edges = torch.unique(dense.lengths.float().quantile(torch.linspace(0, 1, BUCKETS + 1)).ceil())
     inner = edges[1:-1]
@@ -53,8 +53,8 @@ def quality_by_length(dense: PerRow, pruned: PerRow) -> dict[str, Any]:
                 "from": int(dense.lengths[here].min()),
                 "to": int(dense.lengths[here].max()),
                 "rows": int(here.sum()),
-                "dense": float(dense.right[here].float().mean()),
-                "pruned": float(pruned.right[here].float().mean()),
+                "dense": float(dense.predictions.right[here].float().mean()),
+                "pruned": float(pruned.predictions.right[here].float().mean()),
                 "tokens_kept": float((pruned.tokens[here].float().mean(1) / pruned.lengths[here]).mean()),
             }
         )

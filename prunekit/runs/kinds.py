@@ -17,6 +17,7 @@ from prunekit.config.budget import amount_label
 from prunekit.config.errors import ConfigError
 from prunekit.config.identity import DENSE, is_dense
 from prunekit.config.validation import check_layers
+from prunekit.data.kinds.registry import KINDS as TASK_KINDS
 from prunekit.data.sources import find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
 from prunekit.data.text.spec import TextSpec, find_texts, text_files_digest
@@ -55,7 +56,7 @@ class TokenRuns:
     """Fine-tuning on a labelled task while tokens are dropped."""
 
     name: str = "tokens"
-    tasks: tuple[str, ...] = ("classification", "regression", "span")
+    tasks: tuple[str, ...] = tuple(name for name, kind in TASK_KINDS.items() if not kind.generates)
 
     def spec(self, task: Config) -> TaskSpec:
         """Return a TaskSpec."""
@@ -93,7 +94,7 @@ class TranslationRuns(TokenRuns):
     """Fine-tuning of a translator while its encoder drops tokens; the test is translated."""
 
     name: str = "translation"
-    tasks: tuple[str, ...] = ("translation",)
+    tasks: tuple[str, ...] = tuple(name for name, kind in TASK_KINDS.items() if kind.generates)
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
         """Check also that BLEU can be computed, before hours of training."""

@@ -10,7 +10,7 @@ from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.config.validation import validate
 from prunekit.data.bands import Band, resolve, rows_between
-from prunekit.data.spec import DataError
+from prunekit.data.errors import DataError
 
 LENGTHS = torch.tensor([4, 6, 6, 8, 10, 12, 14, 20])  # median 9, q25 6, q75 12.5
 

@@ -13,7 +13,7 @@ from prunekit.evaluation.evaluate import evaluate
 from prunekit.losses import candidate_share, consistency
 from prunekit.methods.tsdtp import _even_counts
 from prunekit.models.pretrained import load_pruner, save_pruner
-from prunekit.tokens.attention import AttentionCall, attend_padded, received
+from prunekit.tokens.attention import AttentionCall, attend_padded, attention_received
 from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import MeanMinusStd
 from prunekit.tokens.pruner import TokenPruner
@@ -84,8 +84,8 @@ IMPORTANCE = [2.1, 1.75, 0.65]
 def test_importance_is_what_a_token_receives_of_both():
     """E-2: column sums, whose mean is 1 + gamma."""
     scorer = TaskImportance(2, 3, [0], gamma=0.5)
-    scorer.received = lambda state: received(OF_TASK[None, None], state.alive)
-    found = scorer(Signals(received=received(STANDARD, torch.ones(1, 3))), state(3))[0]
+    scorer.received = lambda state: attention_received(OF_TASK[None, None], state.alive)
+    found = scorer(Signals(received=attention_received(STANDARD, torch.ones(1, 3))), state(3))[0]
     assert found.tolist() == pytest.approx(IMPORTANCE)
     assert found.mean().item() == pytest.approx(1.5)
 

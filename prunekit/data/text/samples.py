@@ -20,8 +20,8 @@ from jinja2.sandbox import SandboxedEnvironment
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prunekit.data.errors import DataError
 from prunekit.data.loading import generator_of
-from prunekit.data.spec import DataError
 from prunekit.data.synthetic import FILLERS, MARKERS
 from prunekit.data.tables import read_table
 from prunekit.data.text.spec import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 from prunekit import files
 from prunekit.config.identity import is_dense
 from prunekit.console import track
-from prunekit.data.encoding import EncodedSplit
 from prunekit.data.module import TokenPruningDataModule
-from prunekit.evaluation.evaluate import EvaluationResult, kept_tokens
+from prunekit.evaluation.evaluate import kept_tokens
+from prunekit.evaluation.judging import Predictions
 from prunekit.files import atomic_write_text
 from prunekit.models import pretrained
 from prunekit.models.heads import HEADS
@@ -42,8 +42,7 @@ def write_artifacts(run: RunInputs, prepared: Prepared, tested: Tested, finalise
         write_pareto(plots, f"{what}, validation", finalised)
     if tested.bands:
         write_bands(plots, name, run.spec.score, [Band.from_json(row) for row in tested.bands])
-    per_row = tested.test.per_row
-    if run.cfg["examples"] and (per_row.predicted is not None or per_row.right is not None):
+    if run.cfg["examples"] and len(tested.test.per_row.predictions):
         write_examples(run, method.model, data, tested)
 
 
@@ -68,9 +67,10 @@ def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tes
     ids = split.ids[: int(split.offsets[wanted])].numpy().astype(np.int32)
     types = np.unique(ids)
     most = slice(0, examples.ROWS)
+    columns = _predicted(tested.dense.per_row.predictions, pruned.predictions)
     examples.save(
         examples.Examples(
-            **{name: column[most] for name, column in _predicted(split, tested.dense, tested.test).items()},
+            **{name: column[most] for name, column in columns.items()},
             lengths=pruned.lengths[most].numpy().astype(np.uint16),
             counts=pruned.tokens[most].numpy().astype(np.uint16),
             index=np.arange(wanted, dtype=np.int32),
@@ -81,7 +81,7 @@ def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tes
             piece_ids=types,
             pieces=np.array(tokenizer.convert_ids_to_tokens(types.tolist()), dtype=np.str_),
             special=np.isin(types, tokenizer.all_special_ids),
-            classes=examples.FOUND if split.questions is not None else tuple(data.label_names or ()),
+            classes=tuple(pruned.predictions.classes),
         ),
         run.folder.path,
     )
@@ -89,8 +89,8 @@ def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tes
 
 def write_predictions(run: RunInputs, prepared: Prepared, tested: Tested) -> None:
     """Write predictions.json where the model answers in words."""
-    if tested.test.answers is not None:
-        text = _predictions(prepared.data.split("test"), tested.test.answers)
+    if tested.test.texts:
+        text = json.dumps(dict(tested.test.texts), ensure_ascii=False, indent=1) + "\n"
         atomic_write_text(run.folder.path / "predictions.json", text)
 
 
@@ -117,27 +117,11 @@ def describe_model(run: RunInputs, prepared: Prepared, folder: Path, result: Run
     run.folder.update_manifest({"weights_sha256": files.sha256(folder / "model.safetensors")})
 
 
-def _predicted(split: EncodedSplit, dense: EvaluationResult, pruned: EvaluationResult) -> dict[str, np.ndarray]:
-    """Labels and both models' predictions on each row; where answers are found, also what they are."""
-    if split.questions is None:
-        columns = {
-            "labels": pruned.per_row.labels,
-            "predicted": pruned.per_row.predicted,
-            "dense": dense.per_row.predicted,
-        }
-        return {name: column.numpy() for name, column in columns.items() if column is not None}
-    assert split.examples is not None
-    assert dense.answers is not None
-    assert pruned.answers is not None
-    assert dense.per_row.right is not None
-    assert pruned.per_row.right is not None
-    golds = [next(iter(answer.texts), "") for answer in split.questions.labels]  # type: ignore[union-attr]
-    right = torch.stack([dense.per_row.right, pruned.per_row.right]).numpy()
-    return examples.answered(golds, dense.answers, pruned.answers, right, split.examples.numpy())
-
-
-def _predictions(split: EncodedSplit, answers: list[str]) -> str:
-    """Answers by the ids of their questions, as SQuAD's own script reads them."""
-    ids = split.questions.ids if split.questions is not None else None
-    names = ids or [str(row + 1) for row in range(len(answers))]
-    return json.dumps(dict(zip(names, answers, strict=True)), ensure_ascii=False, indent=1) + "\n"
+def _predicted(dense: Predictions, pruned: Predictions) -> dict[str, np.ndarray]:
+    """Return labels, both models' predictions on each row, and the texts where texts are predicted."""
+    columns = {"labels": pruned.labels, "predicted": pruned.predicted, "dense": dense.predicted}
+    found = {name: column.numpy() for name, column in columns.items()}
+    if not pruned.texts:
+        return found
+    texts = [(gold, theirs, ours) for (gold, theirs), (_, ours) in zip(dense.texts, pruned.texts, strict=True)]
+    return found | {"answers": np.array([[text[: examples.ANSWER] for text in row] for row in texts], np.str_)}

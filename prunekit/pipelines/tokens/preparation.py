@@ -19,6 +19,7 @@ from prunekit.config.keys import declared
 from prunekit.console import say, silence_libraries
 from prunekit.cost import Shape
 from prunekit.data.encoding import EncodedSplit
+from prunekit.data.kinds.base import TaskKind
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
@@ -166,8 +167,8 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
     splits = {name: data.split(name) for name in SPLITS}
     texts = {name: {"rows": len(split), "tokens": _mean_length(split)} for name, split in splits.items()}
     run.folder.update_manifest({"data_fingerprint": data.fingerprint, "truncated": data.truncated, "texts": texts})
-    rows = ", ".join(_counted(name, split) for name, split in splits.items())
-    rows += "" if spec.kind == "span" else " rows"
+    rows = ", ".join(_counted(name, split, spec.kind) for name, split in splits.items())
+    rows += " rows" if spec.row_name == spec.judged_name else ""
     cut = sum(found["rows"] for found in data.truncated.values())
     say(
         f"data       {spec.name}: {rows}, mean {_mean_length(splits['train']):.1f} tokens; "
@@ -187,7 +188,6 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
     return MethodContext(
         spec=run.spec,
         shape=Shape.from_config(AutoConfig.from_pretrained(run.backbone)),
-        classes=data.num_labels,
         training=Training(
             epochs=trainer["epochs"],
             steps_per_epoch=len(data.train_dataloader()),
@@ -203,7 +203,7 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
         budget=parse_budget(cfg["budget"]),
         tolerance=cfg["budget_tolerance"],
         validation=partial(data.loader, "validation"),
-        questions=[data.split(name).questions for name in data.validation_splits],
+        targets=[data.split(name).targets for name in data.validation_splits],
         protected={name: data.split(name).protected for name in SPLITS},
     )
 
@@ -287,8 +287,10 @@ def set_knobs(cfg: dict[str, Any]) -> dict[str, Any]:
     return {name: cfg["method"][name] for name in own if cfg["method"].get(name) is not None}
 
 
-def _counted(name: str, split: EncodedSplit) -> str:
-    return f"{name} {len(split)}" if split.questions is None else f"{name} {split.judged} in {len(split)} windows"
+def _counted(name: str, split: EncodedSplit, kind: TaskKind) -> str:
+    if kind.row_name == kind.judged_name:
+        return f"{name} {len(split)}"
+    return f"{name} {split.judged} in {len(split)} {kind.row_name}s"
 
 
 def _mean_length(split: EncodedSplit) -> float:

@@ -78,10 +78,10 @@ class Judge:
     ) -> list[dict[str, Any]]:
         """Evaluate both models on each requested band of lengths; one row per band with scores and FLOPs."""
         context, spec, rows = method.context, self.run.spec, []
-        for number, (band, _) in enumerate(data.bands):
+        for number, (band, split) in enumerate(data.bands):
             batches = data.band_loader(number)
-            whole = evaluate(dense_model, batches, spec, context.shape, context.classes, "dense")
-            pruned = evaluate(method.model, batches, spec, context.shape, context.classes, method.test_execution)
+            whole = evaluate(dense_model, batches, spec, context.shape, split.targets, "dense")
+            pruned = evaluate(method.model, batches, spec, context.shape, split.targets, method.test_execution)
             rows.append(
                 {
                     "from": band.low,
@@ -148,10 +148,10 @@ def evaluate_split(
     data: TokenPruningDataModule,
 ) -> EvaluationResult:
     """Evaluate a model on one split, with a progress line."""
-    batches, questions = data.loader(split), data.split(split).questions
+    batches, targets = data.loader(split), data.split(split).targets
     context = method.context
     tracked = track(batches, f"{split} ({execution})", len(batches))
-    return evaluate(model, tracked, spec, context.shape, context.classes, execution, questions)
+    return evaluate(model, tracked, spec, context.shape, targets, execution)
 
 
 def evaluate_other_splits(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str, dict[str, float]]:

@@ -14,9 +14,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from prunekit.console import track
 from prunekit.cost import DecoderShape, decoder_macs, dense_macs, encoder_macs
+from prunekit.data.encoding import Batch
+from prunekit.data.kinds.translation import WORD_ACCURACY
 from prunekit.data.module import TokenPruningDataModule
-from prunekit.data.spec import WORD_ACCURACY
-from prunekit.evaluation.evaluate import Batch, EvaluationResult
+from prunekit.evaluation.evaluate import EvaluationResult
 from prunekit.evaluation.translation import BUCKETS, TranslationQuality, translation_quality
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.models.forward import model_inputs, run_encoder
@@ -45,13 +46,13 @@ class TranslationJudge(Judge):
             details = stored.translation.pruned.to_json()
             return replace(measured, metrics=dict(stored.score.pruned_all or {}), details=details)
         texts, details = self._translated(model, data, execution)
-        references = data.split("test").references
-        assert references is not None
+        references = data.split("test").targets.references
         quality = translation_quality(texts, references, measured.per_row.lengths.tolist(), BUCKETS)
         metrics = _metrics(quality) | {WORD_ACCURACY: measured.metrics[WORD_ACCURACY]}
         details |= {"signature": quality.signature, "buckets": quality.as_dict()["buckets"]}
         chosen = {name: metrics[name] for name in self.run.spec.metrics}
-        return replace(measured, metrics=chosen, answers=texts, details=details)
+        by_row = {str(row): text for row, text in enumerate(texts, 1)}
+        return replace(measured, metrics=chosen, texts=by_row, details=details)
 
     def _translated(
         self, model: PreTrainedModel, data: TokenPruningDataModule, execution: Execution
@@ -81,8 +82,7 @@ class TranslationJudge(Judge):
 
     def details(self, method: TokenPruningMethod, test: EvaluationResult, dense: EvaluationResult) -> dict[str, Any]:
         """How BLEU was computed, what reaches the decoder, and what the decoder adds to the cost."""
-        lengths, kept, words = test.per_row.lengths, test.per_row.tokens[:, -1], test.per_row.words
-        assert words is not None
+        lengths, kept, words = test.per_row.lengths, test.per_row.tokens[:, -1], test.per_row.decisions
         decoder = DecoderShape.from_config(AutoConfig.from_pretrained(self.run.backbone))
         encoder = {"dense": test.cost["dense_unpadded_g"], "pruned": test.cost["pruned_g"]}
         giga = {

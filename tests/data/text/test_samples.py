@@ -9,7 +9,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from support.letters import letters
 
 from prunekit.config.errors import ConfigError
-from prunekit.data.spec import DataError
+from prunekit.data.errors import DataError
 from prunekit.data.text import spec as corpora
 from prunekit.data.text.samples import calibration_samples, evaluation_ids, read_documents, read_questions, read_texts
 from prunekit.data.text.spec import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec, find_texts

@@ -234,7 +234,7 @@ def test_a_run_is_a_row_of_the_table(tmp_path):
             ["method=dpruner", "task.loss_on=completion", "task.domain.completion=x"],
             r"task\.domain\.pack=packed cuts samples out of running text",
         ),
-        (["method=dpruner", "task.stride=33"], r"task\.stride=33 leaves out text"),
+        (["method=dpruner", "task.stride=33"], r"task\.stride=33 skips text"),
         (["method=dpruner", "task.loss_on=completion"], r"task\.domain\.completion is null"),
         (["method=dpruner", "task.synthetic_rows=null"], r"task\.open: no texts\. Tried PRUNEKIT_DATA"),
     ],

@@ -1,0 +1,54 @@
+"""The keys of a task other than its kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TaskKeys:
+    """The keys of conf/task/*.yaml, where each is explained, without `kind`, which decides what the others mean.
+
+    `labels` None means that the labels are read from the training data. Lengths are in tokens, special tokens included.
+    The first of `validation_splits` is called "validation" from here on, further ones keep their names.
+    A question's answer is a part of `text_pair`; a long one is read in windows that overlap by `stride` tokens.
+    `null_threshold` None means the one with the best score on the validation split.
+    Of a translation `text` is the source and `label` the target, each cut at its longest length; a column of records
+    is named with its field, as in translation.en. The languages are those that a backbone's prefix names.
+    """
+
+    name: str
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    labels: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] = ()
+    score: str = ""
+    max_length: int = 128
+    padded_length: int = 128
+    train_split: str = "train"
+    validation_splits: tuple[str, ...] = ()
+    test_split: str | None = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.0
+    empty: Literal["error", "drop", "keep"] = "error"
+    hub: str | None = None
+    hub_config: str | None = None
+    folder: str | None = None
+    package: str | None = None
+    package_folder: str | None = None
+    file: str | None = None
+    validation_file: str | None = None
+    test_file: str | None = None
+    synthetic_rows: int | None = None
+    id: str | None = None
+    stride: int = 128
+    max_answer_tokens: int = 30
+    unanswerable: bool = False
+    null_threshold: float | None = None
+    protect_question: bool = False
+    source_language: str | None = None
+    target_language: str | None = None
+    max_target_length: int = 128
+    beams: int = 4

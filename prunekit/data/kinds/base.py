@@ -1,0 +1,121 @@
+"""What every kind of task has in common, and what one may decide for itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from prunekit.config.errors import ConfigError
+from prunekit.data.keys import TaskKeys
+from prunekit.data.rows import Rows
+from prunekit.data.splitting import hash_split
+from prunekit.data.tables import Table
+
+if TYPE_CHECKING:
+    from prunekit.data.encoding import EncodedSplit, Encoder
+
+
+@dataclass(frozen=True)
+class TaskKind(ABC):
+    """A kind of task. Everything in `data` that depends on it is asked of this object; a task's file gives its `name`.
+
+    The other packages have one table each, by kind: models.heads.HEADS, losses.LOSSES, evaluation.judges.JUDGES.
+    What every method is given are the task's other keys. Modules of kinds import neither torch nor transformers, so
+    that a configuration is checked at once; `encode` imports them.
+    """
+
+    name: str
+    metrics: tuple[str, ...]  # what a task may ask for
+    default_metrics: tuple[str, ...]
+    row_name: str = "text"  # what the model reads at a time, in the words of a report
+    judged_name: str = "text"  # what a prediction is made for, in the words of a report
+    checkpoint_metric: str = ""  # chooses the checkpoint; "" = the task's score
+    generates: bool = False  # a decoder writes the prediction; otherwise a head reads it off the encoder
+    does: str = ""  # what a model of this kind does, for messages; "" = it gives each text one label or value
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def labels_texts(self) -> bool:
+        """Whether a row is a whole text and its prediction one label or value, as a server or a benchmark needs."""
+        return not self.does
+
+    # -- keys ------------------------------------------------------------------------------------------
+
+    def check(self, keys: TaskKeys) -> None:
+        """Check the keys of a task that mean something to this kind alone.
+
+        Raises:
+            ConfigError: they do not go together.
+        """
+        if keys.labels is not None:
+            raise ConfigError(
+                f"task.labels=[{', '.join(keys.labels)}] with task.kind={self.name}; set task.labels=null."
+            )
+
+    def protects(self, keys: TaskKeys) -> bool:
+        """Return whether batches mark tokens that no method may drop, other than those of a backbone's prefix."""
+        return False
+
+    def bands_refusal(self, keys: TaskKeys, *, tested: bool) -> str:
+        """Return why rows cannot be chosen by length, "" where they can; `tested`: the test is reported by it too."""
+        return ""
+
+    def columns(self, keys: TaskKeys) -> tuple[str, ...]:
+        """Return the columns that a table must have."""
+        pair = (keys.text_pair,) if keys.text_pair else ()
+        return (keys.text, *pair, keys.label)
+
+    def text_columns(self, keys: TaskKeys) -> tuple[str, ...]:
+        """Return the columns whose text may be empty only where task.empty says so."""
+        return (keys.text, keys.text_pair) if keys.text_pair else (keys.text,)
+
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def flatten(self, keys: TaskKeys, table: Table) -> Table:
+        """Return a table with one row per row of the task; the same table unless it has a nested layout."""
+        return table
+
+    def label_names(self, keys: TaskKeys, train: Table) -> tuple[str, ...] | None:
+        """Return the classes in the order of their numbers; None where the task has no classes.
+
+        Raises:
+            DataError: the training table does not have the classes that the task needs.
+        """
+        return None
+
+    def synthetic_names(self, keys: TaskKeys) -> tuple[str, ...] | None:
+        """Return the classes of generated rows; None where the task has no classes."""
+        return None
+
+    def output_count(self, names: Sequence[str] | None) -> int:
+        """Return how many outputs a head has per decision: classes, or 1 where there are none."""
+        return len(names) if names is not None else 1
+
+    @abstractmethod
+    def rows(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> Rows[Any]:
+        """Read these rows of a table; `names` are the classes.
+
+        Raises:
+            DataError: a label that such a task cannot have, with file and row.
+        """
+
+    @abstractmethod
+    def generate(self, keys: TaskKeys, random: Random, count: int, names: Sequence[str] | None) -> Rows[Any]:
+        """Make up rows from which a model of this kind can learn something."""
+
+    def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
+        """Return the row numbers of "train" and of each named part, divided by content, without duplicates."""
+        return hash_split(rows.contents, [0] * len(rows), fractions)
+
+    # -- token ids -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encode(
+        self, keys: TaskKeys, rows: Rows[Any], encoder: Encoder, names: Sequence[str] | None, prefix: int
+    ) -> EncodedSplit:
+        """Tokenise rows; the first `prefix` tokens of each are the backbone's own words to name the task."""

@@ -1,0 +1,176 @@
+"""Texts, or pairs of them, each with one label: a class, or a value."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from prunekit.config.errors import ConfigError
+from prunekit.data.errors import DataError
+from prunekit.data.keys import TaskKeys
+from prunekit.data.kinds.base import TaskKind
+from prunekit.data.rows import Rows
+from prunekit.data.splitting import hash_split
+from prunekit.data.synthetic import MARKERS, sentence
+from prunekit.data.tables import Table
+
+if TYPE_CHECKING:
+    from prunekit.data.encoding import EncodedSplit, Encoder
+
+SCORES = 6  # generated values are 0.0 .. 5.0
+
+
+class _Labelled(TaskKind):
+    """What classes and values share: one number per row."""
+
+    @abstractmethod
+    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[Any]:
+        """Return the labels of these rows as numbers."""
+
+    def rows(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> Rows[Any]:
+        """Read texts and numbers."""
+        numbers = self.numbers(keys, table, kept, names)
+        pairs = table.texts(keys.text_pair, kept) if keys.text_pair else None
+        return Rows(table.texts(keys.text, kept), pairs, numbers)
+
+    def generate(self, keys: TaskKeys, random: Random, count: int, names: Sequence[str] | None) -> Rows[Any]:
+        """Make up sentences with two to four markers of their class or value; of two texts the second has them."""
+        texts, pairs, labels = [], [], []
+        has_pairs = keys.text_pair is not None
+        for row in range(count):
+            label = row % (len(names) if names else SCORES)
+            own = MARKERS[label * 2 % len(MARKERS) : label * 2 % len(MARKERS) + 2]
+            markers = [random.choice(own) for _ in range(random.randint(2, 4))]
+            texts.append(sentence(random, [] if has_pairs else markers))
+            pairs.append(sentence(random, markers))
+            labels.append(label)
+        order = random.sample(range(count), count)
+        numbers: list[Any] = [float(label) if names is None else label for label in labels]
+        return Rows(texts, pairs if has_pairs else None, numbers).take(order)
+
+    def encode(
+        self, keys: TaskKeys, rows: Rows[Any], encoder: Encoder, names: Sequence[str] | None, prefix: int
+    ) -> EncodedSplit:
+        """Tokenise texts, cut at the longest length."""
+        from prunekit.data.encoding import encode_texts  # loads torch, and a task is checked without it
+
+        return encode_texts(rows, encoder, names or ())
+
+
+@dataclass(frozen=True)
+class Classification(_Labelled):
+    """One of several classes per text."""
+
+    def check(self, keys: TaskKeys) -> None:
+        """Check that the classes are different, two or more, and exactly two where a metric needs that.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        labels = keys.labels
+        if labels is None:
+            return
+        if len(set(labels)) != len(labels):
+            twice = next(name for name in labels if labels.count(name) > 1)
+            raise ConfigError(f"task.labels names {twice!r} twice; every label is named once.")
+        if len(labels) < 2:
+            raise ConfigError(f"task.labels=[{', '.join(labels)}] has {len(labels)} label; give 2 or more.")
+        if "f1" in " ".join(keys.metrics).replace("macro_f1", "") and len(labels) != 2:
+            raise ConfigError(f"metric f1 is of two classes, but task.labels has {len(labels)}; use macro_f1 instead.")
+
+    def label_names(self, keys: TaskKeys, train: Table) -> tuple[str, ...] | None:
+        """Return the task's classes, or the different labels of the training table, sorted.
+
+        Labels that are all whole numbers are sorted as numbers.
+        """
+        if keys.labels is not None:
+            return keys.labels
+        found = {_name(value) for value in train.column(keys.label) if value is not None and _name(value)}
+        are_numbers = all(re.fullmatch("-?[0-9]+", name) for name in found)
+        names = tuple(sorted(found, key=int) if are_numbers else sorted(found))
+        if len(names) < 2:
+            raise DataError(
+                f"{train.path}: column {keys.label!r} has {len(names)} different labels; classification needs 2 or "
+                f"more. Choose another column with task.label=..."
+            )
+        if len(names) == len(train) > 2:
+            raise DataError(
+                f"{train.path}: column {keys.label!r} has {len(names)} different labels in {len(train)} rows, so no "
+                f"class can be learnt. Choose another column with task.label=..., or set task.kind=regression."
+            )
+        if "f1" in keys.metrics and len(names) != 2:
+            raise DataError(
+                f"metric f1 is of two classes, but {train.path} has {len(names)}; use task.metrics=[macro_f1]."
+            )
+        return names
+
+    def synthetic_names(self, keys: TaskKeys) -> tuple[str, ...] | None:
+        """Return the task's classes, or two."""
+        return keys.labels or ("0", "1")
+
+    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[int]:
+        """Return class numbers: by name, or, in a column of whole numbers that are no names, as they are."""
+        raw, names = table.column(keys.label), names or ()
+        number = {name: place for place, name in enumerate(names)}
+        if all(
+            isinstance(raw[row], int) and not isinstance(raw[row], bool) and str(raw[row]) not in number for row in kept
+        ):
+            number = {str(place): place for place in range(len(names))}
+        found = []
+        for row in kept:
+            place = number.get(_name(raw[row]))
+            if place is None:
+                shown = [f"{label} ({names[at]})" if label != names[at] else label for label, at in number.items()]
+                allowed = ", ".join(shown[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+                raise DataError(
+                    f"{table.at(row)}: label {raw[row]!r} is not in the set {allowed}; correct it or task.labels."
+                )
+            found.append(place)
+        return found
+
+    def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
+        """Divide every class by the same fractions."""
+        return hash_split(rows.contents, [int(label) for label in rows.labels], fractions)
+
+
+@dataclass(frozen=True)
+class Regression(_Labelled):
+    """One value per text."""
+
+    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[float]:
+        """Return finite values."""
+        raw = table.column(keys.label)
+        found = []
+        for row in kept:
+            try:
+                value = float(raw[row])
+            except (TypeError, ValueError):
+                value = math.nan
+            if not math.isfinite(value):
+                raise DataError(
+                    f"{table.at(row)}: label {raw[row]!r} is not a number, as task.kind=regression needs; correct it, "
+                    f"or set task.kind=classification."
+                )
+            found.append(value)
+        return found
+
+
+def _name(value: Any) -> str:
+    return str(value).strip()
+
+
+CLASSIFICATION = Classification(
+    "classification",
+    metrics=("accuracy", "f1", "macro_f1", "matthews", "mean_of_accuracy_f1"),
+    default_metrics=("accuracy", "macro_f1"),
+)
+REGRESSION = Regression(
+    "regression",
+    metrics=("pearson", "spearman", "mean_of_pearson_spearman"),
+    default_metrics=("pearson", "spearman", "mean_of_pearson_spearman"),
+)

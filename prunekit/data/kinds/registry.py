@@ -1,0 +1,10 @@
+"""Every kind of task, by the name that a task's file gives. A new kind is one module beside this one and one entry."""
+
+from __future__ import annotations
+
+from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
+from prunekit.data.kinds.span import SPAN
+from prunekit.data.kinds.translation import TRANSLATION
+
+KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, SPAN, TRANSLATION)}

@@ -1,0 +1,80 @@
+"""What a judge of predictions is, and what it says about a split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from prunekit.data.encoding import Batch
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The label of each row and what was predicted for it: class numbers, or values where there are no `classes`.
+
+    `texts` are the right text and the predicted one of each row, where texts are predicted. All is empty where rows
+    are not judged one by one.
+    """
+
+    labels: Shaped[Tensor, "judged_rows"] = field(default_factory=lambda: torch.zeros(0))
+    predicted: Shaped[Tensor, "judged_rows"] = field(default_factory=lambda: torch.zeros(0))
+    classes: Sequence[str] = ()
+    texts: Sequence[tuple[str, str]] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def right(self) -> Bool[Tensor, "judged_rows"]:
+        """Whether each prediction is right, which of values says nothing."""
+        return self.predicted == self.labels
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge found: metrics by name, how many predictions it judged, and what it says about each row.
+
+    `settled` are keys of the task that it left open, as this split would have them; `texts` the predicted texts by the
+    id of what they are for, where texts are predicted.
+    """
+
+    metrics: dict[str, float]
+    judged: int
+    predictions: Predictions = field(default_factory=Predictions)
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+class Judge(ABC):
+    """Collects predictions batch by batch and judges them; one use, then `compute`."""
+
+    @abstractmethod
+    def update(self, logits: Shaped[Tensor, "..."], batch: Batch) -> None:
+        """Add a batch; `logits` are those of models.forward.forward_logits."""
+
+    @abstractmethod
+    def compute(self) -> Verdict:
+        """Return what was found over all batches, synchronised over processes."""
+
+
+class RowColumns:
+    """Numbers of rows, collected batch by batch and returned in the order of the row numbers."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[Tensor, ...]] = []
+
+    def add(self, index: Int[Tensor, "batch"], *columns: Shaped[Tensor, "batch ..."]) -> None:
+        """Add a batch; `index` are the row numbers."""
+        self._seen.append(tuple(column.cpu() for column in (index, *columns)))
+
+    def by_row(self) -> list[Shaped[Tensor, "rows ..."]]:
+        """Return the columns."""
+        index, *columns = (torch.cat(column) for column in zip(*self._seen, strict=True))
+        order = index.argsort()
+        return [column[order] for column in columns]
