@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.losses import (
     arp2_loss,
     distillation_loss,
@@ -29,12 +30,12 @@ def tensor(*rows):
 
 def test_classes_are_learned_by_cross_entropy():
     # ln(1 + e^-2), and ln 2
-    loss = task_loss(tensor([1.0, -1.0], [0.0, 0.0]), tensor(0, 1), "classification")
+    loss = task_loss(tensor([1.0, -1.0], [0.0, 0.0]), tensor(0, 1), CLASSIFICATION)
     assert float(loss) == pytest.approx((0.126928 + 0.693147) / 2, abs=1e-6)
 
 
 def test_scores_are_learned_by_squared_error():
-    assert float(task_loss(tensor([2.0], [4.0]), tensor(1.0, 1.0), "regression")) == 5.0  # (1 + 9) / 2
+    assert float(task_loss(tensor([2.0], [4.0]), tensor(1.0, 1.0), REGRESSION)) == 5.0  # (1 + 9) / 2
 
 
 def test_distillation_is_kl_at_a_temperature_times_its_square():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.data.encoding import EncodedSplit
+from prunekit.data.encoding import EncodedSplit, LabelTargets
 from prunekit.data.loading import FixedLoader, StepLoader, epoch_batches, fetch
 
 
@@ -16,7 +16,7 @@ def split_of(lengths, labels=None):
     return EncodedSplit(
         ids=torch.repeat_interleave(torch.arange(1, len(lengths) + 1), sizes).to(torch.int32),
         offsets=torch.nn.functional.pad(sizes.cumsum(0), (1, 0)),
-        labels=torch.tensor(labels if labels is not None else [0] * len(lengths)),
+        targets=LabelTargets(torch.tensor(labels if labels is not None else [0] * len(lengths))),
         fingerprint="",
     )
 
@@ -46,7 +46,7 @@ def test_segments_come_along_where_the_model_has_them():
     split = EncodedSplit(
         ids=torch.tensor([5, 6, 7], dtype=torch.int32),
         offsets=torch.tensor([0, 1, 3]),
-        labels=torch.tensor([0.5, 1.5]),
+        targets=LabelTargets(torch.tensor([0.5, 1.5])),
         fingerprint="",
         segments=torch.tensor([0, 0, 1], dtype=torch.int8),
     )

@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from support.tasks import data_of
 
 from prunekit.data import encoding
-from prunekit.data.encoding import encode, fingerprint, load_tokenizer, tokenizer_fingerprint
+from prunekit.data.encoding import Encoder, encode_texts, fingerprint, load_tokenizer, tokenizer_fingerprint
+from prunekit.data.errors import DataError
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.rows import Rows
 from prunekit.data.sources import TaskSource, find_task
-from prunekit.data.spec import DataError, TaskSpec
+from prunekit.data.spec import TaskSpec
 
 
 @pytest.fixture
@@ -27,43 +28,43 @@ def tokenizer(backbones):
 
 def test_rows_become_ids_as_the_tokenizer_gives_them(tokenizer):
     rows = Rows(["ba de", "bade"], None, [1, 0])
-    split = encode(rows, tokenizer, 16)
+    split = encode_texts(rows, Encoder(tokenizer, 16))
     assert split.row(0) == tokenizer("ba de")["input_ids"]
     assert split.row(1) == tokenizer("bade")["input_ids"]
     assert split.lengths.tolist() == [6, 3]  # b ##a d ##e, and one word, each with [CLS] and [SEP]
-    assert split.labels.tolist() == [1, 0]
+    assert split.targets.labels.tolist() == [1, 0]
     assert split.truncated == 0
 
 
 def test_long_rows_are_cut_as_the_tokenizer_cuts_them_and_counted(tokenizer):
     rows = Rows(["bade " * 10, "bade", "bade " * 20], ["bafi " * 30, "bafi", "bafi"], [0.5, 1.0, 2.0])
-    split = encode(rows, tokenizer, 12)
+    split = encode_texts(rows, Encoder(tokenizer, 12))
     assert split.truncated == 2
     assert split.lengths.tolist() == [12, 5, 12]
     cut = tokenizer(rows.texts[0], rows.pairs[0], truncation=True, max_length=12)
     assert split.row(0) == cut["input_ids"]
     assert split.batch(torch.tensor([0]))["token_type_ids"].tolist() == [cut["token_type_ids"]]
-    assert split.labels.dtype == torch.float32
+    assert split.targets.labels.dtype == torch.float32
 
 
 def test_a_text_longer_than_the_model_reads_gives_no_warning(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        encode(Rows(["bade " * 600, "bade"], None, [0, 1]), tokenizer, 512)
+        encode_texts(Rows(["bade " * 600, "bade"], None, [0, 1]), Encoder(tokenizer, 512))
     assert caplog.records == []
 
 
 def test_many_rows_are_encoded_in_parts_alike(tokenizer, monkeypatch):
     rows = Rows([f"bade {'go ' * (row % 7)}" for row in range(50)], None, [0] * 50)
-    whole = encode(rows, tokenizer, 8)
+    whole = encode_texts(rows, Encoder(tokenizer, 8))
     monkeypatch.setattr(encoding, "CHUNK", 7)
-    parts = encode(rows, tokenizer, 8)
+    parts = encode_texts(rows, Encoder(tokenizer, 8))
     assert torch.equal(whole.ids, parts.ids)
     assert whole.truncated == parts.truncated > 0
 
 
 def test_a_length_that_the_model_does_not_read_is_refused(tokenizer):
     with pytest.raises(DataError, match=r"task.max_length=600, but this backbone reads at most 512 tokens"):
-        encode(Rows(["a"], None, [0]), tokenizer, 600)
+        encode_texts(Rows(["a"], None, [0]), Encoder(tokenizer, 600))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
@@ -84,30 +85,32 @@ def test_a_broken_tokenizer_is_refused(tmp_path):
 
 def test_a_second_encoding_is_read_from_the_cache(tokenizer, tmp_path, monkeypatch):
     rows = Rows(["bade", "go " * 30], ["ba", "de"], [1, 0])
-    first = encode(rows, tokenizer, 16, tmp_path)
-    monkeypatch.setattr(encoding, "_tokenise", None)
-    second = encode(rows, tokenizer, 16, tmp_path)
-    for field in dataclasses.fields(first):
-        one, other = getattr(first, field.name), getattr(second, field.name)
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
+    first = encode_texts(rows, Encoder(tokenizer, 16, tmp_path))
+    monkeypatch.setattr(encoding, "tokenise_texts", None)
+    second = encode_texts(rows, Encoder(tokenizer, 16, tmp_path))
+    for part, again in ((first, second), (first.targets, second.targets)):
+        for field in dataclasses.fields(part):
+            one, other = getattr(part, field.name), getattr(again, field.name)
+            if field.name != "targets":
+                assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
     assert second.truncated == 1
 
 
 def test_a_damaged_cache_is_made_again(tokenizer, tmp_path):
     rows = Rows(["bade", "go"], None, [1, 0])
-    encode(rows, tokenizer, 16, tmp_path)
+    encode_texts(rows, Encoder(tokenizer, 16, tmp_path))
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"x" * len(whole)):
         file.write_bytes(damaged)
-        assert encode(rows, tokenizer, 16, tmp_path).row(0) == tokenizer("bade")["input_ids"]
+        assert encode_texts(rows, Encoder(tokenizer, 16, tmp_path)).row(0) == tokenizer("bade")["input_ids"]
         assert load_file(file)["labels"].tolist() == [1, 0]
         assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tokenizer, tmp_path):
     (tmp_path / "file").write_text("")
-    assert len(encode(Rows(["bade"], None, [0]), tokenizer, 16, tmp_path / "file" / "tokens")) == 1
+    assert len(encode_texts(Rows(["bade"], None, [0]), Encoder(tokenizer, 16, tmp_path / "file" / "tokens"))) == 1
 
 
 def test_a_fingerprint_changes_with_everything_that_the_encoding_hangs_on(tokenizer, backbones):

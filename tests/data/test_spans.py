@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from prunekit.data.errors import DataError
 from prunekit.data.reading import read_task
 from prunekit.data.sources import TaskSource
 from prunekit.data.spans import Answer
-from prunekit.data.spec import DataError, TaskSpec
+from prunekit.data.spec import TaskSpec
 
 TEXT = "The cat sat on the mat."
 CAT = {"id": "1", "question": "Who sat?", "context": TEXT, "answers": {"text": ["cat"], "answer_start": [4]}}

@@ -6,6 +6,9 @@ import yaml
 from support.paths import ROOT
 from transformers import AutoModel, AutoTokenizer
 
+from prunekit.data.kinds.labelled import REGRESSION
+from prunekit.data.kinds.span import SPAN
+from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.data.reading import read_task
 from prunekit.data.sources import find_task
 from prunekit.data.spec import TaskSpec
@@ -31,16 +34,16 @@ def test_every_task_can_be_generated_in_its_own_shape(task):
     assert len(found.splits["train"]) == 64
     assert len(found.splits["validation"]) == 32
     assert (found.splits["train"].pairs is not None) == (spec.text_pair is not None)
-    if spec.kind == "regression":
+    if spec.kind is REGRESSION:
         assert set(found.splits["train"].labels) == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
         assert found.label_names is None
-    elif spec.kind == "span":
+    elif spec.kind is SPAN:
         rows = found.splits["train"]
         for context, answer in zip(rows.pairs, rows.labels, strict=True):
             for text, start in zip(answer.texts, answer.starts, strict=True):
                 assert context[start:].startswith(text)
         assert spec.unanswerable == any(not answer.texts for answer in rows.labels)
-    elif spec.kind == "translation":
+    elif spec.kind is TRANSLATION:
         rows = found.splits["train"]
         for source, target in zip(rows.texts, rows.labels, strict=True):
             assert len(source.split()) == len(target.split())

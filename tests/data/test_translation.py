@@ -7,10 +7,11 @@ import torch
 
 from prunekit.config.errors import ConfigError
 from prunekit.data.encoding import load_tokenizer
+from prunekit.data.errors import DataError
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.reading import read_task
 from prunekit.data.sources import find_task
-from prunekit.data.spec import DataError, TaskSpec
+from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.evaluate import protected_count
 from prunekit.models.tiny import build_tiny_backbone
 
@@ -116,7 +117,7 @@ def test_targets_end_the_sentence_and_are_padded_with_what_no_loss_sees(pairs, b
     assert batch["input_ids"].tolist() == [[words["bade"], end, 0], [words["bade"], words["bafi"], end]]
     fi, go = words["bafi"], words["bago"]
     assert batch["labels"].tolist() == [[fi, go, go, go, end], [go, end, -100, -100, -100]]
-    assert data.split("train").references == [target for _, target in ROWS]
+    assert data.split("train").targets.references == [target for _, target in ROWS]
     assert data.split("train").protected.tolist() == [1, 1, 1]  # the end
     assert "protected" not in batch
 

@@ -1,18 +1,17 @@
 """A long context becomes overlapping windows; each knows where its tokens stand, and whether it holds the answer."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from prunekit.data.encoding import encode, load_tokenizer
+from prunekit.data.encoding import Encoder, load_tokenizer
+from prunekit.data.errors import DataError
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.rows import Rows
 from prunekit.data.sources import find_task
 from prunekit.data.spans import Answer
-from prunekit.data.spec import DataError, TaskSpec
-from prunekit.data.windows import answer_tokens
+from prunekit.data.spec import TaskSpec
+from prunekit.data.windows import answer_tokens, encode_windows
 from prunekit.models.tiny import build_tiny_backbone
 
 
@@ -42,36 +41,36 @@ def one(question="bade bafi", answer=("fiba",), places=None):
 
 
 def test_a_short_context_is_one_window(tokenizer):
-    split = encode(one(), tokenizer, 32, stride=4)
+    split = encode_windows(one(), Encoder(tokenizer, 32), 4)
     # [CLS] bade bafi [SEP] ten words [SEP]; fiba is the seventh of them
     assert split.lengths.tolist() == [15]
-    assert split.labels.tolist() == [[10, 10]]
+    assert split.targets.labels.tolist() == [[10, 10]]
     assert split.truncated == 0
-    assert split.spans[:4].tolist() == [[-1, -1]] * 4
-    assert split.spans[4:7].tolist() == [[0, 4], [5, 9], [10, 14]]
-    assert split.spans[14].tolist() == [-1, -1]
+    assert split.targets.spans[:4].tolist() == [[-1, -1]] * 4
+    assert split.targets.spans[4:7].tolist() == [[0, 4], [5, 9], [10, 14]]
+    assert split.targets.spans[14].tolist() == [-1, -1]
 
 
 def test_a_long_context_is_read_in_windows_that_overlap_by_the_stride(tokenizer):
-    split = encode(one(), tokenizer, 11, stride=2)  # 2 + 3 special leaves 6 of the context
+    split = encode_windows(one(), Encoder(tokenizer, 11), 2)  # 2 + 3 special leaves 6 of the context
     context = " ".join(FILL)
     seen = []
     for window in range(len(split)):
         spans = split.batch(torch.tensor([window]))["spans"][0].tolist()
         seen.append([context[begin:end] for begin, end in spans if begin >= 0])
     assert seen == [FILL[0:6], FILL[4:10]]
-    assert split.labels.tolist() == [[0, 0], [6, 6]]  # the first does not hold the answer: [CLS]
-    assert split.examples.tolist() == [0, 0]
+    assert split.targets.labels.tolist() == [[0, 0], [6, 6]]  # the first does not hold the answer: [CLS]
+    assert split.targets.examples.tolist() == [0, 0]
     assert (len(split), split.judged) == (2, 1)
 
 
 def test_an_answer_across_the_edge_of_a_window_is_none_there(tokenizer):
-    split = encode(one(answer=("defi dego fiba",)), tokenizer, 11, stride=2)
-    assert split.labels.tolist() == [[0, 0], [4, 6]]
+    split = encode_windows(one(answer=("defi dego fiba",)), Encoder(tokenizer, 11), 2)
+    assert split.targets.labels.tolist() == [[0, 0], [4, 6]]
 
 
 def test_a_question_without_an_answer_points_at_cls(tokenizer):
-    assert encode(one(answer=()), tokenizer, 32, stride=4).labels.tolist() == [[0, 0]]
+    assert encode_windows(one(answer=()), Encoder(tokenizer, 32), 4).targets.labels.tolist() == [[0, 0]]
 
 
 def test_an_answer_inside_a_word_takes_the_tokens_that_hold_it(tokenizer):
@@ -84,32 +83,35 @@ def test_an_answer_inside_a_word_takes_the_tokens_that_hold_it(tokenizer):
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_question_and_cls_are_protected_where_the_task_asks_for_it(tokenizers, family):
-    split = replace(encode(one(), tokenizers[family], 11, stride=2), protect_question=True)
+    encoder = Encoder(tokenizers[family], 11)
+    split = encode_windows(one(), encoder, 2, protect_question=True)
     batch = split.batch(torch.tensor([0, 1]))
     assert batch["protected"].int().tolist() == [[1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]] * 2
     assert split.protected.tolist() == [4, 4]
     assert ("token_type_ids" in batch) == (family == "bert")
-    assert "protected" not in replace(split, protect_question=False).batch(torch.tensor([0]))
-    assert replace(split, protect_question=False).protected.tolist() == [1, 1]
+    assert "protected" not in encode_windows(one(), encoder, 2).batch(torch.tensor([0]))
+    assert encode_windows(one(), encoder, 2).protected.tolist() == [1, 1]
 
 
 def test_padding_stands_nowhere_and_is_not_protected(tokenizer):
     rows = Rows(["bade", "bade bafi"], ["bago", " ".join(FILL)], [Answer(), Answer()], None, ["1", "2"])
-    batch = replace(encode(rows, tokenizer, 32, stride=4), protect_question=True).batch(torch.tensor([0, 1]))
+    batch = encode_windows(rows, Encoder(tokenizer, 32), 4, protect_question=True).batch(torch.tensor([0, 1]))
     assert batch["attention_mask"].sum(-1).tolist() == [5, 15]
     assert (batch["spans"][0, 5:] == -1).all()
     assert batch["protected"].sum(-1).tolist() == [3, 4]
 
 
 def test_what_was_encoded_is_read_again_and_hangs_on_the_stride(tokenizer, tmp_path):
-    first = encode(one(), tokenizer, 11, tmp_path, stride=2)
+    first = encode_windows(one(), Encoder(tokenizer, 11, tmp_path), 2)
     assert len(list(tmp_path.iterdir())) == 1
-    again = encode(one(), tokenizer, 11, tmp_path, stride=2)
-    for name in ("ids", "offsets", "labels", "spans", "examples", "segments"):
+    again = encode_windows(one(), Encoder(tokenizer, 11, tmp_path), 2)
+    for name in ("ids", "offsets", "segments"):
         assert torch.equal(getattr(again, name), getattr(first, name))
-    assert again.questions.texts == ["bade bafi"]
-    assert encode(one(), tokenizer, 11, tmp_path, stride=3).fingerprint != first.fingerprint
-    assert encode(one(answer=()), tokenizer, 11, tmp_path, stride=2).fingerprint != first.fingerprint
+    for name in ("labels", "spans", "examples"):
+        assert torch.equal(getattr(again.targets, name), getattr(first.targets, name))
+    assert again.targets.questions.texts == ["bade bafi"]
+    assert encode_windows(one(), Encoder(tokenizer, 11, tmp_path), 3).fingerprint != first.fingerprint
+    assert encode_windows(one(answer=()), Encoder(tokenizer, 11, tmp_path), 2).fingerprint != first.fingerprint
 
 
 def test_a_question_that_leaves_no_room_is_refused_by_row(tokenizer):
@@ -118,8 +120,9 @@ def test_a_question_that_leaves_no_room_is_refused_by_row(tokenizer):
         match=r"own.csv, row 7: the question has 5 tokens, which leaves 3 of task.max_length=11 for the context; .*"
         r"task.stride=3.*\nSet task.max_length to more than 11, or task.stride lower",
     ):
-        encode(one(question=" ".join(FILL[:5]), places=["own.csv, row 7"]), tokenizer, 11, stride=3)
-    assert len(encode(one(question=" ".join(FILL[:5])), tokenizer, 11, stride=2)) == 8  # one token further each
+        encode_windows(one(question=" ".join(FILL[:5]), places=["own.csv, row 7"]), Encoder(tokenizer, 11), 3)
+    rows = one(question=" ".join(FILL[:5]))
+    assert len(encode_windows(rows, Encoder(tokenizer, 11), 2)) == 8  # one token further each
 
 
 def test_bands_of_lengths_are_refused_because_windows_are_no_texts(tokenizer, tmp_path):

@@ -4,10 +4,18 @@ import pytest
 import torch
 from torchmetrics.functional.text import squad
 
+from prunekit.data.kinds.span import SPAN
 from prunekit.data.rows import Rows
 from prunekit.data.spans import Answer
-from prunekit.data.spec import SPAN_METRICS, TaskSpec
-from prunekit.evaluation.question_answering import AnswerQuality, best_answers, best_threshold
+from prunekit.data.spec import TaskSpec
+from prunekit.data.windows import Questions
+from prunekit.evaluation.question_answering import (
+    CLASSES,
+    AnswerQuality,
+    best_answers,
+    best_threshold,
+    window_predictions,
+)
 
 TEXT = "aa bb cc dd"
 # [CLS] question [SEP] aa bb cc dd [SEP]
@@ -19,7 +27,7 @@ def logits(first, last):
 
 
 def spec(**keys):
-    own = {"name": "qa", "kind": "span", "text_pair": "context", "metrics": list(SPAN_METRICS), "max_length": 384}
+    own = {"name": "qa", "kind": "span", "text_pair": "context", "metrics": list(SPAN.metrics), "max_length": 384}
     return TaskSpec.from_config({**own, "unanswerable": True, "null_threshold": 0.0, **keys})
 
 
@@ -56,7 +64,7 @@ def test_no_answer_is_worth_what_cls_gets():
 def collected(windows, answers, **keys):
     """Quality of windows (question, first, last); every question is about TEXT."""
     rows = Rows(["?"] * len(answers), [TEXT] * len(answers), answers)
-    quality = AnswerQuality(spec(**keys), rows)
+    quality = AnswerQuality(spec(**keys), Questions.of(rows))
     for question, first, last in windows:
         quality.update(logits(first, last), {"spans": torch.tensor([SPANS]), "example": torch.tensor([question])})
     return quality.compute()
@@ -137,6 +145,18 @@ def test_a_threshold_left_open_is_the_best_one():
     found = collected(left, answers, null_threshold=None)
     assert (found.metrics["f1"], found.texts) == (1.0, ["aa", ""])
     assert 2 < found.null_threshold < 15  # 18 - 16 and 16 - 1
+
+
+def test_windows_say_what_their_question_got():
+    """Question 0 has the answer "a cat", question 1 none; 0 is read in two windows."""
+    windows = torch.tensor([0, 0, 1])
+    dense = window_predictions(["a cat", ""], ["a cat", ""], torch.tensor([True, True]), windows)
+    found = window_predictions(["a cat", ""], ["cats", ""], torch.tensor([False, True]), windows)
+    assert [CLASSES[label] for label in found.labels] == ["an answer", "an answer", "no answer"]
+    assert [CLASSES[label] for label in found.predicted] == ["wrong", "wrong", "no answer"]
+    assert found.right.tolist() == [False, False, True]
+    assert (dense.predicted == dense.labels).all()
+    assert found.texts == [("a cat", "cats"), ("a cat", "cats"), ("", "")]
 
 
 # -- torchmetrics' SQuAD against hand-worked cases ---------------------------------------------------------

@@ -20,7 +20,7 @@ def dense(family="bert", **training):
     shape = Shape.from_config(model.config)
     lengths = dict.fromkeys(("train", "validation", "test"), LENGTHS)
     install(model, None)
-    context = MethodContext(spec, shape, 3, Training(epochs=1, steps_per_epoch=10, lr=1e-4, **training), lengths)
+    context = MethodContext(spec, shape, Training(epochs=1, steps_per_epoch=10, lr=1e-4, **training), lengths)
     return Dense(model, context, Dense.Options())
 
 

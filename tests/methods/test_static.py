@@ -115,7 +115,7 @@ def threshold(**given):
 
 def measured(found, execution="mask"):
     context = found.context
-    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, execution).reduction
+    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.targets[0], execution).reduction
 
 
 @pytest.mark.parametrize("budget", [1.2, 1.6, 2.2])
@@ -197,7 +197,7 @@ def test_thresholds_set_to_a_profile_keep_an_even_share_at_each_layer_and_meet_t
     found = threshold(budget=budget, profile="geometric")
     found.calibrate()
     context = found.context
-    kept = evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, "mask").tokens_per_layer
+    kept = evaluate(found.model, VALIDATION, context.spec, context.shape, context.targets[0], "mask").tokens_per_layer
     assert measured(found) == pytest.approx(budget, rel=0.02)
     ratios = [kept[layer] / kept[layer - 1] for layer in (1, 2, 3)]
     assert max(ratios) - min(ratios) < 0.15

@@ -33,7 +33,6 @@ def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
     context = MethodContext(
         spec,
         shape,
-        classes,
         Training(epochs=epochs, steps_per_epoch=10, lr=1e-3),
         {"train": LENGTHS, "validation": LENGTHS, "test": LENGTHS},
         budget,

@@ -47,7 +47,7 @@ def dtp(name="dtp", **given):
 
 def measured(found, execution="mask"):
     context = found.context
-    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, execution).reduction
+    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.targets[0], execution).reduction
 
 
 # -- what the published notebook computes --------------------------------------------------------------
@@ -307,7 +307,7 @@ def test_a_budget_counts_decisions_as_they_will_be_made(name, temperature, layer
     found = dtp(name, budget=2.0, k_init=0.2, prune_layers=layers, temperature=[temperature] * 2).eval()
     found.terms(BATCH)["aux"].backward()
     context = found.context
-    hard = evaluate(found.model, [BATCH], context.spec, context.shape, context.classes, "mask").reduction
+    hard = evaluate(found.model, [BATCH], context.spec, context.shape, context.targets[0], "mask").reduction
     assert 1.2 < hard < 2
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / hard, abs=1e-5)
     if temperature > 0.1:
@@ -341,7 +341,7 @@ def test_a_translators_source_is_counted_as_it_will_be_pruned(family, name):
     ).eval()  # fmt: skip
     found.terms(batch)["aux"].backward()
     context = found.context
-    hard = evaluate(found.model, [batch], context.spec, context.shape, context.classes, "mask").reduction
+    hard = evaluate(found.model, [batch], context.spec, context.shape, context.targets[0], "mask").reduction
     assert 1.1 < hard < 1.6
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / hard, abs=1e-5)
     assert found.policy.k.grad.item() > 0  # too much is left: lower

@@ -6,6 +6,9 @@ from support.models import FAMILIES, sentences, tiny_model
 from support.translators import SOURCE, TARGETS, translator
 
 from prunekit.cost import expected_counts, expected_keep, nominal_counts
+from prunekit.data.kinds.labelled import CLASSIFICATION
+from prunekit.data.kinds.span import SPAN
+from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.evaluation import distillation_targets
 from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
 from prunekit.evaluation.equivalence import ExecutionsDifferError, check_executions_agree
@@ -88,7 +91,7 @@ def test_the_loss_is_the_one_that_hugging_face_computes():
     first, last = batch["labels"][:1].T
     with torch.no_grad():
         output = model(**inputs, start_positions=first, end_positions=last)
-    ours = task_loss(torch.stack([output.start_logits, output.end_logits], -1), batch["labels"][:1], "span")
+    ours = task_loss(torch.stack([output.start_logits, output.end_logits], -1), batch["labels"][:1], SPAN)
     assert float(ours) == pytest.approx(float(output.loss), rel=1e-6)
 
 
@@ -100,7 +103,7 @@ def test_choices_of_an_answer_are_its_first_and_last_token():
 
 def test_cross_entropy_and_distillation_by_hand():
     even = torch.zeros(1, 4, 2)
-    assert float(task_loss(even, torch.tensor([[0, 3]]), "span")) == pytest.approx(1.386294, abs=1e-5)  # ln 4
+    assert float(task_loss(even, torch.tensor([[0, 3]]), SPAN)) == pytest.approx(1.386294, abs=1e-5)  # ln 4
     sure = even.clone()
     sure[0, 1, 0] = 100.0  # the teacher knows the first token and nothing of the last: ln 4 and 0
     assert float(distillation_loss(even, sure, 1.0)) == pytest.approx(1.386294 / 2, abs=1e-5)
@@ -110,7 +113,7 @@ def test_cross_entropy_and_distillation_by_hand():
 def test_padding_weighs_nothing_in_either_loss():
     narrow, labels = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 1], [2, 2]])
     wide = torch.cat([narrow, torch.full((2, 2, 2), MASKED_LOGIT)], dim=1)
-    assert float(task_loss(wide, labels, "span")) == pytest.approx(float(task_loss(narrow, labels, "span")))
+    assert float(task_loss(wide, labels, SPAN)) == pytest.approx(float(task_loss(narrow, labels, SPAN)))
     teacher = torch.cat([narrow.flip(0), torch.full((2, 2, 2), MASKED_LOGIT)], dim=1)
     found = distillation_loss(wide.requires_grad_(), teacher, 2.0)
     assert found.item() == pytest.approx(float(distillation_loss(narrow, narrow.flip(0), 2.0)))
@@ -175,10 +178,10 @@ def test_a_model_with_another_head_is_refused(tmp_path):
     tiny_model(classes=3).save_pretrained(tmp_path / "classifier")
     assert stored_head(tmp_path / "classifier") is CLASSIFIER
     with pytest.raises(ValueError, match=r"classifier has a head for text-classification, but the task is question-an"):
-        load_model(tmp_path / "classifier", "span", None)
+        load_model(tmp_path / "classifier", SPAN, None)
     with pytest.raises(ValueError, match=r"reader has a head for question-answering, but the task is text-classific"):
-        load_model(tmp_path / "reader", "classification", ["a", "b", "c"])
-    assert load_model(tmp_path / "reader", "span", None).config.num_labels == 2
+        load_model(tmp_path / "reader", CLASSIFICATION, ["a", "b", "c"])
+    assert load_model(tmp_path / "reader", SPAN, None).config.num_labels == 2
 
 
 # -- what protected tokens cost ------------------------------------------------------------------------
@@ -245,10 +248,8 @@ def test_its_loss_and_distillation_do_not_see_padding():
         }
         alone.append(predict(model, one, "dense")[0])
     torch.testing.assert_close(logits, torch.cat(alone), atol=1e-5, rtol=0)
-    loss = float(task_loss(logits, batch["labels"], "translation"))
-    parts = [
-        float(task_loss(part, batch["labels"][[row], : len(part)], "translation")) for row, part in enumerate(alone)
-    ]
+    loss = float(task_loss(logits, batch["labels"], TRANSLATION))
+    parts = [float(task_loss(part, batch["labels"][[row], : len(part)], TRANSLATION)) for row, part in enumerate(alone)]
     assert loss == pytest.approx((3 * parts[0] + 5 * parts[1]) / 8)
     assert float(distillation_loss(logits, logits, 2.0)) == pytest.approx(0, abs=1e-6)
 
@@ -285,4 +286,4 @@ def test_a_saved_translator_comes_back_with_its_prefix(family, tmp_path):
 def test_a_model_without_a_decoder_translates_nothing(tmp_path):
     tiny_model().base_model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no decoder, but the task is translation"):
-        load_model(tmp_path, "translation", None)
+        load_model(tmp_path, TRANSLATION, None)

@@ -125,7 +125,9 @@ def test_the_saved_model_reproduces_the_result(finished):
     data.setup()
     from prunekit.cost import Shape
 
-    found = evaluate(model, data.loader("test"), spec, Shape.from_config(model.config), data.num_labels, "pack")
+    found = evaluate(
+        model, data.loader("test"), spec, Shape.from_config(model.config), data.split("test").targets, "pack"
+    )
     assert found.metrics[spec.score] == pytest.approx(result.score.pruned)
     assert found.cost["pruned_g"] == pytest.approx(result.flops.pruned_g)
 

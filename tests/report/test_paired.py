@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.stored_runs import add_examples, result, store
 
+from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.metrics import build_metrics
 from prunekit.report.formats import markdown
@@ -54,7 +55,7 @@ def test_each_metric_is_the_one_that_runs_report(name):
     values = "pearson" in name or "spearman" in name
     labels = torch.rand(40, generator=generator) if values else torch.randint(0, 2, (40,), generator=generator)
     logits = torch.randn(40, 1 if values else 2, generator=generator)
-    spec = TaskSpec("some", kind="regression" if values else "classification", metrics=(name,), score=name)
+    spec = TaskSpec("some", kind=REGRESSION if values else CLASSIFICATION, metrics=(name,), score=name)
     reported = build_metrics(spec, 1 if values else 2)
     reported.update(logits, labels)
     told = float(reported.compute()[name])

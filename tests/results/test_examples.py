@@ -68,18 +68,3 @@ def test_a_file_of_another_version_is_named(tmp_path):
     np.savez_compressed(tmp_path / "examples.npz", classes=np.array(about))
     with pytest.raises(ValueError, match=r"examples\.npz has schema 9, this prunekit reads 1"):
         examples.load(tmp_path)
-
-
-def test_windows_say_what_their_question_got():
-    """Question 0 has the answer "a cat", question 1 none; 0 is read in two windows."""
-    right = np.array([[True, True, True], [False, False, True]])
-    found = examples.answered(["a cat", ""], ["a cat", ""], ["cats", ""], right, np.array([0, 0, 1]))
-    assert [examples.FOUND[label] for label in found["labels"]] == ["an answer", "an answer", "no answer"]
-    assert [examples.FOUND[label] for label in found["predicted"]] == ["wrong", "wrong", "no answer"]
-    assert (found["dense"] == found["labels"]).all()
-    assert found["answers"].tolist() == [["a cat", "a cat", "cats"], ["a cat", "a cat", "cats"], ["", "", ""]]
-
-
-def test_a_long_answer_is_cut():
-    found = examples.answered(["x" * 100], [""], [""], np.array([[False], [True]]), np.array([0]))
-    assert found["answers"].tolist() == [["x" * 80, "", ""]]

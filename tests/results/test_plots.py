@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from prunekit.evaluation.evaluate import PerRow
+from prunekit.evaluation.judging import Predictions
 from prunekit.results.curves import budget_over_steps
 from prunekit.results.plots import quality_by_length, tokens_by_layer, write_plots
 
 
 def rows(lengths, tokens, right):
-    return PerRow(torch.tensor(lengths), torch.tensor(tokens), None if right is None else torch.tensor(right))
+    predictions = Predictions()
+    if right is not None:
+        predictions = Predictions(torch.ones(len(right)).long(), torch.tensor(right).long(), ("wrong", "right"))
+    return PerRow(torch.tensor(lengths), torch.tensor(tokens), torch.ones(len(lengths)).long(), predictions)
 
 
 def test_tokens_by_layer_are_means_over_sentences():

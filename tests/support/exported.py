@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from prunekit.config.composition import compose
+from prunekit.data.kinds.labelled import CLASSIFICATION
 from prunekit.models import loading, pretrained
 from prunekit.models.sources import find_backbone
 from prunekit.tokens.encoder import install
@@ -37,7 +38,7 @@ def stored_run(folder: Path, method: str, pruner: TokenPruner | None) -> Path:
     cfg["task"]["synthetic_rows"], cfg["data"]["cache_dir"] = 24, str(folder / "cache")
     backbone = find_backbone(cfg["backbone"])
     torch.manual_seed(0)
-    model = loading.load_model(backbone, "classification", ["0", "1"])
+    model = loading.load_model(backbone, CLASSIFICATION, ["0", "1"])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

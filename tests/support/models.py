@@ -75,6 +75,7 @@ def method_under_test(
     """A method's module on a tiny random model, as it is at an optimiser step; its log is `module.logged`."""
     from prunekit.config.composition import compose
     from prunekit.cost import Shape
+    from prunekit.data.encoding import LabelTargets
     from prunekit.data.spec import TaskSpec
     from prunekit.methods.context import MethodContext, Training
     from prunekit.pipelines.tokens.preparation import method_class
@@ -88,12 +89,12 @@ def method_under_test(
     context = MethodContext(
         TaskSpec.from_config(cfg["task"]),
         shape,
-        3,
         Training(epochs=epochs, steps_per_epoch=10, lr=1e-3),
         dict.fromkeys(("train", "validation", "test"), counts),
         budget,
         0.02,
         validation=lambda: validation,
+        targets=[LabelTargets(torch.zeros(len(lengths)).long(), ("a", "b", "c"))],
     )
     kind = method_class(cfg)
     chosen = kind.Options.from_config(method_options(cfg) | options).completed(context)

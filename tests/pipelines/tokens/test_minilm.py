@@ -6,6 +6,7 @@ import torch
 from prunekit.config.composition import compose
 from prunekit.config.validation import validate
 from prunekit.cost import Shape
+from prunekit.data.kinds.span import SPAN
 from prunekit.data.packages import package_folder
 from prunekit.evaluation.evaluate import predict
 from prunekit.models.loading import load_classifier, load_model
@@ -121,7 +122,7 @@ def test_mask_drop_and_pack_keep_the_same_tokens(classifier, batch, name):
 def test_answers_have_the_same_logits_whether_tokens_are_masked_or_removed(folder, batch, name):
     policy, layers = POLICIES[name]
     torch.manual_seed(0)
-    model = install(load_model(folder, "span", None), TokenPruner(AttentionReceived(), policy, layers)).eval()
+    model = install(load_model(folder, SPAN, None), TokenPruner(AttentionReceived(), policy, layers)).eval()
     logits, trace = predict(model, batch, "mask")
     assert logits.shape == (len(TEXTS), batch["input_ids"].shape[1], 2)
     assert trace.tokens_out[-1].sum() < 0.6 * batch["attention_mask"].sum()

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 import prunekit
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
+from prunekit.evaluation.question_answering import CLASSES
 from prunekit.files import read_jsonl
 from prunekit.pipelines.run import run
 from prunekit.report.page_data import study
@@ -79,7 +80,7 @@ def test_predictions_are_left_as_squad_s_own_script_reads_them(topk):
 def test_windows_store_their_tokens_and_both_answers_for_the_report(topk):
     left, result = topk
     found = examples.load(left)
-    assert (found.classes, len(found.answers)) == (examples.FOUND, len(found.labels))
+    assert (found.classes, len(found.answers)) == (CLASSES, len(found.labels))
     assert len(found.labels) > 24  # windows, of which a question has several
     answers = json.loads((left / "predictions.json").read_text())
     assert {text[: examples.ANSWER] for text in answers.values()} == set(found.answers[:, 2].tolist())
