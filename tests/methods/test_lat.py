@@ -22,7 +22,7 @@ def lat(**given):
 
 def reached(found):
     context = found.context
-    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, "mask").reduction
+    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.targets[0], "mask").reduction
 
 
 def test_a_step_trains_the_whole_model_on_the_task_and_smaller_ones_on_its_outputs():
@@ -33,7 +33,7 @@ def test_a_step_trains_the_whole_model_on_the_task_and_smaller_ones_on_its_outpu
         found.policy.ratios = dict(enumerate(schedule))
         small.append(distillation_loss(found(BATCH, "mask"), whole, 1.0))
     terms = found.terms(BATCH)
-    torch.testing.assert_close(terms["task"], task_loss(whole, BATCH["labels"], "classification") / 3)
+    torch.testing.assert_close(terms["task"], task_loss(whole, BATCH["labels"], found.context.spec.kind) / 3)
     torch.testing.assert_close(terms["inplace"], sum(small) / 3, atol=1e-5, rtol=1e-4)
 
 

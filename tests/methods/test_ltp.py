@@ -21,7 +21,7 @@ def ltp(**given):
 
 def measured(found):
     context = found.context
-    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.classes, "mask").reduction
+    return evaluate(found.model, VALIDATION, context.spec, context.shape, context.targets[0], "mask").reduction
 
 
 # -- the terms, by hand ----------------------------------------------------------------------------------

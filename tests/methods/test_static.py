@@ -80,7 +80,7 @@ def test_training_removes_what_evaluation_removes(name):
     batch = sentences([12, 7, 9, 5]) | {"labels": torch.tensor([0, 1, 2, 0]), "index": torch.arange(4)}
     from prunekit.losses import task_loss
 
-    expected = task_loss(found(batch, "mask"), batch["labels"], "classification")
+    expected = task_loss(found(batch, "mask"), batch["labels"], found.context.spec.kind)
     assert set(found.terms(batch)) == {"task"}
     torch.testing.assert_close(found.terms(batch)["task"], expected, atol=1e-5, rtol=0)
 

@@ -9,6 +9,7 @@ import torch
 from support.models import method_under_test, sentences, tiny_model
 
 from prunekit.cost import BERT_BASE, Shape, encoder_macs, layer_macs
+from prunekit.data.translations import TranslationTargets
 from prunekit.evaluation.evaluate import evaluate
 from prunekit.losses import candidate_share, consistency
 from prunekit.methods.tsdtp import _even_counts
@@ -84,7 +85,7 @@ IMPORTANCE = [2.1, 1.75, 0.65]
 def test_importance_is_what_a_token_receives_of_both():
     """E-2: column sums, whose mean is 1 + gamma."""
     scorer = TaskImportance(2, 3, [0], gamma=0.5)
-    scorer.received = lambda state: attention_received(OF_TASK[None, None], state.alive)
+    scorer.task_attention_received = lambda state: attention_received(OF_TASK[None, None], state.alive)
     found = scorer(Signals(received=attention_received(STANDARD, torch.ones(1, 3))), state(3))[0]
     assert found.tolist() == pytest.approx(IMPORTANCE)
     assert found.mean().item() == pytest.approx(1.5)
@@ -127,9 +128,9 @@ def test_gone_tokens_neither_receive_nor_vote():
     torch.manual_seed(0)
     scorer = TaskImportance(4, 2, [0], gamma=1.0)
     hidden, embedded = torch.randn(1, 5, 4), torch.randn(1, 5, 4)
-    whole = scorer.received(state(5, alive=[1, 0, 1, 1, 0], hidden=hidden, embedded=embedded))
+    whole = scorer.task_attention_received(state(5, alive=[1, 0, 1, 1, 0], hidden=hidden, embedded=embedded))
     here = [0, 2, 3]
-    without = scorer.received(state(3, hidden=hidden[:, here], embedded=embedded[:, here]))
+    without = scorer.task_attention_received(state(3, hidden=hidden[:, here], embedded=embedded[:, here]))
     assert whole[0, [1, 4]].tolist() == [0, 0]
     torch.testing.assert_close(whole[:, here], without)
     assert without.mean().item() == pytest.approx(1)
@@ -341,7 +342,8 @@ def test_a_translators_source_is_counted_as_it_will_be_pruned(family, name):
     ).eval()  # fmt: skip
     found.terms(batch)["aux"].backward()
     context = found.context
-    hard = evaluate(found.model, [batch], context.spec, context.shape, context.targets[0], "mask").reduction
+    of_batch = TranslationTargets(targets.flatten(), torch.arange(9) * 6)
+    hard = evaluate(found.model, [batch], context.spec, context.shape, of_batch, "mask").reduction
     assert 1.1 < hard < 1.6
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / hard, abs=1e-5)
     assert found.policy.k.grad.item() > 0  # too much is left: lower
