@@ -31,7 +31,7 @@ def silence_libraries() -> None:
 
 
 @contextmanager
-def silenced(*loggers: str, hide_warnings: bool = False) -> Iterator[None]:
+def silence(*loggers: str, hide_warnings: bool = False) -> Iterator[None]:
     """Show only errors of these loggers ("" is the root), and no warnings if asked, within the block; then restore.
 
     With "transformers" its progress bars are hidden too.

@@ -24,7 +24,7 @@ from transformers import AutoConfig, PreTrainedModel
 from prunekit.bench.inputs import BatchPadder
 from prunekit.bench.protocol import BenchError, Engine
 from prunekit.config.errors import first_line
-from prunekit.console import silenced
+from prunekit.console import silence
 from prunekit.models.heads import CLASSIFIER, head_of
 from prunekit.models.loading import load_stock
 from prunekit.runtime.extras import MissingPackageError, need, version
@@ -79,8 +79,7 @@ def build_compiled(folder: Path, threads: int, name: str, dtype: str, scratch: P
     engine.model = torch.compile(model, dynamic=True)
     texts = [[5, 6, 7, 8]], [[5] * 9, [5] * 7], [[5] * 17] * 3
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with silence(hide_warnings=True), torch.no_grad():
             for batch in texts:
                 engine.logits(batch)
     except Exception as error:  # of the compiler, of a missing C++ toolchain, of a graph it cannot make
@@ -176,7 +175,7 @@ def _fuse(model: PreTrainedModel, source: Path, target: Path) -> None:
 
         heads = getattr(model.config, "num_attention_heads", None) or model.config.n_heads
         hidden = getattr(model.config, "hidden_size", None) or model.config.dim
-        with silenced("onnxruntime.transformers", hide_warnings=True):
+        with silence("onnxruntime.transformers", hide_warnings=True):
             optimizer.optimize_model(
                 str(source), model_type="bert", num_heads=heads, hidden_size=hidden, opt_level=1
             ).save_model_to_file(str(target))
@@ -257,7 +256,7 @@ def convert_to_ctranslate2(folder: Path, dtype: str, scratch: Path) -> Path:
     try:
         from ctranslate2.converters import TransformersConverter  # an optional package
 
-        with silenced(hide_warnings=True):
+        with silence(hide_warnings=True):
             TransformersConverter(str(_copy_with_positions(folder, scratch / "stated"))).convert(str(target))
     except Exception as error:  # it knows few architectures, and lags behind transformers
         raise PeerUnavailableError(

@@ -37,7 +37,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
             composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
         choices = _choices(composed.hydra)
         cfg = goal_before_default(resolve(composed), overrides)
-        return typed(cfg, choices, [Path(folder), *plugin_dirs()]), choices
+        return with_declared_floats(cfg, choices, [Path(folder), *plugin_dirs()]), choices
     except Exception as error:
         explained = explain(error, overrides)
         if explained is None:
@@ -158,7 +158,9 @@ def _unknown_override(path: str, overrides: Sequence[str]) -> ConfigError:
     return unknown_key(path, given, declared(choices))
 
 
-def typed(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> dict[str, Any]:
+def with_declared_floats(
+    cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[Path] | None = None
+) -> dict[str, Any]:
     """Return the configuration with whole numbers as floats where the key takes a float: 1 and 1.0 name one run."""
     keys = declared(choices, folders)
 
@@ -181,4 +183,4 @@ def configuration(config: Any, context: Any) -> dict[str, Any]:
     folders = [Path(source.path) for source in context.runtime.config_sources if source.schema == "file"]
     cfg = goal_before_default(resolve(config), _overrides(context))
     validate(cfg, choices, folders or [conf_dir()])
-    return typed(cfg, choices, folders or [conf_dir()])
+    return with_declared_floats(cfg, choices, folders or [conf_dir()])

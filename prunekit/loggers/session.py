@@ -29,7 +29,7 @@ def tracking(cfg: Mapping[str, Any], folder: RunFolder) -> Iterator[list[Logger]
     Writes metrics.csv at the end where `logger.csv` is set.
     """
     record = JsonlLogger(folder.metrics)
-    sinks = _started(cfg, folder) if rank_zero_only.rank == 0 else []
+    sinks = _start_all(cfg, folder) if rank_zero_only.rank == 0 else []
     exit_code = 1
     try:
         yield [record, *sinks]
@@ -41,15 +41,15 @@ def tracking(cfg: Mapping[str, Any], folder: RunFolder) -> Iterator[list[Logger]
             record.write_csv(folder.path / "metrics.csv")
 
 
-def _started(cfg: Mapping[str, Any], folder: RunFolder) -> list[Sink]:
-    """The enabled loggers that could start: each block of `logger` with a `_target_` describes one."""
+def _start_all(cfg: Mapping[str, Any], folder: RunFolder) -> list[Sink]:
+    """Start every enabled logger, which is a block of `logger` with a `_target_`; leave out those that cannot start."""
     blocks = {name: block for name, block in cfg["logger"].items() if isinstance(block, Mapping)}
-    enabled = [name for name, block in blocks.items() if "_target_" in block and block["enabled"]]
-    sinks = [_start(name, blocks[name], cfg, folder) for name in enabled]
+    enabled = [name for name, block in blocks.items() if "_target_" in block and block.get("enabled", True)]
+    sinks = [_start_one(name, blocks[name], cfg, folder) for name in enabled]
     return [sink for sink in sinks if sink is not None]
 
 
-def _start(name: str, block: Mapping[str, Any], cfg: Mapping[str, Any], folder: RunFolder) -> Sink | None:
+def _start_one(name: str, block: Mapping[str, Any], cfg: Mapping[str, Any], folder: RunFolder) -> Sink | None:
     options = {key: value for key, value in block.items() if key not in ("_target_", "enabled")}
     try:
         sink: Sink | None = pkgutil.resolve_name(block["_target_"])(cfg, folder, **options)
@@ -61,8 +61,9 @@ def _start(name: str, block: Mapping[str, Any], cfg: Mapping[str, Any], folder: 
 
 def log_result(loggers: Sequence[Logger], result: AnyResult) -> None:
     """Send the numbers of a result to the loggers that keep a summary, as final/<name>."""
+    numbers = final_numbers(result)
     for sink in _sinks(loggers):
-        sink.summarize(final_numbers(result))
+        sink.summarize(numbers)
 
 
 def final_numbers(result: AnyResult) -> dict[str, float | str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from prunekit.console import silenced
+from prunekit.console import silence
 from prunekit.data.kinds.base import TaskKind
 from prunekit.models.heads import CLASSIFIER, HEADS, HeadType, stored_head
 
@@ -48,7 +48,7 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
 
 def load_stock(folder: str | Path) -> PreTrainedModel:
     """Load the plain Hugging Face model of a folder with the head it was saved with, in float32 and evaluation mode."""
-    with silenced("transformers"):  # its report of a new head, which fine-tuning expects
+    with silence("transformers"):  # its report of a new head, which fine-tuning expects
         return (stored_head(folder) or CLASSIFIER).auto.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -60,5 +60,5 @@ def _load(source: str | Path, head: HeadType, labels: Sequence[str] | None) -> P
             f"{source} has a head with {config.num_labels} outputs, but the task has {count}; "
             f"choose a model fine-tuned on this task, or a backbone without a head."
         )
-    with silenced("transformers"):  # its report of a new head, which fine-tuning expects
+    with silence("transformers"):  # its report of a new head, which fine-tuning expects
         return head.auto.from_pretrained(source, **settings, dtype=torch.float32)

@@ -20,7 +20,7 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
     A dense run has neither a budget nor a teacher. A budget has one spelling: 0.5 and 2.0x are 2x.
     """
     kind = kind_of(cfg)
-    cfg = without_idle_goal(kind.relevant(cfg))
+    cfg = without_idle_goal(kind.without_idle_keys(cfg))
     if (reduction := parse_budget(cfg["budget"])) is not None:
         cfg = cfg | {"budget": f"{reduction:.10g}x"}
     if is_dense(cfg["method"]["name"]):

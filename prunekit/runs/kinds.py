@@ -45,7 +45,7 @@ class RunKind(Protocol):
     def check(self, cfg: Config, backbone: Path | str) -> None:
         """Check what the configuration asks of the backbone."""
 
-    def relevant(self, cfg: dict[str, Any]) -> dict[str, Any]:
+    def without_idle_keys(self, cfg: dict[str, Any]) -> dict[str, Any]:
         """Return the configuration without what has no effect in runs of this kind."""
 
     def label(self, cfg: Config) -> str:
@@ -81,7 +81,7 @@ class TokenRuns:
                 "Give trainer.epochs=5, or method.train=false if the method takes it."
             )
 
-    def relevant(self, cfg: dict[str, Any]) -> dict[str, Any]:
+    def without_idle_keys(self, cfg: dict[str, Any]) -> dict[str, Any]:
         """Return all of the configuration."""
         return cfg
 
@@ -152,7 +152,7 @@ class WeightRuns:
                 "Set these, or choose another method.group."
             )
 
-    def relevant(self, cfg: dict[str, Any]) -> dict[str, Any]:
+    def without_idle_keys(self, cfg: dict[str, Any]) -> dict[str, Any]:
         """Leave out the FLOPs budget, the teacher and the benchmark: dense kernels do not skip zeros."""
         kept = {key: value for key, value in cfg.items() if key not in ("teacher", "bench", "budget_tolerance")}
         trainer = {key: value for key, value in cfg["trainer"].items() if key in self.TRAINER}

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from prunekit.console import silenced
+from prunekit.console import silence
 from prunekit.files import atomic_write_text
 from prunekit.models import pretrained
 from prunekit.models.heads import MASKED_LOGIT, by_token
@@ -245,7 +245,7 @@ def quantise(source: Path, target: Path, operators: Sequence[str] = ("MatMul", "
 
     beside = target.with_name(f".{target.name}.exporting")
     try:
-        with silenced(""):  # it advises a preprocessing that dynamic quantisation has no use for
+        with silence(""):  # it advises a preprocessing that dynamic quantisation has no use for
             quantize_dynamic(
                 str(source), str(beside), op_types_to_quantize=list(operators), per_channel=True,
                 weight_type=QuantType.QInt8,

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from prunekit.config.errors import first_line
-from prunekit.console import silenced
+from prunekit.console import silence
 from prunekit.files import atomic_write_bytes
 from prunekit.models.heads import CLASSIFIER, logits_of
 from prunekit.tokens.attention import AttentionCall
@@ -234,7 +234,7 @@ def exporting() -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", True)  # sizes are tensors while a graph is traced
     register_custom_op_symbolic("aten::sort", _sorted, OPSET)
     try:
-        with silenced("torch.onnx", hide_warnings=True):
+        with silence("torch.onnx", hide_warnings=True):
             yield
     finally:
         unregister_custom_op_symbolic("aten::sort", OPSET)
