@@ -1,6 +1,6 @@
 """What pruning brings on a GPU, and what the scores cost there.
 
-./run python benchmarks/gpu_attention.py --out benchmarks/results/gpu_attention.json
+./run python benchmarks/gpu_attention.py
 
 Random weights of BERT-base's size; texts of random tokens. Three parts:
 
@@ -16,10 +16,8 @@ the unpruned engine takes part twice as a control. Without a CUDA device the scr
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -28,12 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunekit.config.errors import BAD_CONFIG, DONE
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
+from prunekit.config.errors import DONE, ConfigError
 from prunekit.files import atomic_write_text
 from prunekit.runtime.extras import version
 
 ROOT = Path(__file__).parents[1]
-IN_FLIGHT = (2048, 16384, 131072)
+SETTINGS = Path(__file__).with_suffix(".yaml")
 LENGTHS = (128, 256, 512)
 LONG = 4096
 REDUCTIONS = (2.0, 4.0, 8.0)
@@ -212,19 +211,19 @@ def score(tokens: int, length: int, dtype: str, rounds: int, clock: Callable) ->
     }
 
 
-def measured(args: argparse.Namespace, clock: Callable[[Candidate], float]) -> dict[str, Any]:
-    """All parts; what does not fit into memory is listed with what the device said."""
+def measure(asked: Mapping[str, Any], clock: Callable[[Candidate], float]) -> dict[str, Any]:
+    """Measure all parts; what does not fit into memory is listed with the device's message."""
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "triton": version("triton"),
         "flash": flash_attention()[0],
         "date": date.today().isoformat(),
-        "rounds": args.rounds,
+        "rounds": asked["rounds"],
         "dtypes": {},
         "left_out": [],
     }
-    for dtype in args.dtypes:
+    for dtype in asked["dtypes"]:
         parts: dict[str, list] = {"attention": [], "engine": [], "score": []}
 
         def keep(part: str, work: Callable[[], dict], parts: dict[str, list] = parts, dtype: str = dtype) -> None:
@@ -234,36 +233,36 @@ def measured(args: argparse.Namespace, clock: Callable[[Candidate], float]) -> d
                 found["left_out"].append(f"{part} {dtype}: {error}")
 
         with torch.inference_mode():
-            for tokens in args.tokens:
+            for tokens in asked["tokens"]:
                 for length in LENGTHS:
-                    given = (tokens, length, args.rounds, clock)
+                    given = (tokens, length, asked["rounds"], clock)
                     keep("attention", lambda g=given, d=dtype: attention(g[0], g[1], d, *g[2:]))
                     keep("score", lambda g=given, d=dtype: score(g[0], g[1], d, *g[2:]))
                 if tokens >= LONG:
-                    keep("score", lambda t=tokens, d=dtype: score(t, LONG, d, args.rounds, clock))
+                    keep("score", lambda t=tokens, d=dtype: score(t, LONG, d, asked["rounds"], clock))
                 for reduction in REDUCTIONS:
-                    keep("engine", lambda t=tokens, d=dtype, r=reduction: engine(t, 128, d, r, args.rounds, clock))
+                    keep("engine", lambda t=tokens, d=dtype, r=reduction: engine(t, 128, d, r, asked["rounds"], clock))
         found["dtypes"][dtype] = parts
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gpu_attention.json")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--tokens", type=int, nargs="+", default=IN_FLIGHT)
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
-    args = parser.parse_args()
+def main(arguments: Sequence[str]) -> int:
+    """Measure, store and print. Return 0.
+
+    Raises:
+        ConfigError: there is no CUDA device.
+    """
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    given = parse_settings(SETTINGS, arguments)
     if not torch.cuda.is_available():
-        print(
+        raise ConfigError(
             f"no CUDA device: torch {torch.__version__} sees none here, and this benchmark measures nothing else.\n"
             f"Allowed: a machine with an NVIDIA GPU and a torch that was built for it.\n"
-            f"Run the same command there; prunekit bench measures this machine's CPU.",
-            file=sys.stderr,
+            f"Run the same command there; prunekit bench measures this machine's CPU."
         )
-        return BAD_CONFIG
-    found = measured(args, device_clock)
-    atomic_write_text(args.out, json.dumps(found, indent=1) + "\n")
+    found, out = measure(given, device_clock), ROOT / given["out"]
+    atomic_write_text(out, json.dumps(found, indent=1) + "\n")
     for dtype, parts in found["dtypes"].items():
         for row in parts["engine"]:
             speed = f"{row['faster']:.2f}x faster, {row['flops_reduction']:.2f}x fewer FLOPs"
@@ -272,9 +271,9 @@ def main() -> int:
         for row in parts["score"]:
             share = f"score {row['share_of_a_layer']:.1%} of a layer"
             print(f"{dtype} {row['tokens']} tokens, length {row['length']}: {share}")
-    print(f"written to {args.out}")
+    print(f"written to {out}")
     return DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -1,7 +1,7 @@
 """Writes the tables of the README and of the documentation from committed results.
 
 ./run python train.py force=true
-./run python benchmarks/readme.py runs/bbc_news/top/minilm/3x/s1-<hash>  # takes over the main job's result, and writes
+./run python benchmarks/readme.py run=runs/bbc_news/top/minilm/3x/s1-<hash>  # takes over the main job's result too
 ./run prunekit table runs save=benchmarks/results/controls.json           # takes over a sweep's runs
 ./run python benchmarks/readme.py                                         # writes all tables from what is committed
 """
@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,8 @@ from pathlib import Path
 from prunekit.bench.result import BenchResult
 from prunekit.bench.table import markdown as of_engines
 from prunekit.bench.table import replace_block
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
+from prunekit.config.errors import DONE
 from prunekit.report.formats import markdown as over_runs
 from prunekit.report.rows import collect, matching
 from prunekit.report.table import build, default_rows
@@ -24,19 +25,20 @@ from prunekit.results.summary import markdown
 from prunekit.runs.result import Flops, RunResult, Score, Translation
 
 ROOT = Path(__file__).parents[1]
+SETTINGS = Path(__file__).with_suffix(".yaml")
 RESULTS = ROOT / "benchmarks" / "results"
 MAIN_JOB = RESULTS / "main_job.json"
 
 
 def main_job() -> str:
-    """The main job's own table, and where it was measured."""
+    """Return the main job's own table, and where it was measured."""
     content = json.loads(MAIN_JOB.read_text())
     hardware = content.get("hardware")
     return markdown(RunResult.from_json(content)) + (f"\nMeasured on {hardware}.\n" if hardware else "")
 
 
 def own_model() -> str:
-    """What `prunekit bench` says of a dense model."""
+    """Return what `prunekit bench` measured of a dense model."""
     return of_engines(BenchResult.from_json(json.loads((RESULTS / "own_model.json").read_text())))
 
 
@@ -47,13 +49,13 @@ def over_seeds(
     metrics: Sequence[str] = ("score",),
     where: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The runs of a committed file of `prunekit table save=FILE`: mean and standard deviation over seeds."""
+    """Return the table of the runs in a committed file: mean and standard deviation over seeds."""
     runs = matching(collect([RESULTS / f"{name}.json"]).rows, where or {})
     return over_runs(build(runs, rows or default_rows(runs, columns), columns, metrics), "sd")
 
 
 def translations() -> str:
-    """Trained runs of a translator beside the dense one that they started from: quality, and what it takes."""
+    """Return the table of a translator's trained runs, beside the dense one that they started from."""
     runs = json.loads((RESULTS / "translation_trained.json").read_text())
     lines = [
         "| method | encoder FLOPs | with the decoder | source kept | BLEU | chrF | length | encoder, s | whole, s |",
@@ -105,14 +107,14 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def rewritten(page: str, text: str) -> str:
-    """A page with its tables as the committed results have them. Raises ValueError where a block is missing."""
+    """Return a page with the tables of the committed results. Raises ValueError where a block is missing."""
     for name, table in PAGES[page].items():
         text = replace_block(text, table(), name)
     return text
 
 
 def take_over(folder: Path) -> dict:
-    """The result of a run's folder, with the date and the machine it was made on."""
+    """Return the result in a run's folder, with the date and the machine that it was made on."""
     result = json.loads((folder / "result.json").read_text())
     manifest = json.loads((folder / "manifest.json").read_text())
     return result | {
@@ -121,9 +123,18 @@ def take_over(folder: Path) -> dict:
     }
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        MAIN_JOB.write_text(json.dumps(take_over(Path(sys.argv[1])), indent=2) + "\n")
+def main(arguments: Sequence[str]) -> int:
+    """Write all tables, from a new result of the main job if one is given. Return 0."""
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    given = parse_settings(SETTINGS, arguments)
+    if given["run"] is not None:
+        MAIN_JOB.write_text(json.dumps(take_over(Path(given["run"])), indent=2) + "\n")
     for page in PAGES:
         path = ROOT / page
         path.write_text(rewritten(page, path.read_text()))
+    return DONE
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,9 +1,9 @@
 """What a training step costs, against a step as the reference codes take it.
 
-PRUNEKIT_DATA=... ./run python benchmarks/training_step.py --out benchmarks/results/training_step_sst2.json \
+PRUNEKIT_DATA=... ./run python benchmarks/training_step.py out=benchmarks/results/training_step_sst2.json \
     task=sst2 budget=2x data.train_rows=1000 teacher.epochs=1
 
-Both train ToP's loss on the same rows. The reference's step pads to --pad tokens in random order, computes in
+Both train ToP's loss on the same rows. The reference's step pads to `pad` tokens in random order, computes in
 float32, asks a live teacher for its attention, trains the embeddings too and loops over parameters in AdamW; it is
 the plain Hugging Face model, without any gate. Ours has length buckets, stored teacher outputs, bf16 autocast where
 the CPU has it, frozen embeddings, fused AdamW; soft computes every token under sampled gates, hard removes tokens.
@@ -12,7 +12,6 @@ Process CPU time on one thread, the three interleaved in one process, medians ov
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -28,7 +27,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from prunekit.bench.machine import hardware
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.composition import compose
+from prunekit.config.errors import DONE
 from prunekit.config.validation import validate
 from prunekit.data.loading import bucketed_batches, generator_of
 from prunekit.environment import environment
@@ -44,6 +45,7 @@ from prunekit.runs.kinds import kind_of
 from prunekit.runtime.kernels.threads import threads
 from prunekit.training.hardware import precision_of
 
+SETTINGS = Path(__file__).with_suffix(".yaml")
 Step = Callable[[], None]
 
 
@@ -111,19 +113,16 @@ def measured(candidates: dict[str, list[Step]], rounds: int) -> dict[str, list[f
     return spent
 
 
-def main() -> None:
-    """Trains or finds the teacher, then measures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=512, help="training rows per round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pad", type=int, default=128, help="tokens that the reference's step pads to")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("overrides", nargs="*", help="as for train.py: task=sst2 budget=3x ...")
-    given = parser.parse_args()
+def main(arguments: Sequence[str]) -> int:
+    """Train or find the teacher, then measure. Return 0."""
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    given = parse_settings(SETTINGS, arguments)
+    overrides = [f"{name}={value}" for name, value in given["train"].items()]
     modules: dict[str, Any] = {}
     with TemporaryDirectory() as scratch:
         for name, fraction in (("soft", 0), ("hard", 1)):
-            cfg, choices = compose(["method=top", *given.overrides, f"method.hard_fraction={fraction}"])
+            cfg, choices = compose(["method=top", *overrides, f"method.hard_fraction={fraction}"])
             validate(cfg, choices)
             cfg, kind = canonical(cfg), kind_of(cfg)
             spec, folder = kind.spec(cfg["task"]), RunFolder(Path(scratch) / name, name)
@@ -132,18 +131,18 @@ def main() -> None:
             modules[name], data, teacher = prepared.method, prepared.data, prepared.teacher
     modules["hard"].freeze_decisions()
     split, size = data.split("train"), cfg["trainer"]["batch_size"]
-    some = torch.randperm(len(split), generator=generator_of("bench"))[: given.rows]
+    some = torch.randperm(len(split), generator=generator_of("bench"))[: given["rows"]]
     random = [split.batch(rows) for rows in some.split(size)]
     ordered = bucketed_batches(split.lengths[some], size, generator_of("bench", "order"))
     buckets = [split.batch(some[rows]) for rows in ordered]
     precision = precision_of(cfg["trainer"]["precision"])
     with threads(1):
         candidates = {
-            "reference": reference_steps(teacher.folder, random, given.pad),
+            "reference": reference_steps(teacher.folder, random, given["pad"]),
             "soft": our_steps(modules["soft"], buckets, precision),
             "hard": our_steps(modules["hard"], buckets, precision),
         }
-        spent = measured(candidates, given.rounds)
+        spent = measured(candidates, given["rounds"])
     medians = {name: statistics.median(values) / len(some) * 1000 for name, values in spent.items()}
     ratios = {
         name: statistics.median(a / b for a, b in zip(spent["reference"], spent[name], strict=True))
@@ -156,7 +155,7 @@ def main() -> None:
         "rows": len(some),
         "batch_size": size,
         "mean_tokens": float(split.lengths[some].float().mean()),
-        "padded_to": given.pad,
+        "padded_to": given["pad"],
         "precision": precision,
         "cpu_ms_per_row": medians,
         "faster_than_reference": ratios,
@@ -164,15 +163,16 @@ def main() -> None:
         "torch": torch.__version__,
         "hardware": hardware(environment()).to_json(),
         "date": date.today().isoformat(),
-        "command": "python benchmarks/training_step.py " + " ".join(given.overrides),
+        "command": "python benchmarks/training_step.py " + " ".join(overrides),
     }
     print(f"{spec.name}, {cfg['backbone']['name']}, {len(some)} rows, batch {size}, CPU ms per row on one thread")
     print(f"  reference-style  {medians['reference']:7.1f}")
     for name, ratio in ratios.items():
         print(f"  {name:15s}  {medians[name]:7.1f}   {ratio:.1f}x faster")
-    if given.out:
-        atomic_write_text(given.out, json.dumps(result, indent=1) + "\n")
+    if given["out"] is not None:
+        atomic_write_text(given["out"], json.dumps(result, indent=1) + "\n")
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

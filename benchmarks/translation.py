@@ -1,8 +1,8 @@
 """BLEU, length and cost of a translation model whose source is pruned, at several budgets; trained for it, or as it is.
 
-    python benchmarks/translation.py opus-mt-en-fr pairs.parquet --source en --target fr --budgets 1.25 1.5 \
-        --methods topk dtp --rows 100 --out benchmarks/results/translation.json
-    ... --train train.parquet --steps 200 --methods dtp tsdtp ltp
+    python benchmarks/translation.py model=opus-mt-en-fr pairs=pairs.parquet source=en target=fr budgets=1.25,1.5 \
+        methods=topk,dtp rows=100 out=benchmarks/results/translation.json
+    ... train=train.parquet steps=200 methods=dtp,tsdtp,ltp
 
 Rows are taken in a seeded order; half as many others set the knobs. Budgets are of the encoder's FLOPs, met on those.
 Times are CPU seconds of one thread, because others may use the machine.
@@ -10,17 +10,18 @@ Times are CPU seconds of one thread, because others may use the machine.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.composition import compose
+from prunekit.config.errors import DONE, ConfigError
 from prunekit.cost import CostMeter, Shape
 from prunekit.data.loading import generator_of
 from prunekit.data.spec import TaskSpec
@@ -34,6 +35,8 @@ from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.state import Trace
 from prunekit.tokens.translation import encode, forward, generate
 
+SETTINGS = Path(__file__).with_suffix(".yaml")
+NEEDED = ("model", "pairs", "source", "target", "out")
 Batch = dict[str, torch.Tensor]
 
 
@@ -45,13 +48,13 @@ def batches(tokenizer: Any, texts: Sequence[str], size: int, prefix: str) -> Ite
         yield {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
-def pairs(tokenizer: Any, asked: argparse.Namespace) -> Iterator[Batch]:
-    """Training batches in a seeded order, each used once: sources, and targets padded with -100."""
-    table = read_table(asked.train)
+def training_batches(tokenizer: Any, asked: Mapping[str, Any]) -> Iterator[Batch]:
+    """Yield training batches in a seeded order, each used once: sources, and targets padded with -100."""
+    table, size = read_table(Path(asked["train"])), asked["batch"]
     order = torch.randperm(len(table), generator=generator_of("translation training"))
-    for rows in order[: asked.steps * asked.batch].split(asked.batch):
-        source, target = ([str(table.column(name)[row]) for row in rows] for name in (asked.source, asked.target))
-        (batch,) = batches(tokenizer, source, asked.batch, asked.prefix)
+    for rows in order[: asked["steps"] * size].split(size):
+        source, target = ([str(table.column(asked[side])[row]) for row in rows] for side in ("source", "target"))
+        (batch,) = batches(tokenizer, source, size, asked["prefix"])
         words = tokenizer(text_target=target, return_tensors="pt", padding=True, truncation=True)
         yield batch | {"labels": words["input_ids"].masked_fill(words["attention_mask"] == 0, -100)}
 
@@ -142,56 +145,50 @@ def translate(model: PreTrainedModel, tokenizer: Any, given: Sequence[Batch], be
     return found, time.process_time() - start
 
 
-def main() -> None:
-    """One row per method and budget, dense first, printed and written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder or hub id of a Marian or T5 model")
-    parser.add_argument("pairs", type=Path, help=".parquet, .csv, .tsv or .jsonl with a column per language")
-    parser.add_argument("--source", required=True, help="column")
-    parser.add_argument("--target", required=True, help="column")
-    parser.add_argument("--prefix", default="", help="text that names the task, as T5's; its tokens stay")
-    parser.add_argument("--methods", nargs="+", default=["topk", "dtp"])
-    parser.add_argument("--budgets", nargs="+", type=float, default=[1.25, 1.5])
-    parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--train", type=Path, help="pairs to train on")
-    parser.add_argument("--steps", type=int, default=0, help="of training per run; 0 = pruned as it is")
-    parser.add_argument("--lr", type=float, default=2e-5)
-    parser.add_argument("--batch", type=int, default=20)
-    parser.add_argument("--beams", type=int, default=4)
-    parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args()
+def main(arguments: Sequence[str]) -> int:
+    """Print and write one row per method and budget, dense first. Return 0.
+
+    Raises:
+        ConfigError: a setting that is missing or not allowed.
+    """
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    asked = parse_settings(SETTINGS, arguments)
+    if missing := [name for name in NEEDED if asked[name] is None]:
+        raise ConfigError(
+            f"{', '.join(missing)} not given.\nAllowed: model=... pairs=... source=... target=... out=...\n"
+            "python benchmarks/translation.py --help explains them."
+        )
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(asked.model)
+    tokenizer = AutoTokenizer.from_pretrained(asked["model"])
     torch.manual_seed(1)
-    shape = Shape.from_config(load(asked.model).config)
-    table = read_table(asked.pairs)
-    order = torch.randperm(len(table), generator=generator_of("translation"))[: asked.rows + asked.rows // 2].tolist()
-    source, target = ([str(table.column(name)[row]) for row in order] for name in (asked.source, asked.target))
-    prefix = len(tokenizer(asked.prefix, add_special_tokens=False)["input_ids"]) if asked.prefix else 0
-    test, tune = (
-        list(batches(tokenizer, texts, asked.batch, asked.prefix))
-        for texts in (source[: asked.rows], source[asked.rows :])
-    )
+    shape = Shape.from_config(load(asked["model"]).config)
+    table = read_table(Path(asked["pairs"]))
+    rows, size = asked["rows"], asked["batch"]
+    order = torch.randperm(len(table), generator=generator_of("translation"))[: rows + rows // 2].tolist()
+    source, target = ([str(table.column(asked[side])[row]) for row in order] for side in ("source", "target"))
+    prefix = len(tokenizer(asked["prefix"], add_special_tokens=False)["input_ids"]) if asked["prefix"] else 0
+    test, tune = (list(batches(tokenizer, texts, size, asked["prefix"])) for texts in (source[:rows], source[rows:]))
     lengths = [int(n) for batch in test for n in batch["attention_mask"].sum(-1)]
-    learned = list(pairs(tokenizer, asked)) if asked.steps else []
+    learned = list(training_batches(tokenizer, asked)) if asked["steps"] else []
     context = {
         "shape": shape,
-        "training": Training(1, max(1, asked.steps), asked.lr, warmup_fraction=0.1, freeze_embeddings=False),
+        "training": Training(1, max(1, asked["steps"]), asked["lr"], warmup_fraction=0.1, freeze_embeddings=False),
         "lengths": {"validation": torch.cat([batch["attention_mask"].sum(-1) for batch in tune])},
         "validation": lambda: tune,
     }
-    plan = [("dense", None), *((method, budget) for method in asked.methods for budget in asked.budgets)]
-    rows = []
+    plan = [("dense", None), *((method, budget) for method in asked["methods"] for budget in asked["budgets"])]
+    results = []
     for method, budget in plan:
-        model = load(asked.model)
+        model = load(asked["model"])
         if budget is None:
             install(model, None, prefix=prefix)
         else:
-            fit(method_on(model, method, budget, context, prefix), asked.steps, learned)
+            fit(method_on(model, method, budget, context, prefix), asked["steps"], learned)
         install(model.eval(), encoder_of(model).pruner, prefix=prefix)
         flops, share, encoder_seconds = cost(model, shape, test)
-        found, seconds = translate(model, tokenizer, test, asked.beams)
-        quality = translation_quality(found, target[: asked.rows], lengths)
+        found, seconds = translate(model, tokenizer, test, asked["beams"])
+        quality = translation_quality(found, target[:rows], lengths)
         row = {
             "method": method,
             "budget": budget,
@@ -199,16 +196,18 @@ def main() -> None:
             "source_kept": share,
             "encoder_cpu_seconds": encoder_seconds,
         }
-        rows.append(row | {"cpu_seconds": seconds, **quality.as_dict(), "example": found[0]})
+        results.append(row | {"cpu_seconds": seconds, **quality.as_dict(), "example": found[0]})
         print(
             f"{method:10} {budget or 1:.2f}x asked {flops['flops_vs_unpadded']:.2f}x  source kept {share:.3f}  "
             f"BLEU {quality.bleu:.1f}  chrF {quality.chrf:.1f}  length {quality.length_ratio:.3f}  "
             f"encoder {encoder_seconds:.1f} s, whole {seconds:.1f} s of CPU",
             flush=True,
         )
-        about = {"model": Path(asked.model).name, "pairs": asked.pairs.name, "rows": asked.rows, "beams": asked.beams}
-        atomic_write_text(asked.out, json.dumps({**about, "results": rows}, indent=2) + "\n")
+        about = {"model": Path(asked["model"]).name, "pairs": Path(asked["pairs"]).name}
+        about |= {"rows": rows, "beams": asked["beams"]}
+        atomic_write_text(asked["out"], json.dumps({**about, "results": results}, indent=2) + "\n")
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

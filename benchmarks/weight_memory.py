@@ -8,16 +8,19 @@ compared with `predicted`, whose terms docs/methods/dpruner.md explains.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
+from prunekit.config.errors import DONE
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "weight_memory.json"
+SETTINGS = Path(__file__).with_suffix(".yaml")
 MIB = 2**20
 SAMPLES = 2
 # hidden, feed-forward, tokens of a sample, blocks, blocks on disk; heads of 64, all with keys of their own. The last is
@@ -165,16 +168,18 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="print the table of the stored results only")
-    given = parser.parse_args(arguments)
-    if not given.table:
+def main(arguments: Sequence[str]) -> int:
+    """Measure and store if asked to, and print the table. Return 0."""
+    if asks_for_help(arguments):
+        return print_help(SETTINGS)
+    given = parse_settings(SETTINGS, arguments)
+    results = ROOT / given["results"]
+    if given["measure"]:
         found = measure(SIZES) | {"at_7b_gib": at_seven_billion()}
-        given.results.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(json.loads(given.results.read_text())))
+        results.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(json.loads(results.read_text())))
+    return DONE
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

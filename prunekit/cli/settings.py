@@ -1,8 +1,8 @@
 """The grammar of every command but train: key=value, and a YAML file whose comments explain and check each key.
 
 A command is a verb of prunekit, whose file is beside this module, or a script, given as the path of the file beside it.
-Two keys need not be named, in the commands that declare them. Words without `=` are `paths`, and names that are no keys
-are conditions in `where`: `prunekit table runs task=cola rows=method` reads the runs of one task in runs/.
+Two keys need not be named, in the commands that declare them: words without `=` are `paths`, and names that are no keys
+go into the key that is a block. `prunekit table runs task=cola rows=method` has one path and one condition on runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prunekit.config.errors import DONE, ConfigError, shown
 from prunekit.config.keys import Key, read_keys
 
 HELP = ("-h", "--help", "help")
-PATHS, WHERE = "paths", "where"
+PATHS = "paths"
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
@@ -48,25 +48,29 @@ def parse_settings(command: str | Path, arguments: Sequence[str]) -> dict[str, A
     """
     keys = read_keys(_file(command))
     values = {name: yaml.safe_load(key.default) for name, key in keys.items()}
+    block = _block(keys)
     paths: list[str] = []
-    conditions: dict[str, str] = {}
+    others: dict[str, str] = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if equals and name in keys:
             values[name] = _parse_value(keys[name], text, command)
         elif argument.startswith("-"):
             raise _no_flags(argument, arguments, keys, command)
-        elif WHERE in keys and equals and "/" not in name:
-            conditions[name.removeprefix(f"{WHERE}.")] = text
+        elif block is not None and equals and "/" not in name:
+            others[name.removeprefix(f"{block}.")] = text
         elif PATHS in keys and (not equals or "/" in name):
             paths.append(argument)
         else:
             raise _unknown(argument, keys, command)
     if paths:
         values[PATHS] = paths
-    if conditions:
-        values[WHERE] = conditions
-    return values
+    return values if block is None else values | {block: others}
+
+
+def _block(keys: Mapping[str, Key]) -> str | None:
+    """Return the key that takes the names that are none."""
+    return next((name for name, key in keys.items() if key.domain == "block"), None)
 
 
 def _parse_value(key: Key, text: str, command: str | Path) -> Any:
@@ -109,7 +113,7 @@ def _no_flags(flag: str, arguments: Sequence[str], keys: Mapping[str, Key], comm
             words.append(word.removeprefix("--"))
         elif keys[name].domain == "bool":
             words.append(f"{name}=true")
-        elif name != WHERE:  # conditions stand by themselves
+        elif name != _block(keys):  # whose names are typed by themselves
             words.append(f"{name}={waiting.pop(0) if waiting else '...'}")
     return ConfigError(
         f"{flag}: settings have no dashes.\nAllowed: key=value.\nType: {_typed(command)} {shlex.join(words)}"

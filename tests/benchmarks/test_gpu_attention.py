@@ -26,7 +26,7 @@ def script(monkeypatch):
 
 @pytest.mark.slow
 def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "out.json")]
+    command = [sys.executable, str(SCRIPT), f"out={tmp_path / 'out.json'}"]
     hidden = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SCRIPT.parents[1])}
     run = subprocess.run(command, capture_output=True, text=True, env=hidden, timeout=300)
     assert run.returncode == 4

@@ -31,10 +31,12 @@ def test_one_row_per_method_and_budget(tmp_path, monkeypatch, capsys):
     (tmp_path / "pairs.csv").write_text("en,de\n" + pairs)
     out = tmp_path / "out.json"
     methods = ["dtp", "topk", "threshold", "first", "random"]
-    given = [str(tmp_path / "model"), str(tmp_path / "pairs.csv"), "--source", "en", "--target", "de", "--prefix", "ba"]
-    given += ["--rows", "8", "--beams", "2", "--budgets", "1.3", "--methods", *methods, "--out", str(out)]
+    given = [f"model={tmp_path / 'model'}", f"pairs={tmp_path / 'pairs.csv'}", "source=en", "target=de", "prefix=ba"]
+    given += ["rows=8", "beams=2", "budgets=1.3", f"methods={','.join(methods)}", f"out={out}"]
     monkeypatch.setattr(sys, "argv", ["translation.py", *given])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert ended.value.code == 0
     found = json.loads(out.read_text())["results"]
     assert [row["method"] for row in found] == ["dense", *methods]
     assert (found[0]["flops_vs_unpadded"], found[0]["source_kept"]) == (pytest.approx(1), pytest.approx(1))
