@@ -19,7 +19,7 @@ from prunekit.bench.table import replace_block
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.errors import DONE
 from prunekit.report.formats import markdown as over_runs
-from prunekit.report.rows import collect, matching
+from prunekit.report.rows import collect, select
 from prunekit.report.table import build, default_rows
 from prunekit.results.summary import markdown
 from prunekit.runs.result import Flops, RunResult, Score, Translation
@@ -50,7 +50,7 @@ def over_seeds(
     where: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return the table of the runs in a committed file: mean and standard deviation over seeds."""
-    runs = matching(collect([RESULTS / f"{name}.json"]).rows, where or {})
+    runs = select(collect([RESULTS / f"{name}.json"]).rows, where or {})
     return over_runs(build(runs, rows or default_rows(runs, columns), columns, metrics), "sd")
 
 

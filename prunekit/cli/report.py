@@ -11,7 +11,7 @@ from prunekit.config.errors import DONE, ConfigError
 from prunekit.files import atomic_write_text
 from prunekit.report.html import page
 from prunekit.report.page_data import study
-from prunekit.report.rows import Found, collect
+from prunekit.report.rows import Collection, collect
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> int:
         return print_help("report")
     given = parse_settings("report", arguments)
     found = collect(given["paths"])
-    runs = [dict(run) for run in select_runs(found, given)]
-    numbers = study(Found(runs, found.problems, found.unfinished), given["title"], given["examples"])
+    runs = select_runs(found, given)
+    numbers = study(Collection(runs, found.problems, found.unfinished), given["title"], given["examples"])
     for problem in numbers["problems"]:
         print(f"note: {problem}", file=sys.stderr)
     text, out = page(numbers), given["out"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunekit.config.errors import ConfigError
-from prunekit.report.rows import FIELDS, NAMES, Found, Row, matching
+from prunekit.report.rows import FIELDS, NAMES, Collection, Row, select
 
 
 def parse_conditions(given: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -27,7 +27,7 @@ def parse_conditions(given: Mapping[str, Any]) -> dict[str, list[str]]:
     return conditions
 
 
-def select_runs(found: Found, given: Mapping[str, Any]) -> list[Row]:
+def select_runs(found: Collection, given: Mapping[str, Any]) -> list[Row]:
     """Return the runs that meet all conditions; `given` are the command's settings.
 
     Raises:
@@ -48,7 +48,7 @@ def select_runs(found: Found, given: Mapping[str, Any]) -> list[Row]:
                 f"Allowed: {', '.join(given)}; and as conditions {', '.join(NAMES)}, and keys of the configuration.\n"
                 f"Did you mean {meant[0]}=...?"
             )
-    runs = matching(found.rows, conditions)
+    runs = select(found.rows, conditions)
     if not runs:
         typed = " ".join(f"{name}={','.join(values)}" for name, values in conditions.items())
         raise ConfigError(

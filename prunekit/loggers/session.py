@@ -105,7 +105,7 @@ def _media(folder: RunFolder, texts: int) -> Media | None:
     stored = examples.load(folder.path)
     if stored is None or not len(stored.index):
         return None
-    places = heatmap.chosen(stored, texts)
+    places = heatmap.choose_texts(stored, texts)
     return Media(heatmap.pixels(heatmap.heat_map(stored, places)), *heatmap.token_table(stored, places))
 
 

@@ -1,4 +1,4 @@
-"""The token explorer of the report page: which tokens each run kept, layer by layer."""
+"""The numbers of the report page's token explorer: which tokens each run kept, layer by layer."""
 
 from __future__ import annotations
 
@@ -16,36 +16,33 @@ COMMON = 5  # times that a word must occur to be listed
 WORDS = 20
 PAGE_BYTES = 1_700_000  # of texts and scores in the explorer; the rest of a page is small
 
-SIGNS = (
-    string.digits + string.ascii_uppercase + string.ascii_lowercase + "-_"
-)  # a score's 64 levels, a depth's 64 layers
+# for 64 levels of a score, and for 64 layers
+SIGNS = string.digits + string.ascii_uppercase + string.ascii_lowercase + "-_"
 
 
-def _same_texts(one: Examples, other: Examples) -> bool:
-    """Whether the texts that both store are the same tokens; one may store more of them."""
+def stores_same_texts(one: Examples, other: Examples) -> bool:
+    """Return whether the texts that both store are the same tokens; one may store more of them."""
     stop = min(len(one.ids), len(other.ids))
     return bool((one.ids[:stop] == other.ids[:stop]).all())
 
 
-def _explorer(
+def explorer(
     groups: Sequence[Sequence[Row]], stored: Mapping[int, Examples | None], texts: int
 ) -> list[dict[str, Any]]:
-    """Texts with their tokens, and for one seed of each configuration how long each token stayed, with its scores."""
-    places = _explored(groups, stored)
+    """Return texts with their tokens, and for one seed of each configuration each token's depth and scores."""
+    places = _first_seeds(groups, stored)
     if not places or texts == 0:
         return []
-    made = []
-    for key, members in places.items():
-        made.append(_explored_texts(key, members, texts // len(places), PAGE_BYTES // len(places)))
-    return made
+    most, size = texts // len(places), PAGE_BYTES // len(places)
+    return [_place(key, members, most, size) for key, members in places.items()]
 
 
-def _explored(
+def _first_seeds(
     groups: Sequence[Sequence[Row]], stored: Mapping[int, Examples | None]
 ) -> dict[tuple[str, str, bytes], list[tuple[int, Row, Examples]]]:
-    """The first seed with stored tokens of each configuration, by task, backbone and test rows.
+    """Return the first seed with stored tokens of each configuration, by task, backbone and test rows.
 
-    Cut to as many texts as all of them store.
+    All are cut to as many texts as each of them stores.
     """
     places: dict[tuple[str, str, bytes], list[tuple[int, Row, Examples]]] = {}
     for number, group in enumerate(groups):
@@ -58,22 +55,22 @@ def _explored(
     alike = {}
     for key, members in places.items():
         most = min(len(found.index) for _, _, found in members)
-        short = [(number, row, found.first(most)) for number, row, found in members]
-        alike[key] = [one for one in short if _same_texts(one[2], short[0][2])]
+        short = [(number, row, found.first_texts(most)) for number, row, found in members]
+        alike[key] = [one for one in short if stores_same_texts(one[2], short[0][2])]
     return alike
 
 
-def _explored_texts(
+def _place(
     key: tuple[str, str, bytes], members: Sequence[tuple[int, Row, Examples]], most: int, size: int
 ) -> dict[str, Any]:
-    """As many texts as fit, those first whose prediction pruning changed."""
+    """Return as many texts of a task and backbone as fit in `size` bytes, first those with a changed prediction."""
     task, backbone, _ = key
     first = members[0][2]
     changed = np.zeros(len(first.index), int)
     for _, _, found in members:
         changed += found.predicted[found.index] != found.dense[found.index]
     pieces = [str(piece).replace(" ", "␣") for piece in first.pieces]
-    shown: list[int] = []
+    fitting: list[int] = []
     for number in np.argsort(changed == 0, kind="stable")[:most].tolist():
         where = first.text(number)
         tokens = where.stop - where.start
@@ -87,9 +84,9 @@ def _explored_texts(
         )
         if size < 0:
             break
-        shown.append(number)
-    shown.sort()
-    rows = first.index[shown]
+        fitting.append(number)
+    fitting.sort()
+    rows = first.index[fitting]
     words = _words(first)
     return {
         "task": task,
@@ -99,12 +96,12 @@ def _explored_texts(
         "stored": len(first.index),
         "rows": rows.tolist(),
         "labels": _values(first.labels[rows], first),
-        "truths": [first.said(row)[0] for row in rows.tolist()],
+        "truths": [first.outputs(row)[0] for row in rows.tolist()],
         "tokens": [
             " ".join(pieces[i] for i in np.searchsorted(first.piece_ids, first.ids[first.text(number)]))
-            for number in shown
+            for number in fitting
         ],
-        "runs": [_explored_run(config, row, found, shown, words) for config, row, found in members],
+        "runs": [_run(config, row, found, fitting, words) for config, row, found in members],
     }
 
 
@@ -112,14 +109,15 @@ def _values(values: np.ndarray, found: Examples) -> list[float | int]:
     return [int(value) if found.classification else round(float(value), 3) for value in values]
 
 
-def _explored_run(
-    config: int, row: Row, found: Examples, shown: Sequence[int], words: tuple[np.ndarray, np.ndarray, np.ndarray]
+def _run(
+    config: int, row: Row, found: Examples, texts: Sequence[int], words: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> dict[str, Any]:
-    rows = found.index[list(shown)]
+    """Return the predictions of a run on these texts, and each token's depth and scores as `SIGNS`."""
+    rows = found.index[list(texts)]
     levels = np.clip((found.scores.astype(int) - examples.MIDDLE) // 2 + 32, 0, 63)
     signs = np.array(list(SIGNS))[levels]
     depths, scores = [], []
-    for number in shown:
+    for number in texts:
         where = found.text(number)
         depth = found.depth[where]
         depths.append("".join(SIGNS[min(int(value), 63)] for value in depth))
@@ -129,7 +127,7 @@ def _explored_run(
         "seed": row["seed"],
         "predicted": _values(found.predicted[rows], found),
         "dense": _values(found.dense[rows], found),
-        "said": [found.said(row)[1:] for row in rows.tolist()] if len(found.answers) else None,
+        "said": [found.outputs(row)[1:] for row in rows.tolist()] if len(found.answers) else None,
         "depth": depths,
         "scores": scores,
         **_word_types(found, words),
@@ -137,7 +135,7 @@ def _explored_run(
 
 
 def words_of(pieces: Sequence[str], special: Sequence[bool]) -> list[int | None]:
-    """For each piece of one text the number of its word, None for special tokens; ##, Ġ and ▁ are understood."""
+    """Return for each piece of a text the number of its word, None for special tokens; understands ##, Ġ and ▁."""
     marked = any(piece.startswith(("Ġ", "▁")) for piece in pieces)
     numbers: list[int | None] = []
     word, fresh = -1, True
@@ -155,7 +153,7 @@ def words_of(pieces: Sequence[str], special: Sequence[bool]) -> list[int | None]
 
 
 def _words(found: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tokens that are words or parts of words, where among these each word starts, and the words' texts."""
+    """Return the tokens that are words or parts of words, the start of each word among them, and the words' texts."""
     which = np.searchsorted(found.piece_ids, found.ids)
     pieces, special = found.pieces.tolist(), found.special.tolist()
     inside: list[int] = []
@@ -178,7 +176,7 @@ def _words(found: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _word_types(found: Examples, words: tuple[np.ndarray, np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """The words that leave earliest and latest: word, occurrences, mean share of layers passed by its best piece."""
+    """Return the words dropped earliest and latest: word, occurrences, mean share of layers its best piece passes."""
     inside, starts, texts = words
     if not len(starts):
         return {"pruned_words": [], "kept_words": []}

@@ -13,16 +13,16 @@ from prunekit.report.table import Column, Table
 
 
 def notes(table: Table, spread: str) -> list[str]:
-    """What the marks and numbers mean, as far as they occur."""
+    """Explain the marks and numbers that occur in a table."""
     cells = [cell for cell in table.cells if cell.values]
     counts = sorted({len(cell.values) for cell in cells})
     many = counts[-1:] > [1]
-    found = []
+    lines = []
     if spread != "none" and many:
         what = "half the 95 % interval of the mean (Student's t)" if spread == "ci" else "standard deviation"
-        found.append(f"mean ± {what} over seeds; n = {', '.join(map(str, counts))}")
+        lines.append(f"mean ± {what} over seeds; n = {', '.join(map(str, counts))}")
     elif many:
-        found.append(f"mean over seeds; n = {', '.join(map(str, counts))}")
+        lines.append(f"mean over seeds; n = {', '.join(map(str, counts))}")
     if any(cell.best for cell in cells):
         group = " and ".join(["column", *(name for name in table.rows if name in TOGETHER)])
         text = f"bold: best of its {group}, dense apart"
@@ -40,38 +40,38 @@ def notes(table: Table, spread: str) -> list[str]:
             )
         else:
             text += "; no test: it needs two seeds or more"
-        found.append(text)
+        lines.append(text)
     if any(cell.missed for cell in cells):
-        found.append("† a run of it missed its budget")
+        lines.append("† a run of it missed its budget")
     if len(counts) > 1:
-        found.append("(n) over that many seeds, where some have more")
-    return found
+        lines.append("(n) over that many seeds, where some have more")
+    return lines
 
 
-def words(cell: Cell, shows: Measure, spread: str, most: int) -> str:
-    """A cell in plain characters: 61.20 ± 0.85*."""
-    found = cell.summary
-    if found is None:
+def words(cell: Cell, measure: Measure, spread: str, most: int) -> str:
+    """Write a cell in plain characters: 61.20 ± 0.85*."""
+    seeds = cell.summary
+    if seeds is None:
         return cell.note or "-" * bool(cell.dense)
-    text = f"{found.mean:.{shows.digits}f}{shows.unit}"
-    width = {"ci": found.half, "sd": found.sd, "none": None}[spread]
+    text = f"{seeds.mean:.{measure.digits}f}{measure.unit}"
+    width = {"ci": seeds.half, "sd": seeds.sd, "none": None}[spread]
     if width is not None:
-        text += f" ± {width:.{shows.digits}f}"
+        text += f" ± {width:.{measure.digits}f}"
     if cell.p is not None and cell.p < LEVEL:
         text += "*"
     if cell.missed:
         text += "†"
-    return text + f" ({found.n})" * (found.n < most)
+    return text + f" ({seeds.n})" * (seeds.n < most)
 
 
 def title(table: Table, column: Column) -> str:
-    """What stands above a column: the value of its fields, then the metric."""
-    several = len({found.measure.name for found in table.columns}) > 1
+    """Name a column by the values of its fields, then the metric."""
+    several = len({one.measure.name for one in table.columns}) > 1
     parts = [part for part in column.head if part]
     name = column.measure.name.replace("_", " ")
     if column.measure.name in ("score", "drop", "validation") and column.metric:
-        shows = column.metric.replace("_", " ")
-        name = shows if column.measure.name == "score" else f"{shows}, {name}"
+        metric = column.metric.replace("_", " ")
+        name = metric if column.measure.name == "score" else f"{metric}, {name}"
     if not parts:
         return name
     return (
@@ -86,7 +86,7 @@ def _most(table: Table) -> int:
 
 
 def markdown(table: Table, spread: str = "ci") -> str:
-    """The table in Markdown, caption above and notes below."""
+    """Write the table in Markdown, caption above and notes below."""
     heads = [*table.rows, *(title(table, column) for column in table.columns)]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(table.rows) + "---:|" * len(table.columns)]
     for head, cells in table.lines:
@@ -115,7 +115,7 @@ def _latex(text: str) -> str:
 
 
 def latex(table: Table, spread: str = "ci") -> str:
-    """The table in LaTeX, for the packages booktabs and, in the preamble, nothing else."""
+    """Write the table in LaTeX, which needs the package booktabs alone."""
     heads = [*table.rows, *(title(table, column) for column in table.columns)]
     lines = [
         f"% {table.caption}; needs \\usepackage{{booktabs}}",
@@ -135,10 +135,10 @@ def latex(table: Table, spread: str = "ci") -> str:
 
 
 def as_csv(table: Table, spread: str = "ci") -> str:
-    """A line per cell with all that is known of it, whatever `spread`; p is corrected, and against the best."""
+    """Write a line per cell with everything known about it, whatever `spread`; p is corrected, and against the best."""
     stream = io.StringIO()
-    found = csv.writer(stream, lineterminator="\n")
-    found.writerow(
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
         [*table.rows, *table.cols, "measure", "metric", "n", "mean", "sd", "low", "high", "best", "p", "missed", "note"]
     )
     for head, cells in table.lines:
@@ -153,7 +153,7 @@ def as_csv(table: Table, spread: str = "ci") -> str:
                 ]
             p = "" if cell.p is None else f"{cell.p:.4g}"
             marks = [str(int(cell.best)), p, str(int(cell.missed)), cell.note]
-            found.writerow([*head, *column.head, column.measure.name, column.metric, *numbers, *marks])
+            writer.writerow([*head, *column.head, column.measure.name, column.metric, *numbers, *marks])
     return stream.getvalue()
 
 

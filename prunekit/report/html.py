@@ -14,7 +14,7 @@ from typing import Any
 
 
 def page(numbers: Mapping[str, Any]) -> str:
-    """The page about what `study` found; style, script and data are inside."""
+    """Write the page about the numbers of `study`; style, script and data are inside."""
     parts = files("prunekit.report") / "page"
     read = {name: (parts / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
     # inside a script element only "<" could end it

@@ -1,20 +1,18 @@
-"""The columns that a comparison table can show."""
+"""The measures that a comparison table can show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prunekit.report.rows import (
-    Row,
-)
+from prunekit.report.rows import Row
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run: how it is read, worded and titled; `tested` where seeds are compared.
+    """A number of a run: how it is read and formatted; `tested` if differences are tested for significance.
 
-    More is better, or less where `lower`.
+    Higher is better, or lower where `lower`.
     """
 
     name: str
@@ -27,7 +25,7 @@ class Measure:
 
 
 def measure(name: str) -> Measure:
-    """The measure of this name; a name that is none of the fixed ones is a metric of the task, as f1."""
+    """Return the measure of this name; any name that is not in `MEASURES` is a metric of the task, such as f1."""
     if name in MEASURES:
         return MEASURES[name]
     if name.startswith("speedup_b"):
@@ -40,8 +38,7 @@ def measure(name: str) -> Measure:
 
 
 def _speedup(row: Row, size: int, layout: str) -> float | int | None:
-    found = [entry[f"vs_{layout}"] for entry in row["speed"] if entry["batch_size"] == size]
-    return found[0] if found else None
+    return next((entry[f"vs_{layout}"] for entry in row["speed"] if entry["batch_size"] == size), None)
 
 
 def _drop(row: Row) -> float | int | None:
@@ -49,8 +46,8 @@ def _drop(row: Row) -> float | int | None:
 
 
 MEASURES = {
-    found.name: found
-    for found in (
+    measure.name: measure
+    for measure in (
         Measure("score", lambda row: row["score"], 100, tested=True),
         Measure("drop", _drop, 100, tested=True),
         Measure("validation", lambda row: row["validation"], 100, tested=True),

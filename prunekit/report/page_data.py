@@ -1,4 +1,4 @@
-"""The numbers of a report: everything its page draws, as plain JSON. Needs numpy, not torch."""
+"""The numbers of a report: everything that its page draws, as plain JSON. Needs numpy, not torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from prunekit import __version__
 from prunekit.config.identity import is_dense
-from prunekit.report.comparison import Cell, compared
-from prunekit.report.explorer import SIGNS, _explorer, _same_texts
+from prunekit.report.comparison import Cell, mark_best
+from prunekit.report.explorer import SIGNS, explorer, stores_same_texts
 from prunekit.report.fairness import CHECKED, lint
-from prunekit.report.rows import Found, Row, differences, one_per_seed, variant, with_teachers
+from prunekit.report.rows import Collection, Row, differences, one_per_seed, variant, with_teachers
 from prunekit.report.seeds import summary
 from prunekit.report.table import one_metric, rank
 from prunekit.results import examples
@@ -27,18 +27,18 @@ BUCKETS = 4  # of equally many texts
 POINTS = 60  # of a curve
 
 
-def study(found: Found, title: str, texts: int = 500) -> dict[str, Any]:
-    """What a page about these runs shows; `texts` are at most so many in the explorer.
+def study(collection: Collection, title: str, texts: int = 500) -> dict[str, Any]:
+    """Compute what a page about these runs shows, with at most `texts` texts in the explorer.
 
-    Anything that cannot be read is said in its "problems", and left out.
+    What cannot be read is left out, and listed in "problems".
     """
-    problems = list(found.problems)
-    runs, mixed = one_metric(one_per_seed(found.rows))
-    runs, other = with_teachers(runs)
-    problems += mixed + other
+    runs, mixed = one_metric(one_per_seed(collection.rows))
+    runs, teachers = with_teachers(runs)
     groups = _configurations(runs)
     place = {id(row): number for number, group in enumerate(groups) for row in group}
-    stored = {id(row): _examples(row, problems) for row in runs}
+    loaded = {id(row): _examples(row) for row in runs}
+    stored = {key: examples_of for key, (examples_of, _) in loaded.items()}
+    unreadable = [problem for _, problem in loaded.values() if problem is not None]
     return {
         "title": title,
         "version": __version__,
@@ -47,14 +47,14 @@ def study(found: Found, title: str, texts: int = 500) -> dict[str, Any]:
         "configs": [_config(group, groups) for group in groups],
         "marks": _marks(groups),
         "runs": [_run(row, place[id(row)], stored[id(row)]) for group in groups for row in group],
-        "lint": [vars(unfair) for unfair in lint(found.rows)],
+        "lint": [vars(difference) for difference in lint(collection.rows)],
         "checked": CHECKED,
-        "problems": problems,
-        "unfinished": [_unfinished(folder) for folder in found.unfinished],
+        "problems": [*collection.problems, *mixed, *teachers, *unreadable],
+        "unfinished": [_unfinished(folder) for folder in collection.unfinished],
         "lengths": _by_task(groups, stored, _lengths),
         "labels": _by_task(groups, stored, _labels),
         "agreement": _by_task(groups, stored, _agreement),
-        "explorer": _explorer(groups, stored, texts),
+        "explorer": explorer(groups, stored, texts),
         "signs": SIGNS,
     }
 
@@ -63,7 +63,7 @@ def study(found: Found, title: str, texts: int = 500) -> dict[str, Any]:
 
 
 def _configurations(runs: Sequence[Row]) -> list[list[Row]]:
-    """Runs that differ in nothing but the seed, together; in the order of tables."""
+    """Group runs that differ in nothing but the seed; in the order of tables."""
     groups: dict[str, list[Row]] = {}
     for row in runs:
         groups.setdefault(variant(row), []).append(row)
@@ -80,7 +80,7 @@ def _configurations(runs: Sequence[Row]) -> list[list[Row]]:
 
 
 def _own_keys(first: Row, groups: Iterable[Sequence[Row]]) -> list[str]:
-    """What tells a configuration from those of its task, method, backbone and budget."""
+    """Return the keys in which a configuration differs from others of its task, method, backbone and budget."""
     alike = [
         other[0] for other in groups if all(other[0][n] == first[n] for n in ("task", "method", "backbone", "budget"))
     ]
@@ -92,18 +92,20 @@ def _config(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> dict[str, 
     own = ", ".join(f"{key.removeprefix('method.')}={first['config'].get(key)}" for key in _own_keys(first, groups)[:3])
     return {
         **{name: first[name] for name in ("task", "method", "backbone", "budget", "metric", "split", "rows")},
+        "is_dense": is_dense(first["method"]),
         "own": own,
         "seeds": [row["seed"] for row in group],
         "score": _summary(group, lambda row: 100 * row["score"]),
         "drop": _summary(group, lambda row: None if row["dense"] is None else 100 * (row["score"] - row["dense"])),
         "reduction": _summary(group, lambda row: row["flops"]["vs_unpadded"]),
         "padded": _summary(group, lambda row: row["flops"]["vs_padded"]),
-        "kept": [round(float(kept), 4) for kept in np.mean([_kept(row) for row in group], axis=0)],
+        "kept": [round(float(kept), 4) for kept in np.mean([_kept_shares(row) for row in group], axis=0)],
         "missed": sum(row["status"] == "budget_missed" for row in group),
     }
 
 
-def _kept(row: Row) -> np.ndarray:
+def _kept_shares(row: Row) -> np.ndarray:
+    """Return the share of its tokens that each layer of a run keeps."""
     return np.array(row["tokens_per_layer"]) / row["mean_length"]
 
 
@@ -111,16 +113,16 @@ def _summary(group: Sequence[Row], read: Callable[[Row], Any]) -> dict[str, Any]
     values = [value for row in group if (value := read(row)) is not None]
     if not values:
         return None
-    found = summary(values)
-    return {"n": found.n, "mean": found.mean, "sd": found.sd, "half": found.half}
+    seeds = summary(values)
+    return {"n": seeds.n, "mean": seeds.mean, "sd": seeds.sd, "half": seeds.half}
 
 
 def _marks(groups: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
-    """The best configuration of each task, backbone and budget, and the others' p against it, as in tables."""
+    """Mark the best configuration of each task, backbone and budget, with the others' p against it, as in tables."""
     rows = ("task", "backbone", "budget")
     heads = [tuple(str(group[0][name]) for name in rows) for group in groups]
     cells = [Cell({row["seed"]: row["score"] for row in group}, dense=is_dense(group[0]["method"])) for group in groups]
-    return [{"best": cell.best, "p": cell.p} for cell in compared(rows, heads, cells)]
+    return [{"best": cell.best, "p": cell.p} for cell in mark_best(rows, heads, cells)[0]]
 
 
 def _run(row: Row, config: int, stored: Examples | None) -> dict[str, Any]:
@@ -152,21 +154,21 @@ def _run(row: Row, config: int, stored: Examples | None) -> dict[str, Any]:
 
 
 def _thin(points: Sequence[tuple[int, Any]]) -> list[list[float | int]]:
-    """At most so many points of a curve, its ends among them."""
+    """Return at most `POINTS` points of a curve, including its ends."""
     chosen = np.unique(np.linspace(0, len(points) - 1, min(POINTS, len(points))).round().astype(int))
     return [[points[i][0], round(float(points[i][1]), 4)] for i in chosen.tolist()]
 
 
-def _examples(row: Row, problems: list[str]) -> Examples | None:
+def _examples(row: Row) -> tuple[Examples | None, str | None]:
+    """Load what a run stored of its test texts; or None and why it cannot be read."""
     try:
-        return examples.load(Path(row["source"]))
+        return examples.load(Path(row["source"])), None
     except ValueError as error:
-        problems.append(str(error))
-        return None
+        return None, str(error)
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:
-    """A run without a result: how far it came, by its record."""
+    """Describe a run without a result: its state, and the last step in its record."""
     step = None
     try:
         lines = (folder / "metrics.jsonl").read_bytes().splitlines()[-1:]
@@ -193,7 +195,7 @@ def _by_task(
     stored: Mapping[int, Examples | None],
     make: Callable[[list[tuple[int, list[tuple[Row, Examples]]]]], Any],
 ) -> list[dict[str, Any]]:
-    """`make` of the pruned configurations with stored examples, of each task and backbone on the same test rows."""
+    """Apply `make` to the pruned configurations with stored examples, per task and backbone, on the same test rows."""
     places: dict[tuple[str, str, bytes], list[tuple[int, list[tuple[Row, Examples]]]]] = {}
     for number, group in enumerate(groups):
         if is_dense(group[0]["method"]):
@@ -217,7 +219,7 @@ Members = list[tuple[int, list[tuple[Row, Examples]]]]
 
 
 def _shares(members: Members, number: np.ndarray, count: int) -> list[dict[str, Any]]:
-    """Share of right answers of each configuration in each of `count` groups of rows, and of the dense models."""
+    """Return the share of right answers in each of `count` groups of rows, per configuration and its dense models."""
 
     def share(right: np.ndarray) -> np.ndarray:
         return np.bincount(number, right, count) / np.maximum(np.bincount(number, minlength=count), 1)
@@ -235,7 +237,7 @@ def _percent(shares: np.ndarray) -> list[float]:
 
 
 def _lengths(members: Members) -> dict[str, Any] | None:
-    """Right answers by length of the text, in quarters of equally many texts."""
+    """Return right answers by length of the text, in quarters of equally many texts."""
     first = members[0][1][0][1]
     if not first.classification:
         return None
@@ -250,23 +252,23 @@ def _lengths(members: Members) -> dict[str, Any] | None:
 
 
 def _labels(members: Members) -> dict[str, Any] | None:
-    """Right answers by true label."""
+    """Return right answers by true label."""
     first = members[0][1][0][1]
     if not first.classification:
         return None
     labels = first.labels.astype(int)
     count = len(first.classes)
     rows = np.bincount(labels, minlength=count)
-    occur = np.unique(labels)  # a class that no text has, as "wrong" of answers, is not shown
+    occur = np.unique(labels)  # a class that no text has, such as "wrong" of answers, is not shown
     number = np.searchsorted(occur, labels)
     names = [first.classes[place] for place in occur.tolist()]
     return {"names": names, "rows": rows[occur].tolist(), "configs": _shares(members, number, len(occur))}
 
 
 def overlap(one: Examples, other: Examples) -> float | None:
-    """Mean over texts and layers of |both keep| / |either keeps|, special tokens and untouched texts left out.
+    """Return the mean over texts and layers of |both keep| / |either keeps|, without special tokens.
 
-    1 = the same tokens stay. None where no layer of any text lost a token.
+    1 = the same tokens are kept. Layers of a text that both keep whole do not count; None where none is left.
     """
     ends = min(len(one.index), len(other.index))
     if ends == 0:
@@ -281,14 +283,14 @@ def overlap(one: Examples, other: Examples) -> float | None:
         here, there = ((found.depth[:stop] > layer) & word for found in (one, other))
         both = np.add.reduceat((here & there).astype(int), starts)
         either = np.add.reduceat((here | there).astype(int), starts)
-        counts = (either > 0) & (both < words)  # where both keep everything nothing was decided
+        counts = (either > 0) & (both < words)  # where both keep everything there was no choice
         values.append(both[counts] / either[counts])
     together = np.concatenate(values)
     return float(together.mean()) if len(together) else None
 
 
 def _agreement(members: Members) -> dict[str, Any] | None:
-    """Overlap of every two configurations of a budget with the same seed; with itself, of its different seeds."""
+    """Return the overlap of every two configurations of a budget, seed by seed; of one with itself, across seeds."""
     pairs = []
     for (left, some), (right, others) in combinations_with_replacement(members, 2):
         if some[0][0]["budget"] != others[0][0]["budget"]:
@@ -298,7 +300,7 @@ def _agreement(members: Members) -> dict[str, Any] | None:
             for row, one in some
             for row_of_other, other in others
             if (row["seed"] < row_of_other["seed"] if left == right else row["seed"] == row_of_other["seed"])
-            and _same_texts(one, other)
+            and stores_same_texts(one, other)
         ]
         known = [value for value in values if value is not None]
         if known:

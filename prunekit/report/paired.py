@@ -1,4 +1,4 @@
-"""Whether two configurations differ on the same test examples: paired tests over rows, needed where seeds are few."""
+"""Paired tests of two configurations over the test rows that both predicted, for studies with few seeds."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import numpy as np
 
 from prunekit.results.examples import Examples
 
-RESAMPLES = 1999  # of the bootstrap: p is told in steps of 0.001
+RESAMPLES = 1999  # of the bootstrap: p comes in steps of 0.001
 SEED = 0  # the same runs have the same p
 
 
-def by_examples(one: Mapping[int, Examples], other: Mapping[int, Examples], metric: str) -> float | None:
-    """Two-sided p value for the difference in a metric, over the test rows that both predicted, runs given by seed.
+def p_over_rows(one: Mapping[int, Examples], other: Mapping[int, Examples], metric: str) -> float | None:
+    """Return the two-sided p value for the difference in a metric, over the test rows that both predicted.
 
-    One run each and accuracy: McNemar's test, exact (Psychometrika 12, 1947). Else a paired bootstrap over rows: all
-    runs are scored on the same redrawn rows, and their scores averaged over seeds. That tells whether these runs would
-    differ on other texts, not whether other seeds would. None where rows or the metric do not allow it.
+    Runs are given by seed. One run each and accuracy: McNemar's test, exact (Psychometrika 12, 1947). Otherwise a
+    paired bootstrap over rows: all runs are scored on the same redrawn rows, and their scores averaged over seeds. It
+    tests whether these runs would differ on other texts, not whether other seeds would. None where the rows or the
+    metric do not allow a test.
     """
     shared = sorted(one.keys() & other.keys())
     left = [one[seed] for seed in shared] or list(one.values())
@@ -25,7 +26,7 @@ def by_examples(one: Mapping[int, Examples], other: Mapping[int, Examples], metr
     runs = [*left, *right]
     if not left or not right or metric not in METRICS or not all(_same_rows(runs[0], run) for run in runs):
         return None
-    # where answers are found, rows are windows, several of one question
+    # in question answering rows are windows, several to a question
     if (metric in OF_CLASSES) != runs[0].classification or len(runs[0].answers):
         return None
     if metric == "accuracy" and len(left) == len(right) == 1:
@@ -34,7 +35,8 @@ def by_examples(one: Mapping[int, Examples], other: Mapping[int, Examples], metr
 
 
 def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
-    """Two-sided p value of two lists of right and wrong answers to the same questions; 1 where they never differ."""
+    """Return the two-sided p value of two lists of right and wrong answers to the same questions; 1 where equal."""
+    # scipy is slow to import, and most tables need no test over rows
     from scipy.stats import binomtest
 
     gained, lost = int((one & ~other).sum()), int((other & ~one).sum())
@@ -65,11 +67,11 @@ def _bootstrap(left: list[Examples], right: list[Examples], score: Score) -> flo
     return min(1.0, 2 * (1 + min(below, above)) / (RESAMPLES + 1))
 
 
-# -- metrics, as prunekit.evaluation.metrics has them for torch; 0 where undefined ---------------------------------
+# -- metrics as prunekit.evaluation.metrics computes them with torch; 0 where undefined -----------------------------
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """[true, predicted]"""
+    """Count rows as [true, predicted]."""
     cells = labels.astype(int) * classes + predicted.astype(int)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(float)
 
@@ -99,7 +101,7 @@ def _pearson(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
 
 
 def _spearman(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # slow to import, and needed for this metric alone
 
     return _pearson(rankdata(labels), rankdata(predicted), classes)
 

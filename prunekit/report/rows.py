@@ -1,4 +1,4 @@
-"""Finished runs as rows: read from run folders, kept in one committed file, filtered by what was configured.
+"""Finished runs as rows: read from run folders, kept in one committed file, filtered by configuration.
 
 A row is a plain mapping, the same whether it comes from a run's folder or from a results file. Imports no torch.
 """
@@ -10,7 +10,7 @@ import fnmatch
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,84 +34,95 @@ NEUTRAL = ("seed", "bench.", "budget_tolerance", "logger.", "own.teacher", "teac
 
 
 @dataclass(frozen=True)
-class Found:
-    """Rows, and one sentence for each run or file that could not be read; `unfinished` are folders without a result."""
+class Collection:
+    """Rows of finished runs; `problems` has a sentence for each run or file that could not be read, `unfinished` the
+    folders without a result.
+    """
 
-    rows: list[dict[str, Any]]
-    problems: list[str] = field(default_factory=list)
-    unfinished: list[Path] = field(default_factory=list)
+    rows: Sequence[Row] = ()
+    problems: Sequence[str] = ()
+    unfinished: Sequence[Path] = ()
 
 
 # -- reading -----------------------------------------------------------------------------------------
 
 
-def collect(paths: Sequence[str | Path]) -> Found:
-    """All runs below these folders and in these results files, each once, in a stable order.
-
-    What cannot be read is left out and said in `problems`.
+def collect(paths: Sequence[str | Path]) -> Collection:
+    """Collect all runs below these folders and in these results files, each once, in a stable order.
 
     Raises:
         ConfigError: a path does not exist.
     """
-    found = Found([])
-    for path in map(Path, paths):
-        if path.is_file():
-            _add_file(path, found)
-        elif path.is_dir():
-            _add_folder(path, found)
-        else:
-            raise ConfigError(
-                f"{path} does not exist.\nAllowed: folders of runs, and files written by prunekit table save=FILE.\n"
-                "Train something first, as python train.py, or name the folder that runs_dir= named."
-            )
-    once = {(row["task"], row["method"], row["backbone"], row["hash"]): row for row in found.rows}
+    whole = _join(_read(path) for path in map(Path, paths))
+    once = {(row["task"], row["method"], row["backbone"], row["hash"]): row for row in whole.rows}
     rows = sorted(once.values(), key=lambda row: [str(row[name]) for name in FIELDS])
-    return Found(rows, found.problems, sorted(found.unfinished))
+    return Collection(rows, whole.problems, sorted(whole.unfinished))
 
 
-def _add_folder(path: Path, found: Found) -> None:
+def _join(parts: Iterable[Collection]) -> Collection:
+    every = list(parts)
+    return Collection(
+        [row for part in every for row in part.rows],
+        [problem for part in every for problem in part.problems],
+        [folder for part in every for folder in part.unfinished],
+    )
+
+
+def _read(path: Path) -> Collection:
+    if path.is_file():
+        return _read_file(path)
+    if path.is_dir():
+        return _read_folder(path)
+    raise ConfigError(
+        f"{path} does not exist.\nAllowed: folders of runs, and files written by prunekit table save=FILE.\n"
+        "Train something first, as in python train.py, or name the folder that runs_dir= named."
+    )
+
+
+def _read_folder(path: Path) -> Collection:
+    """Read every run in a folder or below it."""
     machine = machine_keys()
     folders = {file.parent for name in ("result.json", "manifest.json") for file in path.rglob(name)}
-    for folder in sorted(folders):
-        if "_sweeps" in folder.parts or folder.name == "model":
-            continue
-        if not (folder / "result.json").exists():
-            found.unfinished.append(folder)
-            continue
-        try:
-            result, problem = RunFolder(folder, "").stored()
-            if result is not None:
-                found.rows.append(row_of(folder, result, machine))
-            else:
-                found.problems.append(str(problem).partition("; ")[0])
-        except ValueError as error:
-            found.problems.append(str(error).partition(";")[0])
-        except (KeyError, TypeError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            found.problems.append(f"{folder}: config.yaml or manifest.json is not as this prunekit writes it ({what})")
+    runs = [folder for folder in sorted(folders) if "_sweeps" not in folder.parts and folder.name != "model"]
+    return _join(_read_run(folder, machine) for folder in runs)
 
 
-def _add_file(path: Path, found: Found) -> None:
+def _read_run(folder: Path, machine: Set[str]) -> Collection:
+    if not (folder / "result.json").exists():
+        return Collection(unfinished=[folder])
+    try:
+        result, problem = RunFolder(folder, "").stored()
+        if result is not None:
+            return Collection([row_of(folder, result, machine)])
+    except ValueError as error:
+        problem = str(error)
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        problem = f"{folder}: config.yaml or manifest.json is not as prunekit writes it ({what})"
+    return Collection(problems=[str(problem).partition("; ")[0]])
+
+
+def _read_file(path: Path) -> Collection:
+    """Read a results file, or the run whose result.json was named."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        found.problems.append(f"{path} is not readable as JSON ({error})")
-        return
+        return Collection(problems=[f"{path} is not readable as JSON ({error})"])
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         if isinstance(content, dict) and "schema" in content and "method" in content:
-            _add_folder(path.parent, found)  # somebody named the result.json of a run
-            return
-        found.problems.append(f"{path} is no results file; prunekit table save={path} writes one")
-    elif content.get("schema") != SCHEMA:
-        found.problems.append(f"{path} has schema {content.get('schema')}, this prunekit reads {SCHEMA}")
-    else:
-        for number, row in enumerate(content.get("runs", []), start=1):
-            if not isinstance(row, dict) or (lacking := {*FIELDS, "metric", "score", "flops"} - set(row)):
-                what = f"lacks {', '.join(sorted(lacking))}" if isinstance(row, dict) else "is no object"
-                found.problems.append(f"{path}: run {number} {what}")
-                continue
-            config = {**content.get("config", {}), **row.get("config", {})}
-            found.rows.append({**row, "config": {k: v for k, v in config.items() if v != ABSENT}, "source": str(path)})
+            return _read_folder(path.parent)
+        return Collection(problems=[f"{path} is no results file; prunekit table save={path} writes one"])
+    if content.get("schema") != SCHEMA:
+        return Collection(problems=[f"{path} has schema {content.get('schema')}, this prunekit reads {SCHEMA}"])
+    rows, problems = [], []
+    for number, row in enumerate(content.get("runs", []), start=1):
+        if not isinstance(row, dict) or (lacking := {*FIELDS, "metric", "score", "flops"} - set(row)):
+            what = f"lacks {', '.join(sorted(lacking))}" if isinstance(row, dict) else "is no object"
+            problems.append(f"{path}: run {number} {what}")
+            continue
+        config = {**content.get("config", {}), **row.get("config", {})}
+        rows.append({**row, "config": {k: v for k, v in config.items() if v != ABSENT}, "source": str(path)})
+    return Collection(rows, problems)
 
 
 def row_of(folder: Path, result: AnyResult, machine: Set[str]) -> dict[str, Any]:
@@ -182,10 +193,10 @@ def row_of(folder: Path, result: AnyResult, machine: Set[str]) -> dict[str, Any]
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 # -- the committed file ------------------------------------------------------------------------------
@@ -194,7 +205,7 @@ ABSENT = "<absent>"
 
 
 def save(rows: Sequence[Row], path: Path) -> None:
-    """Writes rows into one file, a run per line; what all runs were configured alike stands once, at the top."""
+    """Write rows into one file, a run per line; what most runs have in common is written once, at the top."""
     configs = [dict(row["config"]) for row in rows]
     keys = sorted({key for config in configs for key in config})
     common: dict[str, Any] = {}
@@ -204,34 +215,34 @@ def save(rows: Sequence[Row], path: Path) -> None:
     lines = []
     for row, config in zip(rows, configs, strict=True):
         own = {key: config.get(key, ABSENT) for key in keys if config.get(key, ABSENT) != common[key]}
-        kept = {key: _rounded(value) for key, value in row.items() if key not in ("source", "config", "command")}
+        kept = {key: _round(value) for key, value in row.items() if key not in ("source", "config", "command")}
         lines.append(json.dumps({**kept, "config": own}, ensure_ascii=False))
     head = json.dumps({"format": FORMAT, "schema": SCHEMA, "config": common}, ensure_ascii=False)
     atomic_write_text(path, head[:-1] + ', "runs": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
-def _rounded(value: Any) -> Any:
+def _round(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    return [_rounded(entry) for entry in value] if isinstance(value, list) else value
+        return {key: _round(entry) for key, entry in value.items()}
+    return [_round(entry) for entry in value] if isinstance(value, list) else value
 
 
 # -- choosing ----------------------------------------------------------------------------------------
 
 
 def value_of(row: Row, name: str) -> Any:
-    """A field of a row, or a key of its configuration; None where the run has no such key."""
+    """Return a field of a row, or a key of its configuration; None where the run has no such key."""
     if name == "variant":
         return row.get("variant", row["method"])
     return row[name] if name in FIELDS else row["config"].get(name)
 
 
 def check_fields(rows: Iterable[Row], names: Iterable[str], typed: str = "") -> None:
-    """Raises ConfigError for a name that is neither a field nor a key of any run's configuration.
+    """Check that each name is a field, or a key of some run's configuration; raises ConfigError.
 
-    `typed` is what stands before the names on the command line, as `rows=`.
+    `typed` comes before the names on the command line, such as `rows=`.
     """
     keys = {key for row in rows for key in row["config"]}
     for name in names:
@@ -241,12 +252,12 @@ def check_fields(rows: Iterable[Row], names: Iterable[str], typed: str = "") -> 
             advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
             raise ConfigError(
                 f"{typed}{name}: no run has it.\n"
-                f"Allowed: {', '.join(NAMES)}, and keys of the configuration, as trainer.lr.\n{advice}"
+                f"Allowed: {', '.join(NAMES)}, and keys of the configuration, as in trainer.lr.\n{advice}"
             )
 
 
-def matching(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]]) -> list[Row]:
-    """The rows that meet all conditions; a value may hold * and ?.
+def select(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Select the rows that meet all conditions; a value may hold * and ?.
 
     A dense run has neither a budget nor a method's options, and passes conditions on them.
 
@@ -257,7 +268,7 @@ def matching(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]]) -> li
     for name, wanted in conditions.items():
         present = sorted({shown(value_of(row, name)) for row in rows})
         for value in wanted:
-            if not any(_same(found, value) for found in present):
+            if not any(_is_same(known, value) for known in present):
                 raise ConfigError(
                     f"{name}={value}: no run has it.\nAllowed: {', '.join(present[:20])}.\n"
                     "Choose among these, or read another folder."
@@ -268,50 +279,50 @@ def matching(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]]) -> li
 def _meets(row: Row, name: str, wanted: Sequence[str]) -> bool:
     if is_dense(row["method"]) and (name == "budget" or name.startswith("method.")):
         return True
-    return any(_same(shown(value_of(row, name)), value) for value in wanted)
+    return any(_is_same(shown(value_of(row, name)), value) for value in wanted)
 
 
-def _same(found: str, wanted: str) -> bool:
-    if found == wanted or fnmatch.fnmatchcase(found, wanted):
+def _is_same(value: str, wanted: str) -> bool:
+    if value == wanted or fnmatch.fnmatchcase(value, wanted):
         return True
     try:
-        return float(found) == float(wanted)
+        return float(value) == float(wanted)
     except ValueError:
         return False
 
 
-def _counted(row: Row) -> dict[str, Any]:
-    """The part of a configuration that can change a score and is no seed; null and absent are one, as for new keys."""
+def _counting_keys(row: Row) -> dict[str, Any]:
+    """Return the part of a configuration that can change a score and is no seed; a null key counts as absent."""
     return {
         key: value
         for key, value in row["config"].items()
-        # a method's own seed that follows the run's, as that of random, makes no other configuration
+        # a method's own seed that follows the run's makes no other configuration
         if value is not None and not key.startswith(NEUTRAL) and not (key.endswith(".seed") and value == row["seed"])
     }
 
 
 def variant(row: Row) -> str:
-    """What names the configuration of a run apart from its seed; equal for runs that differ in nothing that counts."""
+    """Return a text that identifies the configuration of a run apart from its seed, by the keys that count."""
     place = [row["task"], row["method"], row["backbone"], row["budget"]]
-    return json.dumps([*place, _counted(row)], sort_keys=True, default=str)
+    return json.dumps([*place, _counting_keys(row)], sort_keys=True, default=str)
 
 
 def differences(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """The fields, or failing these the keys, in which the configurations of runs differ, with their values."""
+    """Return the fields, or else the keys, in which the configurations of runs differ, with their values."""
     fields = ("task", "method", "backbone", "budget")
-    counted = [_counted(row) for row in rows]
-    keys = sorted({key for config in counted for key in config})
-    for found in (
+    configs = [_counting_keys(row) for row in rows]
+    keys = sorted({key for config in configs for key in config})
+    for values_of in (
         {name: sorted({str(row[name]) for row in rows}) for name in fields},
-        {key: sorted({shown(config.get(key)) for config in counted}) for key in keys},
+        {key: sorted({shown(config.get(key)) for config in configs}) for key in keys},
     ):
-        if different := {name: values for name, values in found.items() if len(values) > 1}:
+        if different := {name: values for name, values in values_of.items() if len(values) > 1}:
             return different
     return {}
 
 
 def one_per_seed(rows: Sequence[Row]) -> list[Row]:
-    """Of runs that differ in nothing that counts, one per seed: preferably one whose speed was measured."""
+    """Return one run per configuration and seed: preferably one whose speed was measured."""
     chosen: dict[tuple[str, Any], Row] = {}
     for row in rows:
         key = (variant(row), row["seed"])
@@ -321,25 +332,27 @@ def one_per_seed(rows: Sequence[Row]) -> list[Row]:
 
 
 def with_teachers(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-    """The rows with one dense run per task, backbone and seed: the one that pruning started from.
+    """Return the rows with one dense run per task, backbone and seed: the one that pruning started from.
 
-    Where its folder is not there, its score is taken from the runs that started from it. The second part says where
-    runs of one task, backbone and seed started from different teachers.
+    Where its folder is missing, its score is taken from the runs that started from it. The second part has a sentence
+    for each task, backbone and seed whose runs started from different teachers.
     """
     pruned = [row for row in rows if not is_dense(row["method"])]
     dense = [row for row in rows if is_dense(row["method"])]
     places = {(row["task"], row["backbone"], row["seed"]): None for row in rows}
     kept: list[Row] = []
     problems = []
-    for place in places:
-        here = [row for row in dense if (row["task"], row["backbone"], row["seed"]) == place]
-        started = [row for row in pruned if (row["task"], row["backbone"], row["seed"]) == place]
+    for task, backbone, seed in places:
+        here, started = (
+            [row for row in some if (row["task"], row["backbone"], row["seed"]) == (task, backbone, seed)]
+            for some in (dense, pruned)
+        )
         scores = Counter(round(row["dense"], 6) for row in started if row["dense"] is not None)
         if len(scores) > 1:
             listed = ", ".join(
                 f"{100 * score:.2f} ({count} run{'s' * (count > 1)})" for score, count in scores.most_common()
             )
-            problems.append(f"{place[0]}, {place[1]}, seed {place[2]}: runs start from different teachers: {listed}")
+            problems.append(f"{task}, {backbone}, seed {seed}: runs start from different teachers: {listed}")
         taught = [row for row in here if round(row["score"], 6) in scores]
         if taught:
             top = scores.most_common(1)[0][0]
@@ -351,7 +364,7 @@ def with_teachers(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
 
 
 def _teacher_row(row: Row) -> Row:
-    """The dense run that a pruning run started from, as far as the pruning run tells."""
+    """Build the row of the dense run that a pruning run started from, from what the pruning run knows of it."""
     cost = {**row["flops"], "vs_unpadded": 1.0, "pruned_g": row["flops"]["dense_g"]}
     cost["vs_padded"] = row["flops"]["vs_padded"] * row["flops"]["pruned_g"] / row["flops"]["dense_g"]
     config = {key: value for key, value in row["config"].items() if key.startswith(("task.", "backbone.", "data."))}

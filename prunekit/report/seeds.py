@@ -1,4 +1,4 @@
-"""Statistics over seeds: mean, spread, interval, and whether one method is worse than another."""
+"""Statistics over seeds: mean, spread, interval, and the test of a difference."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Summary:
 
 
 def summary(values: Sequence[float | int]) -> Summary:
-    """Summarises one value per seed.
+    """Summarise one value per seed.
 
     Raises:
         ValueError: there is none.
@@ -37,7 +37,7 @@ def summary(values: Sequence[float | int]) -> Summary:
     mean = fmean(values)
     if len(values) == 1:
         return Summary(1, mean, None, None, None)
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # slow to import, and one seed needs none of it
 
     sd = stdev(values)
     half = float(stdtrit(len(values) - 1, 1 - LEVEL / 2)) * sd / math.sqrt(len(values))
@@ -45,10 +45,10 @@ def summary(values: Sequence[float | int]) -> Summary:
 
 
 def difference(one: Mapping[int, float | int], other: Mapping[int, float | int]) -> float | int | None:
-    """Two-sided p value for the difference of two means, values given by seed.
+    """Return the two-sided p value for the difference of two means, values given by seed.
 
-    Paired t-test over the seeds that both have, where these are two or more; else Welch's t-test. None where neither
-    can be done: too few seeds, or no spread at all.
+    Paired t-test over the seeds that both have, if there are two or more; otherwise Welch's t-test. None where neither
+    is possible: too few seeds, or no spread at all.
     """
     shared = sorted(one.keys() & other.keys())
     if len(shared) >= 2:
@@ -65,7 +65,7 @@ def difference(one: Mapping[int, float | int], other: Mapping[int, float | int])
 
 
 def _p(gap: float | int, error: float | int, freedom: float | int) -> float | int | None:
-    from scipy.special import stdtr
+    from scipy.special import stdtr  # slow to import, and one seed needs none of it
 
     if abs(gap) < 1e-12:
         return 1.0
@@ -75,7 +75,7 @@ def _p(gap: float | int, error: float | int, freedom: float | int) -> float | in
 
 
 def holm(p_values: Sequence[float | int | None]) -> list[float | int | None]:
-    """p values corrected for their number (Holm, Scandinavian Journal of Statistics 6, 1979); None stays None."""
+    """Correct p values for their number (Holm, Scandinavian Journal of Statistics 6, 1979); None stays None."""
     known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     corrected: list[float | int | None] = [None] * len(p_values)
     largest: float | int = 0.0

@@ -1,4 +1,4 @@
-"""`prunekit table`: finished runs as one table, over seeds, with what differs significantly from the best marked.
+"""`prunekit table`: finished runs as one table over seeds, with significant differences from the best marked.
 
 prunekit table                                                 what lies in runs/
 prunekit table runs task=cola,sst2 budget=2x rows=method cols=task metric=score,reduction
@@ -18,7 +18,7 @@ from typing import Any
 
 from prunekit.config.errors import ConfigError, shown
 from prunekit.config.identity import DENSE, is_dense
-from prunekit.report.comparison import Cell, _by_examples, _by_seeds, compared
+from prunekit.report.comparison import Cell, mark_best, p_over_examples, p_over_seeds
 from prunekit.report.measures import MEASURES, Measure, measure
 from prunekit.report.rows import (
     Row,
@@ -30,14 +30,14 @@ from prunekit.report.rows import (
     with_teachers,
 )
 
-# methods in the order of the README, whatever else between them and the controls
+# the order of the README: these methods first, these controls last, any other between them by name
 FIRST, LAST = (DENSE, "top", "ltp"), ("topk", "threshold", "random", "first")
-NOT_OF_DENSE = ("budget", "method.")  # fields that a run of nothing pruned does not have
+NOT_OF_DENSE = ("budget", "method.")  # fields that a dense run does not have
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: what its runs share, what is shown of them, and what the task's score is where they share it."""
+    """A column: the values its runs share, the measure it shows, and the task's metric where they share one."""
 
     head: tuple[str, ...]
     measure: Measure
@@ -46,9 +46,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A finished table: lines of (what its runs share, cells).
+    """A finished table: lines of (values that its runs share, cells).
 
-    `caption` says what all runs share, `notes` what the marks mean, `problems` what was left out.
+    `caption` has the values that all runs share, `problems` what was left out or could not be tested.
     """
 
     rows: tuple[str, ...]
@@ -61,7 +61,7 @@ class Table:
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells."""
+        """All cells, line by line."""
         return [cell for _, cells in self.lines for cell in cells]
 
 
@@ -75,11 +75,11 @@ def build(
     order: Mapping[str, Sequence[str]] | None = None,
     test: str = "seeds",
 ) -> Table:
-    """Puts runs into cells by the fields `rows` and `cols`, and averages each over seeds.
+    """Sort runs into cells by the fields `rows` and `cols`, and average each cell over seeds.
 
-    A cell whose runs differ in more than the seed is no average and says so, unless `best` chooses the configuration
-    with the best mean validation score. `order` gives values of a field in the order wanted. `test` says over what the
-    best is compared: seeds, or test examples.
+    A cell whose runs differ in more than the seed has no average and a note instead, unless `best` chooses the
+    configuration with the best mean validation score. `order` lists values of a field in the wanted order. `test` is
+    what the best is compared over: seeds, or test examples.
 
     Raises:
         ConfigError: an unknown field or metric.
@@ -92,33 +92,43 @@ def build(
     problems += mixed
     heads = _heads(runs, rows, order or {})
     tops = _heads(runs, cols, order or {})
-    if any(name.startswith(NOT_OF_DENSE) for name in cols):  # a dense run stands in the first column of its task
+    if any(name.startswith(NOT_OF_DENSE) for name in cols):  # a dense run is in the first column of its task
         tops = [top for top in tops if DENSE not in top] or tops
     columns = [Column(top, measure(name), _metric(runs, cols, top)) for top in tops for name in metrics]
     grid = []
     for head in heads:
-        shown_once: set[tuple[Any, ...]] = set()
-        line = []
-        for column in columns:
-            here = [run for run in runs if _key(run, rows) == head and _belongs(run, cols, column.head)]
-            if here and all(is_dense(run["method"]) for run in here):
-                once = (column.measure.name, *sorted((run["task"], run["backbone"], run["hash"]) for run in here))
-                here = [] if once in shown_once else here
-                shown_once.add(once)
-            where = ", ".join(
-                f"{name}={value}" for name, value in zip([*rows, *cols], [*head, *column.head], strict=True)
-            )
-            line.append(_cell(here, column.measure, best, where, problems))
-        grid.append(line)
+        here = [run for run in runs if _key(run, rows) == head]
+        cells = [
+            _cell(some, column.measure, best, [*zip(rows, head, strict=True), *zip(cols, column.head, strict=True)])
+            for some, column in zip(_by_column(here, cols, columns), columns, strict=True)
+        ]
+        problems += [problem for _, problem in cells if problem]
+        grid.append([cell for cell, _ in cells])
     for place, column in enumerate(columns):
         if column.measure.tested:
-            tested = partial(_by_examples, column.measure, problems) if test == "examples" else _by_seeds
-            cells = [line[place] for line in grid]
-            for line, cell in zip(grid, compared(rows, heads, cells, tested, lower=column.measure.lower), strict=True):
-                line[place] = cell
-    lines = [(_head_shown(rows, head), tuple(line)) for head, line in zip(heads, grid, strict=True)]
-    caption = _shared(runs, [*rows, *cols])
-    return Table(tuple(rows), tuple(cols), tuple(columns), tuple(lines), caption, tuple(problems), test)
+            tested = partial(p_over_examples, column.measure) if test == "examples" else p_over_seeds
+            cells_of = [line[place] for line in grid]
+            marked, untested = mark_best(rows, heads, cells_of, tested, lower=column.measure.lower)
+            problems += untested
+            grid = [[*line[:place], cell, *line[place + 1 :]] for line, cell in zip(grid, marked, strict=True)]
+    lines = [(_displayed_head(rows, head), tuple(line)) for head, line in zip(heads, grid, strict=True)]
+    caption = _shared_values(runs, [*rows, *cols])
+    every = tuple(dict.fromkeys(problems))
+    return Table(tuple(rows), tuple(cols), tuple(columns), tuple(lines), caption, every, test)
+
+
+def _by_column(runs: Sequence[Row], cols: Sequence[str], columns: Sequence[Column]) -> list[list[Row]]:
+    """Return the runs of a line that belong to each column; dense runs are shown once for each measure."""
+    displayed: set[tuple[Any, ...]] = set()
+    found = []
+    for column in columns:
+        here = [run for run in runs if _belongs(run, cols, column.head)]
+        if here and all(is_dense(run["method"]) for run in here):
+            once = (column.measure.name, *sorted((run["task"], run["backbone"], run["hash"]) for run in here))
+            here = [] if once in displayed else here
+            displayed.add(once)
+        found.append(here)
+    return found
 
 
 def _check_metrics(runs: Sequence[Row], metrics: Sequence[str]) -> None:
@@ -128,12 +138,12 @@ def _check_metrics(runs: Sequence[Row], metrics: Sequence[str]) -> None:
             raise ConfigError(
                 f"metric={name}: no run has it.\n"
                 f"Allowed: {', '.join([*MEASURES, 'speedup_b1', 'speedup_b32_padded', *own])}.\n"
-                "Speed-ups are there for runs with bench.enabled=true, and for their bench.batch_sizes."
+                "Speed-ups exist for runs with bench.enabled=true, at their bench.batch_sizes."
             )
 
 
 def one_metric(runs: Sequence[Row]) -> tuple[list[Row], list[str]]:
-    """The runs whose score is the metric, on the rows, that most runs of their task have; and who was left out."""
+    """Return the runs scored by the metric, on the rows, that most runs of their task have; and what was left out."""
     kept: list[Row] = []
     problems = []
     for task in {run["task"]: None for run in runs}:
@@ -153,18 +163,18 @@ def one_metric(runs: Sequence[Row]) -> tuple[list[Row], list[str]]:
 
 
 def _key(run: Row, names: Sequence[str]) -> tuple[str, ...]:
-    """The run's values of these fields; `dense` where a dense one has none, as of a budget or a method's option."""
+    """Return the run's values of these fields; `dense` where a dense run has none, such as for a method's option."""
 
-    def value(name: str) -> str:
-        found = value_of(run, name)
-        none = name.startswith(NOT_OF_DENSE) or found is None
-        return DENSE if is_dense(run["method"]) and none else shown(found)
+    def text(name: str) -> str:
+        value = value_of(run, name)
+        none = name.startswith(NOT_OF_DENSE) or value is None
+        return DENSE if is_dense(run["method"]) and none else shown(value)
 
-    return tuple(value(name) for name in names)
+    return tuple(text(name) for name in names)
 
 
 def _heads(runs: Sequence[Row], names: Sequence[str], order: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
-    """What occurs of these fields, sorted; the dense model first, wherever its method stands."""
+    """Return the values of these fields that occur, sorted; dense first, in whichever field it is."""
 
     def place(head: tuple[str, ...]) -> tuple[bool, list[Any]]:
         return DENSE not in head, [
@@ -175,7 +185,7 @@ def _heads(runs: Sequence[Row], names: Sequence[str], order: Mapping[str, Sequen
 
 
 def rank(name: str, value: str, wanted: Sequence[str]) -> tuple[int, float | int, str]:
-    """Where a value stands among those of its field."""
+    """Return a sort key for a value of a field: `wanted` values first, methods as in the README, numbers by size."""
     if value in wanted:
         return 0, wanted.index(value), value
     if name == "method" and value in LAST:
@@ -189,7 +199,7 @@ def rank(name: str, value: str, wanted: Sequence[str]) -> tuple[int, float | int
 
 
 def _belongs(run: Row, cols: Sequence[str], top: Sequence[str]) -> bool:
-    """Whether a run is of a column; a dense one is of every budget's and every option's."""
+    """Return whether a run belongs to a column; a dense run belongs to those of every budget and option."""
     free = [is_dense(run["method"]) and name.startswith(NOT_OF_DENSE) for name in cols]
     return all(any_ or found == value for any_, found, value in zip(free, _key(run, cols), top, strict=True))
 
@@ -199,64 +209,66 @@ def _metric(runs: Sequence[Row], cols: Sequence[str], top: Sequence[str]) -> str
     return names.pop() if len(names) == 1 else ""
 
 
-def _head_shown(rows: Sequence[str], head: tuple[str, ...]) -> tuple[str, ...]:
-    """A dense run has no budget and no options to show; where its method is not shown, `dense` stands once for them."""
+def _displayed_head(rows: Sequence[str], head: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a line's values as displayed: for dense no budget and no options, but `dense` once."""
     if DENSE not in head:
         return head
     hidden = ("budget", "method.", "trainer.")
-    found = ["" if name.startswith(hidden) else value for name, value in zip(rows, head, strict=True)]
-    if DENSE not in found:
-        found[head.index(DENSE)] = DENSE
-    return tuple(found)
+    values = ["" if name.startswith(hidden) else value for name, value in zip(rows, head, strict=True)]
+    if DENSE not in values:
+        values[head.index(DENSE)] = DENSE
+    return tuple(values)
 
 
-def _shared(runs: Sequence[Row], shown_fields: Sequence[str]) -> str:
-    """The fields that are not in the table, with their values."""
+def _shared_values(runs: Sequence[Row], displayed: Sequence[str]) -> str:
+    """List the fields that are not in the table, with their values."""
     parts = []
     for name in ("task", "method", "backbone", "budget"):
         values = sorted({str(run[name]) for run in runs} - ({DENSE} if name in ("method", "budget") else set()))
-        if name not in shown_fields and values:
+        if name not in displayed and values:
             parts.append(f"{name} {', '.join(values)}")
     seeds = sorted({run["seed"] for run in runs})
     return ", ".join([*parts, f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"])
 
 
-def _cell(runs: Sequence[Row], shows: Measure, best: bool, where: str, problems: list[str]) -> Cell:
+def _cell(
+    runs: Sequence[Row], measure: Measure, best: bool, place: Sequence[tuple[str, str]]
+) -> tuple[Cell, str | None]:
+    """Average runs over seeds; returns the cell, and why it has no average if it should have one."""
     if not runs:
-        return Cell()
+        return Cell(), None
     groups: dict[str, list[Row]] = {}
     for run in runs:
         groups.setdefault(variant(run), []).append(run)
-    if len(groups) > 1 and best and not {"task", "method", "backbone", "budget"} & differences(runs).keys():
+    different = differences(runs) if len(groups) > 1 else {}
+    if len(groups) > 1 and best and not {"task", "method", "backbone", "budget"} & different.keys():
         groups = {"": max(groups.values(), key=_mean_validation)}
     if len(groups) > 1:
-        different = differences(runs)
+        where = ", ".join(f"{name}={value}" for name, value in place)
         listed = "; ".join(f"{name} is {' or '.join(values[:4])}" for name, values in list(different.items())[:3])
-        problem = (
+        return Cell(note=f"{len(groups)} configurations"), (
             f"{where}: {len(groups)} configurations are no average ({listed}); add {next(iter(different))} to rows= "
             f"or cols=, choose one with {next(iter(different))}=..., or take the best on validation with best=true"
         )
-        if problem not in problems:
-            problems.append(problem)
-        return Cell(note=f"{len(groups)} configurations")
     (chosen,) = groups.values()
-    values = {run["seed"]: value for run in chosen if (value := shows.read(run)) is not None and math.isfinite(value)}
-    return Cell(
-        {seed: shows.scale * value for seed, value in sorted(values.items())},
+    values = {run["seed"]: value for run in chosen if (value := measure.read(run)) is not None and math.isfinite(value)}
+    cell = Cell(
+        {seed: measure.scale * value for seed, value in sorted(values.items())},
         dense=all(is_dense(run["method"]) for run in chosen),
         missed=any(run["status"] == "budget_missed" for run in chosen),
         runs=tuple(chosen),
     )
+    return cell, None
 
 
 def _mean_validation(runs: Sequence[Row]) -> tuple[bool, float | int]:
-    """A configuration that met its budget with all seeds comes before one that did not."""
+    """Return a sort key for a configuration: whether every seed met its budget, then the mean validation score."""
     known = [run["validation"] for run in runs if run["validation"] is not None]
     return all(run["status"] == "done" for run in runs), fmean(known) if known else -math.inf
 
 
 def default_rows(runs: Sequence[Row], cols: Sequence[str]) -> list[str]:
-    """Backbone and budget where there are several, then the method."""
+    """Return the fields of a line when none are given: backbone and budget if there are several, then the method."""
     several = [
         name
         for name in ("backbone", "budget")

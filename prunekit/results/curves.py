@@ -1,4 +1,4 @@
-"""A run's course, read from its metrics.jsonl; needs nothing but the standard library."""
+"""Curves of a run's training, read from its metrics.jsonl; needs nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prunekit.files import read_jsonl
 
 
 def budget_over_steps(metrics: Path, asked: float | int | None) -> dict[str, Any]:
-    """FLOPs reduction over training: the rising target, what the method expects, what validation measured."""
+    """Read the FLOPs reduction over training: the rising target, the method's expectation, the measured one."""
     rows = read_jsonl(metrics)
 
     def curve(name: str, convert: bool) -> list[tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""Plots of one run, each a PNG with its numbers beside it as JSON: what left where, at what cost, the budget.
+"""Plots of one run, each a PNG with its numbers beside it as JSON: kept tokens, quality by length, the budget.
 
 A plot is a function of plain numbers; the same numbers serve a report.
 """
@@ -23,12 +23,12 @@ DENSE, PRUNED, TARGET = "#8a8a8a", "#2f6db3", "#c46a1b"
 BUCKETS = 4  # of equally many sentences
 
 
-def tokens_by_layer(found: PerRow) -> dict[str, Any]:
-    """Mean, 10th and 90th percentile over sentences of the tokens that enter each layer's feed-forward half."""
-    tokens = found.tokens.float()
+def tokens_by_layer(rows: PerRow) -> dict[str, Any]:
+    """Return mean, 10th and 90th percentile over sentences of the tokens entering each layer's feed-forward half."""
+    tokens = rows.tokens.float()
     return {
         "layers": list(range(tokens.shape[1])),
-        "mean_length": float(found.lengths.float().mean()),
+        "mean_length": float(rows.lengths.float().mean()),
         "mean": tokens.mean(0).tolist(),
         "p10": tokens.quantile(0.1, dim=0).tolist(),
         "p90": tokens.quantile(0.9, dim=0).tolist(),
@@ -36,9 +36,9 @@ def tokens_by_layer(found: PerRow) -> dict[str, Any]:
 
 
 def quality_by_length(dense: PerRow, pruned: PerRow) -> dict[str, Any]:
-    """Share of right answers, dense and pruned, for sentences grouped by length into quarters of equal size.
+    """Return the share of right answers, dense and pruned, for sentences in quarters of equal size by length.
 
-    Quarters whose limits coincide, because many sentences have one length, are merged. None of it for regression.
+    Quarters whose limits coincide, because many sentences have one length, are merged. Empty for regression.
     """
     if not dense.predictions.classes:
         return {"buckets": []}
@@ -62,7 +62,7 @@ def quality_by_length(dense: PerRow, pruned: PerRow) -> dict[str, Any]:
 
 
 def draw_tokens(numbers: Mapping[str, Any], title: str) -> Figure:
-    """Tokens left per layer, with the spread over sentences."""
+    """Draw the tokens kept per layer, with the spread over sentences."""
     figure, axes = _axes(title, "layer", "tokens per text")
     layers = numbers["layers"]
     axes.axhline(numbers["mean_length"], color=DENSE, linestyle="--", label="dense")
@@ -75,7 +75,7 @@ def draw_tokens(numbers: Mapping[str, Any], title: str) -> Figure:
 
 
 def draw_quality(numbers: Mapping[str, Any], title: str) -> Figure:
-    """Right answers by length of the text, dense and pruned side by side."""
+    """Draw right answers by length of the text, dense and pruned side by side."""
     figure, axes = _axes(title, "tokens in the text", "right answers, %")
     buckets = numbers["buckets"]
     places = range(len(buckets))
@@ -91,7 +91,7 @@ def draw_quality(numbers: Mapping[str, Any], title: str) -> Figure:
 
 
 def draw_budget(numbers: Mapping[str, Any], title: str) -> Figure:
-    """How the FLOPs reduction came to the budget."""
+    """Draw how the FLOPs reduction approached the budget."""
     figure, axes = _axes(title, "optimizer step", "FLOPs reduction against unpadded, x")
     for name, colour, style in (("target", TARGET, "--"), ("expected", PRUNED, "-"), ("measured", "black", "o")):
         if numbers[name]:
@@ -107,7 +107,7 @@ def draw_budget(numbers: Mapping[str, Any], title: str) -> Figure:
 
 
 def draw_bands(score: str, bands: Sequence[Band], title: str) -> Figure:
-    """Draw the score by band of lengths, dense and pruned, with the reduction below each band; returns the figure."""
+    """Draw the score by band of lengths, dense and pruned, with the FLOPs reduction below each band."""
     figure, axes = _axes(title, "tokens in the text", score.replace("_", " "))
     places = range(len(bands))
     axes.plot(places, [band.dense for band in bands], color=DENSE, marker="o", label="dense")
@@ -130,7 +130,7 @@ def write_bands(folder: Path, title: str, score: str, bands: Sequence[Band]) -> 
 
 
 def draw_pareto(numbers: Mapping[str, Any], title: str) -> Figure:
-    """All schedules that a search measured, those that no other beats, and the one that was taken."""
+    """Draw all schedules that a search measured, those that no other beats, and the one that was chosen."""
     figure, axes = _axes(title, "FLOPs reduction against unpadded, x", numbers["score"].replace("_", " "))
 
     def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
@@ -146,7 +146,7 @@ def draw_pareto(numbers: Mapping[str, Any], title: str) -> Figure:
 
 
 def write_pareto(folder: Path, title: str, numbers: Mapping[str, Any]) -> Path:
-    """Writes the plot of a search and its numbers, what a method's `settle` returned; returns the PNG file."""
+    """Write the plot of a search, and its numbers as a method's `finalise` returned them; returns the PNG file."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "pareto.json", json.dumps(numbers, indent=2) + "\n")
     return _save(draw_pareto(numbers, title), folder / "pareto.png")
@@ -155,7 +155,7 @@ def write_pareto(folder: Path, title: str, numbers: Mapping[str, Any]) -> Path:
 def write_plots(
     folder: Path, title: str, dense: PerRow, pruned: PerRow, metrics: Path, asked: float | None
 ) -> list[Path]:
-    """Writes the plots of a run to `folder` and returns the PNG files."""
+    """Write the plots of a run to `folder`; returns the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [
         ("tokens_by_layer", tokens_by_layer(pruned), draw_tokens),

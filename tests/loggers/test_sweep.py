@@ -63,7 +63,7 @@ def test_each_job_has_a_wandb_run_of_its_own_that_says_what_its_record_says(swep
         assert offline.summary["final/budget_reached"] == result["budget"]["reached"]
         stored = examples.load(job)
         assert stored is not None
-        columns, rows = heatmap.token_table(stored, heatmap.chosen(stored, 3))
+        columns, rows = heatmap.token_table(stored, heatmap.choose_texts(stored, 3))
         assert offline.table("tokens/table") == {"columns": columns, "data": rows}
         assert offline.file("tokens/heatmap").read_bytes().startswith(b"\x89PNG")
     assert left[0].run["run_group"] == left[1].run["run_group"]

@@ -13,7 +13,7 @@ from prunekit.report.explorer import words_of
 from prunekit.report.fairness import lint
 from prunekit.report.html import page
 from prunekit.report.page_data import overlap, study
-from prunekit.report.rows import Found, collect
+from prunekit.report.rows import Collection, collect
 from prunekit.results import examples
 from prunekit.runs.folder import RunFolder
 
@@ -140,7 +140,7 @@ def test_a_method_is_compared_with_its_own_seeds_on_the_diagonal(found):
 def test_runs_that_store_different_numbers_of_texts_are_compared_on_those_that_both_have(tmp_path):
     for method, count in (("top", 24), ("random", 10)):
         folder = store(tmp_path, result(method, "2x", 1, 0.5))
-        examples.save(add_examples(folder, seed=len(method)).first(count), folder)
+        examples.save(add_examples(folder, seed=len(method)).first_texts(count), folder)
     found = numbers(tmp_path)
     assert [len(place["runs"]) for place in found["explorer"]] == [2]
     assert found["explorer"][0]["rows"] == list(range(10))
@@ -169,7 +169,7 @@ def test_scores_of_the_explorer_can_be_read_back(found, runs):
     first = [
         2 ** ((found["signs"].index(sign) - 32) / 4) for sign in run["scores"][number][: len(run["depth"][number])]
     ]
-    wanted = examples.decoded(stored.scores[where, 0])
+    wanted = examples.decode_scores(stored.scores[where, 0])
     assert np.abs(np.array(first) / wanted - 1).max() < 0.2
     assert len(run["scores"][number]) == int(np.minimum(stored.depth[where] + 1, stored.layers).sum())
 
@@ -323,7 +323,7 @@ def test_a_results_file_alone_makes_a_page_without_the_explorer(runs, tmp_path, 
 
 
 def test_text_that_looks_like_html_stays_text():
-    evil = {**study(Found([]), "</script><script>alert(1)</script>")}
+    evil = {**study(Collection(), "</script><script>alert(1)</script>")}
     text = page(evil)
     assert "</script><script>alert" not in text
 
@@ -413,9 +413,10 @@ def test_the_explorer_shows_who_stays_and_hovering_shows_the_score(tab, runs):
     side.locator(".row").first.locator("i").nth(1).hover()
     hint = tab.locator("#tip").inner_text()
     score = float(re.search(r"score ([\d.e+-]+)", hint)[1])
-    assert score == pytest.approx(float(examples.decoded(stored.scores[stored.text(row)][1:2, 0])[0]), rel=0.2)
+    assert score == pytest.approx(float(examples.decode_scores(stored.scores[stored.text(row)][1:2, 0])[0]), rel=0.2)
     dark, light = (
-        side.locator(f"i.{name}").first.evaluate("token => getComputedStyle(token).color") for name in ("kept", "gone")
+        side.locator(f"i.{name}").first.evaluate("token => getComputedStyle(token).color")
+        for name in ("kept", "dropped")
     )
     assert dark != light
 
@@ -443,7 +444,7 @@ def test_a_word_is_found_and_one_that_is_nowhere_says_so(tab):
     assert tab.locator("#position").inner_text() != everything
     tab.fill("#find", "zebra")
     tab.press("#find", "Enter")
-    tab.get_by_text("No text meets this.").wait_for()
+    tab.get_by_text("No text matches.").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,7 +11,7 @@ from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.metrics import build_metrics
 from prunekit.report.formats import markdown
-from prunekit.report.paired import METRICS, by_examples, mcnemar
+from prunekit.report.paired import METRICS, mcnemar, p_over_rows
 from prunekit.report.rows import collect
 from prunekit.report.table import build
 from prunekit.results.examples import save
@@ -36,17 +36,17 @@ def test_mcnemar_looks_at_the_answers_that_differ_alone():
 def test_ten_texts_more_are_a_difference_and_one_is_none(tmp_path):
     best, near, far = (answers(tmp_path, right) for right in (24, 23, 14))
     for metric in ("accuracy", "matthews", "macro_f1"):
-        assert by_examples({1: far}, {1: best}, metric) < 0.01
-        assert by_examples({1: near}, {1: best}, metric) > 0.1
-    assert by_examples({1: far, 2: far}, {1: best, 2: near}, "accuracy") < 0.01  # over seeds, by the bootstrap
+        assert p_over_rows({1: far}, {1: best}, metric) < 0.01
+        assert p_over_rows({1: near}, {1: best}, metric) > 0.1
+    assert p_over_rows({1: far, 2: far}, {1: best, 2: near}, "accuracy") < 0.01  # over seeds, by the bootstrap
 
 
 def test_what_does_not_compare_has_no_p(tmp_path):
     one = answers(tmp_path, 20)
-    assert by_examples({1: one}, {1: replace(one, labels=1 - one.labels)}, "accuracy") is None
-    assert by_examples({1: one}, {1: one}, "exact_match") is None
-    assert by_examples({1: one}, {1: one}, "pearson") is None  # of values, these are classes
-    assert by_examples({}, {1: one}, "accuracy") is None
+    assert p_over_rows({1: one}, {1: replace(one, labels=1 - one.labels)}, "accuracy") is None
+    assert p_over_rows({1: one}, {1: one}, "exact_match") is None
+    assert p_over_rows({1: one}, {1: one}, "pearson") is None  # of values, these are classes
+    assert p_over_rows({}, {1: one}, "accuracy") is None
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))

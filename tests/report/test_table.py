@@ -10,7 +10,7 @@ from support.stored_runs import result, store, weight_result
 from prunekit.cli.main import main
 from prunekit.config.errors import ConfigError
 from prunekit.report.formats import markdown
-from prunekit.report.rows import collect, matching, save
+from prunekit.report.rows import collect, save, select
 from prunekit.report.seeds import difference, holm, summary
 from prunekit.report.table import build, default_rows
 
@@ -327,7 +327,7 @@ def test_a_damaged_results_file_is_named(tmp_path, runs, shell):
 
 def test_conditions_let_the_dense_model_through(runs):
     rows = collect([runs]).rows
-    assert {row["method"] for row in matching(rows, {"budget": ["3x"]})} == {"dense", "top", "topk"}
+    assert {row["method"] for row in select(rows, {"budget": ["3x"]})} == {"dense", "top", "topk"}
 
 
 def test_a_cell_over_two_tasks_is_no_average(runs):

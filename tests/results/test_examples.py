@@ -44,9 +44,9 @@ def test_scores_have_mean_one_over_those_who_are_there_and_are_0_for_the_others(
 
 def test_scores_are_stored_within_5_percent():
     scores = np.array([0.001, 0.3, 1.0, 7.7, 100.0], np.float32)
-    found = examples.decoded(examples.coded(scores, np.ones(5, bool)))
+    found = examples.decode_scores(examples.encode_scores(scores, np.ones(5, bool)))
     assert np.abs(found / scores - 1).max() < 0.045
-    assert examples.decoded(examples.coded(np.array([3.0]), np.array([False]))).tolist() == [0.0]
+    assert examples.decode_scores(examples.encode_scores(np.array([3.0]), np.array([False]))).tolist() == [0.0]
 
 
 def test_as_many_first_texts_as_the_bound_on_tokens_allows(monkeypatch):

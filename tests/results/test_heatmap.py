@@ -24,7 +24,7 @@ def found():
         offsets=np.array([0, 3, 5, 9], np.int32),
         ids=np.array([1, 7, 9, 1, 7, 1, 9, 9, 7], np.int32),
         depth=depth,
-        scores=examples.coded(np.full((9, 2), 1.0), entered),
+        scores=examples.encode_scores(np.full((9, 2), 1.0), entered),
         piece_ids=np.array([1, 7, 9]),
         pieces=np.array(["[CLS]", "not", "$good"]),
         special=np.array([True, False, False]),
@@ -33,9 +33,9 @@ def found():
 
 
 def test_texts_that_pruning_made_wrong_come_first_then_the_first_ones(found):
-    assert heatmap.chosen(found, 2) == [1, 0]
-    assert heatmap.chosen(found, 9) == [1, 0, 2]
-    assert heatmap.chosen(replace(found, classes=()), 2) == [0, 1]  # values are neither right nor wrong
+    assert heatmap.choose_texts(found, 2) == [1, 0]
+    assert heatmap.choose_texts(found, 9) == [1, 0, 2]
+    assert heatmap.choose_texts(replace(found, classes=()), 2) == [0, 1]  # values are neither right nor wrong
 
 
 def test_the_table_has_a_row_per_token_with_what_became_of_it(found):

@@ -6,7 +6,7 @@ import numpy as np
 import yaml
 
 from prunekit.files import write_jsonl
-from prunekit.results.examples import Examples, coded, save
+from prunekit.results.examples import Examples, encode_scores, save
 
 
 def result(method, budget, seed, score, **changes):
@@ -145,7 +145,7 @@ def add_examples(folder, *, seed=1, rows=24, length=12, layers=4, kept=0.5, shar
         offsets=np.arange(rows + 1) * length,
         ids=ids,
         depth=depth.astype(np.uint8),
-        scores=coded(own.gamma(1.0, 1.0, (rows * length, layers)), np.arange(layers) <= depth[:, None]),
+        scores=encode_scores(own.gamma(1.0, 1.0, (rows * length, layers)), np.arange(layers) <= depth[:, None]),
         piece_ids=np.arange(len(WORDS)),
         pieces=np.array(WORDS),
         special=np.array([word.startswith("[") for word in WORDS]),

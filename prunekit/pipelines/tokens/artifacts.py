@@ -77,7 +77,7 @@ def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tes
             offsets=split.offsets[: wanted + 1].numpy().astype(np.int32),
             ids=ids,
             depth=depth_of,
-            scores=examples.coded(torch.cat(scores).numpy(), entered),
+            scores=examples.encode_scores(torch.cat(scores).numpy(), entered),
             piece_ids=types,
             pieces=np.array(tokenizer.convert_ids_to_tokens(types.tolist()), dtype=np.str_),
             special=np.isin(types, tokenizer.all_special_ids),

@@ -27,13 +27,13 @@ const unique = (values) => [...new Set(values)];
 const times = (value) => fixed(value, 2) + "x";
 
 const methods = unique(data.configs.map((config) => config.method));
-const palette = Object.fromEntries(methods.filter((name) => name !== "dense").map((name, i) => [name, `var(--c${i % 8})`]));
-palette.dense = "var(--grey)";
+const colours = unique(data.configs.filter((config) => !config.is_dense).map((config) => config.method));
+const palette = Object.fromEntries(methods.map((name) => [name, colours.includes(name) ? `var(--c${colours.indexOf(name) % 8})` : "var(--grey)"]));
 const dot = (method) => el("span", { class: "dot", style: `background:${palette[method]}` });
 
 function label(config, withTask = false) {
   const parts = [config.method];
-  if (config.method !== "dense") parts.push(config.budget);
+  if (!config.is_dense) parts.push(config.budget);
   if (config.own) parts.push(`(${config.own})`);
   if (withTask) parts.push("on", config.task);
   if (withTask && unique(data.configs.map((other) => other.backbone)).length > 1) parts.push("with", config.backbone);
@@ -43,7 +43,7 @@ function label(config, withTask = false) {
 const inPlace = (item) =>
   (!chosen.task || item.task === chosen.task) && (!chosen.backbone || item.backbone === chosen.backbone);
 function visible(config) {
-  const budget = !chosen.budget || config.method === "dense" || config.budget === chosen.budget;
+  const budget = !chosen.budget || config.is_dense || config.budget === chosen.budget;
   return inPlace(config) && budget && !chosen.hidden.has(config.method);
 }
 const shown = () => data.configs.map((config, i) => ({ ...config, i })).filter(visible);
@@ -129,7 +129,7 @@ const point = (at, x, y, r, colour, text, solid) =>
 function filters() {
   const bar = el("div");
   for (const [key, name] of [["task", "Task"], ["backbone", "Backbone"], ["budget", "Budget"]]) {
-    const options = unique(data.configs.filter((config) => key !== "budget" || config.method !== "dense").map((config) => config[key]));
+    const options = unique(data.configs.filter((config) => key !== "budget" || !config.is_dense).map((config) => config[key]));
     if (options.length < 2) continue;
     const select = el("select", { id: `filter-${key}`, onchange: (event) => { chosen[key] = event.target.value; draw(); } });
     select.append(el("option", { value: "" }, "all"), ...options.map((option) => el("option", { value: option }, option)));
@@ -160,21 +160,21 @@ function overview() {
   const lines = shown().map((config) => {
     const mark = data.marks[config.i];
     const score = spread(config.score, 2) + (mark.p !== null && mark.p < 0.05 ? "*" : "");
-    const drop = config.method === "dense" ? null : config.drop;
+    const drop = config.is_dense ? null : config.drop;
     const faster = sizes.map((size) => {
       const found = runsOf(config.i).flatMap((run) => run.speed.filter((row) => row.batch_size === size).map((row) => row.vs_packed));
       return number(found.length ? times(found.reduce((a, b) => a + b) / found.length) : "");
     });
-    return { kind: config.method === "dense" ? "dense" : "", cells: [
+    return { kind: config.is_dense ? "dense" : "", cells: [
       ...(several("task") ? [config.task] : []), ...(several("backbone") ? [config.backbone] : []),
       el("span", {}, dot(config.method), " ", config.method, config.own ? el("span", { class: "quiet" }, ` ${config.own}`) : ""),
-      config.method === "dense" ? "" : config.budget + (config.missed ? " †" : ""),
+      config.is_dense ? "" : config.budget + (config.missed ? " †" : ""),
       number(mark.best ? el("b", {}, score) : score), number(drop ? signed(drop.mean, 2) : "", drop && drop.mean < -1 ? "bad" : ""),
       number(times(config.reduction.mean)), ...faster, number(times(config.padded.mean)), number(String(config.score.n)), config.metric] };
   });
   put("overview", "Mean over seeds ± half the 95 % interval. Bold: best of its task and budget. * worse than that at p < 0.05 (paired t-test over common seeds, Welch's " +
     "where they share fewer than two; corrected by Holm). † a run missed its budget. FLOPs against the same texts unpadded, and padded to the task's length; speed against the packed dense model.",
-    lines.length ? table(heads, lines) : nothing("No run meets the filters."));
+    lines.length ? table(heads, lines) : nothing("No run matches the filters."));
 }
 
 function fairness() {
@@ -201,12 +201,12 @@ function pareto() {
     return at.node;
   });
   put("pareto", "Small dots are seeds, large ones their mean; the dotted line joins the means that no other beats in both. Right is cheaper, up is better.",
-    figures.length ? figures : nothing("No run meets the filters."));
+    figures.length ? figures : nothing("No run matches the filters."));
 }
 
 function layers() {
   const parts = placesOf(shown()).map(([task, backbone]) => {
-    const here = shown().filter((config) => config.task === task && config.backbone === backbone && config.method !== "dense");
+    const here = shown().filter((config) => config.task === task && config.backbone === backbone && !config.is_dense);
     if (!here.length) return null;
     const heads = [{ text: "", class: "name" }, ...here[0].kept.map((_, i) => number(String(i)))];
     const lines = here.map((config) => ({ cells: [{ text: label(config), class: "name" }, ...config.kept.map((share) => {
@@ -216,13 +216,13 @@ function layers() {
     return [el("h3", {}, placeName(task, backbone)), table(heads, lines, "heat")];
   });
   const found = parts.filter((part) => part !== null).flat();
-  put("layers", "Share of a text's tokens that enter the feed-forward half of each layer, on the test, mean over texts and seeds.", found.length ? found : nothing("Nothing pruned meets the filters."));
+  put("layers", "Share of a text's tokens that enter the feed-forward half of each layer, on the test, mean over texts and seeds.", found.length ? found : nothing("No pruned run matches the filters."));
 }
 
 let curveOf = 0;
 function budget() {
   const heads = ["run", number("asked"), number("on validation"), number("error"), ""];
-  const here = shown().filter((config) => config.method !== "dense");
+  const here = shown().filter((config) => !config.is_dense);
   const runs = here.flatMap((config) => runsOf(config.i).map((run) => ({ ...run, name: `${label(config, several("task"))}, seed ${run.seed}` })));
   const lines = runs.map((run) => {
     const error = run.asked === null || run.reached === null ? null : 100 * (run.asked / run.reached - 1);
@@ -249,12 +249,12 @@ function budget() {
     const legend = kinds.filter(([kind]) => run.curves[kind].length).map(([kind, colour]) => el("span", { class: "chip" }, el("span", { class: "dot", style: `background:${colour}` }), kind));
     parts.push(el("div", { class: "bar" }, el("label", {}, "Training of", select), legend), at.node);
   }
-  put("budget", "What was asked for, and what validation measured at the end; negative errors spend less than was asked. Runs that were trained show how they came there.",
-    lines.length ? [...parts, el("details", { open: lines.length < 13 }, el("summary", {}, `${lines.length} runs`), table(heads, lines))] : nothing("Nothing pruned meets the filters."));
+  put("budget", "What was asked for, and what validation measured at the end; a negative error means fewer FLOPs than asked for. Trained runs show how they got there.",
+    lines.length ? [...parts, el("details", { open: lines.length < 13 }, el("summary", {}, `${lines.length} runs`), table(heads, lines))] : nothing("No pruned run matches the filters."));
 }
 
 function speed() {
-  const runs = shown().filter((config) => config.method !== "dense").flatMap((config) => runsOf(config.i).flatMap((run) => run.speed.map((row) => ({ ...row, run, config }))));
+  const runs = shown().filter((config) => !config.is_dense).flatMap((config) => runsOf(config.i).flatMap((run) => run.speed.map((row) => ({ ...row, run, config }))));
   const sizes = unique(runs.map((row) => row.batch_size)).sort((a, b) => a - b);
   const figures = sizes.map((size) => {
     const here = runs.filter((row) => row.batch_size === size);
@@ -288,7 +288,7 @@ function agreement() {
       parts.push(el("div", {}, el("h3", {}, `${placeName(place.task, place.backbone)}, ${cost}`), table([{ text: "", class: "name" }, ...ids.map((i, at) => number(many ? `${at + 1}` : name(i)))], lines, "heat")));
     }
   }
-  put("agreement", "Overlap of the kept tokens: both keep over either keeps, mean over texts and layers, same seed, special tokens and untouched texts apart. 1 is the same choice. " +
+  put("agreement", "Overlap of the kept tokens: both keep over either keeps, mean over texts and layers, same seed, without special tokens and texts that both keep whole. 1 is the same choice. " +
     "On the diagonal a method against itself with other seeds.", parts.length ? el("div", { class: "charts" }, parts) : nothing("No two runs here store which tokens they keep (examples=1000 does)."));
 }
 
@@ -331,7 +331,7 @@ function failures() {
 function commands() {
   const parts = shown().filter((config) => runsOf(config.i).some((run) => run.command)).map((config) => el("details", {}, el("summary", {}, label(config, true)),
     runsOf(config.i).filter((run) => run.command).map((run) => [el("span", { class: "quiet" }, `seed ${run.seed} · ${run.hash}${run.commit ? " · commit " + run.commit : ""} · ${fixed(run.seconds, 0)} s`), el("pre", {}, run.command)])));
-  put("commands", "What was typed, for each run. The same command finds the stored result, or runs what is missing.", parts.length ? parts : nothing("The runs were read from a results file, which keeps no commands."));
+  put("commands", "The command of each run. Given again, it finds the stored result, or runs what is missing.", parts.length ? parts : nothing("The runs were read from a results file, which keeps no commands."));
 }
 
 // -- the token explorer ----------------------------------------------------------------------------------
@@ -371,15 +371,15 @@ function drawExplorer() {
     select("only", "Show", [["all", "all texts"], ["lost", "wrong after pruning, right before"], ["won", "right after pruning, wrong before"], ["apart", "left and right answer differently"]], view.only, (value) => { view.only = value; view.at = 0; }),
     search);
   const body = [bar];
-  if (!wanted.length) body.push(nothing("No text meets this."));
+  if (!wanted.length) body.push(nothing("No text matches."));
   else {
     const text = wanted[view.at];
     const truth = place.truths[text];
     body.push(el("div", { class: "bar" }, step(-1), step(1), el("span", { class: "quiet", id: "position" }, `${view.at + 1} of ${wanted.length} · test row ${place.rows[text]} · labelled `, el("b", {}, String(truth)))));
     body.push(el("div", { class: "sides" }, [view.left, view.right].filter((side, i) => side >= 0 && (i === 0 || side !== view.left)).map((side) => oneSide(place, place.runs[side], text))));
   }
-  put("explorer", `Each row is a layer: who stays is dark, who is gone is light. Point at a token for its score, the attention that it receives; 1 is as much as uniform attention gives. ` +
-    `${place.rows.length} of ${place.stored} stored texts, those first whose answer pruning changed.`, body);
+  put("explorer", `Each row is a layer: kept tokens are dark, dropped ones light. Point at a token for its score, the attention that it receives; 1 is uniform attention. ` +
+    `${place.rows.length} of ${place.stored} stored texts, first those whose answer pruning changed.`, body);
 }
 
 function texts(place) {
@@ -411,10 +411,10 @@ function oneSide(place, run, text) {
       const shownAs = piece.replace(/^(##|Ġ|▁)/, "") || piece;
       const kept = depth[i] > layer;
       left += kept;
-      let words = "gone before this layer";
-      if (depth[i] >= layer) { words = `score ${level(run.scores[text][at]).toPrecision(2)}${kept ? "" : ", leaves here"}`; at += 1; }
+      let words = "dropped before this layer";
+      if (depth[i] >= layer) { words = `score ${level(run.scores[text][at]).toPrecision(2)}${kept ? "" : ", dropped here"}`; at += 1; }
       if (starts && i) line.append(" ");
-      line.append(el("i", { class: kept ? "kept" : "gone", "data-tip": `${shownAs}\n${words}` }, shownAs));
+      line.append(el("i", { class: kept ? "kept" : "dropped", "data-tip": `${shownAs}\n${words}` }, shownAs));
     });
     rows.push(el("div", { class: "row" }, el("span", {}, `layer ${layer}`, el("br"), `${left} of ${pieces.length}`), line));
   }
@@ -423,7 +423,7 @@ function oneSide(place, run, text) {
     el("h3", {}, dot(config.method), ` ${label(config)}, seed ${run.seed}`),
     el("p", { class: "verdict" }, "dense says ", el("b", { class: right(run.dense[text]) }, name(run.dense[text], 0)), ", pruned says ", el("b", { class: right(run.predicted[text]) }, name(run.predicted[text], 1))),
     ...rows,
-    el("details", {}, el("summary", {}, "Words that leave first and last, over all stored texts"),
+    el("details", {}, el("summary", {}, "Words dropped first and last, over all stored texts"),
       list("Most pruned: share of the layers passed, %", run.pruned_words), list("Most kept", run.kept_words)));
 }
 

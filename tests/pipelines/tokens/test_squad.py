@@ -87,8 +87,8 @@ def test_windows_store_their_tokens_and_both_answers_for_the_report(topk):
     assert found.counts[:, -1].mean() == pytest.approx(result.tokens_per_layer[-1])
     page = study(collect([left]), "answers")
     (shown,) = page["explorer"]
-    assert shown["runs"][0]["said"][0] == found.said(shown["rows"][0])[1:]
-    assert shown["truths"][0] == found.said(shown["rows"][0])[0]
+    assert shown["runs"][0]["said"][0] == found.outputs(shown["rows"][0])[1:]
+    assert shown["truths"][0] == found.outputs(shown["rows"][0])[0]
     assert page["labels"][0]["names"] == ["an answer", "no answer"]
 
 
