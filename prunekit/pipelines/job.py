@@ -40,7 +40,7 @@ def job(config: Any) -> float:
         cfg = canonical(configuration(config, context))
     except ConfigError as error:
         code = BAD_CONFIG
-        board.failed(" ".join(context.overrides.task), str(error), None)
+        board.announce_failure(" ".join(context.overrides.task), str(error), None)
     else:
         teacher = teacher_config(cfg) if os.environ.get(TEACHER_ONLY) else None
         code, objective = _attempt(teacher or cfg, board, patient)
@@ -55,11 +55,11 @@ def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, flo
             return stored.exit_code, objective_of(stored)
         if not patient and folder.holder() is not None:
             return DONE, WORST
-        board.begins(name, folder)
+        board.announce_start(name, folder)
         start = time.time()
         with _logged(folder):
             result = run(cfg, wait=patient)
-        board.ends(name, result, time.time() - start)
+        board.announce_end(name, result, time.time() - start)
         return result.exit_code, objective_of(result)
     except BusyError:
         return DONE, WORST  # another process is at it, which says what comes of it
@@ -68,7 +68,7 @@ def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, flo
     except Exception as error:
         code, message = CRASHED, f"{type(error).__name__}: {error}"
     folder.write_failure(code, message)
-    board.failed(name, message, folder)
+    board.announce_failure(name, message, folder)
     return code, WORST
 
 

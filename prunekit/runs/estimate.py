@@ -1,8 +1,8 @@
-"""How long a run will take and how much disk it needs, from finished runs. Imports nothing slow.
+"""Estimates of how long a run takes and how much disk it needs, from finished runs. Imports nothing slow.
 
-Runs of the same kind tell best. Without one, other runs of the same task and backbone tell, or of another task whose
-texts were measured: a training step costs what its tokens cost, so many times over, whatever the method and the task.
-The less is known, the wider the range that is said.
+Runs of the same kind tell most. Without one, other runs of the same task and backbone are used, or of another task
+whose texts were measured: the cost of a training step is proportional to its tokens, whatever the method and the task.
+The less is known, the wider the estimated range.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from prunekit.runs.result import AnyResult
 
 Kind = tuple[Any, ...]
 TRAINER = ("batch_size", "precision", "freeze_embeddings", "evals_per_epoch", "accelerator")
-# how many times less and more than told a run may take, after our own runs on a machine that did little else: told by
-# three runs of its kind and more, by fewer, by runs of the same task and backbone, by runs of other tasks
+# by which factor a run may take less or more than estimated, from our own runs on a machine that did little else:
+# estimated from three runs of its kind or more, from fewer, from runs of the same task and backbone, of other tasks
 USUAL, FEW, SAME_TASK, OTHER_TASK = 1.2, 1.4, 2.0, 2.0
 ENOUGH = 3
-BACKWARD = 3  # a training step costs so many forward passes
-PRUNED_REST = 3.5  # beside training a pruned run takes so many times what a dense one takes, as measured
+BACKWARD = 3  # forward passes that a training step costs
+PRUNED_REST = 3.5  # how many times as long as a dense run a pruned one takes besides training, as measured
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, and a range in which they lie unless the machine has other things to do; `by` says who tells."""
+    """Seconds, and their likely range on a machine that does little else; `by` names the runs they come from."""
 
     seconds: float
     low: float
@@ -44,24 +44,24 @@ class Estimate:
 
     @classmethod
     def within(cls, seconds: float, factor: float, by: str) -> Estimate:
-        """Between `factor` times less and more."""
+        """Build an estimate with a range from `factor` times less to `factor` times more."""
         return cls(seconds, seconds / factor, seconds * factor, by)
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What a run read: how many texts, and how many tokens they have on average."""
+    """The texts that a run reads: how many, and how many tokens."""
 
     rows: float  # of the training split
-    length: float
-    tests: float  # of the test split
+    length: float  # mean tokens of a training text
+    tests: float  # rows of the test split
     validation: float  # tokens of all texts of the split
-    test: float
+    test: float  # the same
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """What one finished run took."""
+    """The time and the disk that one finished run took."""
 
     kind: Kind
     cfg: Mapping[str, Any]
@@ -74,7 +74,7 @@ class PastRun:
     texts: Texts | None = None
 
     def seconds(self, cfg: Mapping[str, Any]) -> float:
-        """How long a run of the same kind takes with another schedule; of its own task and batch size."""
+        """Scale the time of this run to a configuration of the same kind with another schedule."""
         if not self.steps:
             return self.fit + self.rest
         trainer, rows = cfg["trainer"], cfg["data"]["train_rows"]
@@ -86,7 +86,7 @@ class PastRun:
 
     @property
     def task(self) -> Kind:
-        """What runs share that read the same texts."""
+        """The key of the texts that the run read."""
         return task_of(self.cfg)
 
     @property
@@ -98,13 +98,13 @@ class PastRun:
 
 
 def kind_of(cfg: Mapping[str, Any]) -> Kind:
-    """What two runs must share for the one to tell the time of the other; schedules, rates and seeds may differ."""
+    """Return what two runs must share for one to predict the other's time; schedules, rates and seeds may differ."""
     trainer, task, data = cfg["trainer"], cfg["task"], cfg["data"]
     # runs that prune weights have neither lengths nor a training, but texts of their own
     corpora = [task.get(name) or {} for name in ("open", "domain")]
     return (
         cfg["method"]["name"],
-        trains(cfg),
+        is_trained(cfg),
         *task_of(cfg),
         cfg["backbone"]["name"],
         *(trainer.get(key) for key in TRAINER),
@@ -113,30 +113,30 @@ def kind_of(cfg: Mapping[str, Any]) -> Kind:
         # without all rows the number of steps follows from theirs; the two do not mix
         data["train_rows"] is None,
         data["eval_rows"],
-        benched(cfg),
+        is_timed(cfg),
     )
 
 
 def task_of(cfg: Mapping[str, Any]) -> Kind:
-    """Which texts a run reads, cut to which length."""
+    """Return which texts a run reads, and the length they are cut at."""
     return cfg["task"]["name"], cfg["task"].get("max_length"), cfg["task"].get("file")
 
 
-def trains(cfg: Mapping[str, Any]) -> bool:
-    """Whether a run trains at all."""
+def is_trained(cfg: Mapping[str, Any]) -> bool:
+    """Return whether a run trains at all."""
     return bool(cfg["method"].get("train", True))
 
 
-def benched(cfg: Mapping[str, Any]) -> bool:
-    """Whether a run measures speed, where it can."""
+def is_timed(cfg: Mapping[str, Any]) -> bool:
+    """Return whether a run measures speed, where it can."""
     return bool(cfg.get("bench", {}).get("enabled"))
 
 
 def work(cfg: Mapping[str, Any], texts: Texts) -> float:
-    """Tokens that a training pushes through a dense model, forward: steps count thrice, evaluations once.
+    """Return the tokens that a training passes forward through a dense model: steps count thrice, evaluations once.
 
     A pruned step costs less: half way between dense and the budget. Measured steps of ToP cost 0.69 of dense ones at 3x
-    and 0.78 at 2x. Those of a method that computes removed tokens while it trains cost more, as its own runs tell.
+    and 0.78 at 2x. A method that computes dropped tokens while it trains costs more, which its own runs show.
     """
     trainer, data = cfg["trainer"], cfg["data"]
     rows = data["train_rows"] or texts.rows
@@ -153,47 +153,48 @@ def work(cfg: Mapping[str, Any], texts: Texts) -> float:
 
 
 class Estimator:
-    """Answers from the finished runs of a folder; what nothing tells gets None."""
+    """Estimates from the finished runs of a folder; None where no run helps."""
 
     def __init__(self, runs_dir: str | Path) -> None:
         files = sorted(Path(runs_dir).glob("*/*/*/*/s*/result.json"))
-        self.runs = [run for file in files if (run := measured(file.parent)) is not None]
+        self.runs = [run for file in files if (run := read_past_run(file.parent)) is not None]
 
     def seconds(self, cfg: Mapping[str, Any]) -> float | None:
-        """Seconds for one run without its teacher."""
-        found = self.estimate(cfg)
-        return None if found is None else found.seconds
+        """Estimate the seconds of one run without its teacher."""
+        estimate = self.estimate(cfg)
+        return None if estimate is None else estimate.seconds
 
     def estimate(self, cfg: Mapping[str, Any]) -> Estimate | None:
-        """The same with a range, by the runs that are most like it."""
-        found = self._alike(cfg)
-        return self._scaled(cfg) if found is None and "max_length" in cfg["task"] else found
+        """Estimate the same with a range, from the runs that are most alike."""
+        estimate = self._by_kind(cfg)
+        return self._by_tokens(cfg) if estimate is None and "max_length" in cfg["task"] else estimate
 
     def size(self, cfg: Mapping[str, Any]) -> float | None:
-        """Bytes of one run's folder: the model is most of it, so that any run of the backbone tells."""
+        """Estimate the bytes of a run's folder, from any run of the backbone: the model is most of it."""
         sizes = [run.size for run in self.runs if run.cfg["backbone"]["name"] == cfg["backbone"]["name"]]
         return float(median(sizes)) if sizes else None
 
-    def _alike(self, cfg: Mapping[str, Any]) -> Estimate | None:
+    def _by_kind(self, cfg: Mapping[str, Any]) -> Estimate | None:
+        """Estimate from runs of the same kind."""
         kind = kind_of(cfg)
-        told = [run.seconds(cfg) for run in self.runs if run.kind == kind]
-        if not told:
+        times = [run.seconds(cfg) for run in self.runs if run.kind == kind]
+        if not times:
             return None
-        middle = float(median(told))
+        middle = float(median(times))
         by = "finished runs of the same method, task and model"
-        if len(told) < ENOUGH:
+        if len(times) < ENOUGH:
             return Estimate.within(middle, FEW, by)
-        return Estimate(middle, min(*told, middle / USUAL), max(*told, middle * USUAL), by)
+        return Estimate(middle, min(*times, middle / USUAL), max(*times, middle * USUAL), by)
 
-    def _scaled(self, cfg: Mapping[str, Any]) -> Estimate | None:
-        """By other runs of the backbone, scaled by tokens; the texts are known from any run of the task."""
+    def _by_tokens(self, cfg: Mapping[str, Any]) -> Estimate | None:
+        """Estimate from other runs of the backbone, scaled by tokens; any run of the task tells what its texts are."""
         alike = [run for run in self.runs if _machine(run.cfg) == _machine(cfg)]
         texts = _texts(cfg, self.runs)
         here = [run for run in alike if run.task == task_of(cfg)]
         if texts is None or not alike:
             return None
         dense = _is_dense(cfg)
-        rest = _nearest(
+        rest = _first_matching(
             [
                 lambda run: run.task == task_of(cfg) and _is_dense(run.cfg) == dense,
                 lambda run: run.task == task_of(cfg),
@@ -202,27 +203,28 @@ class Estimator:
             ],
             alike,
         )
-        rest = _nearest([lambda run: benched(run.cfg) == benched(cfg), lambda run: True], rest)
+        rest = _first_matching([lambda run: is_timed(run.cfg) == is_timed(cfg), lambda run: True], rest)
         if not rest:
             return None
-        beside = median(
-            run.rest * _beside(dense, texts) / _beside(_is_dense(run.cfg), run.texts or texts) for run in rest
+        besides = median(
+            run.rest * _rest_work(dense, texts) / _rest_work(_is_dense(run.cfg), run.texts or texts) for run in rest
         )
         fit = 0.0
-        if trains(cfg):
+        if is_trained(cfg):
             per_work = _per_work(cfg, alike)
             if per_work is None:
                 return None
             fit = per_work * work(cfg, texts)
         by = "finished runs of the same task and model" if here else "finished runs of the model on other tasks"
-        return Estimate.within(float(fit + beside), SAME_TASK if here else OTHER_TASK, by)
+        return Estimate.within(float(fit + besides), SAME_TASK if here else OTHER_TASK, by)
 
 
 def _per_work(cfg: Mapping[str, Any], runs: Sequence[PastRun]) -> float | None:
-    """Seconds of training per unit of work; None where none of the runs trained.
+    """Return the seconds of training per unit of work; None where none of the runs trained.
 
-    By runs of the task, where these are of other methods times what this method costs against those on other tasks;
-    else by the method's runs of other tasks, else by all. Short texts cost more a token, so the task counts first.
+    From runs of the task; those of other methods count times what this method costs against theirs on other tasks.
+    Otherwise from the method's runs of other tasks, or else from all. Short texts cost more per token, so the task
+    comes first.
     """
     found: dict[tuple[Kind, str], list[float]] = {}
     for run in runs:
@@ -239,8 +241,8 @@ def _per_work(cfg: Mapping[str, Any], runs: Sequence[PastRun]) -> float | None:
 
     here = [value * against(other) for (where, other), value in cost.items() if where == task]
     same = [value for (_, which), value in cost.items() if which == method]
-    told = here or same or list(cost.values())
-    return float(median(told)) if told else None
+    known = here or same or list(cost.values())
+    return float(median(known)) if known else None
 
 
 def _machine(cfg: Mapping[str, Any]) -> Kind:
@@ -251,19 +253,19 @@ def _is_dense(cfg: Mapping[str, Any]) -> bool:
     return is_dense(cfg["method"]["name"])
 
 
-def _beside(dense: bool, texts: Texts) -> float:
-    """What a run does beside training, in tokens of test texts: a pruned run tests the dense model as well."""
+def _rest_work(dense: bool, texts: Texts) -> float:
+    """Return the work besides training, in tokens of test texts: a pruned run tests the dense model as well."""
     return texts.test * (1 if dense else PRUNED_REST)
 
 
-def _nearest(ranks: Sequence[Callable[[PastRun], bool]], runs: Iterable[PastRun]) -> list[PastRun]:
-    """The runs that the first of the conditions which any meets is true of."""
+def _first_matching(conditions: Sequence[Callable[[PastRun], bool]], runs: Iterable[PastRun]) -> list[PastRun]:
+    """Return the runs that meet the first condition that any of them meets."""
     some = list(runs)
-    return next((found for fits in ranks if (found := [run for run in some if fits(run)])), [])
+    return next((matching for fits in conditions if (matching := [run for run in some if fits(run)])), [])
 
 
 def _texts(cfg: Mapping[str, Any], runs: Iterable[PastRun]) -> Texts | None:
-    """The texts that a run will read, by finished runs of the task; None where these read a part and it wants all."""
+    """Return the texts that a run will read, from finished runs of the task; None if these read a part and it all."""
     known = [(run.texts, run.rows) for run in runs if run.task == task_of(cfg) and run.texts is not None]
     whole = [texts.rows for texts, rows in known if rows is None]
     train, asked = cfg["data"]["train_rows"], cfg["data"]["eval_rows"]
@@ -277,14 +279,14 @@ def _texts(cfg: Mapping[str, Any], runs: Iterable[PastRun]) -> Texts | None:
     return replace(most, rows=float(rows), validation=most.validation * share, test=most.test * share)
 
 
-def measured(folder: Path) -> PastRun | None:
-    """What the run in a folder took; None where it does not say, or went on after an interruption."""
+def read_past_run(folder: Path) -> PastRun | None:
+    """Read what the run in a folder took; None where the folder does not tell, or the run was resumed."""
     try:
         result = RunFolder(folder, "").result()
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         cfg = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         if result is None or result.seconds is None or manifest.get("resumed"):
-            return None  # of one that was resumed the clock began anew
+            return None  # the clock of a resumed run started again
         seconds = result.seconds
         steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
         fit = float(seconds.get("fit", 0.0))
@@ -299,21 +301,21 @@ def measured(folder: Path) -> PastRun | None:
             fit=fit,
             rest=float(seconds["total"]) - fit - float(seconds.get("teacher", 0.0)),
             size=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-            texts=_read(result, manifest, cfg, taken / epochs),
+            texts=_texts_read(result, manifest, cfg, taken / epochs),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return None  # half-written, or of an older version: it tells nothing
+        return None  # half-written, or of another version
 
 
-def _read(result: AnyResult, manifest: Mapping[str, Any], cfg: Mapping[str, Any], steps: float) -> Texts | None:
-    """How many texts of which length a run read, with so many steps an epoch; None where it does not say."""
+def _texts_read(result: AnyResult, manifest: Mapping[str, Any], cfg: Mapping[str, Any], steps: float) -> Texts | None:
+    """Return the texts that a run with `steps` steps per epoch read; None where its folder does not tell."""
     if (texts := manifest.get("texts")) is not None:
         tokens = {name: float(one["rows"] * one["tokens"]) for name, one in texts.items()}
         train, tests = texts["train"], float(texts["test"]["rows"])
         return Texts(float(train["rows"]), float(train["tokens"]), tests, tokens["validation"], tokens["test"])
-    if "max_length" not in cfg["task"]:  # text without lengths, as weights are pruned on
+    if "max_length" not in cfg["task"]:  # running text, which weights are pruned on
         return None
-    # written before the manifest told: as if all splits were as the test
+    # an older manifest has no texts: take all splits to be like the test
     rows = cfg["data"]["train_rows"] or steps * cfg["trainer"]["batch_size"]
     length, tests = float(result.mean_length), float(result.score.rows)
     return Texts(float(rows), length, tests, tests * length, tests * length) if rows else None

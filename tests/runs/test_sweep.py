@@ -301,7 +301,7 @@ def test_progress_counts_what_any_process_finished_and_tells_when_all_will_be(tm
     for run in runs[:3]:
         run.mkdir(parents=True)
         (run / "result.json").write_text("{}")
-    board.ends("topk", changed(score__pruned=0.9, budget__reached=2.0), 10.0)
+    board.announce_end("topk", changed(score__pruned=0.9, budget__reached=2.0), 10.0)
     assert capsys.readouterr().out == "3/4 done    topk   accuracy 0.9000, 2.00x, 00:10 | ETA 00:10\n"
 
 
