@@ -19,7 +19,7 @@ from prunekit.cli import bench
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.console import say
-from prunekit.runtime.kernels.linears import DTYPES, computes
+from prunekit.runtime.kernels.linears import DTYPES, has_instructions
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -209,7 +209,7 @@ def find_checkpoints(runs: Path) -> list[tuple[str, str, Path]]:
 
 def measure(given: Mapping[str, Any]) -> None:
     """Measure each checkpoint that has no stored timings, in the precisions that this processor has."""
-    able = [dtype for dtype in DTYPES if computes(dtype)]
+    able = [dtype for dtype in DTYPES if has_instructions(dtype)]
     for task, budget, run in find_checkpoints(Path(given["runs"])):
         for variant in VARIANTS if budget == BESIDE_PEERS else ("",):
             beside = budget == BESIDE_PEERS and not variant

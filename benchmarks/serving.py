@@ -34,7 +34,7 @@ from prunekit.config.errors import DONE, ConfigError
 from prunekit.environment import environment
 from prunekit.files import atomic_write_text
 from prunekit.runs.finished import FinishedRun, open_run
-from prunekit.runtime.batching import milliseconds
+from prunekit.runtime.batching import percentile_ms
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -124,7 +124,7 @@ async def measured(
         "requests_per_s": heard.answers / seconds,
         "texts_per_s": heard.texts / seconds,
         "tokens_per_text": heard.tokens / heard.texts if heard.texts else None,
-        "latency_ms": {f"p{percent}": milliseconds(ordered, percent) for percent in (50, 95, 99)},
+        "latency_ms": {f"p{percent}": percentile_ms(ordered, percent) for percent in (50, 95, 99)},
         "mean_batch_texts": (after["texts"] - before["texts"]) / batches if batches else None,
         "server_computing": (after["computing_s"] - before["computing_s"]) / spent,
         "client_cpu": cpu / spent,

@@ -10,7 +10,7 @@ from prunekit.bench.inputs import BatchPadder
 from prunekit.bench.subject import BenchSubject
 from prunekit.cost import Shape, dense_macs, encoder_macs
 from prunekit.evaluation.evaluate import predict
-from prunekit.runtime.engine import first_is_enough
+from prunekit.runtime.engine import is_first_enough
 from prunekit.tokens.state import Trace
 
 BATCH = 32  # texts of a forward pass
@@ -43,7 +43,7 @@ class Flops:
     @classmethod
     def of(cls, subject: BenchSubject) -> Flops:
         """Count the FLOPs on the subject's texts, for each of which a pruned model decides anew."""
-        shape, first_only = Shape.from_config(subject.model.config), first_is_enough(subject.model)
+        shape, first_only = Shape.from_config(subject.model.config), is_first_enough(subject.model)
         padder = BatchPadder.of(subject.model.config)
         needed, method = 0.0, 0.0
         shares = torch.zeros(2, 2, dtype=torch.float64)  # packed and graph, unpruned and pruned

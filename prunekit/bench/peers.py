@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +28,7 @@ from prunekit.models.heads import CLASSIFIER, head_of
 from prunekit.models.loading import load_stock
 from prunekit.runtime.extras import MissingPackageError, need, version
 from prunekit.runtime.onnx_engine import quantise
-from prunekit.runtime.onnx_graph import OPSET, exporting
+from prunekit.runtime.onnx_graph import OPSET, export_settings
 
 Made = TypeVar("Made")
 
@@ -108,7 +107,7 @@ def write_dense_graph(folder: Path, path: Path) -> tuple[str, ...]:
     model.set_attn_implementation("eager")
     texts = [[5] * 9, [6] * 7]
     batch = {key: torch.from_numpy(array) for key, array in BatchPadder.of(model.config).pad(texts).items()}
-    with exporting(), torch.no_grad():
+    with export_settings(), torch.no_grad():
         torch.onnx.export(
             TraceableModel(model, list(batch)),
             tuple(batch.values()),

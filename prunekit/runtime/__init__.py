@@ -1,1 +1,1 @@
-"""Running pruned models fast, and measuring how fast."""
+"""Fast inference of pruned models, and a model of its latency."""

@@ -1,7 +1,7 @@
-"""Items that arrive together are computed together: a bounded queue in front of one computing thread.
+"""Dynamic batching: a bounded queue in front of one compute thread that batches items of concurrent requests.
 
-Nothing here knows HTTP, texts or models. What comes in is read (made into items that have a length) in one thread and
-computed in another, a batch at a time; the event loop only keeps the queue. A batch takes who came first.
+Knows nothing about HTTP, texts or models. One thread turns incoming data into items that have a length, another
+computes a batch of items at a time, and the event loop manages the queue. Batches are filled in order of arrival.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-REMEMBERED = 10_000  # answers whose times the percentiles are of
+REMEMBERED = 10_000  # most recent answers from which the latency percentiles are computed
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a batch, of the queue and of patience; an item's length counts as tokens."""
+    """Limits on batch size, queue length and waiting time; the length of an item is its number of tokens."""
 
-    texts: int  # in a batch
-    tokens: int  # in a batch, though an item that is longer alone is computed alone
-    wait_s: float | int  # that an item waits for company, while nothing else is computed
-    queue: int  # items that wait, those being read among them
+    texts: int  # per batch
+    tokens: int  # per batch; an item longer than this is computed alone
+    wait_s: float | int  # longest time an item waits for others to share its batch, while nothing else is computed
+    queue: int  # items that may wait, including those still being read
     timeout_s: float | int  # from arrival to answer
 
 
 class QueueFullError(RuntimeError):
-    """The queue has no room; `retry_s` is when it should have."""
+    """The queue has no room; `retry_s` estimates in how many seconds it will."""
 
     def __init__(self, waiting: int, given: int, allowed: int, retry_s: int) -> None:
-        super().__init__(f"{waiting} texts are waiting, and {given} more are over the limit of {allowed}")
+        super().__init__(f"{waiting} texts are waiting, and {given} more would exceed the limit of {allowed}")
         self.waiting = waiting
         self.given = given
         self.allowed = allowed
@@ -41,11 +41,11 @@ class QueueFullError(RuntimeError):
 
 
 class RequestTimeoutError(RuntimeError):
-    """There was no answer in time; what had not been started never will be."""
+    """The request timed out; work that had not started was cancelled."""
 
 
 class BatcherClosedError(RuntimeError):
-    """Nothing is taken any more: what is in the queue is being finished."""
+    """The batcher is shutting down: it finishes what is queued and accepts nothing new."""
 
 
 class BatchFailedError(RuntimeError):
@@ -64,7 +64,7 @@ class _Entry:
 
 @dataclass
 class Tally:
-    """What has happened so far. Outcomes are of calls of `submit`, times of those that were answered."""
+    """Counters since the start. Outcomes count calls of `submit`; times are those of answered calls."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     batches: int = 0
@@ -74,7 +74,7 @@ class Tally:
     answered_s: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
     def summary(self) -> dict[str, Any]:
-        """As plain numbers; percentiles are of the last answers, None before the first."""
+        """Return the counters as plain numbers; percentiles cover the most recent answers, None before the first."""
         ordered = sorted(self.answered_s)
         return {
             "requests": dict(self.outcomes),
@@ -84,25 +84,26 @@ class Tally:
             "computing_s": self.computing_s,
             "mean_batch_texts": self.texts / self.batches if self.batches else None,
             "mean_batch_tokens": self.tokens / self.batches if self.batches else None,
-            "latency_ms": {f"p{percent}": milliseconds(ordered, percent) for percent in (50, 95, 99)},
+            "latency_ms": {f"p{percent}": percentile_ms(ordered, percent) for percent in (50, 95, 99)},
         }
 
 
-def milliseconds(ordered: Sequence[float], percent: float | int) -> float | None:
-    """A percentile of sorted seconds: the smallest one that so many percent do not exceed; None of none."""
+def percentile_ms(ordered: Sequence[float], percent: float | int) -> float | None:
+    """Return the nearest-rank percentile of sorted seconds, in milliseconds; None for an empty sequence."""
     if not ordered:
         return None
     return 1000 * ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
 class Batcher:
-    """Answers requests of one or more items each, computing items of different requests together.
+    """A queue that answers requests of one or more items each, computing items of different requests together.
 
         async with Batcher(read, compute, limits) as batcher:
             answers = await batcher.submit(["a text", "another one"])
 
-    `read` makes a list of what was submitted into as many items, which have a length; what it raises is the caller's.
-    `compute` answers a list of items with as many results. Each runs in a thread of its own, one call at a time.
+    `read` turns a submitted list into the same number of items, each with a length; its errors reach the caller of
+    `submit`. `compute` turns a list of items into the same number of results. Each runs in its own thread, one call
+    at a time.
     """
 
     def __init__(
@@ -116,10 +117,10 @@ class Batcher:
         self.limits = limits
         self.tally = Tally()
         self.closing = False
-        self._queue: dict[_Entry, None] = {}  # in order of arrival; a dict, because anybody may leave it
+        self._queue: dict[_Entry, None] = {}  # in order of arrival; a dict, because any entry may be removed
         self._reading = 0
-        self._open = 0  # calls of submit
-        self._news = asyncio.Event()  # somebody came, or it is time to stop
+        self._open_calls = 0  # of submit
+        self._changed = asyncio.Event()  # the queue grew, or it is time to stop
         self._pace_s = 0.0  # per item of the last batch
 
     async def __aenter__(self) -> Batcher:
@@ -129,43 +130,43 @@ class Batcher:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Takes nothing more, and returns when all that was taken is answered."""
+        """Stop accepting items, and return once everything accepted has been answered."""
         self.closing = True
-        self._news.set()
+        self._changed.set()
         await self._worker
         for pool in (self._reader, self._computer):
             pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def waiting(self) -> int:
-        """Items that were taken and are not being computed yet."""
+        """Number of items accepted whose computation has not started."""
         return self._reading + len(self._queue)
 
     @property
-    def alive(self) -> bool:
-        """Whether answers may be expected."""
+    def is_alive(self) -> bool:
+        """Whether new requests will be answered."""
         return not self.closing and not self._worker.done()
 
     async def submit(self, given: Sequence[Any]) -> list[Any]:
-        """The answers, in order. Cancelled, those of its items that are not being computed yet leave the queue.
+        """Return the answers, in order. If cancelled, remove the items whose computation has not started.
 
         Raises:
-            Full: there are more items than room in the queue; nothing of this call was taken.
-            Late: no answer within the time that the limits allow.
-            Closed: nothing is taken any more.
-            Failed: the computation raised an error.
+            QueueFullError: the queue has no room for all of these items; none of them was accepted.
+            RequestTimeoutError: no answer within `limits.timeout_s`.
+            BatcherClosedError: the batcher is shutting down.
+            BatchFailedError: the computation raised an error.
         """
         if self.closing:
-            raise BatcherClosedError("the server is going down")
+            raise BatcherClosedError("the server is shutting down")
         if self.waiting + len(given) > self.limits.queue:
             self.tally.outcomes["full"] += 1
             retry_s = max(1, math.ceil(self.waiting * self._pace_s))
             raise QueueFullError(self.waiting, len(given), self.limits.queue, retry_s)
-        self._open += 1
+        self._open_calls += 1
         start = asyncio.get_running_loop().time()
-        outcome = "refused"  # by `read`, unless something else becomes of it
+        outcome = "refused"  # by `read`, unless one of the outcomes below applies
         try:
-            answers = await self._answers(given, start + self.limits.timeout_s)
+            answers = await self._read_and_wait(given, start + self.limits.timeout_s)
             outcome = "ok"
             self.tally.answered_s.append(asyncio.get_running_loop().time() - start)
             return answers
@@ -180,11 +181,11 @@ class Batcher:
             raise
         finally:
             self.tally.outcomes[outcome] += 1
-            self._open -= 1
+            self._open_calls -= 1
             if self.closing:
-                self._news.set()
+                self._changed.set()
 
-    async def _answers(self, given: Sequence[Any], deadline: float) -> list[Any]:
+    async def _read_and_wait(self, given: Sequence[Any], deadline: float) -> list[Any]:
         loop = asyncio.get_running_loop()
         entries: list[_Entry] = []
         try:
@@ -197,7 +198,7 @@ class Batcher:
                 now = loop.time()
                 entries = [_Entry(item, now, deadline, loop.create_future()) for item in items]
                 self._queue.update(dict.fromkeys(entries))
-                self._news.set()
+                self._changed.set()
                 return await asyncio.gather(*(entry.answer for entry in entries))
         except TimeoutError as error:
             raise RequestTimeoutError(f"no answer within {self.limits.timeout_s:g} s") from error
@@ -209,50 +210,50 @@ class Batcher:
     # -- batches ---------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        while not (self.closing and self._open == 0):
+        while not (self.closing and self._open_calls == 0):
             if self._queue:
-                await self._company()
-                await self._answer(self._taken())
+                await self._wait_for_more()
+                await self._compute(self._take_batch())
             else:
-                await self._next_news()
+                await self._wait_for_change()
 
-    async def _next_news(self, seconds: float | None = None) -> None:
-        self._news.clear()
+    async def _wait_for_change(self, seconds: float | None = None) -> None:
+        self._changed.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await self._changed.wait()
 
-    async def _company(self) -> None:
-        """Waits for more items than the first, as long as it may and as they fit; when going down, not at all."""
+    async def _wait_for_more(self) -> None:
+        """Wait until the batch is full or its first item has waited `wait_s`; return at once when shutting down."""
         loop = asyncio.get_running_loop()
-        while self._queue and not self.closing and not self._fitting()[1]:
+        while self._queue and not self.closing and not self._next_batch()[1]:
             left = next(iter(self._queue)).arrived + self.limits.wait_s - loop.time()
             if left <= 0:
                 return
-            await self._next_news(left)
+            await self._wait_for_change(left)
 
-    def _fitting(self) -> tuple[list[_Entry], bool]:
-        """Who would be computed now, and whether that is all there is room for."""
-        chosen: list[_Entry] = []
+    def _next_batch(self) -> tuple[list[_Entry], bool]:
+        """Return the entries that would be computed now, and whether they fill the batch."""
+        batch: list[_Entry] = []
         tokens = 0
         for entry in self._queue:
             tokens += len(entry.item)
-            if chosen and (len(chosen) == self.limits.texts or tokens > self.limits.tokens):
-                return chosen, True
-            chosen.append(entry)
-        return chosen, len(chosen) == self.limits.texts or tokens >= self.limits.tokens
+            if batch and (len(batch) == self.limits.texts or tokens > self.limits.tokens):
+                return batch, True
+            batch.append(entry)
+        return batch, len(batch) == self.limits.texts or tokens >= self.limits.tokens
 
-    def _taken(self) -> list[_Entry]:
-        """The next batch, out of the queue; without those whom nobody waits for any more."""
+    def _take_batch(self) -> list[_Entry]:
+        """Remove the next batch from the queue, after discarding entries that nobody is waiting for any more."""
         now = asyncio.get_running_loop().time()
         for entry in [entry for entry in self._queue if entry.answer.done() or entry.deadline <= now]:
             del self._queue[entry]
-        chosen, _ = self._fitting()
-        for entry in chosen:
+        batch, _ = self._next_batch()
+        for entry in batch:
             del self._queue[entry]
-        return chosen
+        return batch
 
-    async def _answer(self, batch: Sequence[_Entry]) -> None:
+    async def _compute(self, batch: Sequence[_Entry]) -> None:
         if not batch:
             return
         loop = asyncio.get_running_loop()
@@ -263,7 +264,7 @@ class Batcher:
             for entry, answer in zip(batch, answers, strict=True):
                 if not entry.answer.done():
                     entry.answer.set_result(answer)
-        except Exception as error:  # of one batch: the next one has other texts
+        except Exception as error:  # fails this batch only: the next one has other texts
             for entry in batch:
                 if not entry.answer.done():
                     failed = BatchFailedError(f"{type(error).__name__}: {error}")

@@ -1,12 +1,12 @@
-"""The packed engine: a trained model compiled for speed, on a CPU or a GPU, with the method's own decisions.
+"""The packed engine: a trained model compiled for fast inference, on a CPU or a GPU, with the method's own decisions.
 
-Tokens of the whole batch lie end to end, [rows, hidden]; no padding is ever computed. Who leaves is decided by the
-model's own TokenPruner after each layer's attention; who leaves is gone before the output projection. All decisions of
-a batch depend on their own sentence alone, and so do all results.
+The tokens of a batch are concatenated into rows, [rows, hidden], so padding is never computed. After the attention of
+each decision layer the model's own TokenPruner decides which tokens to keep; the rest are removed before the output
+projection. Every decision, and every result, depends only on its own sentence.
 
-On a GPU the host lays out every layer before the device has computed the one before: shapes are known from the lengths
-where a policy says how many it keeps of so many (`counts`), and are read from the device, once per deciding layer,
-where it does not.
+On a GPU the host queues each layer before the device has finished the previous one. It can, because a policy with
+`counts` predicts the number of kept tokens from the lengths alone; for other policies the host reads the counts from
+the device, once per decision layer.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
 from prunekit.runtime.extras import need
-from prunekit.runtime.forward import ForwardPass, Result, _Layer, _stays
-from prunekit.runtime.inputs import Inputs, Rows, _is_ids, _of_padded, row_counts
-from prunekit.runtime.kernels.attention import Fused
-from prunekit.runtime.kernels.linears import FLOWING, Dtype, choose, computes, dtype_of
+from prunekit.runtime.forward import CompiledLayer, ForwardPass, Result, protected_tokens
+from prunekit.runtime.inputs import Inputs, Rows, is_ids, row_counts, unpad
+from prunekit.runtime.kernels.attention import FusedAttention
+from prunekit.runtime.kernels.linears import ACTIVATION_DTYPE, Dtype, choose, dtype_of, has_instructions
 from prunekit.runtime.kernels.memory import keep_freed
 from prunekit.runtime.kernels.native import native_attention
-from prunekit.runtime.kernels.threads import threads as computing_with
+from prunekit.runtime.kernels.threads import threads as use_threads
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.families.embeddings import most_tokens, row_embedder
 from prunekit.tokens.families.registry import family_of
@@ -42,7 +42,7 @@ from prunekit.tokens.pruner import TokenPruner
 def load_packed(
     folder: str | Path, *, dtype: str = "fp32", threads: int | None = None, device: str = "cpu", **options: Any
 ) -> PackedEngine:
-    """The engine of a checkpoint folder, with the folder's tokenizer if it has one; options as `PackedEngine`."""
+    """Return the engine of a checkpoint folder, with its tokenizer if it has one; options as in `PackedEngine`."""
     dtype_of(dtype)
     device_of(device)
     from prunekit.models import pretrained
@@ -53,63 +53,64 @@ def load_packed(
 
 
 @contextmanager
-def computing_on(device: torch.device) -> Iterator[None]:
-    """Inference, with a GPU as the current one: that is where kernels are launched."""
+def inference_on(device: torch.device) -> Iterator[None]:
+    """Enter inference mode, and make a GPU the current one, which is where Triton launches its kernels."""
     with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         yield
 
 
 def device_of(name: str | torch.device) -> torch.device:
-    """Where the engine computes, by its name.
+    """Return the device of this name.
 
     Raises:
-        ValueError: there is no such device here, or the engine does not run on one of its kind.
+        ValueError: this machine has no such device, or the engine does not support its type.
     """
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device={str(name)!r} is none that the packed engine runs on; choose cpu or cuda.")
+        raise ValueError(f"device={str(name)!r} is not supported by the packed engine; choose cpu or cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={str(name)!r}, but torch {torch.__version__} sees no CUDA device here; "
-            f"choose device='cpu', or run where there is a GPU and a torch that was built for it."
+            f"choose device='cpu', or use a machine with a GPU and a torch built for it."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device={str(name)!r}, but this machine has {torch.cuda.device_count()} CUDA devices, counted from 0; "
+            f"device={str(name)!r}, but this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0; "
             f"choose one of them."
         )
     return device
 
 
-def first_is_enough(model: PreTrainedModel) -> bool:
-    """Whether the last layer may be computed for the first token alone: the head reads no other, and that one stays."""
+def is_first_enough(model: PreTrainedModel) -> bool:
+    """Whether the last layer can be computed for the first token only: the head reads it alone, and it is protected."""
     pruner = encoder_of(model).pruner
     return head_of(model).first_only and (pruner is None or pruner.protect_first)
 
 
 class PackedEngine:
-    """A trained model, compiled for inference; calling it gives a `Result`.
+    """A trained model compiled for inference; calling it returns a `Result`.
 
         engine = prunekit.load("runs/.../model", engine="packed")
         engine(["The match ended in a draw.", "Shares fell."]).labels
 
-    `device` is "cpu" or "cuda"; the model stays where it is, on the CPU. `dtype` "int8" quantises the matrix products
-    of the layers, activations row by row; "bf16" computes everything but scores, embeddings and head in bfloat16; a GPU
-    has no int8. `threads` None leaves torch's number of threads alone. `linears` names a backend
-    (runtime/kernels/linears.py), "auto" takes the fastest that works here; `attention` is "native" (C++, built at first
-    use), "triton" (on a GPU), "torch", or "auto": native, or on a GPU triton, where it can be built and computes right.
-    `cls_last` computes the last layer for the first token alone where the head reads no other: that changes no logit,
-    and is no merit of pruning.
+    `device` is "cpu" or "cuda"; the model itself stays on the CPU. `dtype` "int8" quantises the matrix products of the
+    layers, with one scale per row of activations, on the CPU only; "bf16" computes everything except scores, embeddings
+    and head in bfloat16. `threads` None keeps torch's number of threads. `linears` names a backend of
+    runtime/kernels/linears.py; "auto" takes the fastest one that works on this machine. `attention` is "native" (C++,
+    built at first use), "triton" (GPU), "torch", or "auto": native on the CPU and triton on a GPU if they can be built
+    and pass their check, else torch. `cls_last` computes the last layer for the first token only where the head reads
+    no other; that does not change any logit, and its saving is not due to pruning.
 
-    On the CPU it has glibc keep freed memory, for the whole process (prunekit.runtime.kernels.memory).
-    Some weights are shared with the model and others are copied: if the model is trained on, make a new engine.
+    On the CPU, creating an engine makes glibc keep freed memory, for the whole process
+    (prunekit.runtime.kernels.memory). Some weights are shared with the model and others are copied: create a new engine
+    after training the model further.
 
     Raises:
-        ValueError: a family or head that the engine does not know, a model in training mode or not on the CPU, an
-            unknown dtype, device or backend, or one that is not here.
+        ValueError: an unsupported family or head, a model in training mode or not on the CPU, or a dtype, device or
+            backend that is unknown or not available here.
         MissingPackageError: `attention` is "triton", which is not installed.
     """
 
@@ -128,19 +129,19 @@ class PackedEngine:
         self.dtype = dtype_of(dtype)
         self.device = device_of(device)
         if threads is not None and threads < 1:
-            raise ValueError(f"threads={threads} is no number of threads; give 1 or more, or None for torch's own.")
+            raise ValueError(f"threads={threads} is not a number of threads; give 1 or more, or None for torch's own.")
         family = family_of(model)
         if family.parts is None:
             raise ValueError(
                 f"{type(model).__name__} is of the family {model.config.model_type!r}, which the packed engine does "
-                f"not run; load it with engine='hf'."
+                f"not support; load it with engine='hf'."
             )
         if model.training or model.device.type != "cpu":
             raise ValueError(
                 f"the model is {'in training mode' if model.training else f'on {model.device}'}, but the packed engine "
-                f"is compiled from one in evaluation mode on the CPU; call model.eval().cpu() first."
+                f"needs one in evaluation mode on the CPU; call model.eval().cpu() first."
             )
-        if self.device.type == "cpu" and not computes(self.dtype):
+        if self.device.type == "cpu" and not has_instructions(self.dtype):
             warnings.warn(
                 f"dtype={dtype!r}: this processor has no instructions for it, which makes it slower than fp32; "
                 "choose dtype='fp32' or 'int8', or another machine.",
@@ -148,14 +149,14 @@ class PackedEngine:
             )
         if self.device.type == "cpu":
             keep_freed()
-        # before the weights are laid out, which takes a while
+        # checked before the weights are laid out, which takes a while
         self.linear = choose(self.dtype, linears, self.device)
         first = family.parts(encoder_of(model).blocks[0])
         self.fused = fused_attention(attention, self.dtype, self.device, first.query.out_features // first.heads)
-        # counts are the host's affair: this pruner stays there
-        self.on_host: TokenPruner | None = encoder_of(model).pruner
-        # to say beforehand how many tokens stay costs the host time, which only another device makes up for
-        self.ahead = self.device.type != "cpu"
+        # counts are predicted on the host, so this pruner stays there
+        self.host_pruner: TokenPruner | None = encoder_of(model).pruner
+        # predicting counts costs host time, which pays only if it spares waiting for another device
+        self.predicts_counts = self.device.type != "cpu"
         if self.device.type != "cpu":
             model = copy.deepcopy(model).to(self.device)
         encoder = encoder_of(model)
@@ -165,59 +166,59 @@ class PackedEngine:
         self.config = model.config
         self.most_tokens = most_tokens(model)
         self.head = head_of(model)
-        self.cls_last = cls_last and first_is_enough(model)
+        self.cls_last = cls_last and is_first_enough(model)
         self._embed = row_embedder(model)
         last = len(encoder.blocks) - 1
-        with computing_on(self.device):
+        with inference_on(self.device):
             self.layers = [
-                _Layer(family.parts(layer), self.linear, self.dtype, self.cls_last and index == last)
+                CompiledLayer(family.parts(layer), self.linear, self.dtype, self.cls_last and index == last)
                 for index, layer in enumerate(encoder.blocks)
             ]
 
     def __call__(self, inputs: Inputs, *, prune: bool = True) -> Result:
-        """Logits, labels and kept tokens of texts, pairs of texts, token ids, or a padded batch.
+        """Run texts, pairs of texts, token ids or a padded batch, and return logits, labels and kept tokens.
 
-        A padded batch has `input_ids` and may have `attention_mask`, `token_type_ids` and `protected` (tokens that
-        stay whatever their score), padded on the right. `prune=False` runs the dense model, packed.
+        A padded batch has `input_ids` and may have `attention_mask`, `token_type_ids` and `protected` (tokens that are
+        kept whatever their score), padded on the right. `prune=False` runs the dense model, packed.
 
         Raises:
-            ValueError: a text without tokens or with more than the model has positions for, or padding elsewhere than
-                on the right; texts given to an engine without a tokenizer.
+            ValueError: a text without tokens or with more than the model has positions for, or padding that is not on
+                the right; texts given to an engine without a tokenizer.
         """
-        with computing_on(self.device), computing_with(self.threads):
+        with inference_on(self.device), use_threads(self.threads):
             rows = self._rows(inputs)
-            known = self._counts(rows) if prune and self.ahead else {}
-            return self._run(rows.on(self.device), self.pruner if prune else None, known)
+            known = self._counts(rows) if prune and self.predicts_counts else {}
+            return self._run(rows.to(self.device), self.pruner if prune else None, known)
 
     def warm(self, most: int = 1024) -> PackedEngine:
-        """Has the backend compile its products now, for the rounded numbers of rows up to `most`; returns the engine.
+        """Compile the backend's products now, for all rounded numbers of rows up to `most`, and return the engine.
 
-        Worth it before serving on a CPU: else each new number of rows costs a batch about half a millisecond per kind
-        of product, which is a fifth of its first pass. What stays new are larger batches, and single texts of more than
-        32 tokens, whose rows are not rounded. Takes a second or two for layers of 384, a few for those of 768.
+        Useful before serving on a CPU: otherwise the first batch of each new number of rows pays about half a
+        millisecond per kind of product, a fifth of its first pass. Not covered are larger batches, and single texts of
+        more than 32 tokens, whose rows are not rounded. Takes 1 to 2 s with hidden size 384, a few seconds with 768.
         """
         if self.device.type == "cpu":
-            with computing_on(self.device), computing_with(self.threads):
+            with inference_on(self.device), use_threads(self.threads):
                 for rows in row_counts(most):
-                    # layers of one kind share what is compiled
-                    for layer in {id(found): found for found in (self.layers[0], self.layers[-1])}.values():
+                    # layers of one shape share their compiled products
+                    for layer in {id(layer): layer for layer in (self.layers[0], self.layers[-1])}.values():
                         layer.warm(rows)
         return self
 
-    # -- what comes in ---------------------------------------------------------------------------------
+    # -- inputs ----------------------------------------------------------------------------------------
 
     def _rows(self, inputs: Inputs) -> Rows:
         if isinstance(inputs, Mapping):
-            return self._checked(_of_padded(inputs))
-        texts: Any = [inputs] if isinstance(inputs, str | tuple) or _is_ids(inputs) else list(inputs)
+            return self._check_lengths(unpad(inputs))
+        texts: Any = [inputs] if isinstance(inputs, str | tuple) or is_ids(inputs) else list(inputs)
         if not texts:
             raise ValueError("the engine was given no text; give one or more.")
         types: list[int] | None = None
-        if all(map(_is_ids, texts)):
+        if all(map(is_ids, texts)):
             ids = [list(text) for text in texts]
         else:
-            ids, types = self._tokens(texts)
-        return self._checked(
+            ids, types = self._tokenise(texts)
+        return self._check_lengths(
             Rows(
                 torch.tensor([token for row in ids for token in row], dtype=torch.long),
                 Packing.of([len(row) for row in ids], torch.device("cpu")),
@@ -225,16 +226,16 @@ class PackedEngine:
             )
         )
 
-    def _tokens(self, texts: Sequence[str | tuple[str, str]]) -> tuple[list[list[int]], list[int] | None]:
-        """Token ids of each text, and token types of all end to end; a text that is too long is cut."""
+    def _tokenise(self, texts: Sequence[str | tuple[str, str]]) -> tuple[list[list[int]], list[int] | None]:
+        """Return the token ids of each text and the concatenated token types of all; cut texts that are too long."""
         if self.tokenizer is None:
-            raise ValueError("this engine has no tokenizer, so it reads token ids alone; pass one when you make it.")
+            raise ValueError("this engine has no tokenizer, so it reads token ids only; give it one when creating it.")
         pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
         given = self.tokenizer(*zip(*pairs, strict=True), truncation=True, max_length=self.most_tokens)
         types = given.get("token_type_ids")
         return given["input_ids"], None if types is None else [kind for row in types for kind in row]
 
-    def _checked(self, rows: Rows) -> Rows:
+    def _check_lengths(self, rows: Rows) -> Rows:
         for index, length in enumerate(rows.packing.lengths):
             if not 1 <= length <= self.most_tokens:
                 raise ValueError(
@@ -243,29 +244,29 @@ class PackedEngine:
                 )
         return rows
 
-    # -- through the layers ----------------------------------------------------------------------------
+    # -- layers ----------------------------------------------------------------------------------------
 
     def _counts(self, rows: Rows) -> dict[int, tuple[int, ...]]:
-        """For each layer that decides, how many tokens of each sentence stay, where lengths alone say so; else empty.
+        """Predict how many tokens of each sentence each decision layer keeps; {} if that depends on more than lengths.
 
-        Nothing is asked of the device.
+        Does not wait for the device.
         """
-        pruner = self.on_host
-        if pruner is None or not _countable(pruner.policy):
+        pruner = self.host_pruner
+        if pruner is None or not _has_own_counts(pruner.policy):
             return {}
-        protected = _stays(rows, pruner).sum(-1).long()
+        protected = protected_tokens(rows, pruner).sum(-1).long()
         lengths = torch.tensor(rows.packing.lengths)
         policy: Any = pruner.policy
         before, after = policy.counts(lengths, len(self.layers), protected=protected)
         others = [layer for layer in range(len(self.layers)) if layer not in pruner.layers]
         if not torch.equal(before[others], after[others]):
-            return {}  # a policy that counts on layers at which it is never asked
+            return {}  # a policy that also counts on layers where it does not decide
         return {layer: tuple(map(int, after[layer].tolist())) for layer in pruner.layers}
 
     def begin(
         self, rows: Rows, pruner: TokenPruner | None, known: Mapping[int, tuple[int, ...]] | None = None
     ) -> ForwardPass:
-        """Embed rows and return the batch before its first layer; `known` are kept counts by layer, where known."""
+        """Embed rows and return the batch before its first layer; `known` are the predicted kept counts by layer."""
         return ForwardPass(
             rows,
             pruner,
@@ -277,36 +278,37 @@ class PackedEngine:
         )
 
     def _run(self, rows: Rows, pruner: TokenPruner | None, known: Mapping[int, tuple[int, ...]]) -> Result:
-        walk = self.begin(rows, pruner, known)
+        forward_pass = self.begin(rows, pruner, known)
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             if index == last and self.cls_last:
-                return self._result(walk.first_only(index, layer), walk)
-            walk.step(index, layer, pruner)
-        return self._result(walk.restored(), walk)
+                return self._result(forward_pass.finish_first_only(index, layer), forward_pass)
+            forward_pass.step(index, layer, pruner)
+        return self._result(forward_pass.restore(), forward_pass)
 
-    def _result(self, hidden: Float[Tensor, "batch tokens hidden"], walk: ForwardPass) -> Result:
+    def _result(self, hidden: Float[Tensor, "batch tokens hidden"], forward_pass: ForwardPass) -> Result:
         logits = self.head.logits(hidden.float())
         if by_token(logits):
-            logits = logits.masked_fill(~walk.whole.real[..., None], MASKED_LOGIT)
+            logits = logits.masked_fill(~forward_pass.whole.real[..., None], MASKED_LOGIT)
         names = None if by_token(logits) or logits.shape[-1] == 1 else self.config.id2label
-        return Result(logits, names, tuple(walk.steps))
+        return Result(logits, names, tuple(forward_pass.steps))
 
 
-def _countable(policy: Any) -> bool:
-    """Whether `policy.counts` speaks of this policy's own decision, and not of one that a subclass replaced."""
-    kinds = type(policy).__mro__
+def _has_own_counts(policy: Any) -> bool:
+    """Whether `policy.counts` describes this policy's decision: no subclass replaced `forward` without `counts`."""
+    classes = type(policy).__mro__
     counts, decides = (
-        next((place for place, kind in enumerate(kinds) if name in vars(kind)), None) for name in ("counts", "forward")
+        next((depth for depth, kind in enumerate(classes) if name in vars(kind)), None)
+        for name in ("counts", "forward")
     )
     return counts is not None and decides is not None and counts <= decides
 
 
-def fused_attention(attention: str, dtype: Dtype, device: torch.device, size: int) -> Fused | None:
-    """Attention's backend by its name, for heads of `size`; None is torch.
+def fused_attention(attention: str, dtype: Dtype, device: torch.device, size: int) -> FusedAttention | None:
+    """Return the attention backend of this name, for heads of `size`; None means torch.
 
     Raises:
-        ValueError: an unknown name, or one that is not for this device or does not work here.
+        ValueError: a name that is unknown, not for this device, or whose backend does not work here.
         MissingPackageError: "triton", which is not installed.
     """
     if attention not in ("auto", "native", "triton", "torch"):
@@ -317,26 +319,26 @@ def fused_attention(attention: str, dtype: Dtype, device: torch.device, size: in
         return _triton(dtype, device, size, required=attention == "triton")
     if device.type == "cuda":
         raise ValueError("attention='native' is for the CPU; choose auto, triton or torch on a GPU.")
-    found = native_attention()
-    if found is None and attention == "native":
+    native = native_attention()
+    if native is None and attention == "native":
         raise ValueError(
-            "attention='native' could not be built here, or computes something wrong: it takes a C++ compiler "
-            "(c++, or the environment's CXX); choose attention='auto', which goes without."
+            "attention='native' could not be built here, or its results are wrong: it needs a C++ compiler "
+            "(c++, or the environment variable CXX); choose attention='auto', which falls back to torch."
         )
-    return found
+    return native
 
 
-def _triton(dtype: Dtype, device: torch.device, size: int, *, required: bool) -> Fused | None:
+def _triton(dtype: Dtype, device: torch.device, size: int, *, required: bool) -> FusedAttention | None:
     if required:
         need("triton", "attention='triton'")
     try:
         from prunekit.runtime.kernels.triton_attention import triton_attention
     except ImportError:
         return None
-    found = triton_attention(device, FLOWING[dtype], size)
-    if found is None and required:
+    kernels = triton_attention(device, ACTIVATION_DTYPE[dtype], size)
+    if kernels is None and required:
         raise ValueError(
-            f"attention='triton' computes nothing right in {dtype} on {device.type} here: it takes a GPU that Triton "
-            f"compiles for; choose attention='auto', which goes without."
+            f"attention='triton' gives wrong results in {dtype} on {device.type} here: it needs a GPU that Triton "
+            f"supports; choose attention='auto', which falls back to torch."
         )
-    return found
+    return kernels

@@ -1,4 +1,4 @@
-"""Packages that only some runtimes need: imported when they are used, with a word on how to get them."""
+"""Optional packages of some runtimes: imported when used, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 from types import ModuleType
 
-# package -> the extra of prunekit that brings it
+# package -> the extra of prunekit that installs it
 EXTRA = {
     "onnx": "export",
     "onnxruntime": "export",
@@ -18,14 +18,14 @@ EXTRA = {
 
 
 class MissingPackageError(ImportError):
-    """A package that this runtime needs is not installed."""
+    """A package that a runtime needs is not installed."""
 
 
 def need(package: str, what: str) -> ModuleType:
-    """The package, imported.
+    """Import and return a package; `what` names in the error message what needs it.
 
     Raises:
-        MissingPackageError: it is not installed; says what needs it and how to install it.
+        MissingPackageError: the package is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(package)
@@ -39,7 +39,7 @@ def need(package: str, what: str) -> ModuleType:
 
 
 def version(package: str) -> str | None:
-    """The installed version; None where it is not installed."""
+    """Return the installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunekit.runtime.inputs import Rows, rounded
-from prunekit.runtime.kernels.attention import Fused, Plan, attend, attend_from_first
-from prunekit.runtime.kernels.linears import FLOWING, Dtype, Linear
+from prunekit.runtime.inputs import Rows, round_up
+from prunekit.runtime.kernels.attention import FusedAttention, Plan, attend, attend_from_first
+from prunekit.runtime.kernels.linears import ACTIVATION_DTYPE, Dtype, Linear
 from prunekit.tokens.families.base import LayerParts
 from prunekit.tokens.families.embeddings import EmbedRows
 from prunekit.tokens.host import read
@@ -26,11 +26,11 @@ from prunekit.tokens.state import LayerTrace, TokenState, Trace
 
 @dataclass(frozen=True)
 class Result:
-    """What the engine says about a batch.
+    """The engine's output for a batch.
 
-    `logits` are float32, on the engine's device: per class, or [batch, tokens, 2] of the first and last token of an
-    answer, where padding has none. `names` are those of the classes, None for regression and answers.
-    On a GPU the device may still be computing them; whoever looks at labels or kept tokens waits for it.
+    `logits` are float32, on the engine's device: one per class, or [batch, tokens, 2] for the first and last token of
+    an answer, with `MASKED_LOGIT` at padding. `names` are the class names, None for regression and question answering.
+    On a GPU the logits may still be being computed; reading labels or kept tokens waits for the device.
     """
 
     logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens 2"]
@@ -39,29 +39,29 @@ class Result:
 
     @cached_property
     def labels(self) -> list[str] | None:
-        """The names of the best classes; None for regression and answers."""
+        """The name of each text's best class; None for regression and question answering."""
         return None if self.names is None else [self.names[best] for best in self.logits.argmax(-1).tolist()]
 
     @cached_property
     def kept(self) -> list[list[list[int]]]:
-        """For each layer and sentence, the places in the sentence of the tokens that entered its feed-forward half.
+        """For each layer and sentence, the positions of the tokens that entered the layer's feed-forward.
 
-        Under `cls_last` these are of the last layer [CLS] alone, whatever the method would have decided there.
+        Under `cls_last` the last layer lists only [CLS], whatever the method would have decided there.
         """
         return [
-            [place[keep > 0].tolist() for place, keep in zip(step.position, step.keep, strict=True)]
+            [position[keep > 0].tolist() for position, keep in zip(step.position, step.keep, strict=True)]
             for step in self.steps
         ]
 
     @cached_property
     def trace(self) -> Trace:
-        """The same as the traversal's trace, for cost meters and reports."""
-        return Trace(layers=[step.entry() for step in self.steps])
+        """The layers as a `Trace`, the form that `PrunedEncoder` returns, for cost meters and reports."""
+        return Trace(layers=[step.to_layer_trace() for step in self.steps])
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What happened at one layer, as cheaply as it can be remembered; all but counts as in `LayerTrace`."""
+    """A record of one layer that is cheap to take; fields as in `LayerTrace`, but `tokens_in` are plain numbers."""
 
     layer: int
     decided: bool
@@ -71,7 +71,8 @@ class _Step:
     protected: Float[Tensor, "batch tokens"]
     scorer: Scorer | None = None
 
-    def entry(self) -> LayerTrace:
+    def to_layer_trace(self) -> LayerTrace:
+        """Copy to the host and add the counts and the scorer's cost."""
         keep, tokens_in = self.keep.cpu(), torch.tensor(self.tokens_in, dtype=torch.float32)
         return LayerTrace(
             self.layer,
@@ -85,14 +86,17 @@ class _Step:
         )
 
 
-class _Layer:
-    """One layer, compiled."""
+class CompiledLayer:
+    """One encoder layer with its products in the form that a linear backend wants.
+
+    With `first_only`, queries have their own product, so that they can be computed for first tokens only.
+    """
 
     def __init__(self, parts: LayerParts, linear: type[Linear], dtype: Dtype, first_only: bool) -> None:
-        kind = FLOWING[dtype]
+        kind = ACTIVATION_DTYPE[dtype]
         self.heads = parts.heads
         scale = (parts.query.out_features // parts.heads) ** -0.5
-        # attention's scale goes into the queries' weights; one product makes queries, keys and values
+        # the attention scale is folded into the query weights; one product computes queries, keys and values
         query = parts.query.weight * scale, parts.query.bias * scale
         keys: tuple[list[Tensor], list[Tensor]] = (
             [parts.key.weight, parts.value.weight],
@@ -113,12 +117,12 @@ class _Layer:
         ]
 
     def finish(self, mixed: Float[Tensor, "rows hidden"], hidden: Float[Tensor, "rows hidden"]) -> Tensor:
-        """What is left of a layer behind its attention, row by row."""
+        """Compute the rest of the layer, after attention: output projection, feed-forward and norms, row by row."""
         attended = self._norm(0, self.output(mixed, hidden))
         return self._norm(1, self.down(self.up(attended), attended))
 
     def warm(self, rows: int) -> None:
-        """Computes every product once, of so many rows."""
+        """Compute every product once, for this number of rows, so that the backend compiles it."""
         hidden = torch.zeros(rows, self.norms[0][0].shape[0], dtype=self.norms[0][0].dtype)
         for first in self.first:
             first(hidden)
@@ -130,7 +134,11 @@ class _Layer:
 
 
 class ForwardPass:
-    """A batch on its way: rows [rows, hidden] with a few dummies behind them, bookkeeping in the padded view."""
+    """A batch on its way through the layers.
+
+    Hidden states are packed rows [rows, hidden], followed by a few dummy rows; scores, positions and keep masks are in
+    the padded view [batch, tokens].
+    """
 
     def __init__(
         self,
@@ -140,7 +148,7 @@ class ForwardPass:
         *,
         embed: EmbedRows,
         dtype: Dtype,
-        fused: Fused | None,
+        fused: FusedAttention | None,
         first_only: bool,
     ) -> None:
         self.whole = self.packing = rows.packing
@@ -148,49 +156,49 @@ class ForwardPass:
         self.steps: list[_Step] = []
         real = self.packing.real
         self.position = torch.arange(self.packing.width, device=real.device).expand_as(real) * real
-        places = self.position.flatten().index_select(0, self.packing.places)
-        # dummy rows are tokens like any other
-        types = None if rows.types is None else self._filled_up(rows.types)
-        embedded = embed(self._filled_up(rows.ids), types, self._filled_up(places))
-        self.hidden = embedded.to(FLOWING[dtype])
+        positions = self.position.flatten().index_select(0, self.packing.places)
+        # dummy rows are embedded like any other token
+        types = None if rows.types is None else self._pad_to_rows(rows.types)
+        embedded = embed(self._pad_to_rows(rows.ids), types, self._pad_to_rows(positions))
+        self.hidden = embedded.to(ACTIVATION_DTYPE[dtype])
         self.start = self.hidden[: self.total]
         self.keep = real.float()
         self.length = self.keep.sum(-1)
-        self.protected = _stays(rows, pruner)
+        self.protected = protected_tokens(rows, pruner)
         self.scores: Tensor | None = None
         self.fused = fused
         self.plan = Plan(self.packing, len(self.hidden), self.fused)
-        # who leaves has to be remembered where somebody may ask for them behind the last layer
-        self.read_alone = first_only
+        # outputs of dropped tokens are stored only if the head may read them after the last layer
+        self.first_only = first_only
         self.output: Tensor | None = None
-        if not self.read_alone or (pruner is not None and not pruner.protect_first):
+        if not self.first_only or (pruner is not None and not pruner.protect_first):
             self.output = torch.zeros_like(self.start)
             self.origin = torch.arange(len(self.start), device=real.device)
 
     @property
     def total(self) -> int:
-        """Number of tokens that are still computed, without dummy rows."""
+        """Number of tokens still in the batch, without dummy rows."""
         return sum(self.packing.lengths)
 
-    def _filled_up(self, numbers: Int[Tensor, "total"]) -> Int[Tensor, "rows"]:
-        """One number per row that is computed: zeros behind those of the rows that there are."""
-        room = rounded(self.total, len(self.packing.lengths)) - self.total
+    def _pad_to_rows(self, numbers: Int[Tensor, "total"]) -> Int[Tensor, "rows"]:
+        """Append zeros for the dummy rows: one number per computed row."""
+        room = round_up(self.total, len(self.packing.lengths)) - self.total
         return F.pad(numbers, (0, room)) if room else numbers
 
-    def step(self, index: int, layer: _Layer, pruner: TokenPruner | None) -> None:
-        """One layer."""
+    def step(self, index: int, layer: CompiledLayer, pruner: TokenPruner | None) -> None:
+        """Run one layer, with its decision."""
         if self.total == 0:
-            self._note(index, self.packing.lengths, False)
+            self._record(index, self.packing.lengths, False)
             return
-        mixed, hidden = self.between(index, layer.qkv(self.hidden), layer.heads, pruner)
+        mixed, hidden = self.attend_and_drop(index, layer.qkv(self.hidden), layer.heads, pruner)
         self.hidden = layer.finish(mixed, hidden) if self.total else hidden
 
-    def between(
+    def attend_and_drop(
         self, index: int, qkv: Float[Tensor, "rows three_hidden"], heads: int, pruner: TokenPruner | None
     ) -> tuple[Float[Tensor, "left hidden"], Float[Tensor, "left hidden"]]:
-        """What a layer does between its first product and the rest: attention, the decision, and removal.
+        """Run what is between a layer's first product and `finish`: attention, the decision, and dropping tokens.
 
-        Returns attention's output and the layer's input, of those who stay.
+        Returns the attention output and the layer's input for the kept tokens.
         """
         decides = pruner is not None and index in pruner.layers
         lengths = self.packing.lengths
@@ -201,29 +209,29 @@ class ForwardPass:
             state = self._state(index, needs)
             scores, keep = pruner.decide(index, signals, state, soft=False)
             self.scores = scores if "previous" in needs else None
-            self._note(index, lengths, True, keep, pruner.scorer)
-            return self._leave(index, keep, mixed, hidden)
-        self._note(index, lengths, False)
+            self._record(index, lengths, True, keep, pruner.scorer)
+            return self._drop(index, keep, mixed, hidden)
+        self._record(index, lengths, False)
         return mixed, hidden
 
-    def first_only(self, index: int, layer: _Layer) -> Float[Tensor, "batch 1 hidden"]:
-        """The last layer for the first token of each sentence, which reads all of them."""
+    def finish_first_only(self, index: int, layer: CompiledLayer) -> Float[Tensor, "batch 1 hidden"]:
+        """Run the last layer for the first token of each sentence, which attends to all tokens of its sentence."""
         keep = torch.zeros_like(self.keep)
         keep[:, 0] = 1
-        self._note(index, self.packing.lengths, False, keep)
+        self._record(index, self.packing.lengths, False, keep)
         batch = len(self.packing.lengths)
-        first = F.pad(self.packing.offsets[:-1], (0, rounded(batch, batch) - batch))
+        first = F.pad(self.packing.offsets[:-1], (0, round_up(batch, batch) - batch))
         hidden = self.hidden.index_select(0, first)
         query = layer.query(hidden)[:batch]
         mixed = attend_from_first(query, layer.key_value(self.hidden), layer.heads, self.packing, self.fused)
         return layer.finish(F.pad(mixed, (0, 0, 0, len(first) - batch)), hidden)[:batch, None]
 
-    def restored(self) -> Float[Tensor, "batch tokens hidden"]:
-        """What the head reads: all tokens in the incoming shape, or the first of each sentence."""
+    def restore(self) -> Float[Tensor, "batch tokens hidden"]:
+        """Return what the head reads: all tokens in the incoming shape, or the first token of each sentence."""
         if self.output is None:
             return self.hidden.index_select(0, self.packing.offsets[:-1])[:, None]
         self.output[self.origin] = self.hidden[: self.total]
-        if self.read_alone:
+        if self.first_only:
             return self.output.index_select(0, self.whole.offsets[:-1])[:, None]
         return self.whole.pad(self.output)
 
@@ -236,39 +244,37 @@ class ForwardPass:
             embedded = self.start[rows].float()
         return TokenState(self.keep, self.position, self.protected, self.length, hidden, self.scores, embedded, index)
 
-    def _leave(
+    def _drop(
         self, index: int, keep: Float[Tensor, "batch tokens"], mixed: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Takes the decision; returns what is left of attention's output and of the layer's input."""
-        protected_count, before = keep > 0, self.packing
-        counts = self.known.get(index) or read(protected_count.sum(-1))
+        """Apply a keep decision; return the attention output and the layer's input for the kept tokens."""
+        kept, before = keep > 0, self.packing
+        counts = self.known.get(index) or read(kept.sum(-1))
         left = sum(counts)
         if left == self.total:
             return mixed, hidden
-        # places in the padded view: how many there are is known, so nobody waits for the device to count them
-        places = torch.nonzero_static(protected_count.flatten(), size=left, fill_value=0)[:, 0]
-        chosen = before.rows_at(places)
+        # places in the padded view; their number is given, so the host need not wait for the device to count them
+        places = torch.nonzero_static(kept.flatten(), size=left, fill_value=0)[:, 0]
+        rows = before.rows_at(places)
         if self.output is not None:
-            others = torch.nonzero_static(
-                (before.real & ~protected_count).flatten(), size=self.total - left, fill_value=0
-            )
-            gone = before.rows_at(others[:, 0])
-            self.output.index_copy_(0, self.origin.index_select(0, gone), hidden.index_select(0, gone))
-            self.origin = self.origin.index_select(0, chosen)
+            others = torch.nonzero_static((before.real & ~kept).flatten(), size=self.total - left, fill_value=0)
+            dropped = before.rows_at(others[:, 0])
+            self.output.index_copy_(0, self.origin.index_select(0, dropped), hidden.index_select(0, dropped))
+            self.origin = self.origin.index_select(0, rows)
         self.packing = packing = Packing.of(counts, keep.device)
 
-        def moved(view: Tensor) -> Tensor:
+        def repack(view: Tensor) -> Tensor:
             return packing.pad(view.flatten().index_select(0, places))
 
-        self.position, self.protected = moved(self.position), moved(self.protected)
-        self.scores = None if self.scores is None else moved(self.scores)
+        self.position, self.protected = repack(self.position), repack(self.protected)
+        self.scores = None if self.scores is None else repack(self.scores)
         self.keep = packing.real.float()
-        # dummy rows are copies of the first: no number in them is out of the ordinary
-        chosen = self._filled_up(chosen)
-        self.plan = Plan(packing, len(chosen), self.fused)
-        return mixed.index_select(0, chosen), hidden.index_select(0, chosen)
+        # dummy rows are copies of row 0, so their values are ordinary numbers
+        rows = self._pad_to_rows(rows)
+        self.plan = Plan(packing, len(rows), self.fused)
+        return mixed.index_select(0, rows), hidden.index_select(0, rows)
 
-    def _note(
+    def _record(
         self,
         index: int,
         lengths: tuple[int, ...],
@@ -280,16 +286,16 @@ class ForwardPass:
         self.steps.append(_Step(index, decided, lengths, now, self.position, self.protected, scorer))
 
 
-def _stays(rows: Rows, pruner: TokenPruner | None) -> Float[Tensor, "batch tokens"]:
-    """1 where a token stays whatever its score: marked by the caller, or what the head reads."""
+def protected_tokens(rows: Rows, pruner: TokenPruner | None) -> Float[Tensor, "batch tokens"]:
+    """Return 1 for tokens kept whatever their score: those the caller marks, and the pruner's first or last token."""
     packing = rows.packing
     real = packing.real
-    stays = torch.zeros_like(real, dtype=torch.float32)
+    protected = torch.zeros_like(real, dtype=torch.float32)
     if rows.protected is not None:
-        stays = packing.pad(rows.protected.float())
+        protected = packing.pad(rows.protected.float())
     if pruner is not None and pruner.protect_first:
-        stays = torch.cat([torch.ones_like(stays[:, :1]), stays[:, 1:]], dim=1)
+        protected = torch.cat([torch.ones_like(protected[:, :1]), protected[:, 1:]], dim=1)
     if pruner is not None and pruner.protect_last:
         column = torch.arange(packing.width, device=real.device)
-        stays = torch.where(column == real.sum(-1)[:, None] - 1, 1.0, stays)
-    return stays
+        protected = torch.where(column == real.sum(-1)[:, None] - 1, 1.0, protected)
+    return protected

@@ -1,4 +1,4 @@
-"""Load a pruned model into one of the engines."""
+"""Load a pruned model, as a Hugging Face model or in one of the engines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunekit.runtime.engine import PackedEngine, load_packed
 from prunekit.runtime.onnx_engine import GraphEngine, load_graph
 from prunekit.tokens.state import Execution
 
-# engine -> what loads it, from the folder and the options that the engine has
+# engine -> the function that loads it from a folder, with the engine's own options
 ENGINES: dict[str, Callable[..., Any]] = {"packed": load_packed, "onnx": load_graph}
 
 
@@ -32,19 +32,19 @@ def load(folder: str | Path, *, engine: Literal["onnx"], **options: Any) -> Grap
 
 
 def load(folder: str | Path, execution: Execution | None = None, *, engine: str = "hf", **options: Any) -> Any:
-    """The pruned model of a run's folder or of its model/, in evaluation mode; call it as any Hugging Face model.
+    """Load the pruned model of a run folder, or of its model/, in evaluation mode; call it like any Hugging Face model.
 
-    `execution` None means the one that it was tested with, which is "pack" for nearly every method.
+    `execution` None means the one it was tested with, which is "pack" for nearly every method.
 
         model = prunekit.load("runs/.../model")
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
 
-    Another `engine` gives a runtime of its own in the model's place, with options of its own: "packed" is
-    prunekit.runtime.engine.PackedEngine, "onnx" prunekit.runtime.onnx_engine.GraphEngine.
+    Another `engine` returns that engine instead of a model and takes its options: "packed" is
+    prunekit.runtime.engine.PackedEngine, "onnx" is prunekit.runtime.onnx_engine.GraphEngine.
 
     Raises:
-        FileNotFoundError: the folder is no prunekit checkpoint.
-        ValueError: a newer format, weights that do not belong to the settings beside them, or no such engine.
+        FileNotFoundError: the folder is not a prunekit checkpoint.
+        ValueError: a newer format, weights that do not match the stored settings, or an unknown engine.
         TypeError: an option that the engine does not have.
     """
     folder = model_folder(folder)

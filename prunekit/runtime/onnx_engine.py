@@ -1,10 +1,10 @@
-"""The second runtime: the graph of a pruned model in ONNX Runtime or OpenVINO, one text at a time.
+"""The graph engine: a pruned model as an ONNX graph in ONNX Runtime or OpenVINO, one text at a time.
 
     engine = prunekit.load("runs/.../model", engine="onnx")
     engine(["The match ended in a draw.", "Shares fell."]).labels
 
-Made for batch 1 and for machines without torch's kernels; a batch is run text by text, so nothing is ever padded and
-no result hangs on its batch.
+For batch size 1 and for machines without torch's kernels. A batch is run text by text, so nothing is padded and no
+result depends on its batch.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ from prunekit.runtime.extras import need, version
 from prunekit.runtime.inputs import Inputs
 from prunekit.runtime.onnx_graph import OUTPUTS, write_graph
 
-FOLDER = "onnx"  # inside a model's folder, where others look for ONNX files of a Hugging Face model too
+FOLDER = "onnx"  # inside a model's folder, where other tools also look for a Hugging Face model's ONNX files
 FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 ABOUT = "prunekit_onnx.json"
 
 
 @runtime_checkable
 class Session(Protocol):
-    """What runs a graph file."""
+    """A loaded graph that can be run; `inputs` are the names of its inputs."""
 
     inputs: tuple[str, ...]
 
     def run(self, feed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and depth of one text."""
+        """Return the logits and token depths of one text."""
 
 
 class OnnxRuntime:
-    """A graph in ONNX Runtime, on the CPU; `threads` None leaves the number to it."""
+    """A graph in ONNX Runtime, on the CPU; `threads` None keeps its default number."""
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         ort = need("onnxruntime", "engine='onnx'")
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # what it says about graphs that it optimises is of no use to a reader
+        options.log_severity_level = 3  # errors only: its warnings about graph optimisation do not help users
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.inputs = tuple(given.name for given in self.session.get_inputs())
+        self.inputs = tuple(node.name for node in self.session.get_inputs())
 
     def run(self, feed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and depth of one text."""
+        """Return the logits and token depths of one text."""
         logits, depth = self.session.run(list(OUTPUTS), dict(feed))
         return logits, depth
 
 
 class OpenVino:
-    """The same graph, or its IR, in OpenVINO, on the CPU; float32 unless `hint` names another inference precision."""
+    """The graph, or its OpenVINO IR, in OpenVINO, on the CPU; `hint` is the inference precision, float32 by default."""
 
     def __init__(self, path: str | Path, threads: int | None = None, hint: str = "f32") -> None:
         ov = need("openvino", "OpenVINO")
@@ -73,21 +73,21 @@ class OpenVino:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         self.model = ov.Core().compile_model(str(path), "CPU", settings)
-        self.inputs = tuple(given.any_name for given in self.model.inputs)
+        self.inputs = tuple(node.any_name for node in self.model.inputs)
 
     def run(self, feed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and depth of one text."""
-        found = self.model(dict(feed))
-        return found["logits"], found["depth"]
+        """Return the logits and token depths of one text."""
+        outputs = self.model(dict(feed))
+        return outputs["logits"], outputs["depth"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a batch came to.
+    """The graph engine's output for a batch.
 
-    `logits` are [batch, outputs], or of answers [batch, tokens, 2], where padding has none. `labels` are the names of
-    the best classes; None for regression and answers. `depth` is of each text the number of layers whose feed-forward
-    half each of its tokens entered.
+    `logits` are [batch, outputs], or [batch, tokens, 2] for question answering, with `MASKED_LOGIT` at padding.
+    `labels` are the names of the best classes; None for regression and question answering. `depth` holds, for each
+    text, the number of layers whose feed-forward each of its tokens entered.
     """
 
     logits: Tensor
@@ -96,13 +96,13 @@ class Outcome:
 
     @property
     def kept(self) -> list[list[list[int]]]:
-        """For each layer and text, the places of the tokens that entered the layer's feed-forward half."""
+        """For each layer and text, the positions of the tokens that entered the layer's feed-forward."""
         layers = max(int(depth.max()) for depth in self.depth)
         return [[np.flatnonzero(depth > layer).tolist() for depth in self.depth] for layer in range(layers)]
 
 
 class GraphEngine:
-    """Runs a graph; calling it gives an `Outcome`, `logits` is the short way for token ids."""
+    """A graph with its tokenizer; calling it returns an `Outcome`, and `logits` takes token ids directly."""
 
     def __init__(self, session: Session, name: str, tokenizer: Any = None, config: Any = None) -> None:
         self.session = session
@@ -111,11 +111,11 @@ class GraphEngine:
         self.config = config
 
     def logits(self, batch: Sequence[Sequence[int]]) -> Float[Tensor, "batch outputs"] | Float[Tensor, "batch n 2"]:
-        """Logits of texts, given as token ids; token types are those of a list's attribute `types`, else 0."""
+        """Return the logits of texts given as token ids; token types are the list's attribute `types`, else 0."""
         return self._outcome([self._text(ids, getattr(ids, "types", None), None) for ids in batch]).logits
 
     def __call__(self, inputs: Inputs) -> Outcome:
-        """Logits, labels and depths of texts, pairs of texts, token ids, or a padded batch, whose padding is not run.
+        """Run texts, pairs of texts, token ids or a padded batch (without its padding); return logits, labels, depths.
 
         Raises:
             ValueError: no text, or texts given to an engine without a tokenizer.
@@ -128,7 +128,7 @@ class GraphEngine:
         if all(map(_is_ids, texts)):
             return self._outcome([self._text(ids, None, None) for ids in texts])
         if self.tokenizer is None:
-            raise ValueError("this engine has no tokenizer, so it reads token ids alone; pass one when you make it.")
+            raise ValueError("this engine has no tokenizer, so it reads token ids only; give it one when creating it.")
         pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
         given = self.tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True)
         types = given.get("token_type_ids") or [None] * len(texts)
@@ -137,9 +137,9 @@ class GraphEngine:
     def _padded(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, np.ndarray]]:
         ids = batch["input_ids"]
         real = batch.get("attention_mask", torch.ones_like(ids)) > 0
-        for row, chosen in enumerate(real):
-            own = {name: batch[name][row][chosen] for name in ("token_type_ids", "protected") if name in batch}
-            yield self._text(ids[row][chosen], own.get("token_type_ids"), own.get("protected"))
+        for row, mask in enumerate(real):
+            extra = {name: batch[name][row][mask] for name in ("token_type_ids", "protected") if name in batch}
+            yield self._text(ids[row][mask], extra.get("token_type_ids"), extra.get("protected"))
 
     def _text(self, ids: Any, types: Any, protected: Any) -> dict[str, np.ndarray]:
         given = {"input_ids": ids, "token_type_ids": types, "protected": protected}
@@ -150,8 +150,8 @@ class GraphEngine:
         }
 
     def _outcome(self, texts: list[dict[str, np.ndarray]]) -> Outcome:
-        found = [self.session.run(text) for text in texts]
-        parts = [torch.from_numpy(np.array(logits, np.float32)) for logits, _ in found]
+        outputs = [self.session.run(text) for text in texts]
+        parts = [torch.from_numpy(np.array(logits, np.float32)) for logits, _ in outputs]
         if by_token(parts[0]):
             width = max(part.shape[1] for part in parts)
             parts = [
@@ -160,7 +160,7 @@ class GraphEngine:
         logits, labels = torch.cat(parts), None
         if self.config is not None and not by_token(logits) and logits.shape[-1] > 1:
             labels = [self.config.id2label[best] for best in logits.argmax(-1).tolist()]
-        return Outcome(logits, labels, [np.asarray(depth, np.int64) for _, depth in found])
+        return Outcome(logits, labels, [np.asarray(depth, np.int64) for _, depth in outputs])
 
 
 def _is_ids(text: Any) -> bool:
@@ -168,11 +168,11 @@ def _is_ids(text: Any) -> bool:
 
 
 def load_graph(folder: str | Path, *, dtype: str = "fp32", threads: int | None = None) -> GraphEngine:
-    """The graph of a checkpoint folder in ONNX Runtime: the one that was exported there, else one that is made now.
+    """Load the graph of a checkpoint folder into ONNX Runtime: the exported one if there is one, else export it now.
 
     Raises:
-        FileNotFoundError: the folder is no prunekit checkpoint.
-        NotExportableError: the method cannot be written as a graph.
+        FileNotFoundError: the folder is not a prunekit checkpoint.
+        NotExportableError: the method cannot be exported as a graph.
         ValueError: an unknown dtype, or a graph that was exported from other weights.
         MissingPackageError: onnxruntime is not installed.
     """
@@ -182,36 +182,36 @@ def load_graph(folder: str | Path, *, dtype: str = "fp32", threads: int | None =
     folder = Path(folder)
     stored = folder / FOLDER
     if not (stored / FILES[dtype]).is_file():
-        return of_model(pretrained.load_hf(folder), folder, dtype, threads)
+        return build_graph_engine(pretrained.load_hf(folder), folder, dtype, threads)
     check_origin(stored, folder)
-    return _opened(stored / FILES[dtype], folder, threads, f"onnx {dtype}")
+    return _open(stored / FILES[dtype], folder, threads, f"onnx {dtype}")
 
 
-def of_model(
+def build_graph_engine(
     model: PreTrainedModel,
     folder: str | Path,
     dtype: str,
     threads: int | None = None,
 ) -> GraphEngine:
-    """The graph of a model that `install` prepared, made now; `folder` is where its tokenizer lies.
+    """Export a model prepared by `install` and load its graph; `folder` holds its tokenizer and config.
 
     Raises:
-        NotExportableError: the method cannot be written as a graph.
-        MissingPackageError: onnxruntime is not installed, or for int8 onnx.
+        NotExportableError: the method cannot be exported as a graph.
+        MissingPackageError: onnxruntime, or onnx for int8, is not installed.
     """
     need("onnxruntime", "engine='onnx'")
     with tempfile.TemporaryDirectory() as scratch:
         write(model, scratch, graph_inputs(folder), int8=dtype == "int8")
-        return _opened(Path(scratch) / FILES[dtype], Path(folder), threads, f"onnx {dtype}")
+        return _open(Path(scratch) / FILES[dtype], Path(folder), threads, f"onnx {dtype}")
 
 
-def _opened(path: Path, folder: Path, threads: int | None, name: str) -> GraphEngine:
+def _open(path: Path, folder: Path, threads: int | None, name: str) -> GraphEngine:
     tokenizer = AutoTokenizer.from_pretrained(folder) if any(folder.glob("tokenizer*")) else None
     return GraphEngine(OnnxRuntime(path, threads), name, tokenizer, AutoConfig.from_pretrained(folder))
 
 
 def graph_inputs(folder: str | Path, *, protected: bool = False) -> tuple[str, ...]:
-    """What the graph of a model takes: token ids, token types where its tokenizer makes them, protected tokens."""
+    """Return the inputs of a model's graph: token ids, token types if its tokenizer makes them, protected tokens."""
     typed = getattr(AutoConfig.from_pretrained(folder), "type_vocab_size", 0) > 1
     if typed and any(Path(folder).glob("tokenizer*")):
         typed = "token_type_ids" in AutoTokenizer.from_pretrained(folder).model_input_names
@@ -221,10 +221,10 @@ def graph_inputs(folder: str | Path, *, protected: bool = False) -> tuple[str, .
 def write(
     model: PreTrainedModel, folder: str | Path, inputs: Sequence[str], *, int8: bool = False, prune: bool = True
 ) -> list[Path]:
-    """Writes the graph, and with `int8` a second one with 8-bit weights; returns the files.
+    """Write the graph and, with `int8`, a second one with 8-bit weights; return the files.
 
     Raises:
-        NotExportableError: the method cannot be written as a graph.
+        NotExportableError: the method cannot be exported as a graph.
         MissingPackageError: int8 without onnx and onnxruntime.
     """
     paths = [Path(folder) / FILES["fp32"]]
@@ -236,29 +236,30 @@ def write(
 
 
 def quantise(source: Path, target: Path, operators: Sequence[str] = ("MatMul", "Gemm")) -> None:
-    """Writes the graph with 8-bit weights of matrix products, one scale per column; activations are quantised as they
-    come. Embeddings stay in float32: nobody multiplies them.
+    """Write the graph with 8-bit weights in matrix products, one scale per column.
+
+    Activations are quantised dynamically. Embeddings stay in float32, because they are looked up, not multiplied.
     """
     onnx = need("onnx", "int8")
     need("onnxruntime", "int8")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    beside = target.with_name(f".{target.name}.exporting")
+    scratch = target.with_name(f".{target.name}.exporting")
     try:
-        with silence(""):  # it advises a preprocessing that dynamic quantisation has no use for
+        with silence(""):  # it recommends a preprocessing that dynamic quantisation does not need
             quantize_dynamic(
-                str(source), str(beside), op_types_to_quantize=list(operators), per_channel=True,
+                str(source), str(scratch), op_types_to_quantize=list(operators), per_channel=True,
                 weight_type=QuantType.QInt8,
-                # behind operators of ONNX Runtime's own it cannot tell
+                # it cannot infer the type of tensors after ONNX Runtime's own operators
                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
             )  # fmt: skip
-        beside.replace(target)
+        scratch.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
 
 
 def note_origin(folder: Path, model: Path, about: Mapping[str, Any]) -> None:
-    """Writes which weights and which pruning a graph was made from, and with which versions."""
+    """Record which weights and pruning a graph was exported from, and with which versions."""
     settings = json.loads((model / pretrained.SETTINGS).read_text())
     origin = {name: settings.get(name) for name in ("weights_sha256", "tensors_sha256")}
     versions = {name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino")}
@@ -266,10 +267,10 @@ def note_origin(folder: Path, model: Path, about: Mapping[str, Any]) -> None:
 
 
 def check_origin(folder: Path, model: Path) -> None:
-    """Refuses a graph that was not exported from this model.
+    """Check that a graph was exported from this model.
 
     Raises:
-        ValueError: weights or pruning are others than those of the export.
+        ValueError: the model's weights or pruning differ from the exported ones.
     """
     about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
     settings = json.loads((model / pretrained.SETTINGS).read_text())

@@ -1,11 +1,11 @@
-"""A pruned model as an ONNX graph: one text at a time, any length, and tokens that leave are really gone.
+"""A pruned model as an ONNX graph: one text of any length, whose dropped tokens are really removed.
 
-The graph is traced through Hugging Face's own layers and the method's own scorer and policy; what is removed is a
-`NonZero` and a `Gather` behind the attention of each layer that decides, so every row behind them is a row less.
+The graph is traced through Hugging Face's own layers and the method's own scorer and policy. Dropping tokens is a
+`NonZero` and a `Gather` after the attention of each decision layer, so everything after them computes fewer rows.
 
 inputs    input_ids [1, tokens]; token_type_ids, protected [1, tokens] where the model and the task have them
-outputs   logits [1, outputs], or [1, tokens, 2] where answers are found;
-          depth [tokens]: the number of layers whose feed-forward half a token entered
+outputs   logits [1, outputs], or [1, tokens, 2] for question answering;
+          depth [tokens]: the number of layers whose feed-forward a token entered
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from prunekit.tokens.state import TokenState
 OPSET = 17  # LayerNormalization as one operator, which ONNX Runtime fuses; OpenVINO reads it as well
 INPUTS = ("input_ids", "token_type_ids", "protected")
 OUTPUTS = ("logits", "depth")
-# of the lengths that a graph is tried on while it is made; one prime, so that no size is a multiple by chance
+# length of the text that a graph is traced with; prime, so that no other size is a multiple of it by chance
 EXAMPLE_TOKENS = 23
 
 
 class NotExportableError(ValueError):
-    """The method's decision cannot be written as a graph."""
+    """The method's decision cannot be exported as a graph."""
 
 
-class OneText(nn.Module):
-    """The traversal for a single unpadded text, without a branch that hangs on a value: it can be traced.
+class SingleTextEncoder(nn.Module):
+    """The pruned encoder for one unpadded text, without data-dependent branches, so that it can be traced.
 
-    Takes the place of `PrunedEncoder` and calls the same halves of layers, scorer and policy. `read` is how many
-    first rows the head reads: 1 lets the last layer's feed-forward half work on [CLS] alone, None all rows.
+    Replaces `PrunedEncoder` and calls the same layer halves, scorer and policy. `read` is the number of leading rows
+    that the head reads: with 1, the last layer's feed-forward computes [CLS] only; None means all rows.
     """
 
     def __init__(self, encoder: PrunedEncoder, read: int | None) -> None:
@@ -65,17 +65,17 @@ class OneText(nn.Module):
         protected: Tensor | None = None,
         **ignored: object,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Hidden states of all tokens, or of the first `read`; `depths` receives the depth of each token."""
+        """Return the hidden states of all tokens, or of the first `read`; append each token's depth to `depths`."""
         hidden = output = hidden_states
         pruner = self.pruner
         position = torch.arange(hidden.shape[1]).unsqueeze(0)
         length = (position[:, -1] + 1).float()
-        stays = torch.zeros_like(position).float() if protected is None else (protected > 0).float()
+        is_protected = torch.zeros_like(position).float() if protected is None else (protected > 0).float()
         if pruner is not None and pruner.protect_first:
-            stays = torch.where(position == 0, 1.0, stays)
+            is_protected = torch.where(position == 0, 1.0, is_protected)
         if pruner is not None and pruner.protect_last:
-            stays = torch.where(position == length.long() - 1, 1.0, stays)
-        # a token that no layer drops enters all
+            is_protected = torch.where(position == length.long() - 1, 1.0, is_protected)
+        # a token that is never dropped enters every layer
         depth = torch.full_like(position[0], len(self.blocks))
         previous: Tensor | None = None
         for index, layer in enumerate(self.blocks):
@@ -87,7 +87,7 @@ class OneText(nn.Module):
                 state = TokenState(
                     keep=torch.ones_like(position).float(),
                     position=position,
-                    protected=stays,
+                    protected=is_protected,
                     length=length,
                     hidden=hidden if "hidden" in needs else None,
                     previous=previous,
@@ -95,14 +95,14 @@ class OneText(nn.Module):
                     layer=index,
                 )
                 scores, keep = pruner.decide(index, signals, state, soft=False)
-                stay, leave = _rows(keep > 0), _rows(keep <= 0)
-                gone = position[0].index_select(0, leave)
-                depth = depth.scatter(0, gone, torch.full_like(gone, index))
+                kept, dropped = _row_numbers(keep > 0), _row_numbers(keep <= 0)
+                origin = position[0].index_select(0, dropped)
+                depth = depth.scatter(0, origin, torch.full_like(origin, index))
                 if self.read is None:
-                    output = output.index_copy(1, gone, hidden.index_select(1, leave))
-                attended = attended.index_select(1, stay)
-                position, stays = position.index_select(1, stay), stays.index_select(1, stay)
-                previous = scores.index_select(1, stay) if "previous" in needs else None
+                    output = output.index_copy(1, origin, hidden.index_select(1, dropped))
+                attended = attended.index_select(1, kept)
+                position, is_protected = position.index_select(1, kept), is_protected.index_select(1, kept)
+                previous = scores.index_select(1, kept) if "previous" in needs else None
             if self.read is not None and index == len(self.blocks) - 1:
                 attended = attended[:, : self.read]
             hidden = self.family.feed_forward(layer, attended)
@@ -112,12 +112,12 @@ class OneText(nn.Module):
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
 
 
-def _rows(chosen: Tensor) -> Int[Tensor, "chosen"]:
-    return chosen[0].nonzero().squeeze(1)
+def _row_numbers(mask: Tensor) -> Int[Tensor, "rows"]:
+    return mask[0].nonzero().squeeze(1)
 
 
 class _Graph(nn.Module):
-    """Positional inputs and outputs, as a graph has them."""
+    """A model whose inputs and outputs are positional, as the exporter needs them."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -132,32 +132,33 @@ class _Graph(nn.Module):
         return logits, depths[0]
 
 
-def classifies(model: PreTrainedModel) -> bool:
-    """Whether the model's head sees nothing but the first token, as every sequence classifier of our families."""
+def is_classifier(model: PreTrainedModel) -> bool:
+    """Whether the model's head reads only the first token, as every sequence classifier of our families does."""
     return type(model).__name__.endswith(CLASSIFIER.architecture)
 
 
-def one_text(model: PreTrainedModel, *, prune: bool = True, first_only: bool | None = None) -> nn.Module:
-    """A copy of a pruned model that reads one unpadded text; inputs and outputs are those of the graph.
+def single_text_model(model: PreTrainedModel, *, prune: bool = True, first_only: bool | None = None) -> nn.Module:
+    """Return a copy of a pruned model that takes one unpadded text; it shares its weights with `model`.
 
-    `first_only` lets the last layer's feed-forward half compute [CLS] alone, which changes no result; by default
-    where the head reads nothing else and [CLS] always stays. The copy shares its weights with `model`.
+    `first_only` computes the last layer's feed-forward for [CLS] only, which changes no result; the default is to do so
+    where the head reads nothing else and [CLS] is never dropped.
     """
     encoder = encoder_of(model)
-    stays = not prune or encoder.pruner is None or encoder.pruner.protect_first
-    alone = classifies(model) and stays if first_only is None else first_only
-    # weights are not copied: the memo says that they are already there
+    keeps_first = not prune or encoder.pruner is None or encoder.pruner.protect_first
+    if first_only is None:
+        first_only = is_classifier(model) and keeps_first
+    # the memo tells deepcopy that weights are already copied, so they are shared
     memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    ours = copy.deepcopy(model, memo).eval()
-    parent = _holder(ours, encoder_of(ours))
-    traced = OneText(encoder_of(ours), 1 if alone else None)
+    copied = copy.deepcopy(model, memo).eval()
+    parent = _parent_of(encoder_of(copied), copied)
+    traced = SingleTextEncoder(encoder_of(copied), 1 if first_only else None)
     if not prune:
         traced.pruner = None
     setattr(parent, encoder.family.encoder, traced)
-    return ours
+    return copied
 
 
-def _holder(model: PreTrainedModel, encoder: nn.Module) -> nn.Module:
+def _parent_of(encoder: nn.Module, model: PreTrainedModel) -> nn.Module:
     return next(module for module in model.modules() if any(child is encoder for child in module.children()))
 
 
@@ -169,55 +170,55 @@ def write_graph(
     prune: bool = True,
     first_only: bool | None = None,
 ) -> None:
-    """Writes the ONNX file of a model that `install` prepared, in float32, atomically.
+    """Write the ONNX file of a model prepared by `install`, in float32, atomically.
 
-    `inputs` are those of `INPUTS` that the graph takes, `input_ids` first. `prune=False` writes the dense model, still
-    for one text without padding.
+    `inputs` are the ones of `INPUTS` that the graph takes, `input_ids` first. `prune=False` writes the dense model,
+    also for one text without padding.
 
     Raises:
-        NotExportableError: the scorer or the policy has an operation that no graph has.
+        NotExportableError: the scorer or the policy uses an operation that ONNX does not have, or the model translates.
     """
     if family_of(model).has_decoder:
         raise NotExportableError(
-            f"{type(model).__name__} translates: its decoder is a loop, which is no part of an encoder's graph; "
+            f"{type(model).__name__} translates: its decoder is a loop, which an encoder's graph cannot contain; "
             f"use prunekit.tokens.translation."
         )
-    module = _Graph(one_text(model, prune=prune, first_only=first_only), inputs)
+    module = _Graph(single_text_model(model, prune=prune, first_only=first_only), inputs)
     ids = torch.randint(5, 90, (1, EXAMPLE_TOKENS), generator=torch.Generator().manual_seed(0))
     ids = ids.clamp(max=int(model.config.vocab_size) - 1)
     values = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "protected": torch.zeros_like(ids)}
     axes = {name: {1: "tokens"} for name in inputs} | {"depth": {0: "tokens"}}
-    if not classifies(model):
+    if not is_classifier(model):
         axes["logits"] = {1: "tokens"}
     pruner = encoder_of(model).pruner
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.exporting")
+    scratch = path.with_name(f".{path.name}.exporting")
     try:
         if prune and pruner is not None and pruner.scorer.no_graph:
             raise NotExportableError(f"{type(pruner.scorer).__name__} {pruner.scorer.no_graph}.")
-        with exporting(), torch.no_grad():
+        with export_settings(), torch.no_grad():
             torch.onnx.export(
                 module,
                 tuple(values[name] for name in inputs),
-                str(beside),
+                str(scratch),
                 input_names=list(inputs),
                 output_names=list(OUTPUTS),
                 dynamic_axes=axes,
                 opset_version=OPSET,
-                dynamo=False,  # torch.export cannot trace sizes that hang on values through a method's own code
+                dynamo=False,  # torch.export cannot trace data-dependent sizes through a method's own code
             )
-        atomic_write_bytes(path, beside.read_bytes())
+        atomic_write_bytes(path, scratch.read_bytes())
     except torch.onnx.errors.OnnxExporterError as error:
         raise NotExportableError(
-            f"{_names(model)} cannot be written as a graph ({first_line(error)}); "
-            f"use engine='packed', or operations of ONNX opset {OPSET} in scorer and policy."
+            f"{_describe(model)} cannot be exported as a graph ({first_line(error)}); "
+            f"use engine='packed', or only operations of ONNX opset {OPSET} in scorer and policy."
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
 
 
-def _names(model: PreTrainedModel) -> str:
+def _describe(model: PreTrainedModel) -> str:
     pruner = encoder_of(model).pruner
     if pruner is None:
         return type(model).__name__
@@ -225,28 +226,28 @@ def _names(model: PreTrainedModel) -> str:
 
 
 @contextmanager
-def exporting() -> Iterator[None]:
-    """Holds back what torch says about its own exporter, and teaches it the stable sort that ranks are made by."""
+def export_settings() -> Iterator[None]:
+    """Silence torch's ONNX exporter, and teach it the stable sort that ranks need, inside the block."""
     from jaxtyping import config as jaxtyping_config
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic  # type: ignore[attr-defined]
 
-    checked = not jaxtyping_config.jaxtyping_disable
+    was_checking = not jaxtyping_config.jaxtyping_disable
     jaxtyping_config.update("jaxtyping_disable", True)  # sizes are tensors while a graph is traced
-    register_custom_op_symbolic("aten::sort", _sorted, OPSET)
+    register_custom_op_symbolic("aten::sort", _stable_sort, OPSET)
     try:
         with silence("torch.onnx", hide_warnings=True):
             yield
     finally:
         unregister_custom_op_symbolic("aten::sort", OPSET)
-        jaxtyping_config.update("jaxtyping_disable", not checked)
+        jaxtyping_config.update("jaxtyping_disable", not was_checking)
 
 
-def _sorted(graph: Any, values: Any, *how: Any) -> Any:
-    """`sort` as ONNX's TopK of everything, which by its specification puts the earlier of equals first."""
+def _stable_sort(graph: Any, values: Any, *options: Any) -> Any:
+    """Translate `sort` into ONNX's TopK of all values, whose specification puts the earlier of equal values first."""
     from torch.onnx import symbolic_helper
 
     # sort(values, dim, descending) or sort(values, stable, dim, descending)
-    dim, descending = (symbolic_helper._get_const(value, "i", "how") for value in how[-2:])
+    dim, descending = (symbolic_helper._get_const(value, "i", "option") for value in options[-2:])
     shape = graph.op("Shape", values)
     size = graph.op("Gather", shape, graph.op("Constant", value_t=torch.tensor([dim])), axis_i=0)
     return graph.op("TopK", values, size, axis_i=dim, largest_i=int(descending), sorted_i=1, outputs=2)

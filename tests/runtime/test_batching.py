@@ -1,4 +1,4 @@
-"""The queue in front of the computing thread: who is computed together, who is turned away, who is forgotten."""
+"""The queue in front of the compute thread: which items share a batch, which are refused, and which are cancelled."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prunekit.runtime.batching import (
     Limits,
     QueueFullError,
     RequestTimeoutError,
-    milliseconds,
+    percentile_ms,
 )
 
 ROOMY = Limits(texts=8, tokens=100, wait_s=0.02, queue=100, timeout_s=20)
 
 
 class Desk:
-    """Answers a text with its length; remembers batches, and can be held up."""
+    """A stand-in for the model: answers a text with its length, records batches, and can be made to wait."""
 
     def __init__(self):
         self.batches = []
@@ -42,7 +42,7 @@ class Desk:
         return [len(text) for text in batch]
 
     async def held(self, batcher):
-        """A request that is being computed until `go` is set."""
+        """Submit a request that is being computed until `go` is set."""
         self.go.clear()
         first = asyncio.create_task(batcher.submit(["held"]))
         assert await asyncio.to_thread(self.busy.wait, 20)
@@ -55,7 +55,7 @@ def desk():
 
 
 def run(desk, scene, **changes):
-    """Plays a scene with a batcher; returns what it returns, with the batcher."""
+    """Run a scene with a batcher; return its result and the batcher."""
 
     async def play():
         async with Batcher(desk.read, desk.compute, Limits(**{**vars(ROOMY), **changes})) as batcher:
@@ -67,7 +67,7 @@ def run(desk, scene, **changes):
     return asyncio.run(play())
 
 
-def test_requests_that_arrive_together_are_one_batch_and_each_gets_its_own_answers(desk):
+def test_requests_that_arrive_together_share_a_batch_and_each_gets_its_own_answers(desk):
     async def scene(batcher):
         return await asyncio.gather(batcher.submit(["a"]), batcher.submit(["bb", "ccc"]), batcher.submit(["dddd"]))
 
@@ -78,7 +78,7 @@ def test_requests_that_arrive_together_are_one_batch_and_each_gets_its_own_answe
     assert batcher.tally.outcomes == {"ok": 3}
 
 
-def test_a_full_batch_does_not_wait_for_company(desk):
+def test_a_full_batch_does_not_wait_for_more(desk):
     async def scene(batcher):
         return await batcher.submit(["a"] * 8)
 
@@ -87,7 +87,7 @@ def test_a_full_batch_does_not_wait_for_company(desk):
     assert len(desk.batches) == 1
 
 
-def test_a_lone_text_waits_for_company_and_is_computed_when_none_comes(desk):
+def test_a_single_text_waits_for_others_and_is_computed_when_none_arrive(desk):
     async def scene(batcher):
         start = time.monotonic()
         await batcher.submit(["a"])
@@ -101,11 +101,11 @@ def test_a_lone_text_waits_for_company_and_is_computed_when_none_comes(desk):
     ("limits", "batches"),
     [
         ({"texts": 2}, [["aa", "bb"], ["cc", "dddddd"], ["e"]]),
-        ({"tokens": 4}, [["aa", "bb"], ["cc"], ["dddddd"], ["e"]]),  # what is longer alone is computed alone
+        ({"tokens": 4}, [["aa", "bb"], ["cc"], ["dddddd"], ["e"]]),  # a text over the limit is computed alone
         ({"tokens": 8}, [["aa", "bb", "cc"], ["dddddd", "e"]]),
     ],
 )
-def test_batches_have_so_many_texts_and_tokens_and_who_came_first_comes_first(limits, batches, desk):
+def test_batches_respect_the_limits_on_texts_and_tokens_and_the_order_of_arrival(limits, batches, desk):
     async def scene(batcher):
         return await batcher.submit(["aa", "bb", "cc", "dddddd", "e"])
 
@@ -114,7 +114,7 @@ def test_batches_have_so_many_texts_and_tokens_and_who_came_first_comes_first(li
     assert desk.batches == batches
 
 
-def test_who_comes_while_a_batch_is_computed_is_in_the_next_one(desk):
+def test_texts_that_arrive_during_a_computation_are_in_the_next_batch(desk):
     async def scene(batcher):
         first = await desk.held(batcher)
         others = [asyncio.create_task(batcher.submit([text])) for text in ("a", "bb", "ccc")]
@@ -128,15 +128,15 @@ def test_who_comes_while_a_batch_is_computed_is_in_the_next_one(desk):
     assert desk.batches == [["held"], ["a", "bb", "ccc"]]
 
 
-def test_a_full_queue_turns_away_the_whole_request_and_says_when_to_come_again(desk):
+def test_a_full_queue_refuses_the_whole_request_and_says_when_to_retry(desk):
     async def scene(batcher):
         first = await desk.held(batcher)
         second = asyncio.create_task(batcher.submit(["a", "bb"]))
         await asyncio.sleep(0.05)
-        with pytest.raises(QueueFullError, match="2 texts are waiting, and 2 more are over the limit of 3") as refused:
+        with pytest.raises(QueueFullError, match="2 texts are waiting, and 2 more would exceed the limit of 3") as full:
             await batcher.submit(["c", "d"])
-        assert refused.value.retry_s >= 1
-        third = asyncio.create_task(batcher.submit(["e"]))  # for whom there is room
+        assert full.value.retry_s >= 1
+        third = asyncio.create_task(batcher.submit(["e"]))  # for which there is room
         await asyncio.sleep(0)
         desk.go.set()
         return [await first, await second, await third]
@@ -147,7 +147,7 @@ def test_a_full_queue_turns_away_the_whole_request_and_says_when_to_come_again(d
     assert batcher.tally.outcomes == {"ok": 3, "full": 1}
 
 
-def test_texts_that_are_being_read_have_their_places_in_the_queue(desk):
+def test_texts_that_are_being_read_count_as_queued(desk):
     async def scene(batcher):
         reading = asyncio.create_task(batcher.submit(["a", "bb"]))
         await asyncio.sleep(0)
@@ -158,7 +158,7 @@ def test_texts_that_are_being_read_have_their_places_in_the_queue(desk):
     assert run(desk, scene, queue=2)[0] == [1, 2]
 
 
-def test_an_answer_that_takes_too_long_is_given_up_and_what_was_not_started_never_is(desk):
+def test_a_request_that_takes_too_long_times_out_and_is_never_started(desk):
     async def scene(batcher):
         first = await desk.held(batcher)
         with pytest.raises(RequestTimeoutError, match=r"no answer within 0\.8 s"):
@@ -175,26 +175,26 @@ def test_an_answer_that_takes_too_long_is_given_up_and_what_was_not_started_neve
     assert batcher.tally.outcomes == {"late": 2, "ok": 1}
 
 
-def test_who_leaves_is_taken_out_of_the_queue_and_others_are_answered(desk):
+def test_a_cancelled_request_leaves_the_queue_and_others_are_answered(desk):
     async def scene(batcher):
         first = await desk.held(batcher)
-        leaving, protected_count = (asyncio.create_task(batcher.submit([text])) for text in ("gone", "stays"))
+        cancelled, other = (asyncio.create_task(batcher.submit([text])) for text in ("cancelled", "other"))
         await asyncio.sleep(0.05)
-        leaving.cancel()
+        cancelled.cancel()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert batcher.waiting == 1
-        first.cancel()  # its batch is being computed: the answer is thrown away
+        first.cancel()  # its batch is already being computed, so its answer is discarded
         desk.go.set()
-        return await protected_count
+        return await other
 
     answers, batcher = run(desk, scene)
     assert answers == [5]
-    assert desk.batches == [["held"], ["stays"]]
+    assert desk.batches == [["held"], ["other"]]
     assert batcher.tally.outcomes == {"left": 2, "ok": 1}
 
 
-def test_an_error_of_a_batch_is_told_to_its_requests_and_ends_nothing(desk):
+def test_an_error_in_a_batch_reaches_its_requests_and_stops_nothing_else(desk):
     async def scene(batcher):
         with pytest.raises(BatchFailedError, match="ValueError: cannot compute bad") as failed:
             await batcher.submit(["bad"])
@@ -206,7 +206,7 @@ def test_an_error_of_a_batch_is_told_to_its_requests_and_ends_nothing(desk):
     assert batcher.tally.outcomes == {"failed": 1, "ok": 1}
 
 
-def test_what_reading_refuses_is_the_callers(desk):
+def test_an_error_while_reading_reaches_the_caller(desk):
     def read(texts):
         raise KeyError("unreadable")
 
@@ -220,7 +220,7 @@ def test_what_reading_refuses_is_the_callers(desk):
     assert run(desk, scene)[0] == 0
 
 
-def test_leaving_finishes_what_was_taken_and_takes_nothing_more(desk):
+def test_closing_finishes_accepted_requests_and_accepts_no_more(desk):
     async def play():
         batcher = Batcher(desk.read, desk.compute, ROOMY)
         async with batcher:
@@ -228,7 +228,7 @@ def test_leaving_finishes_what_was_taken_and_takes_nothing_more(desk):
             second = asyncio.create_task(batcher.submit(["second"]))
             await asyncio.sleep(0.05)
             asyncio.get_running_loop().call_later(0.1, desk.go.set)
-        assert not batcher.alive
+        assert not batcher.is_alive
         with pytest.raises(BatcherClosedError):
             await batcher.submit(["too late"])
         return [await first, await second]
@@ -237,8 +237,8 @@ def test_leaving_finishes_what_was_taken_and_takes_nothing_more(desk):
     assert desk.batches == [["held"], ["second"]]
 
 
-def test_percentiles_are_times_that_happened():
+def test_percentiles_are_measured_times_without_interpolation():
     ordered = [number / 1000 for number in range(1, 101)]
-    assert [milliseconds(ordered, percent) for percent in (50, 95, 99)] == [50, 95, 99]
-    assert milliseconds([0.004], 50) == 4
-    assert milliseconds([], 50) is None
+    assert [percentile_ms(ordered, percent) for percent in (50, 95, 99)] == [50, 95, 99]
+    assert percentile_ms([0.004], 50) == 4
+    assert percentile_ms([], 50) is None

@@ -1,4 +1,4 @@
-"""The packed engine is the mask path, faster: the same tokens, the same logits, whatever the backend or the batch."""
+"""The packed engine equals the mask path: the same kept tokens and logits, whatever the backend or the batch."""
 
 import gc
 import re
@@ -17,23 +17,23 @@ from prunekit.models.loading import load_classifier
 from prunekit.models.pretrained import save
 from prunekit.models.tiny import build_tiny_backbone
 from prunekit.runtime.engine import PackedEngine
-from prunekit.runtime.inputs import rounded, row_counts
+from prunekit.runtime.inputs import round_up, row_counts
 from prunekit.runtime.kernels.attention import Plan, attend, attend_from_first
 from prunekit.runtime.kernels.linears import (
+    FloatInt8Linear,
     Int8Linear,
     OneDnnInt8Linear,
     OneDnnLinear,
     TorchLinear,
-    WholeNumbers,
     choose,
-    quantised,
-    works,
+    is_correct,
+    quantise,
 )
 from prunekit.runtime.kernels.native import (
     NativeAttention,
     NativeRounding,
-    _alike,
-    _parts,
+    _balanced_ranges,
+    _equal_ranges,
     library,
     native_attention,
     native_rounding,
@@ -41,7 +41,7 @@ from prunekit.runtime.kernels.native import (
 from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.packing import Packing
 
-# every decision on one family, and every family with a decision that needs little and with one that needs much
+# every decision on one family, and every family with a decision that needs few signals and one that needs many
 CASES = [("bert", decision) for decision in DECISIONS]
 CASES += [(family, decision) for family in FAMILIES[1:] for decision in ("ratio", "task attention")]
 
@@ -69,7 +69,7 @@ def saved(tmp_path):
     return model, tmp_path / "model"
 
 
-def test_load_gives_the_engine_where_it_is_asked_for(saved):
+def test_load_returns_the_engine_if_asked_for(saved):
     model, folder = saved
     batch = batch_of(model)
     engine = prunekit.load(folder, engine="packed")
@@ -85,7 +85,7 @@ def test_load_gives_the_engine_where_it_is_asked_for(saved):
         ({"dtype": "bf16"}, TypeError, "no option dtype for engine='hf'"),
         ({"engine": "packed", "execution": "mask"}, TypeError, "no execution for engine='packed'"),
         ({"engine": "packed", "dtype": "fp8"}, ValueError, "dtype='fp8' is unknown; choose one of fp32, bf16, int8"),
-        ({"engine": "packed", "threads": 0}, ValueError, "threads=0 is no number of threads"),
+        ({"engine": "packed", "threads": 0}, ValueError, "threads=0 is not a number of threads"),
         (
             {"engine": "packed", "attention": "flash"},
             ValueError,
@@ -94,16 +94,16 @@ def test_load_gives_the_engine_where_it_is_asked_for(saved):
         ({"engine": "packed", "linears": "int8"}, ValueError, "choose one of auto, onednn, torch"),
     ],
 )
-def test_what_load_does_not_know_is_refused(saved, given, kind, message):
+def test_load_refuses_unknown_options(saved, given, kind, message):
     with pytest.raises(kind, match=message):
         prunekit.load(saved[1], **given)
 
 
-# -- a result is a function of its own sentence -------------------------------------------------------------
+# -- a result depends only on its own sentence --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-def test_batched_is_one_by_one(dtype):
+def test_a_batch_equals_its_texts_one_by_one(dtype):
     model = install(tiny_model(), DECISIONS["threshold"]())
     engine = PackedEngine(model, dtype=dtype)
     batch = batch_of(model)
@@ -117,13 +117,13 @@ def test_batched_is_one_by_one(dtype):
         assert [layer[0] for layer in alone.kept] == [layer[row] for layer in together.kept]
 
 
-def test_every_number_of_rows_that_is_computed_is_among_those_that_are_compiled_beforehand():
+def test_every_computed_number_of_rows_is_among_those_compiled_in_advance():
     assert row_counts(40) == [4, 8, 12, 16, 20, 24, 28, 32, 40]
-    assert {rounded(rows, 5) for rows in range(1, 2000)} == set(row_counts(1999))
+    assert {round_up(rows, 5) for rows in range(1, 2000)} == set(row_counts(1999))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
-def test_an_engine_that_is_warmed_up_says_the_same(dtype):
+def test_warming_an_engine_changes_no_result(dtype):
     model = install(tiny_model(), DECISIONS["ratio"]())
     batch = sentences(LENGTHS)
     cold, warm = PackedEngine(model, dtype=dtype)(batch), PackedEngine(model, dtype=dtype).warm(64)(batch)
@@ -131,10 +131,10 @@ def test_an_engine_that_is_warmed_up_says_the_same(dtype):
     assert cold.kept == warm.kept
 
 
-def test_an_int8_row_is_quantised_by_itself_alone():
+def test_an_int8_row_is_quantised_independently_of_the_others():
     generator = torch.Generator().manual_seed(0)
     weight, rows = torch.randn(8, 16, generator=generator), torch.randn(5, 16, generator=generator)
-    for backend in (Int8Linear, OneDnnInt8Linear, WholeNumbers):
+    for backend in (Int8Linear, OneDnnInt8Linear, FloatInt8Linear):
         linear = backend(weight, None, "int8")
         with_an_outlier = torch.cat([rows, rows[:1] * 1000])
         assert torch.equal(linear(with_an_outlier)[:5], linear(rows))
@@ -150,18 +150,19 @@ def test_padding_order_and_dummy_rows_change_nothing():
     torch.testing.assert_close(engine(back).logits.flip(0), engine(narrow).logits, atol=1e-5, rtol=0)
 
 
-def test_row_counts_are_rounded_so_that_few_occur():
-    assert [rounded(rows, 8) for rows in (1, 4, 5, 32, 33, 128, 129, 512, 513)] == [4, 4, 8, 32, 40, 128, 144, 512, 544]
-    # alone, a sentence is rounded only where more rows cost nothing
-    assert [rounded(rows, 1) for rows in (1, 5, 32, 33, 200)] == [4, 8, 32, 33, 200]
-    assert len({rounded(rows, 32) for rows in range(1, 2049)}) == 92
+def test_row_counts_are_rounded_up_so_that_few_occur():
+    counts = [round_up(rows, 8) for rows in (1, 4, 5, 32, 33, 128, 129, 512, 513)]
+    assert counts == [4, 4, 8, 32, 40, 128, 144, 512, 544]
+    # a single sentence is rounded only where a few more rows cost nothing
+    assert [round_up(rows, 1) for rows in (1, 5, 32, 33, 200)] == [4, 8, 32, 33, 200]
+    assert len({round_up(rows, 32) for rows in range(1, 2049)}) == 92
 
 
 # -- heads and options ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decision", ["ratio", "gates", "nothing"])
-def test_the_last_layer_for_the_first_token_alone_changes_no_logit(family, decision):
+def test_computing_the_last_layer_for_the_first_token_only_changes_no_logit(family, decision):
     model = install(tiny_model(family), DECISIONS[decision]())
     batch = batch_of(model)
     result, whole = PackedEngine(model)(batch), PackedEngine(model, cls_last=False)(batch)
@@ -171,18 +172,18 @@ def test_the_last_layer_for_the_first_token_alone_changes_no_logit(family, decis
     assert torch.equal(result.trace.tokens_in, whole.trace.tokens_in)
 
 
-def test_a_first_token_that_may_leave_is_never_computed_apart():
+def test_a_first_token_that_may_be_dropped_is_never_computed_separately():
     model = install(tiny_model(), DECISIONS["threshold, nothing protected"]())
     engine = PackedEngine(model)
     assert not engine.cls_last
     batch = batch_of(model)
     logits, kept, _ = masked(model, batch)
-    assert any(0 not in places for places in kept[-1])  # one has left
+    assert any(0 not in positions for positions in kept[-1])  # one was dropped
     torch.testing.assert_close(engine(batch).logits, logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("decision", ["ratio", "threshold, nothing protected"])
-def test_answers_in_a_text_read_every_token(family, decision):
+def test_question_answering_reads_every_token(family, decision):
     model = install(tiny_model(family, head="QuestionAnswering", classes=2), DECISIONS[decision]())
     batch = batch_of(model)
     with torch.no_grad():
@@ -192,7 +193,7 @@ def test_answers_in_a_text_read_every_token(family, decision):
     torch.testing.assert_close(result.logits, expected, atol=1e-4, rtol=0)
 
 
-def test_marked_tokens_stay_and_token_types_are_read():
+def test_protected_tokens_are_kept_and_token_types_are_read():
     model = install(tiny_model(), DECISIONS["ratio"]())
     batch = batch_of(model)
     marked = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
@@ -206,17 +207,17 @@ def test_marked_tokens_stay_and_token_types_are_read():
     torch.testing.assert_close(result.logits, logits, atol=1e-4, rtol=0)
 
 
-def test_unpruned_it_is_the_dense_model():
+def test_without_pruning_the_engine_is_the_dense_model():
     model = install(tiny_model(), DECISIONS["ratio"]())
     batch = batch_of(model)
     with torch.no_grad():
         dense = model(**batch, execution="dense").logits
     result = PackedEngine(model)(batch, prune=False)
     torch.testing.assert_close(result.logits, dense, atol=1e-5, rtol=0)
-    assert [len(places) for places in result.kept[0]] == LENGTHS
+    assert [len(positions) for positions in result.kept[0]] == LENGTHS
 
 
-def test_an_activation_that_onednn_does_not_have_is_computed_behind_it():
+def test_an_activation_that_onednn_does_not_have_is_computed_after_the_product():
     model = tiny_model()
     for layer in model.bert.encoder.layer:
         layer.intermediate.intermediate_act_fn = torch.nn.SiLU()
@@ -240,7 +241,7 @@ def with_tokenizer(tmp_path_factory):
     return model_folder
 
 
-def test_texts_pairs_and_ids_give_labels(with_tokenizer):
+def test_texts_pairs_and_ids_get_labels(with_tokenizer):
     from transformers import AutoTokenizer
 
     engine = prunekit.load(with_tokenizer, engine="packed")
@@ -267,7 +268,7 @@ def test_the_example_of_the_documentation_runs(with_tokenizer, capsys):
     assert "torch.Size([2, 2])" in capsys.readouterr().out
 
 
-def test_a_text_that_is_too_long_is_cut_and_token_ids_that_are_too_many_are_refused(with_tokenizer):
+def test_a_long_text_is_cut_and_too_many_token_ids_are_refused(with_tokenizer):
     engine = prunekit.load(with_tokenizer, engine="packed")
     most = engine.most_tokens
     assert engine("a " * 2 * most).trace.tokens_in[0].tolist() == [most]
@@ -275,7 +276,7 @@ def test_a_text_that_is_too_long_is_cut_and_token_ids_that_are_too_many_are_refu
         engine([[5, 6], [5] * (most + 1)])
 
 
-def test_inputs_that_mean_nothing_are_refused():
+def test_invalid_inputs_are_refused():
     engine = PackedEngine(install(tiny_model(), None))
     left = {"input_ids": torch.tensor([[0, 5, 6]]), "attention_mask": torch.tensor([[0, 1, 1]])}
     with pytest.raises(ValueError, match=r"set tokenizer\.padding_side='right'"):
@@ -295,7 +296,7 @@ def test_regression_has_no_labels():
     assert result.labels is None
 
 
-def test_a_head_that_it_does_not_know_is_refused():
+def test_an_unsupported_head_is_refused():
     with pytest.raises(ValueError, match=r"BertForTokenClassification has a head .* use engine='hf'"):
         PackedEngine(install(tiny_model(head="TokenClassification"), None))
 
@@ -305,7 +306,7 @@ def test_a_model_in_training_mode_is_refused():
         PackedEngine(install(tiny_model(), None).train())
 
 
-def test_threads_are_set_for_the_call_alone():
+def test_threads_are_set_only_during_the_call():
     seen = []
     engine = PackedEngine(install(tiny_model(), None), threads=2)
     head = engine.head.logits
@@ -328,8 +329,8 @@ def test_the_engine_does_not_keep_the_model_alive():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 0.15), ("int8", 0.15)])
-def test_lower_precision_gives_the_same_labels_where_they_are_clear(dtype, tolerance):
-    """Logits of these models are around 1 to 3; a label is clear where the best leads by twice the tolerance."""
+def test_lower_precision_predicts_the_same_labels_where_they_are_clear(dtype, tolerance):
+    """Logits of these models are around 1 to 3; a label is clear if the best leads by twice the tolerance."""
     agree = clear = 0
     for seed in range(4):
         model = install(tiny_model(seed=seed), DECISIONS["ratio"]())
@@ -346,30 +347,30 @@ def test_lower_precision_gives_the_same_labels_where_they_are_clear(dtype, toler
     assert agree >= 0.95 * clear
 
 
-def needs_a_compiler():
-    found = native_attention()
-    if found is None:
+def native_or_skip():
+    native = native_attention()
+    if native is None:
         pytest.skip("no C++ compiler here: attention is torch's")
-    return found
+    return native
 
 
 @pytest.mark.parametrize(("heads", "size"), [(3, 20), (12, 32), (1, 64), (2, 8)])
-def test_native_attention_is_torchs(heads, size):
-    native = needs_a_compiler()
+def test_native_attention_equals_torchs(heads, size):
+    native = native_or_skip()
     generator = torch.Generator().manual_seed(0)
     packing = Packing.of([9, 1, 40, 16, 17, 33, 3], torch.device("cpu"))
-    rows = torch.randn(rounded(119, 7), 3 * heads * size, generator=generator)
+    rows = torch.randn(round_up(119, 7), 3 * heads * size, generator=generator)
     needs = frozenset({"received"})
     mixed, signals = attend(rows, heads, Plan(packing, len(rows), native), needs)
-    expected, shown = attend(rows, heads, Plan(packing, len(rows)), needs)
+    expected, expected_signals = attend(rows, heads, Plan(packing, len(rows)), needs)
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(signals.received, shown.received, atol=1e-5, rtol=0)
+    torch.testing.assert_close(signals.received, expected_signals.received, atol=1e-5, rtol=0)
     assert not mixed[119:].any()
 
 
 @pytest.mark.parametrize(("kind", "allowed"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_native_attention_from_the_first_token_alone_is_torchs(kind, allowed):
-    native = needs_a_compiler()
+def test_native_attention_of_first_tokens_only_equals_torchs(kind, allowed):
+    native = native_or_skip()
     generator = torch.Generator().manual_seed(0)
     packing = Packing.of([9, 1, 40, 16, 3], torch.device("cpu"))
     query, kv = (torch.randn(shape, generator=generator).to(kind) for shape in ((5, 60), (69, 120)))
@@ -377,8 +378,8 @@ def test_native_attention_from_the_first_token_alone_is_torchs(kind, allowed):
     torch.testing.assert_close(attend_from_first(query, kv, 3, packing, native), expected, atol=allowed, rtol=0)
 
 
-def test_native_attention_of_a_sentence_is_bit_for_bit_that_in_any_batch_and_on_any_number_of_threads():
-    native = needs_a_compiler()
+def test_native_attention_of_a_sentence_is_bit_for_bit_the_same_in_any_batch_and_on_any_number_of_threads():
+    native = native_or_skip()
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(300 + 290 + 7, 3 * 64, generator=generator)
     packing = Packing.of([300, 290, 7], torch.device("cpu"))
@@ -388,7 +389,7 @@ def test_native_attention_of_a_sentence_is_bit_for_bit_that_in_any_batch_and_on_
     assert torch.equal(received[1, :290], own[0])
     torch.set_num_threads(2)
     try:
-        assert len(_parts([2 * 64 * length**2 for length in packing.lengths])) == 2
+        assert len(_balanced_ranges([2 * 64 * length**2 for length in packing.lengths])) == 2
         threaded = native(rows, 4, packing, scored=True)
     finally:
         torch.set_num_threads(1)
@@ -397,18 +398,18 @@ def test_native_attention_of_a_sentence_is_bit_for_bit_that_in_any_batch_and_on_
 
 
 @pytest.mark.parametrize("fault", ["no compiler", "a compiler that fails", "a wrong result"])
-def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
+def test_without_native_attention_the_engine_uses_torchs(monkeypatch, tmp_path, fault):
     if fault == "no compiler":
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
     if fault == "a compiler that fails":
         monkeypatch.setenv("CXX", "false")
     if fault == "a wrong result":
-        needs_a_compiler()
+        native_or_skip()
         nothing = torch.zeros(100, 60), torch.zeros(5, 70)
         monkeypatch.setattr(NativeAttention, "__call__", lambda *given, scored: nothing)
-    for found in (library, native_attention):
-        found.cache_clear()
+    for cached in (library, native_attention):
+        cached.cache_clear()
     try:
         model = install(tiny_model(), DECISIONS["ratio"]())
         engine = PackedEngine(model)
@@ -417,12 +418,12 @@ def test_without_native_attention_it_is_torchs(monkeypatch, tmp_path, fault):
         with pytest.raises(ValueError, match="attention='native' could not be built here"):
             PackedEngine(model, attention="native")
     finally:
-        for found in (library, native_attention):
-            found.cache_clear()
+        for cached in (library, native_attention):
+            cached.cache_clear()
 
 
-# with instructions for int8, and without
-INT8 = (Int8Linear, OneDnnInt8Linear) if torch.cpu._is_vnni_supported() else (OneDnnInt8Linear, WholeNumbers)
+# the two preferred backends with int8 instructions, and without
+INT8 = (Int8Linear, OneDnnInt8Linear) if torch.cpu._is_vnni_supported() else (OneDnnInt8Linear, FloatInt8Linear)
 
 
 @pytest.mark.parametrize(
@@ -430,7 +431,7 @@ INT8 = (Int8Linear, OneDnnInt8Linear) if torch.cpu._is_vnni_supported() else (On
     [("fp32", OneDnnLinear, TorchLinear, "__call__"), ("int8", *INT8, "product")],
 )
 @pytest.mark.parametrize("fault", ["wrong", "absent"])
-def test_a_backend_that_does_not_work_here_is_replaced(monkeypatch, dtype, best, rest, part, fault):
+def test_a_backend_that_does_not_work_is_replaced(monkeypatch, dtype, best, rest, part, fault):
     assert choose(dtype) is best
 
     def broken(self, rows, residual=None):
@@ -439,21 +440,21 @@ def test_a_backend_that_does_not_work_here_is_replaced(monkeypatch, dtype, best,
         return torch.zeros(len(rows), 48)
 
     monkeypatch.setattr(best, part, broken)
-    works.cache_clear()
+    is_correct.cache_clear()
     try:
         assert choose(dtype) is rest
-        with pytest.raises(ValueError, match=f"does not compute {dtype} right on this machine"):
+        with pytest.raises(ValueError, match=f"gives wrong {dtype} results on this machine"):
             choose(dtype, best.name)
     finally:
-        works.cache_clear()
+        is_correct.cache_clear()
 
 
 @pytest.mark.parametrize("width", [384, 37, 5])
-def test_native_whole_numbers_are_torchs(width):
-    needs_a_compiler()
+def test_native_quantisation_equals_torchs(width):
+    native_or_skip()
     rows = 3 * torch.randn(7, width, generator=torch.Generator().manual_seed(0))
     rows[2] = 0
-    for native, plain in zip(native_rounding().quantise(rows), quantised(rows), strict=True):
+    for native, plain in zip(native_rounding().quantise(rows), quantise(rows), strict=True):
         assert torch.equal(native, plain)
 
 
@@ -461,18 +462,18 @@ def test_native_whole_numbers_are_torchs(width):
 def test_a_number_that_is_not_finite_spoils_its_row_in_int8_too(bad):
     rows = torch.ones(3, 40)
     rows[1, 3] = rows[2, 39] = bad
-    found = choose("int8")(torch.ones(5, 40), None, "int8")(rows)
-    assert found[0].tolist() == pytest.approx([40.0] * 5)
-    assert found[1:].isnan().all()
+    products = choose("int8")(torch.ones(5, 40), None, "int8")(rows)
+    assert products[0].tolist() == pytest.approx([40.0] * 5)
+    assert products[1:].isnan().all()
 
 
-def test_int8_on_two_threads_is_that_on_one():
+def test_int8_is_the_same_on_two_threads_as_on_one():
     generator = torch.Generator().manual_seed(0)
     rows, linear = torch.randn(701, 384, generator=generator), choose("int8")(torch.eye(384), None, "int8")
     alone = linear(rows)
     torch.set_num_threads(2)
     try:
-        assert _alike(701, 384 * 16) == [(0, 350), (350, 701)]
+        assert _equal_ranges(701, 384 * 16) == [(0, 350), (350, 701)]
         assert torch.equal(linear(rows), alone)
     finally:
         torch.set_num_threads(1)
@@ -480,7 +481,7 @@ def test_int8_on_two_threads_is_that_on_one():
 
 @pytest.mark.parametrize("backend", INT8)
 @pytest.mark.parametrize("activation", [None, torch.nn.GELU(), torch.nn.GELU("tanh"), torch.nn.ReLU()])
-def test_int8_around_the_product_is_the_same_in_torch(monkeypatch, backend, activation):
+def test_the_passes_around_an_int8_product_are_the_same_in_torch(monkeypatch, backend, activation):
     generator = torch.Generator().manual_seed(0)
     weight, bias, rows = (torch.randn(shape, generator=generator) for shape in ((50, 32), (50,), (9, 32)))
     residual = None if activation else torch.randn(9, 50, generator=generator)
@@ -492,14 +493,14 @@ def test_int8_around_the_product_is_the_same_in_torch(monkeypatch, backend, acti
 
 
 @pytest.mark.parametrize("part", ["quantise", "finish_"])
-def test_native_rounding_that_computes_something_wrong_is_not_taken(monkeypatch, part):
-    needs_a_compiler()
-    right = getattr(NativeRounding, part)
+def test_native_rounding_with_wrong_results_is_not_used(monkeypatch, part):
+    native_or_skip()
+    correct = getattr(NativeRounding, part)
 
     def wrong(self, *given, **named):
-        found = right(self, *given, **named)
-        (found if part == "finish_" else found[1])[-1] *= 2
-        return found
+        result = correct(self, *given, **named)
+        (result if part == "finish_" else result[1])[-1] *= 2
+        return result
 
     monkeypatch.setattr(NativeRounding, part, wrong)
     native_rounding.cache_clear()
@@ -510,40 +511,37 @@ def test_native_rounding_that_computes_something_wrong_is_not_taken(monkeypatch,
         native_rounding.cache_clear()
 
 
-def test_whole_numbers_without_an_int8_product_give_the_same(monkeypatch):
-    """oneDNN's weights are coarser where it lacks instructions; told so, the others compute the same."""
+def test_int8_in_a_float32_product_gives_the_same_results(monkeypatch):
+    """oneDNN's weights are coarser where it lacks instructions; with the same coarse weights, so are the others'."""
     model = install(tiny_model(), DECISIONS["ratio"]())
     batch = batch_of(model)
 
-    def found(name):
+    def run(name):
         return PackedEngine(model, dtype="int8", linears=name)(batch)
 
-    for name, most in (("int8", 127), ("onednn", OneDnnInt8Linear.most())):
-        monkeypatch.setattr(WholeNumbers, "most", classmethod(lambda cls, most=most: most))
-        one, other = found(name), found("torch")
+    for name, most in (("int8", 127), ("onednn", OneDnnInt8Linear.max_weight())):
+        monkeypatch.setattr(FloatInt8Linear, "max_weight", classmethod(lambda cls, most=most: most))
+        one, other = run(name), run("torch")
         assert one.kept == other.kept
         torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=0)
 
 
-def test_products_of_the_largest_whole_numbers_are_exact():
-    """Two of 255 x 64 fit into the 16 bits that AVX2 adds in; two of 255 x 127 do not."""
+def test_products_of_the_largest_integers_are_exact():
+    """The sum of two products of 255 x 64 fits into the 16 bits of AVX2; that of 255 x 127 does not."""
     rows, weight = torch.full((3, 64), 3.0), torch.tensor([[1.0] * 64, [-1.0] * 64])
     linear = OneDnnInt8Linear(weight, None, "int8")
     torch.testing.assert_close(linear(rows), torch.tensor([[192.0, -192.0]] * 3))
     torch.testing.assert_close(linear(-rows), torch.tensor([[-192.0, 192.0]] * 3))
 
 
-def test_a_precision_that_the_processor_lacks_is_said(monkeypatch):
+def test_a_precision_that_the_processor_lacks_is_warned_about(monkeypatch):
     for able in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=able: able)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         monkeypatch.setattr("platform.machine", lambda: "x86_64")
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             PackedEngine(install(tiny_model(), None), dtype="bf16")
             PackedEngine(install(tiny_model(), None), dtype="fp32")
-        assert (
-            [str(one.message)[:46] for one in said] == []
-            if able
-            else ["dtype='bf16': this processor has no instruction"]
-        )
+        expected = [] if able else ["dtype='bf16': this processor has no instructions"]
+        assert [str(warning.message).partition(" for it")[0] for warning in caught] == expected

@@ -1,4 +1,4 @@
-"""The packed engine on a GPU, as far as a machine without one can tell: devices, waiting, and Triton's interpreter."""
+"""The packed engine on a GPU, as far as a machine without one can test it: devices, waiting, Triton's interpreter."""
 
 import importlib.util
 import os
@@ -23,25 +23,25 @@ from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import AttentionReceived
 
-# decisions of which the host knows beforehand how many tokens stay
+# decisions whose numbers of kept tokens the host can predict
 COUNTED = ("ratio", "accumulated", "random", "first", "gates")
 ASKED = [name for name in DECISIONS if name not in (*COUNTED, "nothing")]
 
 
 # -- waiting for the device ----------------------------------------------------------------------------------
 
-# operators whose result has a size, or is a number, that the host has to be told
+# operators whose result is a number, or has a size, that the host must wait for
 WAITING = {
     "aten::_local_scalar_dense", "aten::nonzero", "aten::nonzero_numpy", "aten::is_nonzero", "aten::equal",
     "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::bincount",
     "aten::repeat_interleave",
 }  # fmt: skip
-# what a tensor of the host may be asked for free, and one of the device not
+# what costs nothing on a tensor of the host, but waits on one of the device
 READING = ("tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__iter__", "item")
 
 
 class Waits(TorchDispatchMode):
-    """Notes each operator for which the host would wait for a GPU."""
+    """A record of the operators for which the host would wait for a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -49,16 +49,16 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
-        chosen = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
+        indexes_by_mask = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
             part is not None and part.dtype == torch.bool for part in args[1]
         )
-        if name in WAITING or chosen:
+        if name in WAITING or indexes_by_mask:
             self.seen.append(name)
         return func(*args, **(kwargs or {}))
 
 
 class Reads(TorchFunctionMode):
-    """Notes each look at a tensor's numbers from Python; `tolist` of a CPU tensor is no operator."""
+    """A record of each read of a tensor's values from Python, because `tolist` of a CPU tensor is not an operator."""
 
     def __init__(self):
         super().__init__()
@@ -70,16 +70,16 @@ class Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def watched(engine, batch):
-    """What the host would wait for while the layers are computed, and the result."""
+def run_watched(engine, batch):
+    """Return what the host would wait for while the layers are computed, and the result."""
     rows = engine._rows(batch)
     known = engine._counts(rows)
     with torch.inference_mode(), Waits() as waits, Reads() as reads:
-        result = engine._run(rows.on(engine.device), engine.pruner, known)
+        result = engine._run(rows.to(engine.device), engine.pruner, known)
     return waits.seen, reads.seen, result
 
 
-def test_what_waits_is_seen():
+def test_waits_and_reads_are_recorded():
     rows = torch.arange(6.0)
     for read in (
         lambda: rows[rows > 2],
@@ -101,47 +101,47 @@ def test_what_waits_is_seen():
 
 
 @pytest.mark.parametrize("decision", COUNTED)
-def test_nobody_waits_where_lengths_say_how_many_stay(decision):
+def test_the_host_never_waits_if_lengths_determine_how_many_are_kept(decision):
     model = install(tiny_model(), DECISIONS[decision]())
     batch = batch_of(model)
     engine = PackedEngine(model, attention="torch", cls_last=False)
-    waits, reads, result = watched(engine, batch)
+    waits, reads, result = run_watched(engine, batch)
     assert (waits, reads) == ([], [])
     assert result.kept == masked(model, batch)[1]
 
 
 @pytest.mark.parametrize("decision", ASKED)
-def test_the_device_is_asked_once_per_deciding_layer_where_they_do_not(decision):
+def test_otherwise_the_host_reads_from_the_device_once_per_decision_layer(decision):
     model = install(tiny_model(), DECISIONS[decision]())
     engine = PackedEngine(model, attention="torch", cls_last=False)
-    waits, reads, result = watched(engine, batch_of(model))
+    waits, reads, result = run_watched(engine, batch_of(model))
     assert waits == []
     assert reads == ["tolist"] * sum(step.decided for step in result.steps)
 
 
 @pytest.mark.parametrize("head", ["SequenceClassification", "QuestionAnswering"])
-def test_the_dense_model_the_last_layer_and_answers_wait_for_nobody(head):
+def test_the_dense_model_the_last_layer_and_answers_never_wait(head):
     model = install(tiny_model(head=head, classes=2), DECISIONS["ratio"]())
     batch = batch_of(model)
     batch["protected"] = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
     batch["protected"][0, 10:18] = True
     engine = PackedEngine(model, attention="torch")
-    assert watched(engine, batch)[:2] == ([], [])
+    assert run_watched(engine, batch)[:2] == ([], [])
     rows = engine._rows(batch)
     with torch.inference_mode(), Waits() as waits, Reads() as reads:
         engine._run(rows, None, {})
     assert (waits.seen, reads.seen) == ([], [])
 
 
-# -- how many stay, known beforehand -------------------------------------------------------------------------
+# -- predicted numbers of kept tokens ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decision", DECISIONS)
-def test_with_counts_known_beforehand_the_engine_keeps_the_same_tokens(decision):
+def test_with_predicted_counts_the_engine_keeps_the_same_tokens(decision):
     model = install(tiny_model(), DECISIONS[decision]())
     batch = batch_of(model)
     engine = PackedEngine(model, cls_last=False)
-    engine.ahead = True
+    engine.predicts_counts = True
     assert bool(engine._counts(engine._rows(batch))) == (decision in COUNTED)
     logits, kept, _ = masked(model, batch)
     result = engine(batch)
@@ -149,7 +149,7 @@ def test_with_counts_known_beforehand_the_engine_keeps_the_same_tokens(decision)
     torch.testing.assert_close(result.logits, logits, atol=1e-4, rtol=0)
 
 
-def test_counts_are_of_tokens_that_stay_and_of_marked_ones():
+def test_counts_include_protected_tokens():
     model = install(tiny_model(), TokenPruner(AttentionReceived(), KeepRatio({1: 0.5, 2: 0.1}), [1, 2]))
     engine = PackedEngine(model)
     batch = sentences([10, 3])
@@ -159,7 +159,7 @@ def test_counts_are_of_tokens_that_stay_and_of_marked_ones():
     assert engine._counts(engine._rows({**batch, "protected": marked})) == {1: (5, 2), 2: (4, 1)}
 
 
-def test_counts_of_a_decision_that_a_subclass_replaced_are_not_believed():
+def test_counts_are_ignored_if_a_subclass_replaces_the_decision():
     class Everyone(KeepRatio):
         def forward(self, layer, scores, state):
             return state.alive
@@ -177,11 +177,11 @@ def test_counts_of_a_decision_that_a_subclass_replaced_are_not_believed():
     ("given", "message"),
     [
         ({"device": "cuda"}, "device='cuda', but torch .* sees no CUDA device here; choose device='cpu'"),
-        ({"device": "mps"}, "device='mps' is none that the packed engine runs on; choose cpu or cuda"),
-        ({"device": "gpu"}, "device='gpu' is none that"),
+        ({"device": "mps"}, "device='mps' is not supported by the packed engine; choose cpu or cuda"),
+        ({"device": "gpu"}, "device='gpu' is not supported by"),
     ],
 )
-def test_what_is_not_here_is_refused_before_the_model_is_read(monkeypatch, tmp_path, given, message):
+def test_a_missing_device_is_refused_before_the_model_is_read(monkeypatch, tmp_path, given, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         prunekit.load(tmp_path / "not there", engine="packed", **given)
@@ -189,7 +189,7 @@ def test_what_is_not_here_is_refused_before_the_model_is_read(monkeypatch, tmp_p
         PackedEngine(install(tiny_model(), None), **given)
 
 
-def test_a_gpu_has_no_int8_no_native_attention_and_no_number_beyond_the_last(monkeypatch):
+def test_int8_native_attention_and_a_wrong_device_number_are_refused_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     model = install(tiny_model(), None)
@@ -197,12 +197,12 @@ def test_a_gpu_has_no_int8_no_native_attention_and_no_number_beyond_the_last(mon
         PackedEngine(model, device="cuda", dtype="int8")
     with pytest.raises(ValueError, match="attention='native' is for the CPU"):
         PackedEngine(model, device="cuda", attention="native")
-    with pytest.raises(ValueError, match="device='cuda:1', but this machine has 1 CUDA devices, counted from 0"):
+    with pytest.raises(ValueError, match="device='cuda:1', but this machine has 1 CUDA devices, numbered from 0"):
         device_of("cuda:1")
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuses an operator that is given tensors of two devices, but for copies from one to the other."""
+    """A mode that refuses operators with tensors on two devices, except copies from one to the other."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = {
@@ -215,7 +215,7 @@ class OneDevice(TorchDispatchMode):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """torch's device "meta", whose tensors have a shape and no numbers: whoever asks for one fails."""
+    """torch's device "meta", whose tensors have a shape but no values: reading a value fails."""
     monkeypatch.setattr(engine_module, "device_of", torch.device)
     return torch.device("meta")
 
@@ -232,7 +232,7 @@ def gpu(monkeypatch):
         ("electra", "SequenceClassification", "threshold", "fp32"),
     ],
 )
-def test_every_tensor_of_the_walk_is_on_the_device(monkeypatch, gpu, family, head, decision, dtype):
+def test_every_tensor_of_the_forward_pass_is_on_the_device(monkeypatch, gpu, family, head, decision, dtype):
     left = [[max(1, length - 1 - layer) for length in LENGTHS] for layer in range(4)]
     asked = []
     monkeypatch.setattr(
@@ -241,7 +241,7 @@ def test_every_tensor_of_the_walk_is_on_the_device(monkeypatch, gpu, family, hea
     model = install(tiny_model(family, head=head, classes=2), DECISIONS[decision]())
     for cls_last in (True, False):
         engine = PackedEngine(model, device=gpu, dtype=dtype, attention="torch", cls_last=cls_last)
-        assert model.device.type == "cpu"  # what was given stays where it is
+        assert model.device.type == "cpu"  # the given model is not moved
         asked.clear()
         with OneDevice():
             result = engine(batch_of(model))
@@ -254,7 +254,7 @@ def test_every_tensor_of_the_walk_is_on_the_device(monkeypatch, gpu, family, hea
         assert {step.keep.device for step in result.steps} == {gpu}
 
 
-def test_a_device_without_numbers_says_none_and_two_devices_are_refused(gpu):
+def test_reading_from_the_meta_device_fails_and_mixing_two_devices_is_refused(gpu):
     there = torch.zeros(3, device=gpu)
     for read in (there.tolist, there.sum().item, there.nonzero, lambda: there[there > 0]):
         with pytest.raises((RuntimeError, NotImplementedError)):
@@ -267,7 +267,7 @@ def test_a_device_without_numbers_says_none_and_two_devices_are_refused(gpu):
 
 
 @pytest.mark.slow
-def test_the_kernels_in_tritons_interpreter():
+def test_the_kernels_pass_their_tests_in_tritons_interpreter():
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed (286 MB): run tests/extras.sh triton")
     given = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -277,7 +277,7 @@ def test_the_kernels_in_tritons_interpreter():
     assert "skipped" not in run.stdout
 
 
-def test_without_triton_attention_is_torchs(monkeypatch):
+def test_without_triton_the_engine_uses_torchs_attention(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "prunekit.runtime.kernels.triton_attention", raising=False)
     cuda = torch.device("cuda")
@@ -291,7 +291,7 @@ def test_without_triton_attention_is_torchs(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("attention", ["triton", "torch"])
-def test_on_a_gpu_it_is_the_engine_of_the_cpu(attention):
+def test_results_on_a_gpu_equal_those_on_the_cpu(attention):
     for decision in ("ratio", "gates", "threshold"):
         model = install(tiny_model(), DECISIONS[decision]())
         batch = sentences([20, 13, 1, 70])

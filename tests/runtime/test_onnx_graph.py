@@ -1,4 +1,4 @@
-"""The graph of one text is the model: same kept tokens, same logits, at any length; and what leaves is really gone."""
+"""The graph of one text equals the model: the same kept tokens and logits at any length, and drops are real."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.models import sentences, tiny_model
 from torch import Tensor
 
 from prunekit.evaluation.evaluate import kept_tokens
-from prunekit.runtime.onnx_graph import NotExportableError, one_text, write_graph
+from prunekit.runtime.onnx_graph import NotExportableError, single_text_model, write_graph
 from prunekit.tokens.encoder import PrunedEncoder, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy, KeepRatio, LearnedThreshold, MeanMinusStd, ProfileThreshold, Threshold
 from prunekit.tokens.pruner import TokenPruner
@@ -22,7 +22,7 @@ from prunekit.tokens.task_attention import TaskImportance
 SHARES = {1: 0.6, 2: 0.4, 3: 0.2}
 LINE = {1: 0.6, 2: 0.8, 3: 1.0}
 LAYERS = [1, 2, 3]
-# the methods that ship, by the decision they make; those with a part that no other shares are in the quick suite
+# the decisions of the shipped methods; only those with parts that no other method has are in the quick suite
 DECISIONS = {
     "dense": lambda: None,
     "topk": lambda: TokenPruner(AttentionReceived(), KeepRatio(SHARES), LAYERS),
@@ -39,8 +39,8 @@ DECISIONS = {
     ),
     "dtp": lambda: TokenPruner(AccumulatedReceived(), MeanMinusStd(dict.fromkeys(LAYERS, 0.3)), LAYERS),
     "first": lambda: TokenPruner(EarlierFirst(), KeepRatio(SHARES), LAYERS),
-    "cls may go": lambda: TokenPruner(AttentionReceived(), Threshold(LINE), LAYERS, protect_first=False),
-    "end of sentence stays": lambda: TokenPruner(AttentionReceived(), KeepRatio(SHARES), LAYERS, protect_last=True),
+    "cls may be dropped": lambda: TokenPruner(AttentionReceived(), Threshold(LINE), LAYERS, protect_first=False),
+    "end of sentence protected": lambda: TokenPruner(AttentionReceived(), KeepRatio(SHARES), LAYERS, protect_last=True),
 }
 LENGTHS = (1, 2, 7, 40)
 
@@ -51,7 +51,7 @@ def run(path, **inputs):
 
 
 def check_equal(model, path, lengths=LENGTHS):
-    """Logits and depth of the graph are those of "mask", on texts that the graph was not made with."""
+    """Check that logits and depths equal those of "mask", on texts that the graph was not traced with."""
     shares = []
     for length in lengths:
         batch = sentences([length], seed=length)
@@ -75,7 +75,7 @@ def test_every_decision_is_the_same_in_the_graph(decision, tmp_path):
     model = install(tiny_model(), DECISIONS[decision]()).eval()
     write_graph(model, tmp_path / "model.onnx")
     shares = check_equal(model, tmp_path / "model.onnx")
-    assert decision == "dense" or shares[-1] < 0.9  # something left, or the comparison says little
+    assert decision == "dense" or shares[-1] < 0.9  # something was dropped, or the comparison means little
 
 
 @pytest.mark.slow
@@ -86,27 +86,30 @@ def test_every_family_has_a_graph(name, tmp_path):
     check_equal(model, tmp_path / "model.onnx", lengths=(3, 40))
 
 
-def test_tokens_that_leave_are_not_computed():
-    """Top-k of 20 tokens: layers 0 to 2 feed forward 20, 12 and 8 rows; the last one [CLS] alone, all that is read."""
+def test_dropped_tokens_are_not_computed():
+    """Top-k of 20 tokens: layers 0 to 2 feed 20, 12 and 8 rows forward; the last only [CLS], which the head reads."""
     model = install(tiny_model(), DECISIONS["topk"]()).eval()
     rows = []
     for block in encoder_of(model).blocks:
         block.intermediate.register_forward_hook(lambda module, given, output: rows.append(output.shape[1]))
     with torch.no_grad():
-        one_text(model)(input_ids=sentences([20])["input_ids"], depths=[])
+        single_text_model(model)(input_ids=sentences([20])["input_ids"], depths=[])
     assert rows == [20, 12, 8, 1]
 
 
-def test_the_last_layer_for_cls_alone_changes_nothing():
+def test_computing_the_last_layer_for_cls_only_changes_nothing():
     model = install(tiny_model(), DECISIONS["topk"]()).eval()
     ids = sentences([20])["input_ids"]
     with torch.no_grad():
-        alone, whole = (one_text(model, first_only=only)(input_ids=ids, depths=[]).logits for only in (True, False))
-    torch.testing.assert_close(alone, whole, atol=1e-6, rtol=0)
+        short, whole = (
+            single_text_model(model, first_only=first_only)(input_ids=ids, depths=[]).logits
+            for first_only in (True, False)
+        )
+    torch.testing.assert_close(short, whole, atol=1e-6, rtol=0)
 
 
-def test_answers_are_read_at_every_token(tmp_path):
-    """A gone token keeps the output of the last layer that it passed, and marked tokens stay."""
+def test_question_answering_reads_every_token(tmp_path):
+    """A dropped token keeps the output of its last layer, and protected tokens are never dropped."""
     model = install(tiny_model(head="QuestionAnswering", classes=2), DECISIONS["topk"]()).eval()
     write_graph(model, tmp_path / "model.onnx", ("input_ids", "protected"))
     batch = sentences([30])
@@ -121,8 +124,8 @@ def test_answers_are_read_at_every_token(tmp_path):
     assert depth.mean() < 4
 
 
-def test_of_equal_scores_the_earlier_token_stays(tmp_path):
-    """ONNX's TopK is our stable sort: with all scores equal, the first 60 % of ten tokens stay, then 4, then 2."""
+def test_of_equal_scores_the_earlier_token_is_kept(tmp_path):
+    """ONNX's TopK is our stable sort: with all scores equal, the first 6 of ten tokens are kept, then 4, then 2."""
 
     class Same(AttentionReceived):
         def forward(self, signals, state) -> Float[Tensor, "batch tokens"]:
@@ -134,7 +137,7 @@ def test_of_equal_scores_the_earlier_token_stays(tmp_path):
     assert depth.tolist() == [4, 4, 3, 3, 2, 2, 1, 1, 1, 1]
 
 
-def test_a_dense_graph_of_a_pruned_model(tmp_path):
+def test_a_pruned_model_has_a_dense_graph_too(tmp_path):
     model = install(tiny_model(), DECISIONS["topk"]()).eval()
     write_graph(model, tmp_path / "model.onnx", prune=False)
     batch = sentences([12])
@@ -144,31 +147,31 @@ def test_a_dense_graph_of_a_pruned_model(tmp_path):
     assert depth.tolist() == [4] * 12
 
 
-def test_the_model_is_left_as_it_was_and_its_weights_are_not_copied(tmp_path):
+def test_the_model_is_not_modified_and_its_weights_are_not_copied(tmp_path):
     model = install(tiny_model(), DECISIONS["topk"]())
     encoder, before = encoder_of(model), model.state_dict()
-    ours = one_text(model)
+    copied = single_text_model(model)
     write_graph(model, tmp_path / "model.onnx")
     assert encoder_of(model) is encoder
     assert isinstance(encoder, PrunedEncoder)
-    assert {tensor.data_ptr() for tensor in ours.parameters()} <= {tensor.data_ptr() for tensor in before.values()}
+    assert {tensor.data_ptr() for tensor in copied.parameters()} <= {tensor.data_ptr() for tensor in before.values()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
 
 
-def test_a_hash_has_no_graph(tmp_path):
+def test_a_hashed_order_cannot_be_exported(tmp_path):
     model = install(tiny_model(), TokenPruner(RandomOrder(1), KeepRatio(SHARES), LAYERS))
     with pytest.raises(NotExportableError, match="RandomOrder orders tokens by a 64-bit hash"):
         write_graph(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_decision_that_no_graph_has_is_named(tmp_path):
+def test_a_decision_that_cannot_be_exported_is_named(tmp_path):
     class Odd(KeepPolicy):
         def forward(self, layer, scores, state) -> Float[Tensor, "batch tokens"]:
             return (torch.special.bessel_j0(scores) > 0).float()
 
     model = install(tiny_model(), TokenPruner(AttentionReceived(), Odd(), LAYERS))
     with pytest.raises(
-        NotExportableError, match=r"AttentionReceived with Odd cannot be written as a graph .*bessel_j0"
+        NotExportableError, match=r"AttentionReceived with Odd cannot be exported as a graph .*bessel_j0"
     ):
         write_graph(model, tmp_path / "model.onnx")

@@ -1,1 +1,1 @@
-"""The operators under the packed engine: attention, linear layers, and their native code."""
+"""The packed engine's operators: attention and linear layers, in torch, C++ and Triton."""

@@ -1,11 +1,11 @@
-// Attention within the sentences of packed rows, and the column sums of its probabilities: one pass, no padding.
+// Attention within each sentence of packed rows, with the column sums of its probabilities, in one pass without padding.
 //
-// Each sentence is computed by itself in a fixed order, so a result does not depend on the batch, bit for bit.
+// Each sentence is computed separately and in a fixed order, so its result is bit for bit the same in any batch.
 
 #include "vectors.hpp"
 
-enum { QUERIES = 4, COLUMNS = LANES == 16 ? 4 : 2 };  // of a block of scores: 4 x 4 accumulators of AVX-512's 32 registers
-static const int32_t PLACES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};  // of a vector
+enum { QUERIES = 4, COLUMNS = LANES == 16 ? 4 : 2 };  // block of scores: with AVX-512, 4 x 4 accumulators in 32 registers
+static const int32_t PLACES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};  // indices of a vector's lanes
 
 struct Bf16 { uint16_t bits; };
 
@@ -23,7 +23,7 @@ static inline void put(Bf16* to, float x) {  // rounds to nearest, ties to even
     to->bits = (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
-// scores[r][c] of R queries and C vectors of keys
+// scores[r][c] of R queries with C vectors of keys
 template <int R, int C>
 static inline void score_block(const float* query, int64_t size, int64_t room, const float* keys, int64_t width, float* scores) {
     Vector sum[R][C] = {};
@@ -50,7 +50,7 @@ static inline void mix_block(const float* probs, int64_t width, int64_t tokens, 
         for (int c = 0; c < C; ++c) store(mixed + r * room + c * LANES, sum[r][c]);
 }
 
-// R queries of one head: their scores, probabilities, outputs, and what they add to the column sums
+// Scores, probabilities and outputs of R queries of one head; adds their probabilities to the column sums
 template <int R>
 static inline void queries(const float* query, int64_t tokens, int64_t size, int64_t width, int64_t room, const float* keys,
                            const float* values, float* sums, float* scores, float* mixed) {
@@ -62,7 +62,7 @@ static inline void queries(const float* query, int64_t tokens, int64_t size, int
     memcpy(&place, PLACES, sizeof place);
     for (int r = 0; r < R; ++r) {
         float* row = scores + r * width;
-        float* end = row + width - LANES;  // keys of nobody are in the last vector
+        float* end = row + width - LANES;  // only the last vector has columns without a key
         Vector most = load(end);
         most = place < (int32_t)(tokens - (width - LANES)) ? most : all(-3.0e38f);
         store(end, most);
@@ -94,7 +94,7 @@ static inline void queries(const float* query, int64_t tokens, int64_t size, int
 
 static inline int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
-// One row's part of each head, as floats, to where each head's rows lie together
+// Copies one row, as floats, into a separate block for each head, zero-padded to `room`
 template <typename T>
 static inline void spread(const T* row, int64_t heads, int64_t size, int64_t room, int64_t apart, float* to) {
     for (int64_t head = 0; head < heads; ++head, row += size, to += apart) {
@@ -103,7 +103,7 @@ static inline void spread(const T* row, int64_t heads, int64_t size, int64_t roo
     }
 }
 
-// Keys [tokens, room] as [size, width], four at a time; the last one fills up
+// Transposes keys [tokens, room] to [size, width], four at a time; the last key is repeated up to the width
 static inline void transposed(const float* from, int64_t tokens, int64_t size, int64_t width, int64_t room, float* to) {
     for (int64_t j = 0; j < width; j += 4) {
         const float* key[4];
@@ -115,8 +115,8 @@ static inline void transposed(const float* from, int64_t tokens, int64_t size, i
     }
 }
 
-// `one`: a query per sentence, in a row of its own, instead of one per token. A sentence's rows are read and written in
-// the order in which they lie: head by head each would be a page from the next, which no processor foresees.
+// With `one`, there is one query per sentence, in its own row, instead of one per token. The rows of a sentence are read and
+// written in memory order: head by head, each access would be a page from the last, which defeats the hardware prefetcher.
 template <typename T>
 static void attend(const T* query, int64_t query_stride, bool one, const T* pair, int64_t pair_stride, const int64_t* offsets,
                    int64_t first, int64_t last, int64_t heads, int64_t size, T* out, float* received, int64_t received_stride,
@@ -159,14 +159,14 @@ static void attend(const T* query, int64_t query_stride, bool one, const T* pair
     }
 }
 
-// floats of scratch that sentences of up to so many tokens need
+// Number of scratch floats for sentences of up to `tokens` tokens
 extern "C" int64_t prunekit_scratch(int64_t tokens, int64_t heads, int64_t size) {
     const int64_t width = padded(tokens), room = padded(size);
     return (1 + QUERIES + size) * width + 4 * heads * larger<int64_t>(tokens, 1) * room;
 }
 
-// Sentences first..last of rows [rows, 3 * heads * size], queries scaled already; out is [rows, heads * size].
-// received [sentences, received_stride] gets the column sums, averaged over heads; it may be null.
+// Computes sentences first..last-1 of qkv [rows, 3 * heads * size], whose queries are already scaled; out is
+// [rows, heads * size]. received [sentences, received_stride] gets the column sums, averaged over heads; it may be null.
 extern "C" void prunekit_attend(const void* qkv, const int64_t* offsets, int64_t first, int64_t last, int64_t heads,
                                 int64_t size, void* out, float* received, int64_t received_stride, float* scratch,
                                 int32_t bf16) {
@@ -179,8 +179,8 @@ extern "C" void prunekit_attend(const void* qkv, const int64_t* offsets, int64_t
                (float*)out, received, received_stride, scratch);
 }
 
-// The same for one query per sentence, [sentences, heads * size], over rows of keys and values [rows, 2 * heads * size];
-// out is [sentences, heads * size].
+// The same with one query per sentence, [sentences, heads * size], over keys and values [rows, 2 * heads * size]; out is
+// [sentences, heads * size].
 extern "C" void prunekit_attend_one(const void* query, const void* pair, const int64_t* offsets, int64_t first, int64_t last,
                                     int64_t heads, int64_t size, void* out, float* scratch, int32_t bf16) {
     const int64_t hidden = heads * size;

@@ -1,5 +1,5 @@
-// What an int8 product needs before and behind it, in one pass over the rows each: activations to whole numbers, and sums of
-// whole numbers to floats with bias, GELU and residual. Each row is computed by itself, so nothing depends on the batch.
+// The passes around an int8 product, one over the rows each: before it, quantise the activations; after it, turn the sums
+// into floats with bias, GELU and residual. Each row is computed separately, so no result depends on the batch.
 
 #include "vectors.hpp"
 
@@ -8,8 +8,8 @@ typedef int8_t Bytes __attribute__((vector_size(LANES)));
 static inline float size_of(float x) { return x < 0 ? -x : x; }
 static inline Vector size_of(Vector x) { return larger(x, -x); }
 
-// Rows first..last of [rows, width] as whole numbers from -127 to 127, and what one of them is worth in its row: NaN, which
-// spoils what is computed of it, where a number is not finite
+// Quantises rows first..last-1 of [rows, width] to integers from -127 to 127, with one scale per row. The scale is NaN if a
+// number of the row is not finite, which makes everything computed from the row NaN.
 extern "C" void prunekit_quantise(const float* rows, int64_t first, int64_t last, int64_t width, int8_t* whole, float* scale) {
     const int64_t even = width / LANES * LANES;
     for (int64_t r = first; r < last; ++r) {
@@ -37,12 +37,12 @@ extern "C" void prunekit_quantise(const float* rows, int64_t first, int64_t last
     }
 }
 
-// A vector of which only so many numbers are there, the others zero
+// Loads a vector of which only `count` numbers exist; the others are zero
 template <typename T>
 static inline void few(T* to, const void* from, int64_t count) {
     *to = T{};
     if (count >= LANES)
-        memcpy(to, from, sizeof *to);  // a length known beforehand is one instruction
+        memcpy(to, from, sizeof *to);  // with a constant size this is one instruction
     else
         memcpy(to, from, count * 4);
 }
@@ -51,12 +51,12 @@ static inline void few(T* to, const void* from, int64_t count) {
 static inline Vector gelu(Vector x) {
     const Vector z = size_of(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
     const Vector tail = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
-    const Vector half = 0.5f * tail * exponential(-z * z);  // what is beyond |x|
+    const Vector half = 0.5f * tail * exponential(-z * z);  // the probability beyond |x|
     return x * (x < 0.0f ? half : 1.0f - half);
 }
 
-// Sums [rows, width] of rows first..last, int32 where `whole`, to floats in their own place: times what a weight of the column
-// and a number of the row are worth, plus bias, then GELU where `curved`, then plus a residual [rows, width] where there is one
+// Turns the sums [rows, width] of rows first..last-1, int32 if `whole`, into floats in place: times the scales of column and
+// row, plus bias, then GELU if `curved`, then plus the residual [rows, width] if it is not null
 extern "C" void prunekit_finish(void* sums, int32_t whole, int64_t first, int64_t last, int64_t width, const float* columns,
                                 const float* rows, const float* bias, const float* residual, int32_t curved) {
     for (int64_t r = first; r < last; ++r)

@@ -1,7 +1,7 @@
-"""Matrix products of the packed engine: several backends behind one call, each tried on a small case before it is used.
+"""Linear layers of the packed engine: several backends behind one call, each checked on a small case before use.
 
-The operators of oneDNN and of int8 are private ones of torch: they may change or be absent. So a backend is taken only
-if it computes a small case right, here and now; "torch", which is F.linear, is always there.
+torch's operators for oneDNN and int8 are private, so they may change or be missing. A backend is therefore used only if
+it gives correct results for a small case on this machine; "torch", which is F.linear, is always available.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from prunekit.runtime.kernels.native import native_rounding
 Dtype = Literal["fp32", "bf16", "int8"]
 Activation = Callable[[Tensor], Tensor]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-# what flows between the matrix products; int8 is a matter of the products alone
-FLOWING: Mapping[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
-# how far a backend may be from float64 on the small case, as a share of its largest output
+# dtype of the activations between matrix products; int8 affects the products only
+ACTIVATION_DTYPE: Mapping[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
+# largest difference from float64 on the small case, relative to the largest output
 ALLOWED: Mapping[Dtype, float] = {"fp32": 1e-5, "bf16": 2e-2, "int8": 2e-2}
 
 
 def dtype_of(name: str) -> Dtype:
-    """A precision by its name.
+    """Return the precision of this name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: the name is unknown.
     """
     for dtype in DTYPES:
         if dtype == name:
@@ -40,10 +40,10 @@ def dtype_of(name: str) -> Dtype:
     raise ValueError(f"dtype={name!r} is unknown; choose one of {', '.join(DTYPES)}.")
 
 
-def computes(dtype: Dtype) -> bool:
-    """Whether this processor is known to have instructions for a precision; without them it is no gain.
+def has_instructions(dtype: Dtype) -> bool:
+    """Whether this processor has instructions for a precision; True where that is not known (not x86).
 
-    bf16 is then computed by way of float32, several times slower than float32 itself.
+    Without them bf16 is emulated in float32, several times slower than float32 itself.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
@@ -51,23 +51,23 @@ def computes(dtype: Dtype) -> bool:
 
 
 class Linear(ABC):
-    """x W^T + b in one precision, then an activation or the addition of a residual; one subclass per backend.
+    """x W^T + b in one precision, followed by an activation or by adding a residual; one subclass per backend.
 
-    `weight` is [out, in], in float32. Calling it takes rows [rows, in] of `FLOWING[dtype]` and returns [rows, out] of
-    the same; each row's result is a function of that row alone.
+    `weight` is [out, in], in float32. Calling it takes rows [rows, in] in `ACTIVATION_DTYPE[dtype]` and returns
+    [rows, out] in the same dtype; the result of a row depends only on that row.
     """
 
     name: ClassVar[str]
     dtypes: ClassVar[tuple[Dtype, ...]]
 
     @classmethod
-    def suits(cls) -> bool:
-        """Whether it is worth taking on this processor where nobody asks for it by name."""
+    def is_worthwhile(cls) -> bool:
+        """Whether "auto" should consider this backend on this processor."""
         return True
 
     @property
     def backend(self) -> str:
-        """What it computes with, in words."""
+        """A description of the backend, for reports."""
         return self.name
 
     @abstractmethod
@@ -78,17 +78,17 @@ class Linear(ABC):
         dtype: Dtype,
         activation: Activation | None = None,
     ) -> None:
-        """Lays the weights out as the backend wants them; the arguments stay as they are."""
+        """Convert the weights to the backend's layout; the arguments are not modified."""
 
     @abstractmethod
     def __call__(
         self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
     ) -> Float[Tensor, "rows out"]:
-        """The product; a layer with an activation takes no residual."""
+        """Return the product plus bias, then activation or residual; a layer with an activation takes no residual."""
 
 
 class TorchLinear(Linear):
-    """F.linear: what is always there."""
+    """F.linear, which is always available."""
 
     name = "torch"
     dtypes = ("fp32", "bf16")
@@ -100,7 +100,7 @@ class TorchLinear(Linear):
         dtype: Dtype,
         activation: Activation | None = None,
     ) -> None:
-        kind = FLOWING[dtype]
+        kind = ACTIVATION_DTYPE[dtype]
         self.weight = weight.to(kind)
         self.bias = None if bias is None else bias.to(kind)
         self.activation = activation
@@ -108,7 +108,7 @@ class TorchLinear(Linear):
     def __call__(
         self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
     ) -> Float[Tensor, "rows out"]:
-        """As `Linear` says."""
+        """Return the layer's output, see `Linear`."""
         out = F.linear(rows, self.weight, self.bias)
         if residual is not None:
             out += residual
@@ -116,9 +116,9 @@ class TorchLinear(Linear):
 
 
 class OneDnnLinear(Linear):
-    """oneDNN with weights laid out in advance, and activation or residual within the product.
+    """oneDNN with prepacked weights, and with activation or residual fused into the product.
 
-    1.1 to 2.5 times as fast as F.linear at up to 32 rows, where that repacks its weights at every call.
+    1.1 to 2.5 times as fast as F.linear at up to 32 rows, where F.linear repacks its weights in every call.
     """
 
     name = "onednn"
@@ -131,44 +131,44 @@ class OneDnnLinear(Linear):
         dtype: Dtype,
         activation: Activation | None = None,
     ) -> None:
-        kind = FLOWING[dtype]
+        kind = ACTIVATION_DTYPE[dtype]
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(kind))
         self.bias = None if bias is None else bias.to(kind)
-        self.fused, self.algorithm = _fused(activation)
+        self.fused, self.algorithm = _fused_activation(activation)
         self.activation = None if self.fused != "none" else activation
 
     def __call__(
         self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
     ) -> Float[Tensor, "rows out"]:
-        """As `Linear` says."""
+        """Return the layer's output, see `Linear`."""
         if residual is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(rows, residual, self.weight, self.bias, "add")
         out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, self.fused, [], self.algorithm)
         return out if self.activation is None else self.activation(out)
 
 
-def _fused(activation: Activation | None) -> tuple[str, str]:
-    """oneDNN's name for an activation, and the algorithm of it; "none" for what it does not have."""
+def _fused_activation(activation: Activation | None) -> tuple[str, str]:
+    """Return oneDNN's name for an activation and its algorithm; "none" for one that oneDNN does not have."""
     if activation is None:
         return "none", ""
-    exact = getattr(activation, "approximate", "none")
+    algorithm = getattr(activation, "approximate", "none")
     if isinstance(activation, nn.GELU) or type(activation).__name__ == "GELUActivation":
-        return "gelu", exact
+        return "gelu", algorithm
     return ("relu", "") if isinstance(activation, nn.ReLU) else ("none", "")
 
 
 class QuantisedLinear(Linear):
-    """int8 x int8 -> int32. A weight has one scale per output, an activation one per row, taken from that row alone.
+    """An int8 x int8 -> int32 product; weights have one scale per output, activations one per row.
 
-    With one scale for all rows a sentence's result would hang on who else is in its batch. What is around the product
-    is one pass before and one behind in C++ where that could be built; in torch it takes as long as the product.
+    With one scale for all rows, the result of a sentence would depend on the rest of its batch. Quantisation and
+    dequantisation are one pass each in C++ if it could be built; in torch they take as long as the product.
     """
 
     dtypes = ("int8",)
 
     @classmethod
-    def most(cls) -> int:
-        """The largest whole number of a weight."""
+    def max_weight(cls) -> int:
+        """The largest absolute value of a quantised weight."""
         return 127
 
     def __init__(
@@ -178,163 +178,162 @@ class QuantisedLinear(Linear):
         dtype: Dtype,
         activation: Activation | None = None,
     ) -> None:
-        whole, scale = quantised(weight.float(), self.most())
+        integers, scale = quantise(weight.float(), self.max_weight())
         self.scale = scale.squeeze(-1)
-        self.weight = self.laid_out(whole)
+        self.weight = self.prepack(integers)
         self.bias = torch.zeros_like(self.scale) if bias is None else bias.float().contiguous()
         self.native = native_rounding()
-        self.fused = self.native is not None and _fused(activation) == ("gelu", "none")
+        self.fused = self.native is not None and _fused_activation(activation) == ("gelu", "none")
         self.activation = None if self.fused else activation
 
     def __call__(
         self, rows: Float[Tensor, "rows in"], residual: Float[Tensor, "rows out"] | None = None
     ) -> Float[Tensor, "rows out"]:
-        """As `Linear` says."""
+        """Return the layer's output, see `Linear`."""
         if self.native is None:
-            whole, scale = quantised(rows)
-            out = torch.addcmul(self.bias, self.product(whole) * self.scale, scale)
+            integers, scale = quantise(rows)
+            out = torch.addcmul(self.bias, self.product(integers) * self.scale, scale)
             if residual is not None:
                 out += residual
         else:
-            whole, scale = self.native.quantise(rows)
-            out = self.native.finish_(self.product(whole), self.scale, scale, self.bias, residual, gelu=self.fused)
+            integers, scale = self.native.quantise(rows)
+            out = self.native.finish_(self.product(integers), self.scale, scale, self.bias, residual, gelu=self.fused)
         return out if self.activation is None else self.activation(out)
 
     @property
     def backend(self) -> str:
-        """As `Linear` says, and who works around the product."""
+        """The backend's name, and what quantises around the product."""
         return f"{self.name}, rounding in {'torch' if self.native is None else 'C++'}"
 
     @abstractmethod
-    def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
-        """The weights as `product` wants them."""
+    def prepack(self, weight: Int[Tensor, "out in"]) -> Tensor:
+        """Convert the weights to the layout that `product` needs."""
 
     @abstractmethod
     def product(self, rows: Int[Tensor, "rows in"]) -> Shaped[Tensor, "rows out"]:
-        """The product of whole numbers, as int32 or float32 that nobody else reads."""
+        """Multiply by the weights; returns int32 or float32, in a new tensor that may be overwritten."""
 
 
 class Int8Linear(QuantisedLinear):
-    """With torch's own product."""
+    """An int8 layer with torch's own int8 product."""
 
     name = "int8"
 
     @classmethod
-    def suits(cls) -> bool:
-        """Without instructions for it torch multiplies number by number: 20 to 60 times slower than float32."""
+    def is_worthwhile(cls) -> bool:
+        """Whether the processor has VNNI; without it torch's product is 20 to 60 times slower than float32."""
         return torch.cpu._is_vnni_supported()
 
-    def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
-        """Transposed."""
+    def prepack(self, weight: Int[Tensor, "out in"]) -> Tensor:
+        """Transpose the weights."""
         return weight.t()
 
     def product(self, rows: Int[Tensor, "rows in"]) -> Int[Tensor, "rows out"]:
-        """As `QuantisedLinear` says."""
+        """Multiply by the weights, see `QuantisedLinear`."""
         return torch._int_mm(rows, self.weight)
 
 
 class OneDnnInt8Linear(QuantisedLinear):
-    """With oneDNN's product of uint8 and int8: about 1.3 times as fast as float32 under AVX2.
+    """An int8 layer with oneDNN's product of uint8 and int8: about 1.3 times as fast as float32 under AVX2.
 
-    Without instructions for int8 (VNNI) pairs of products are added up in 16 bits and cut off there, so weights are
-    whole numbers up to 64 then: 2 x 255 x 64 fits.
+    Without int8 instructions (VNNI), pairs of products are added in 16 bits and saturate there. Weights then use
+    integers up to 64 only, because 2 x 255 x 64 fits.
     """
 
     name = "onednn"
 
     @classmethod
-    def most(cls) -> int:
-        """As many as two products leave room for."""
+    def max_weight(cls) -> int:
+        """The largest absolute weight for which the sum of two products fits."""
         return 127 if torch.cpu._is_vnni_supported() else 64
 
-    def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
-        """Packed by oneDNN."""
+    def prepack(self, weight: Int[Tensor, "out in"]) -> Tensor:
+        """Pack the weights with oneDNN."""
         self.ones = torch.ones(len(weight))
         self.zeros = torch.zeros(len(weight), dtype=torch.int64)
         return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
 
     def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
-        """As `QuantisedLinear` says; rows are shifted by 128 to have no sign, and oneDNN takes that back."""
+        """Multiply by the weights; rows are shifted by 128 to be unsigned, which oneDNN compensates."""
         shifted = (rows ^ -128).view(torch.uint8)
         return torch.ops.onednn.qlinear_pointwise(
             shifted, 1.0, 128, self.weight, self.ones, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
 
-class WholeNumbers(QuantisedLinear):
-    """With a product of floats, for where the one of int8 is absent: no faster than float32, and as inexact
-    as float32 is about sums beyond 2**24.
+class FloatInt8Linear(QuantisedLinear):
+    """An int8 layer whose product is computed in float32, for machines without an int8 product.
+
+    No faster than float32, and sums beyond 2**24 are rounded as float32 rounds them.
     """
 
     name = "torch"
 
-    def laid_out(self, weight: Int[Tensor, "out in"]) -> Tensor:
-        """Floats that are whole numbers."""
+    def prepack(self, weight: Int[Tensor, "out in"]) -> Tensor:
+        """Convert the integers to float32."""
         return weight.float()
 
     def product(self, rows: Int[Tensor, "rows in"]) -> Float[Tensor, "rows out"]:
-        """As `QuantisedLinear` says, but for sums that float32 rounds."""
+        """Multiply by the weights in float32."""
         return F.linear(rows.float(), self.weight)
 
 
-def quantised(
-    rows: Float[Tensor, "rows in"], most: int = 127
-) -> tuple[Int[Tensor, "rows in"], Float[Tensor, "rows 1"]]:
-    """Each row as whole numbers from -most to most, and what one of them is worth in that row."""
+def quantise(rows: Float[Tensor, "rows in"], most: int = 127) -> tuple[Int[Tensor, "rows in"], Float[Tensor, "rows 1"]]:
+    """Return each row as integers from -most to most, and the scale of each row: row = integers * scale."""
     scale = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(most)
     return (rows / scale).round_().to(torch.int8), scale
 
 
 # in the order in which they are tried
-BACKENDS: tuple[type[Linear], ...] = (OneDnnLinear, Int8Linear, OneDnnInt8Linear, TorchLinear, WholeNumbers)
-ON_A_GPU: tuple[type[Linear], ...] = (TorchLinear,)
+BACKENDS: tuple[type[Linear], ...] = (OneDnnLinear, Int8Linear, OneDnnInt8Linear, TorchLinear, FloatInt8Linear)
+GPU_BACKENDS: tuple[type[Linear], ...] = (TorchLinear,)
 CPU = torch.device("cpu")
 
 
 def choose(dtype: Dtype, asked: str = "auto", device: torch.device = CPU) -> type[Linear]:
-    """The backend for a precision: the first that suits and works here, or the one that is asked for by name.
+    """Return the backend named `asked`, or for "auto" the first that is worthwhile and correct on this machine.
 
     Raises:
-        ValueError: there is no such backend for this precision and device, or it does not work here.
+        ValueError: no such backend for this precision and device, or its results are wrong on this machine.
     """
-    backends = BACKENDS if device.type == "cpu" else ON_A_GPU
+    backends = BACKENDS if device.type == "cpu" else GPU_BACKENDS
     able = [backend for backend in backends if dtype in backend.dtypes]
     if not able:
         raise ValueError(f"dtype={dtype!r} is for the CPU; choose fp32 or bf16 on {device.type}.")
     if asked == "auto":
-        return next(backend for backend in able if backend.suits() and works(backend, dtype))
+        return next(backend for backend in able if backend.is_worthwhile() and is_correct(backend, dtype))
     named = [backend for backend in able if backend.name == asked]
     if not named:
         names = ", ".join(["auto", *(backend.name for backend in able)])
-        raise ValueError(f"linears={asked!r} is no backend for dtype={dtype!r}; choose one of {names}.")
-    if not works(named[0], dtype):
+        raise ValueError(f"linears={asked!r} is not a backend for dtype={dtype!r}; choose one of {names}.")
+    if not is_correct(named[0], dtype):
         raise ValueError(
-            f"linears={asked!r} does not compute {dtype} right on this machine with torch {torch.__version__}; "
-            f"choose linears='auto', which takes what works."
+            f"linears={asked!r} gives wrong {dtype} results on this machine with torch {torch.__version__}; "
+            f"choose linears='auto', which takes a backend that works."
         )
     return named[0]
 
 
 @cache
-def works(backend: type[Linear], dtype: Dtype) -> bool:
-    """Whether a backend computes small cases right here: plain, with GELU, with a residual, for few and more rows."""
-    if backend in (TorchLinear, WholeNumbers):
+def is_correct(backend: type[Linear], dtype: Dtype) -> bool:
+    """Whether a backend is correct on small cases: plain, with GELU, and with a residual, for 1, 5 and 32 rows."""
+    if backend in (TorchLinear, FloatInt8Linear):
         return True
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    kind, weight, bias = FLOWING[dtype], draw(48, 32), draw(48)
+    kind, weight, bias = ACTIVATION_DTYPE[dtype], draw(48, 32), draw(48)
     try:
-        plain, curved = backend(weight, bias, dtype), backend(weight, bias, dtype, nn.GELU())
+        plain, with_gelu = backend(weight, bias, dtype), backend(weight, bias, dtype, nn.GELU())
         for rows in (1, 5, 32):
-            x, more = draw(rows, 32), draw(rows, 48)
+            x, residual = draw(rows, 32), draw(rows, 48)
             true = F.linear(x.double(), weight.double(), bias.double())
             for got, expected in (
                 (plain(x.to(kind)), true),
-                (plain(x.to(kind), more.to(kind)), true + more),
-                (curved(x.to(kind)), F.gelu(true)),
+                (plain(x.to(kind), residual.to(kind)), true + residual),
+                (with_gelu(x.to(kind)), F.gelu(true)),
             ):
                 error = float((got.double() - expected).abs().max() / expected.abs().max())
                 if got.dtype != kind or not error <= ALLOWED[dtype]:

@@ -1,4 +1,4 @@
-"""How many CPU threads torch computes with, for a while."""
+"""A context that sets torch's number of CPU threads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many within the block; None leaves the number alone. Measured is on one: on a shared machine a second one
-    mostly measures who else is there.
+    """Set torch's number of CPU threads inside the block; None keeps the current number.
+
+    Benchmarks use one thread: on a shared machine, a second one mostly measures the other users.
     """
     before = torch.get_num_threads()
-    if count is None or count == before:  # setting what is set costs a call into every thread pool
+    if count is None or count == before:  # even setting the same number costs a call into every thread pool
         yield
         return
     torch.set_num_threads(count)

@@ -1,16 +1,16 @@
-"""Attention of packed rows on a GPU with the column sums that scorers read, as Triton kernels; never required.
+"""Triton kernels for attention of packed rows on a GPU, with the column sums that scorers read; optional.
 
-A flash kernel keeps what a row of probabilities sums to, and never the probabilities, so their column sums are lost.
-Two ways get them back exactly, without atomic additions, so that a result is the same every time:
+A flash-attention kernel keeps the sum of each row of probabilities but never the probabilities, so their column sums
+are lost. Two kinds of kernels compute them exactly, without atomic additions, so that results are reproducible:
 
-short   a sentence of up to `SHORT` tokens: one program per sentence and head has all its keys and values at hand, sees
-        whole rows of probabilities, and adds them up as it goes;
-long    the log of each row's normaliser is kept, and a second pass over the queries of each block of keys adds up
+short   for sentences of up to `SHORT` tokens: one program per sentence and head holds all its keys and values, sees
+        whole rows of probabilities, and sums them as it goes;
+long    stores the log of each row's normaliser; a second pass over the queries, per block of keys, sums
         exp(logit - log normaliser).
 
-Which kernel and which tiles a sentence gets follows from its own length alone. Rows are those of the packed engine:
-[rows, 3 * hidden] with queries, keys and values side by side, queries scaled, heads one after the other within each.
-Source of the identity: softmax = exp(logit - logsumexp), as FlashAttention-2 (arXiv:2307.08691) uses it backwards.
+The kernel and tile sizes of a sentence depend only on its own length. Rows are those of the packed engine:
+[rows, 3 * hidden] with queries, keys and values side by side, the heads concatenated within each, and queries scaled.
+The identity softmax = exp(logit - logsumexp) is that of the backward pass of FlashAttention-2 (arXiv:2307.08691).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunekit.runtime.kernels.attention import Fused
+from prunekit.runtime.kernels.attention import FusedAttention
 from prunekit.tokens.host import upload
 from prunekit.tokens.packing import Packing
 
-SHORT = 256  # tokens up to which all keys and values of a head are kept at hand
-SMALLEST = 16  # what a matrix product of Triton takes at least
-TILE = 64  # queries, or keys of a long sentence, at a time
+SHORT = 256  # tokens up to which one program holds all keys and values of a head
+SMALLEST = 16  # smallest size of Triton's matrix product
+TILE = 64  # queries, or keys of a long sentence, per step
 LOG2E = tl.constexpr(1.4426950408889634)
-UNTUNED = ["rows"]  # differs from batch to batch: nothing is compiled anew for it
-# how far a case may be from float64, by precision of the rows; of numbers above 1, as a share of them
+UNTUNED = ["rows"]  # differs between batches, so kernels are not specialised on it
+# largest error against float64, by dtype of the rows: absolute up to 1, relative above
 ALLOWED = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 HALF = (torch.float16, torch.bfloat16)
 
@@ -46,7 +46,7 @@ def short_kernel(
     qkv: Any, work: Any, out: Any, sums: Any, rows: Any, heads: Any, size: Any,
     scored: tl.constexpr, queries: tl.constexpr, keys: tl.constexpr, wide: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One sentence, one head: `work` has first row and length of each; `sums` is [heads, rows]."""
+    """Attend within one sentence and head; `work` holds (first row, length) per sentence; `sums` is [heads, rows]."""
     start = tl.load(work + 2 * tl.program_id(0)).to(tl.int64)
     length = tl.load(work + 2 * tl.program_id(0) + 1)
     head = tl.program_id(1)
@@ -88,10 +88,10 @@ def long_kernel(
     qkv: Any, work: Any, out: Any, normaliser: Any, rows: Any, heads: Any, size: Any,
     scored: tl.constexpr, queries: tl.constexpr, keys: tl.constexpr, wide: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One block of queries, one head: `work` has first row and length of its sentence, and the block's first query.
+    """Attend with one block of queries and one head; `work` holds (first row, length, first query) per block.
 
-    Probabilities are made block by block, with the largest logit so far taken off; `normaliser` [heads, rows] gets
-    the log of what each row sums to.
+    Probabilities are computed block by block, after subtracting the largest logit so far; `normaliser` [heads, rows]
+    gets the log of each row's sum.
     """
     start = tl.load(work + 3 * tl.program_id(0)).to(tl.int64)
     length = tl.load(work + 3 * tl.program_id(0) + 1)
@@ -135,7 +135,7 @@ def sums_kernel(
     qkv: Any, work: Any, normaliser: Any, sums: Any, rows: Any, heads: Any, size: Any,
     queries: tl.constexpr, keys: tl.constexpr, wide: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One block of keys, one head: what these keys receive from all queries of their sentence, in one order."""
+    """Sum what one block of keys receives from all queries of its sentence, for one head, in a fixed order."""
     start = tl.load(work + 3 * tl.program_id(0)).to(tl.int64)
     length = tl.load(work + 3 * tl.program_id(0) + 1)
     column = tl.load(work + 3 * tl.program_id(0) + 2) + tl.arange(0, keys)
@@ -155,7 +155,7 @@ def sums_kernel(
         query = tl.load(
             here + row[:, None] * 3 * hidden + place[None, :], mask=asks[:, None] & inside[None, :], other=0.0
         )
-        # a query that is not there has no normaliser: infinity makes nothing of it
+        # a query past the end has no normaliser: infinity makes its probabilities 0
         log = tl.load(normaliser + head.to(tl.int64) * rows + start + row, mask=asks, other=float("inf"))
         logits = tl.dot(query, tl.trans(key), input_precision="ieee")
         received += tl.sum(tl.exp2((logits - log[:, None]) * LOG2E), 0)
@@ -164,10 +164,10 @@ def sums_kernel(
 
 @dataclass(frozen=True)
 class Work:
-    """What the programs of each kernel do, for one packing: laid out on the host, sent to the device in one piece.
+    """The work of each kernel's programs for one packing, prepared on the host and sent to the device in one transfer.
 
-    `short` maps the width of the tiles to first row and length of the sentences that take it; `long` has first row and
-    length of a sentence, and the first row of a block within it. `offsets` are those of the packing, as int32.
+    `short` maps a tile width to (first row, length) of the sentences that use it; `long` holds, per block, (first row
+    and length of the sentence, first row of the block within it). `offsets` are those of the packing, as int32.
     """
 
     short: dict[int, Int[Tensor, "sentences 2"]]
@@ -176,7 +176,7 @@ class Work:
 
     @classmethod
     def of(cls, packing: Packing) -> Work:
-        """The work that attention over this packing is."""
+        """Prepare the work of attention over this packing."""
         offsets, long = [0], list[int]()
         short: dict[int, list[int]] = {}
         for length in packing.lengths:
@@ -187,18 +187,20 @@ class Work:
             elif length:
                 short.setdefault(max(SMALLEST, triton.next_power_of_2(length)), []).extend((start, length))
         parts = [offsets, long, *short.values()]
-        sent = upload([number for part in parts for number in part], packing.device, torch.int32)
-        cut = list(sent.split([len(part) for part in parts]))
+        uploaded = upload([number for part in parts for number in part], packing.device, torch.int32)
+        on_device = list(uploaded.split([len(part) for part in parts]))
         return cls(
-            {width: part.view(-1, 2) for width, part in zip(short, cut[2:], strict=True)},
-            cut[1].view(-1, 3) if long else None,
-            cut[0],
+            {width: part.view(-1, 2) for width, part in zip(short, on_device[2:], strict=True)},
+            on_device[1].view(-1, 3) if long else None,
+            on_device[0],
         )
 
 
-class TritonAttention(Fused):
-    """The kernels, as the packed engine calls them. `flash` says that torch's own varlen attention works here too:
-    it takes the sentences whose scores nobody asks for, and the first pass of long ones, in half precision.
+class TritonAttention(FusedAttention):
+    """The kernels behind the interface of the packed engine.
+
+    With `flash`, torch's own varlen attention is used as well, in half precision: for batches whose column sums are not
+    needed, and for the first pass of long sentences.
     """
 
     name = "triton"
@@ -208,13 +210,13 @@ class TritonAttention(Fused):
         if flash:
             self.name = "triton and varlen_attn"
 
-    def over(self, packing: Packing) -> Over:
-        """Attention over one packing; what follows from it is computed once."""
-        return Over(self, packing, Work.of(packing))
+    def bind(self, packing: Packing) -> TritonPackingAttention:
+        """Return the attention over one packing, whose work is prepared once, here."""
+        return TritonPackingAttention(self, packing, Work.of(packing))
 
 
 @dataclass(frozen=True)
-class Over:
+class TritonPackingAttention:
     """Attention over one packing."""
 
     kernels: TritonAttention
@@ -224,7 +226,7 @@ class Over:
     def __call__(
         self, qkv: Float[Tensor, "rows three_hidden"], heads: int, *, scored: bool
     ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "batch width"] | None]:
-        """Attention of each sentence, and the column sums where `scored`; as `attention.attend`."""
+        """Compute the attention of each sentence and, if `scored`, the column sums, as in `attention.attend`."""
         qkv = qkv.contiguous()
         total, hidden = sum(self.packing.lengths), qkv.shape[1] // 3
         size = hidden // heads
@@ -233,7 +235,7 @@ class Over:
         if flash and not scored:
             return self._flash(qkv, heads)[0], None
         if flash and self.work.long is not None:
-            # short sentences come along, and are overwritten: what a sentence gets never hangs on its batch
+            # includes short sentences, which are overwritten below, so that no result depends on the batch
             out, normaliser = self._flash(qkv, heads)
         else:
             out = qkv.new_empty((qkv.shape[0], hidden))
@@ -258,7 +260,7 @@ class Over:
     def _flash(
         self, qkv: Float[Tensor, "rows three_hidden"], heads: int
     ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "heads total"]]:
-        """torch's own attention, and the log of what each row sums to."""
+        """Compute attention with torch's varlen_attn, and return it with the log of each row's normaliser."""
         from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
         total, width = sum(self.packing.lengths), self.packing.width
@@ -273,45 +275,47 @@ class Over:
         return out, normaliser.contiguous()
 
 
-def interpreted() -> bool:
-    """Whether Triton interprets kernels, on the CPU: for tests."""
+def is_interpreted() -> bool:
+    """Whether Triton runs its kernels in an interpreter on the CPU, as in tests."""
     return bool(triton.knobs.runtime.interpret)
 
 
 @cache
 def triton_attention(device: torch.device, dtype: torch.dtype, size: int) -> TritonAttention | None:
-    """The kernels, with torch's varlen attention where that works too, for heads of `size`.
+    """Return the kernels for heads of `size`, combined with torch's varlen attention if that works too.
 
-    None where a small case does not come out right: no such GPU, too little room on its chip, another Triton. On the
-    CPU they run under Triton's interpreter alone.
+    None if they fail a small case: an unsupported GPU, too little shared memory, a different Triton. On the CPU they
+    run only under Triton's interpreter.
     """
-    if device.type != "cuda" and not interpreted():
+    if device.type != "cuda" and not is_interpreted():
         return None
-    if not works(TritonAttention(), device, dtype, size):
+    if not is_correct(TritonAttention(), device, dtype, size):
         return None
-    both = TritonAttention(flash=True)
-    takes_flash = device.type == "cuda" and dtype in HALF
-    return both if takes_flash and works(both, device, dtype, size) else TritonAttention()
+    with_flash = TritonAttention(flash=True)
+    can_flash = device.type == "cuda" and dtype in HALF
+    return with_flash if can_flash and is_correct(with_flash, device, dtype, size) else TritonAttention()
 
 
-def works(attention: TritonAttention, device: torch.device, dtype: torch.dtype, size: int) -> bool:
-    """Whether a small case comes out right: short and long sentences, an empty one, dummy rows behind them."""
+def is_correct(attention: TritonAttention, device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Whether a small case runs and is correct: short and long sentences, an empty one, and dummy rows."""
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         try:
-            return right(attention, device, dtype, heads=2, size=size)
-        except Exception:  # whatever a compiler, a driver or an older torch says: there is a way without
+            return matches_float64(attention, device, dtype, heads=2, size=size)
+        except Exception:  # whatever a compiler, a driver or an older torch raises, torch's attention remains
             return False
 
 
-def right(attention: TritonAttention, device: torch.device, dtype: torch.dtype, heads: int, size: int) -> bool:
-    """Whether attention and column sums of a small case are as in float64, scored and not."""
+def matches_float64(
+    attention: TritonAttention, device: torch.device, dtype: torch.dtype, heads: int, size: int
+) -> bool:
+    """Whether attention and column sums of a small case equal those in float64, scored and unscored."""
     lengths = (5, 0, 1, 17, 65, 130, 256, 300)
     packing = Packing.of(lengths, device)
     total, allowed = sum(lengths), ALLOWED[dtype]
-    given = (torch.randn(total + 3, 3 * heads * size, generator=torch.Generator().manual_seed(0)) / 2).to(dtype)
-    over = attention.over(packing)
-    out, received = over(given.to(device), heads, scored=True)
-    unscored, nothing = over(given.to(device), heads, scored=False)
+    qkv = (torch.randn(total + 3, 3 * heads * size, generator=torch.Generator().manual_seed(0)) / 2).to(dtype)
+    bound = attention.bind(packing)
+    out, received = bound(qkv.to(device), heads, scored=True)
+    unscored, nothing = bound(qkv.to(device), heads, scored=False)
     if received is None or nothing is not None or out[total:].any() or unscored[total:].any():
         return False
     out, unscored, received = out.cpu(), unscored.cpu(), received.cpu()
@@ -319,12 +323,12 @@ def right(attention: TritonAttention, device: torch.device, dtype: torch.dtype, 
     for sentence, length in enumerate(lengths):
         rows = slice(first, first + length)
         first += length
-        query, key, value = given[rows].double().view(length, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
+        query, key, value = qkv[rows].double().view(length, 3, heads, size).permute(1, 2, 0, 3).unbind(0)
         probs = (query @ key.transpose(1, 2)).softmax(-1)
         mixed = (probs @ value).transpose(0, 1).flatten(1)
-        votes = torch.nn.functional.pad(probs.sum(1).mean(0), (0, packing.width - length))
-        for got, expected in ((out[rows], mixed), (unscored[rows], mixed), (received[sentence], votes)):
-            gap = (got.double() - expected).abs() / expected.abs().clamp(min=1)
-            if got.numel() and not float(gap.max()) <= allowed:
+        sums = torch.nn.functional.pad(probs.sum(1).mean(0), (0, packing.width - length))
+        for got, expected in ((out[rows], mixed), (unscored[rows], mixed), (received[sentence], sums)):
+            error = (got.double() - expected).abs() / expected.abs().clamp(min=1)
+            if got.numel() and not float(error.max()) <= allowed:
                 return False
     return True

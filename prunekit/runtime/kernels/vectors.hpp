@@ -1,5 +1,5 @@
-// Vectors as wide as the instruction set has them, for the sources that prunekit/runtime/native.py compiles at first use; no
-// library, not even C++'s.
+// Vectors as wide as the instruction set allows, for the sources that prunekit/runtime/kernels/native.py compiles at first
+// use. Uses no library, not even the C++ standard library.
 
 #pragma once
 
@@ -24,7 +24,7 @@ static inline Vector all(float x) { return Vector{} + x; }
 template <typename T>
 static inline T larger(T a, T b) { return a > b ? a : b; }
 
-// The largest and the sum of a vector's floats: halved until one is left, as one by one each would wait for the one before.
+// The maximum and the sum of a vector's floats, by repeated halving: one by one, each step would wait for the one before.
 static inline float widest(Vector v) {
     Quad part[LANES / 4];
     memcpy(part, &v, sizeof v);
@@ -41,16 +41,16 @@ static inline float total(Vector v) {
     return (part[0][0] + part[0][1]) + (part[0][2] + part[0][3]);
 }
 
-// Rounded to the nearest whole number, to an even one where two are as near, for numbers below 2^22: what is added is so
-// large that its sum has no fraction
+// Rounds to the nearest integer, ties to even, for numbers below 2^22: the added constant is so large that the sum has no
+// fraction
 template <typename T>
 static inline T rounded(T x) { return (x + 12582912.0f) - 12582912.0f; }
 
-// e^x for x <= 0, to about 1e-7 of itself: 2^n e^r with |r| <= ln(2) / 2, and Taylor's polynomial of e^r
+// e^x for x <= 0, with a relative error of about 1e-7: 2^n e^r with |r| <= ln(2) / 2, and the Taylor polynomial of e^r
 static inline Vector exponential(Vector x) {
     x = larger(x, all(-87.0f));
     Vector n = rounded(x * 1.44269504f);
-    Vector r = x - n * 0.693359375f;  // ln(2) in two parts, the first of which is exact in few bits
+    Vector r = x - n * 0.693359375f;  // ln(2) in two parts, the first of which has few bits, so that n times it is exact
     r = r - n * -2.12194440e-4f;
     Vector e = all(1.0f / 5040);
     e = e * r + 1.0f / 720;

@@ -19,7 +19,7 @@ from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import teacher_config
 from prunekit.runtime import latency_model
 from prunekit.runtime.engine import PackedEngine
-from prunekit.runtime.latency_model import LatencyModel, at, computed
+from prunekit.runtime.latency_model import LatencyModel, computed_rows, interpolate
 from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
@@ -45,17 +45,17 @@ STAIRS = LatencyModel(
     ("size", "ms"), [(4, 1.0), (6, 1.5), (8, 2.0), (12, 4.0), (16, 6.0), (2, 1.0), (20, 8.0), (32, 14.0)]
 )
 def test_between_two_steps_time_is_interpolated_and_beyond_the_last_it_rises_as_before(size, ms):
-    assert at(((4, 1.0), (8, 2.0), (16, 6.0)), np.array([size])) == pytest.approx([ms])
+    assert interpolate(((4, 1.0), (8, 2.0), (16, 6.0)), np.array([size])) == pytest.approx([ms])
 
 
 def test_a_table_of_one_step_is_flat_and_noise_never_makes_more_rows_cheaper_beyond_the_last():
-    assert at(((4, 1.0),), np.array([1, 4, 9])) == pytest.approx([1, 1, 1])
-    assert at(((4, 2.0), (8, 1.0)), np.array([16])) == pytest.approx([1.0])
+    assert interpolate(((4, 1.0),), np.array([1, 4, 9])) == pytest.approx([1, 1, 1])
+    assert interpolate(((4, 2.0), (8, 1.0)), np.array([16])) == pytest.approx([1.0])
 
 
 def test_rows_are_those_that_the_engine_computes_dummies_included():
-    assert computed(np.array([3, 4, 33, 65, 2.1]), 8).tolist() == [4, 4, 40, 72, 4]
-    assert computed(np.array([3, 33]), 1).tolist() == [4, 33]
+    assert computed_rows(np.array([3, 4, 33, 65, 2.1]), 8).tolist() == [4, 4, 40, 72, 4]
+    assert computed_rows(np.array([3, 33]), 1).tolist() == [4, 33]
 
 
 def test_the_time_of_a_batch_is_the_sum_of_its_parts():
@@ -123,10 +123,10 @@ def test_more_rows_than_are_needed_are_not_measured():
 def test_what_is_measured_part_by_part_is_the_whole_forward_pass(monkeypatch):
     engine, seen = engine_of(), []
     known = engine._result
-    monkeypatch.setattr(engine, "_result", lambda hidden, walk: seen.append(known(hidden, walk).logits))
+    monkeypatch.setattr(engine, "_result", lambda hidden, state: seen.append(known(hidden, state).logits))
     ids = [[5, 6, 7, 8, 9], [7, 5, 3]]
     with torch.inference_mode():
-        latency_model._pass(engine, ids, ticking())
+        latency_model._time_pass(engine, ids, ticking())
     monkeypatch.undo()
     assert torch.equal(seen[0], engine(ids, prune=False).logits)
 

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process where glibc can be told so, unless somebody else has told it something."""
+"""glibc keeps freed memory for the process, unless the environment configures malloc differently."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ASK = """
+SCRIPT = """
 import ctypes, resource, torch
 from prunekit.runtime.kernels.memory import keep_freed
 def faults():
@@ -21,21 +21,21 @@ print(keep_freed(), keep_freed(), first, faults(), faults())
 """
 
 
-def asked(**environment):
-    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env=os.environ | environment)
+def run_script(**environment):
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=os.environ | environment)
     assert done.returncode == 0, done.stderr
     once, again, *numbers = done.stdout.split()
     return once, again, *map(int, numbers)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks of glibc")
-def test_memory_that_is_kept_is_not_taken_from_the_system_again():
-    once, again, _, _, later = asked()
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="concerns glibc only")
+def test_kept_memory_is_not_requested_from_the_system_again():
+    once, again, _, _, later = run_script()
     assert (once, again) == ("True", "True")
-    assert later < 4096  # one block of 16 MiB is 4096 pages, and 20 were made
+    assert later < 4096  # one block of 16 MiB is 4096 pages, and 20 were allocated
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"])
-def test_what_the_environment_says_stands(name):
-    once, *_ = asked(**{name: str(1 << 20)})
+def test_settings_of_the_environment_take_precedence(name):
+    once, *_ = run_script(**{name: str(1 << 20)})
     assert once == "False"
