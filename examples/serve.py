@@ -1,10 +1,10 @@
-"""Serves a run's model over HTTP: requests that arrive together are computed as one packed batch.
+"""Serve a run's model over HTTP; requests that arrive together are computed as one packed batch.
 
     python examples/serve.py run=runs/<task>/<method>/<backbone>/<budget>/s<seed>-<hash> port=8000
     curl -s localhost:8000/predict -d '{"texts": ["The match ended in a draw."]}'
 
-Which settings there are says serve.yaml; what is asked and answered, docs/serving.md. The queue and the batches are in
-prunekit/runtime/batching.py; here are the model, what a request may be, and the answers.
+serve.yaml explains the settings, docs/serving.md the requests and answers. The queue and the batching are in
+prunekit/runtime/batching.py; this file has the model, the validation of requests, and the HTTP endpoints.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ except ImportError as error:
     raise SystemExit(BAD_CONFIG) from None
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
-GONE = 499  # what proxies log for a client that left; nobody reads it
+CLIENT_CLOSED_REQUEST = 499  # what proxies log for a client that disconnected; nobody receives it
 
 
-class Refused(ValueError):  # noqa: N818 - says what it is about
-    """A request that cannot be answered: its HTTP status, what was given, what is allowed, what to do."""
+class RequestError(ValueError):
+    """A request that cannot be answered: the HTTP status, what was given, what is allowed, and what to do."""
 
     def __init__(self, status: int, given: str, allowed: str, do: str) -> None:
         super().__init__(given)
@@ -60,64 +60,65 @@ class Refused(ValueError):  # noqa: N818 - says what it is about
         self.body = {"error": {"given": given, "allowed": allowed, "do": do}}
 
 
-# -- what a request may be -----------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------------------
 
 
-def texts_of(body: bytes, *, most: int, pairs: bool) -> list[Any]:
-    """The texts of a request's body, {"texts": [...]}: strings, or tuples of two where the task has pairs.
+def parse_texts(body: bytes, *, most: int, pairs: bool) -> list[Any]:
+    """Return the texts of a request's body, {"texts": [...]}: strings, or tuples of two if the task has pairs.
 
     Raises:
-        Refused: the body is something else, or has an empty text or more than `most`.
+        RequestError: the body is something else, or has an empty text or more than `most` texts.
     """
     form = '{"texts": [["a text", "its partner"], ...]}' if pairs else '{"texts": ["a text", ...]}'
     try:
         given = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON ({error})", form, "send such a body") from error
+        raise RequestError(400, f"the body is not JSON ({error})", form, "send such a body") from error
     if not isinstance(given, dict):
-        raise Refused(422, f"the body is {kind(given)}", form, "send such a body")
+        raise RequestError(422, f"the body is {json_type(given)}", form, "send such a body")
     if unknown := sorted(set(given) - {"texts"}):
-        raise Refused(422, f"the fields {', '.join(unknown)[:200]}", "texts alone", "leave the others out")
+        raise RequestError(422, f"the fields {', '.join(unknown)[:200]}", "only texts", "leave the others out")
     if "texts" not in given:
-        raise Refused(422, "no field texts", form, "send such a body")
+        raise RequestError(422, "no field texts", form, "send such a body")
     texts = given["texts"]
     if not isinstance(texts, list):
-        raise Refused(422, f"texts is {kind(texts)}", form, "put the texts into a list")
+        raise RequestError(422, f"texts is {json_type(texts)}", form, "put the texts into a list")
     if not 1 <= len(texts) <= most:
-        raise Refused(422, f"{len(texts)} texts", f"1 to {most} in a request", "send several requests")
-    return [_text(entry, f"texts[{number}]", pairs) for number, entry in enumerate(texts)]
+        raise RequestError(422, f"{len(texts)} texts", f"1 to {most} per request", "send several requests")
+    return [_check_text(entry, f"texts[{number}]", pairs) for number, entry in enumerate(texts)]
 
 
-def _text(entry: Any, place: str, pair: bool) -> Any:
+def _check_text(entry: Any, place: str, pair: bool) -> Any:
     if pair:
         if not isinstance(entry, list) or len(entry) != 2:
-            given = f"{place} is {kind(entry)}" + (f" of {len(entry)}" if isinstance(entry, list) else "")
-            raise Refused(422, given, "a list of two strings", "give both texts of the pair")
-        return tuple(_text(one, f"{place}[{number}]", False) for number, one in enumerate(entry))
+            given = f"{place} is {json_type(entry)}" + (f" of {len(entry)}" if isinstance(entry, list) else "")
+            raise RequestError(422, given, "a list of two strings", "give both texts of the pair")
+        return tuple(_check_text(text, f"{place}[{number}]", False) for number, text in enumerate(entry))
     if not isinstance(entry, str):
-        raise Refused(422, f"{place} is {kind(entry)}", "a string", "send the text itself")
+        raise RequestError(422, f"{place} is {json_type(entry)}", "a string", "send the text itself")
     if not entry.strip():
-        raise Refused(422, f"{place} is empty", "a text of one character and more", "leave it out")
+        raise RequestError(422, f"{place} is empty", "a text of at least one character", "leave it out")
     try:
         entry.encode()
     except UnicodeEncodeError as error:
-        raise Refused(422, f"{place} has half a character ({error.reason})", "Unicode", "send whole pairs") from error
+        given = f"{place} has half a surrogate pair ({error.reason})"
+        raise RequestError(422, given, "Unicode", "send whole pairs") from error
     return entry
 
 
-def kind(value: Any) -> str:
-    """What JSON calls a value."""
+def json_type(value: Any) -> str:
+    """Return JSON's name for the type of a value, with its article."""
     names = {type(None): "null", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), "a number")
 
 
-async def body_of(request: Request, most_kb: int) -> bytes:
-    """A request's body. Raises Refused as soon as it is too large."""
+async def read_body(request: Request, most_kb: int) -> bytes:
+    """Read a request's body. Raises RequestError as soon as it is too large."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > 1024 * most_kb:
-            raise Refused(413, f"a body of more than {most_kb} KB", f"{most_kb} KB", "send several requests")
+            raise RequestError(413, f"a body of more than {most_kb} KB", f"{most_kb} KB", "send several requests")
     return body
 
 
@@ -125,7 +126,7 @@ async def body_of(request: Request, most_kb: int) -> bytes:
 
 
 class Model:
-    """A packed engine with its tokenizer: reads texts, answers batches of them."""
+    """A packed engine with its tokenizer: tokenises texts and answers batches of them."""
 
     def __init__(self, engine: Any, tokenizer: Any, *, max_length: int, cut: bool) -> None:
         self.engine = engine
@@ -134,17 +135,17 @@ class Model:
         self.cut = cut
 
     def read(self, texts: Sequence[Any]) -> list[Any]:
-        """The token ids of each text, as training read them. Raises Refused for one that is too long."""
+        """Return the token ids of each text, as in training. Raises RequestError for a text that is too long."""
         from prunekit.bench.protocol import Encoded  # torch takes seconds: settings are checked first
 
         columns = [list(column) for column in zip(*texts, strict=True)] if isinstance(texts[0], tuple) else [texts]
-        shorter = {"truncation": True, "max_length": self.max_length} if self.cut else {}
-        found = self.tokenizer(*columns, return_attention_mask=False, verbose=False, **shorter)
-        types = found.get("token_type_ids")
+        cutting = {"truncation": True, "max_length": self.max_length} if self.cut else {}
+        encoded = self.tokenizer(*columns, return_attention_mask=False, verbose=False, **cutting)
+        types = encoded.get("token_type_ids")
         items = []
-        for number, ids in enumerate(found["input_ids"]):
+        for number, ids in enumerate(encoded["input_ids"]):
             if len(ids) > self.max_length:
-                raise Refused(
+                raise RequestError(
                     422,
                     f"texts[{number}] has {len(ids)} tokens",
                     f"{self.max_length} tokens",
@@ -156,7 +157,7 @@ class Model:
         return items
 
     def compute(self, batch: Sequence[Any]) -> list[dict[str, Any]]:
-        """The answer for each text of a packed batch."""
+        """Compute the answer to each text, as one packed batch."""
         from prunekit.bench.inputs import to_engine_inputs  # as above
 
         result = self.engine(to_engine_inputs(batch))
@@ -171,10 +172,10 @@ class Model:
 
 
 def load(run: FinishedRun, given: Mapping[str, Any]) -> Model:
-    """The run's model, which has computed something already: what is built at first use is there.
+    """Load the run's model and warm it up, so that everything built at first use exists.
 
     Raises:
-        ConfigError: lengths that do not go together, or a model that the packed engine does not run.
+        ConfigError: inconsistent lengths, or a model that the packed engine does not support.
     """
     # torch takes seconds to import: settings, run and address are checked before
     import prunekit
@@ -197,7 +198,7 @@ def load(run: FinishedRun, given: Mapping[str, Any]) -> Model:
             f"batch_tokens={given['batch_tokens']} has no room for one text of max_length={longest}.\n"
             f"Allowed: {longest} and more.\nGive more, or a shorter max_length."
         )
-    engine.warm(min(given["batch_tokens"], 1024))  # few requests shall wait for a compiler
+    engine.warm(min(given["batch_tokens"], 1024))  # so that few requests wait for a compiler
     model = Model(engine, load_tokenizer(run.model), max_length=longest, cut=given["cut"])
     first: Any = ("warm", "up") if run.spec.text_pair else "warm up"
     for texts in ([first], [first] * min(2, given["batch_texts"])):
@@ -206,11 +207,11 @@ def load(run: FinishedRun, given: Mapping[str, Any]) -> Model:
 
 
 def limits_of(given: Mapping[str, Any]) -> Limits:
-    """The limits that the settings ask for. Raises ConfigError where no request could ever get in."""
+    """Return the limits that the settings ask for. Raises ConfigError if the queue is shorter than a request."""
     if given["request_texts"] > given["queue"]:
         raise ConfigError(
-            f"request_texts={given['request_texts']}, but queue={given['queue']}: such a request would never get in.\n"
-            f"Allowed: request_texts up to {given['queue']}.\nGive less of it, or a longer queue."
+            f"request_texts={given['request_texts']}, but queue={given['queue']}: such a request would never fit.\n"
+            f"Allowed: request_texts up to {given['queue']}.\nGive a smaller number, or a longer queue."
         )
     return Limits(
         given["batch_texts"], given["batch_tokens"], given["batch_wait_ms"] / 1000, given["queue"], given["timeout_s"]
@@ -221,119 +222,120 @@ def limits_of(given: Mapping[str, Any]) -> Limits:
 
 
 def build_app(model: Model, given: Mapping[str, Any], about: Mapping[str, Any], *, pairs: bool = False) -> FastAPI:
-    """The application; `given` are the settings, `about` is what GET /healthz says."""
+    """Build the application; `given` are the settings, `about` is what GET /healthz reports besides the status."""
     batcher = Batcher(model.read, model.compute, limits_of(given))
-    refused: Counter[str] = Counter()  # requests that never came to the batcher, which counts the others
+    refused: Counter[str] = Counter()  # requests that never reached the batcher, which counts the others
     started = time.monotonic()
 
     @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        async with batcher:  # leaving it finishes the queue
+    async def run_batcher(app: FastAPI) -> AsyncIterator[None]:
+        async with batcher:  # on exit it finishes the queue
             yield
 
-    # no pages of documentation: they load scripts from elsewhere
-    app = FastAPI(title="prunekit", lifespan=running, docs_url=None, redoc_url=None)
+    # no documentation pages: they load scripts from other sites
+    app = FastAPI(title="prunekit", lifespan=run_batcher, docs_url=None, redoc_url=None)
     app.state.batcher = batcher
 
     @app.post("/predict")
     async def predict(request: Request) -> JSONResponse:
         try:
-            texts = texts_of(await body_of(request, given["request_kb"]), most=given["request_texts"], pairs=pairs)
-        except Refused:
+            body = await read_body(request, given["request_kb"])
+            texts = parse_texts(body, most=given["request_texts"], pairs=pairs)
+        except RequestError:
             refused["refused"] += 1
             raise
-        return JSONResponse({"predictions": await unless_gone(request, batcher.submit(texts))})
+        return JSONResponse({"predictions": await wait_while_connected(request, batcher.submit(texts))})
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
-        state = "ok" if batcher.alive else "going down" if batcher.closing else "not computing"
-        return JSONResponse({"status": state, **about}, 200 if batcher.alive else 503)
+        state = "ok" if batcher.is_alive else "going down" if batcher.closing else "not computing"
+        return JSONResponse({"status": state, **about}, 200 if batcher.is_alive else 503)
 
     @app.get("/stats")
     async def stats() -> JSONResponse:
-        found = batcher.tally.summary()
-        found["requests"] = dict(Counter(found["requests"]) + refused)
-        return JSONResponse({"up_s": time.monotonic() - started, "waiting": batcher.waiting, **found})
+        summary = batcher.tally.summary()
+        summary["requests"] = dict(Counter(summary["requests"]) + refused)
+        return JSONResponse({"up_s": time.monotonic() - started, "waiting": batcher.waiting, **summary})
 
-    @app.exception_handler(Refused)
-    async def on_refused(request: Request, error: Refused) -> JSONResponse:
+    @app.exception_handler(RequestError)
+    async def on_request_error(request: Request, error: RequestError) -> JSONResponse:
         return JSONResponse(error.body, error.status)
 
     @app.exception_handler(QueueFullError)
     async def on_full(request: Request, error: QueueFullError) -> JSONResponse:
-        do = f"come again in {error.retry_s} s"
-        said = Refused(503, str(error), f"{error.allowed} texts that wait", do)
-        return JSONResponse(said.body, 503, {"Retry-After": str(error.retry_s)})
+        do = f"try again in {error.retry_s} s"
+        answer = RequestError(503, str(error), f"{error.allowed} waiting texts", do)
+        return JSONResponse(answer.body, 503, {"Retry-After": str(error.retry_s)})
 
     @app.exception_handler(BatcherClosedError)
     async def on_closed(request: Request, error: BatcherClosedError) -> JSONResponse:
-        said = Refused(503, str(error), "requests before it went down", "come again when it is back")
-        return JSONResponse(said.body, 503, {"Retry-After": "5"})
+        answer = RequestError(503, str(error), "requests before the shutdown", "try again when it is back")
+        return JSONResponse(answer.body, 503, {"Retry-After": "5"})
 
     @app.exception_handler(RequestTimeoutError)
-    async def on_late(request: Request, error: RequestTimeoutError) -> JSONResponse:
+    async def on_timeout(request: Request, error: RequestTimeoutError) -> JSONResponse:
         allowed = f"{given['timeout_s']:g} s, the server's timeout_s"
-        said = Refused(504, str(error), allowed, "send fewer texts, or later")
-        return JSONResponse(said.body, 504)
+        answer = RequestError(504, str(error), allowed, "send fewer texts, or try later")
+        return JSONResponse(answer.body, 504)
 
     @app.exception_handler(BatchFailedError)
     async def on_failed(request: Request, error: BatchFailedError) -> JSONResponse:
         print(f"a batch failed: {error}", file=sys.stderr, flush=True)
-        said = Refused(500, "the computation failed", "nothing else to try", "see what the server wrote to stderr")
-        return JSONResponse(said.body, 500)
+        answer = RequestError(500, "the computation failed", "nothing else to try", "read the server's stderr")
+        return JSONResponse(answer.body, 500)
 
     @app.exception_handler(ClientDisconnect)
-    async def on_gone(request: Request, error: ClientDisconnect) -> JSONResponse:
-        return JSONResponse({}, GONE)
+    async def on_disconnect(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return JSONResponse({}, CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         given = f"{request.method} {request.url.path}: {error.detail}"
-        said = Refused(error.status_code, given, "POST /predict, GET /healthz, GET /stats", "ask for one of these")
-        return JSONResponse(said.body, error.status_code, error.headers)
+        answer = RequestError(error.status_code, given, "POST /predict, GET /healthz, GET /stats", "use one of these")
+        return JSONResponse(answer.body, error.status_code, error.headers)
 
     return app
 
 
-async def unless_gone(request: Request, answer: Awaitable[Any]) -> Any:
-    """An awaited answer, given up when the client leaves before it is there. Raises ClientDisconnect then."""
+async def wait_while_connected(request: Request, answer: Awaitable[Any]) -> Any:
+    """Await an answer, but cancel it and raise ClientDisconnect if the client disconnects first."""
 
-    async def left() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    wanted, gone = asyncio.ensure_future(answer), asyncio.ensure_future(left())
+    answering, disconnect = asyncio.ensure_future(answer), asyncio.ensure_future(wait_for_disconnect())
     try:
-        await asyncio.wait({wanted, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not wanted.done():
+        await asyncio.wait({answering, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
             raise ClientDisconnect
-        return wanted.result()
+        return answering.result()
     finally:
-        for task in (wanted, gone):
+        for task in (answering, disconnect):
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await task
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket at an address. Raises ConfigError where there is none to be had."""
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address. Raises ConfigError if that is not possible."""
     try:
-        place = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        # connections inherit it; without, an answer's body waits 40 ms for the client to confirm its head
-        place.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return place
+        opened = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # inherited by connections; without it, a response's body waits 40 ms for the client to acknowledge its head
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
     except OSError as error:
         raise ConfigError(
-            f"host={host} port={port} cannot be listened on ({error.strerror or error}).\n"
-            "Allowed: an address of this machine and a port that is free.\nGive another port, or port=0 for any."
+            f"cannot listen on host={host} port={port} ({error.strerror or error}).\n"
+            "Allowed: an address of this machine and a free port.\nGive another port, or port=0 for any."
         ) from error
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serves until SIGTERM or Ctrl-C, then finishes what is in the queue. Returns 0.
+    """Serve until SIGTERM or Ctrl-C, then finish what is in the queue. Returns 0.
 
     Raises:
-        ConfigError: a setting, a run or an address that cannot be.
+        ConfigError: an invalid setting, run or address.
     """
     if asks_for_help(arguments):
         return print_help(SETTINGS)
@@ -342,22 +344,22 @@ def main(arguments: Sequence[str]) -> int:
     run = open_run(given["run"])
     if not run.spec.kind.labels_texts:
         raise ConfigError(
-            f"run={given['run']} {run.spec.kind.does}; this server does not.\n"
+            f"run={given['run']} {run.spec.kind.does}, which this server does not support.\n"
             "Allowed: a run of classification or regression.\nUse prunekit.load(folder) for it."
         )
-    place = listening(given["host"], given["port"])  # before the model, which takes seconds
-    with place:
+    listener = open_socket(given["host"], given["port"])  # before loading the model, which takes seconds
+    with listener:
         model = load(run, given)
         about = {"task": run.result.task, "method": run.result.method, "hash": run.result.hash}
         about |= {"dtype": given["dtype"], "max_length": model.max_length}
         app = build_app(model, given, about, pairs=run.spec.text_pair is not None)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        # uvicorn raises the signal again when it is done, and that is not to kill us
+        # uvicorn raises the signal again when it is done, which must not kill this process
         signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
         host = f"[{given['host']}]" if ":" in given["host"] else given["host"]
-        print(f"serving {run.path} on http://{host}:{place.getsockname()[1]}", flush=True)
+        print(f"serving {run.path} on http://{host}:{listener.getsockname()[1]}", flush=True)
         with suppress(KeyboardInterrupt):
-            server.run(sockets=[place])
+            server.run(sockets=[listener])
     print(f"answered {app.state.batcher.tally.outcomes['ok']} requests", flush=True)
     return DONE
 

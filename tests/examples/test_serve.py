@@ -1,4 +1,4 @@
-"""examples/serve.py: what is answered to whom; most of it with a stand-in for the model."""
+"""examples/serve.py: which requests get which answers, mostly with a stand-in for the model."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ serve = example("serve")
 
 
 class StandIn:
-    """Answers a text with its length, when it may."""
+    """A model that answers a text with its length, once `go` is set."""
 
     def __init__(self):
         self.go = threading.Event()
@@ -75,7 +75,7 @@ def model():
 
 @asynccontextmanager
 async def asking(model, *words, pairs=False):
-    """A client of the application, and the application."""
+    """Yield a client of the application, and the application."""
     app = serve.build_app(model, parse_settings(serve.SETTINGS, list(words)), {"task": "synthetic"}, pairs=pairs)
     transport = httpx2.ASGITransport(app)
     async with (
@@ -90,7 +90,7 @@ def predict(client, *texts):
 
 
 async def held(client, model):
-    """A request that is being computed until `go` is set."""
+    """Send a request that is being computed until `go` is set."""
     model.go.clear()
     first = predict(client, "held")
     assert await asyncio.to_thread(model.busy.wait, 20)
@@ -105,7 +105,7 @@ def run(tmp_path_factory):
     return open_run(stored_run(tmp_path_factory.mktemp("served"), "topk", PRUNERS["topk"]()))
 
 
-def test_answers_are_those_of_the_engine_whoever_shares_the_batch(run):
+def test_answers_equal_the_engines_whatever_shares_the_batch(run):
     given = parse_settings(serve.SETTINGS, ["threads=1", "batch_wait_ms=200"])
     model = serve.load(run, given)
     texts = [
@@ -117,8 +117,8 @@ def test_answers_are_those_of_the_engine_whoever_shares_the_batch(run):
 
     async def scene():
         async with asking(model, "batch_wait_ms=200") as (client, app):
-            found = await asyncio.gather(*(predict(client, text) for text in texts))
-            return [one.json()["predictions"] for one in found], app.state.batcher.tally
+            responses = await asyncio.gather(*(predict(client, text) for text in texts))
+            return [response.json()["predictions"] for response in responses], app.state.batcher.tally
 
     answers, tally = asyncio.run(scene())
     assert tally.batches < len(texts)
@@ -143,7 +143,7 @@ def test_a_pair_is_read_with_its_token_types(run):
         )
 
 
-def test_of_a_regression_the_score_is_the_value():
+def test_a_regression_returns_its_value_as_the_score():
     engine = PackedEngine(install(tiny_model(classes=1), None))
     model = serve.Model(engine, None, max_length=8, cut=False)
     (answer,) = model.compute([Encoded([5, 6, 7])])
@@ -152,9 +152,9 @@ def test_of_a_regression_the_score_is_the_value():
 
 
 def test_a_text_that_is_too_long_is_refused_or_cut(run):
-    long = "the film was good " * 20  # the tiny tokenizer knows letters
+    long = "the film was good " * 20  # the tiny tokenizer splits these words into letters
     model = serve.load(run, parse_settings(serve.SETTINGS, ["max_length=12"]))
-    with pytest.raises(serve.Refused) as refused:
+    with pytest.raises(serve.RequestError) as refused:
         model.read(["short", long])
     assert refused.value.status == 422
     assert refused.value.body["error"] == {
@@ -172,9 +172,9 @@ def test_a_text_that_is_too_long_is_refused_or_cut(run):
 @pytest.mark.parametrize(
     ("body", "status", "given"),
     [
-        (b"the film", 400, "the body is no JSON"),
-        (b'{"texts": ["\xff"]}', 400, "the body is no JSON"),
-        (b"[" * 2000, 400, "the body is no JSON"),
+        (b"the film", 400, "the body is not JSON"),
+        (b'{"texts": ["\xff"]}', 400, "the body is not JSON"),
+        (b"[" * 2000, 400, "the body is not JSON"),
         (b'["a"]', 422, "the body is a list"),
         (b"{}", 422, "no field texts"),
         (b'{"texts": ["a"], "temperature": 1}', 422, "the fields temperature"),
@@ -185,11 +185,11 @@ def test_a_text_that_is_too_long_is_refused_or_cut(run):
         (b'{"texts": [null]}', 422, "texts[0] is null"),
         (b'{"texts": [["a", "b"]]}', 422, "texts[0] is a list"),
         (b'{"texts": ["a", " \\n"]}', 422, "texts[1] is empty"),
-        (b'{"texts": ["\\ud83d"]}', 422, "texts[0] has half a character"),
+        (b'{"texts": ["\\ud83d"]}', 422, "texts[0] has half a surrogate pair"),
         (b'{"texts": ["' + b"a" * 3000 + b'"]}', 413, "a body of more than 2 KB"),
     ],
 )
-def test_a_bad_request_is_told_what_was_given_what_is_allowed_and_what_to_do(body, status, given, model):
+def test_a_bad_request_gets_what_was_given_what_is_allowed_and_what_to_do(body, status, given, model):
     async def scene():
         async with asking(model, "request_texts=3", "request_kb=2") as (client, _):
             answer = await client.post("/predict", content=body)
@@ -213,14 +213,14 @@ def test_a_bad_request_is_told_what_was_given_what_is_allowed_and_what_to_do(bod
         ({"texts": [["a", ""]]}, "texts[0][1] is empty"),
     ],
 )
-def test_a_task_of_pairs_wants_both_texts(body, given):
-    with pytest.raises(serve.Refused) as refused:
-        serve.texts_of(json.dumps(body).encode(), most=9, pairs=True)
+def test_a_task_of_pairs_requires_both_texts(body, given):
+    with pytest.raises(serve.RequestError) as refused:
+        serve.parse_texts(json.dumps(body).encode(), most=9, pairs=True)
     assert refused.value.body["error"]["given"] == given
-    assert serve.texts_of(b'{"texts": [["a", "b"]]}', most=9, pairs=True) == [("a", "b")]
+    assert serve.parse_texts(b'{"texts": [["a", "b"]]}', most=9, pairs=True) == [("a", "b")]
 
 
-def test_other_paths_and_verbs_say_which_there_are(model):
+def test_unknown_paths_and_verbs_get_the_list_of_endpoints(model):
     async def scene():
         async with asking(model) as (client, _):
             return await client.get("/"), await client.get("/predict")
@@ -231,39 +231,39 @@ def test_other_paths_and_verbs_say_which_there_are(model):
     assert "POST /predict" in answers[0].json()["error"]["allowed"]
 
 
-def test_requests_that_arrive_together_are_one_batch(model):
+def test_requests_that_arrive_together_share_a_batch(model):
     async def scene():
         async with asking(model, "batch_wait_ms=200", "batch_texts=3") as (client, _):
             answers = await asyncio.gather(*(predict(client, "a" * length) for length in (1, 2, 3)))
-            return [one.json() for one in answers], (await client.get("/stats")).json()
+            return [answer.json() for answer in answers], (await client.get("/stats")).json()
 
     answers, stats = asyncio.run(scene())
-    assert [one["predictions"][0]["label"] for one in answers] == ["1", "2", "3"]
+    assert [answer["predictions"][0]["label"] for answer in answers] == ["1", "2", "3"]
     assert (stats["batches"], stats["mean_batch_texts"], stats["waiting"]) == (1, 3, 0)
     assert stats["requests"] == {"ok": 3}
     assert 0 < stats["latency_ms"]["p50"] <= stats["latency_ms"]["p99"]
 
 
-def test_a_full_queue_is_503_with_a_time_to_come_again(model):
+def test_a_full_queue_answers_503_with_a_time_to_retry(model):
     async def scene():
         async with asking(model, "queue=2", "request_texts=2") as (client, app):
             first = await held(client, model)
             waiting = predict(client, "a", "b")
             while app.state.batcher.waiting < 2:
                 await asyncio.sleep(0.01)
-            turned = await predict(client, "c")
+            rejected = await predict(client, "c")
             model.go.set()
-            return turned, await first, await waiting
+            return rejected, await first, await waiting
 
-    turned, first, waiting = asyncio.run(scene())
-    assert turned.status_code == 503
-    assert int(turned.headers["Retry-After"]) >= 1
-    assert turned.json()["error"]["given"] == "2 texts are waiting, and 1 more are over the limit of 2"
+    rejected, first, waiting = asyncio.run(scene())
+    assert rejected.status_code == 503
+    assert int(rejected.headers["Retry-After"]) >= 1
+    assert rejected.json()["error"]["given"] == "2 texts are waiting, and 1 more would exceed the limit of 2"
     assert (first.status_code, waiting.status_code) == (200, 200)
     assert "c" not in model.computed
 
 
-def test_an_answer_that_takes_too_long_is_504_and_is_not_computed_later(model):
+def test_a_request_that_takes_too_long_is_answered_504_and_not_computed_later(model):
     async def scene():
         async with asking(model, "timeout_s=0.8") as (client, _):
             first = await held(client, model)
@@ -279,18 +279,18 @@ def test_an_answer_that_takes_too_long_is_504_and_is_not_computed_later(model):
     assert model.computed == ["held", "next"]
 
 
-def test_an_error_of_the_computation_is_500_and_the_next_request_is_answered(model, capsys):
+def test_an_error_of_the_computation_is_answered_500_and_the_next_request_succeeds(model, capsys):
     async def scene():
         async with asking(model) as (client, _):
             return await predict(client, "bad"), await predict(client, "good")
 
     bad, good = asyncio.run(scene())
     assert (bad.status_code, good.status_code) == (500, 200)
-    assert "no such instruction" not in bad.text  # that is for whoever runs the server
+    assert "no such instruction" not in bad.text  # the cause is for the operator only
     assert "a batch failed: RuntimeError: no such instruction" in capsys.readouterr().err
 
 
-def test_health_says_what_is_served_and_when_nothing_is(model):
+def test_health_reports_what_is_served_and_the_shutdown(model):
     async def scene():
         async with asking(model) as (client, app):
             up = await client.get("/healthz")
@@ -306,38 +306,38 @@ def test_health_says_what_is_served_and_when_nothing_is(model):
 # -- over a real connection ----------------------------------------------------------------------------------
 
 
-def test_an_answer_does_not_wait_for_the_client_to_confirm_a_part_of_it():
-    """Head and body are sent apart; on a connection that stays open that costs 40 ms unless it is told otherwise."""
-    with serve.listening("127.0.0.1", 0) as place, socket.create_connection(place.getsockname()):
+def test_a_response_does_not_wait_for_the_client_to_acknowledge_its_head():
+    """Head and body are sent separately; on a kept-alive connection that costs 40 ms without TCP_NODELAY."""
+    with serve.open_socket("127.0.0.1", 0) as place, socket.create_connection(place.getsockname()):
         connection, _ = place.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_client_that_leaves_is_forgotten_and_the_others_are_answered_also_when_the_server_stops(model):
+def test_a_disconnected_client_is_dropped_and_the_others_are_answered_even_during_shutdown(model):
     app = serve.build_app(model, parse_settings(serve.SETTINGS, []), {})
-    place = serve.listening("127.0.0.1", 0)
+    listener = serve.open_socket("127.0.0.1", 0)
     server = serve.uvicorn.Server(serve.uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    address = f"http://127.0.0.1:{place.getsockname()[1]}"
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
     async def scene():
         async with httpx2.AsyncClient(base_url=address, trust_env=False) as client:
             first = await held(client, model)
-            body = b'{"texts": ["gone"]}'
-            leaving = socket.create_connection(place.getsockname())
-            leaving.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            protected_count = predict(client, "stays")
+            body = b'{"texts": ["disconnected"]}'
+            connection = socket.create_connection(listener.getsockname())
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            other = predict(client, "other")
             while app.state.batcher.waiting < 2:
                 await asyncio.sleep(0.01)
-            leaving.close()
+            connection.close()
             while app.state.batcher.waiting > 1:
                 await asyncio.sleep(0.01)
             server.should_exit = True  # what SIGTERM does
             await asyncio.sleep(0.2)
             model.go.set()
-            return await first, await protected_count
+            return await first, await other
 
     try:
         answers = asyncio.run(asyncio.wait_for(scene(), 30))
@@ -346,13 +346,13 @@ def test_a_client_that_leaves_is_forgotten_and_the_others_are_answered_also_when
         server.should_exit = True
         thread.join(20)
     assert not thread.is_alive()
-    assert [one.json()["predictions"][0]["label"] for one in answers] == ["4", "5"]
-    assert model.computed == ["held", "stays"]
+    assert [answer.json()["predictions"][0]["label"] for answer in answers] == ["4", "5"]
+    assert model.computed == ["held", "other"]
     assert app.state.batcher.tally.outcomes == {"ok": 2, "left": 1}
 
 
 @pytest.mark.slow
-def test_the_readmes_command_serves_a_run_and_sigterm_finishes_what_was_asked(run):
+def test_the_readmes_command_serves_a_run_and_sigterm_finishes_open_requests(run):
     command, _of_the_docs = re.findall(r"^python examples/serve\.py run=.*$", README + DOCS, re.MULTILINE)
     (ask,) = re.findall(r"^curl .*$", DOCS, re.MULTILINE)
     words = ["port=0" if w.startswith("port=") else w for w in shlex.split(command, comments=True)[1:]]
@@ -365,54 +365,54 @@ def test_the_readmes_command_serves_a_run_and_sigterm_finishes_what_was_asked(ru
     try:
         line = child.stdout.readline()
         assert line.startswith(f"serving {run.path} on http://127.0.0.1:")
-        found = []
+        answers = []
 
         def post():
             with urllib.request.urlopen(line.split()[-1] + "/predict", body, 30) as answer:
-                found.append((answer.status, json.load(answer)))
+                answers.append((answer.status, json.load(answer)))
 
-        asking = threading.Thread(target=post)
-        asking.start()
-        time.sleep(0.7)  # it waits for company that does not come
+        client = threading.Thread(target=post)
+        client.start()
+        time.sleep(0.7)  # the request waits for others, which do not come
         child.send_signal(signal.SIGTERM)
-        asking.join(30)
+        client.join(30)
         assert child.wait(30) == 0
         assert child.stdout.read() == "answered 1 requests\n"
     finally:
         child.kill()
         child.wait()
         child.stdout.close()
-    assert found[0][0] == 200
-    assert set(found[0][1]["predictions"][0]) == {"label", "scores", "tokens", "kept"}
+    assert answers[0][0] == 200
+    assert set(answers[0][1]["predictions"][0]) == {"label", "scores", "tokens", "kept"}
 
 
 # -- settings ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["ports=1"], "Unknown setting of serve: ports=1.\n"),
         (["port=70000"], "port=70000 is out of range"),
         (["timeout_s=0"], "timeout_s=0 is out of range"),
-        (["queue=8", "request_texts=9"], "such a request would never get in"),
+        (["queue=8", "request_texts=9"], "such a request would never fit"),
         ([], "no run is given"),
         (["run=nowhere"], "run=nowhere is no run"),
-        (["run=RUN", "port=TAKEN"], "cannot be listened on (Address already in use"),
+        (["run=RUN", "port=TAKEN"], "cannot listen on host=127.0.0.1 port=TAKEN (Address already in use"),
         (["run=RUN", "port=0", "max_length=600"], "max_length=600, but this model reads"),
         (["run=RUN", "port=0", "max_length=32", "batch_tokens=31"], "has no room for one text of max_length=32"),
     ],
 )
-def test_wrong_settings_say_what_is_allowed(words, said, run):
-    with serve.listening("127.0.0.1", 0) as taken:
+def test_wrong_settings_are_refused_with_what_is_allowed(words, message, run):
+    with serve.open_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         words = [word.replace("RUN", str(run.path)).replace("TAKEN", str(port)) for word in words]
-        with pytest.raises(ConfigError, match=re.escape(said)) as refused:
+        with pytest.raises(ConfigError, match=re.escape(message.replace("TAKEN", str(port)))) as refused:
             serve.main(words)
     assert len(str(refused.value).splitlines()) <= 3
 
 
-def test_a_run_that_finds_answers_is_refused_before_anything_slow(tmp_path, monkeypatch):
+def test_a_question_answering_run_is_refused_before_anything_slow(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     cfg, _ = compose(["method=topk", "task=squad2", "backbone=tiny"])
@@ -420,7 +420,7 @@ def test_a_run_that_finds_answers_is_refused_before_anything_slow(tmp_path, monk
     result = CONTENT | {"hash": "1a2b3c4d", "method": "topk", "task": "squad2"}
     (tmp_path / "result.json").write_text(json.dumps(result))
     monkeypatch.setitem(sys.modules, "prunekit.models.pretrained", None)
-    with pytest.raises(ConfigError, match="finds answers in texts, which it reads in windows; this server does not"):
+    with pytest.raises(ConfigError, match="answers questions, which this server does not support"):
         serve.main([f"run={tmp_path}"])
 
 
