@@ -56,7 +56,8 @@ def forward_logits(
 ) -> Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens 2"]:
     """Return the logits of a model that carries the pruned encoder, whatever its head.
 
-    Of a translation they have a row per word of the targets, `labels`, which the decoder is given up to that word.
+    For translation there is one row per target token in `labels`, for which the decoder reads the tokens before it
+    (teacher forcing).
     """
     inputs: dict[str, Any] = model_inputs(batch)
     if not decodes(model):

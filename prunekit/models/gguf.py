@@ -1,4 +1,4 @@
-"""A model in a GGUF file as an ordinary Hugging Face folder. Values stay as coarse as they were quantised."""
+"""Conversion of a model in a GGUF file to an ordinary Hugging Face folder; weights keep their quantised precision."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from prunekit.config.errors import ConfigError
 from prunekit.files import sha256
 
 
-def dequantised(file: Path, cache: Path) -> Path:
-    """The folder of the model in float32 with its tokenizer, made once per content; needs gguf and accelerate.
+def dequantise(file: Path, cache: Path) -> Path:
+    """Return the folder of the model in float32 with its tokenizer, writing it once per content of the file.
 
     Raises:
-        ConfigError: these are not installed, or there is no such file.
+        ConfigError: gguf or accelerate is not installed, or there is no such file.
     """
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing or not file.is_file():
         raise ConfigError(
             f"{file.name} cannot be read: {' and '.join(missing) + ' not installed' if missing else 'no such file'}.\n"
-            "Way on 1: pip install 'prunekit[gguf]'.\nWay on 2: backbone.path=<a folder with config.json>."
+            "Option 1: pip install 'prunekit[gguf]'.\nOption 2: backbone.path=<a folder with config.json>."
         )
     folder = cache / f"{file.stem}-{sha256(file)[:8]}"
     if (folder / "config.json").is_file():
@@ -33,7 +33,7 @@ def dequantised(file: Path, cache: Path) -> Path:
     read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
     config = read.config
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # a quantised model does not save; this one is not any more
+        del config.quantization_config  # a quantised model cannot be saved, but this one is dequantised
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(read.state_dict(), assign=True)
@@ -44,5 +44,5 @@ def dequantised(file: Path, cache: Path) -> Path:
     try:
         scratch.replace(folder)
     except OSError:
-        shutil.rmtree(scratch)  # another process was faster
+        shutil.rmtree(scratch)  # another process was faster, and wrote the same
     return folder

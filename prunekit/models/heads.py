@@ -43,7 +43,7 @@ class Head:
 
 @dataclass(frozen=True)
 class HeadType:
-    """One of Hugging Face's heads: its class, how its architectures end, and the hub's name for its task.
+    """One kind of Hugging Face head: its auto class, the suffixes of its architectures, and the hub's task name.
 
     `settings` gives what a configuration must say about it, from the class names (None where there are none).
     `head_of` takes it from a model, None where the runtime does not compute it. `decodes` means that it is a decoder,
@@ -121,7 +121,7 @@ def _head_called(architecture: str) -> HeadType | None:
 def logits_of(output: Any, batch: Batch) -> Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens 2"]:
     """Return the logits of any head as one tensor: of classes, or of the first and last token of an answer.
 
-    Padding begins and ends no answer.
+    Padding gets `MASKED_LOGIT`, so that no answer begins or ends there.
     """
     if "logits" in output:
         return output.logits
@@ -138,13 +138,13 @@ def head_of(model: Any) -> Head:
     """Return the head of a model in evaluation; it refers to the head's modules alone, not to the model.
 
     Raises:
-        ValueError: a head that is not known here.
+        ValueError: the head is not supported here.
     """
     name = type(model).__name__
     head = _head_called(name)
     if head is None or head.head_of is None:
         raise ValueError(
-            f"{name} has a head that this runtime does not know; "
-            f"it runs classification, regression and question answering: use engine='hf'."
+            f"{name} has a head that this runtime does not support; "
+            f"it supports classification, regression and question answering: use engine='hf'."
         )
     return head.head_of(model)

@@ -1,4 +1,4 @@
-"""Load stock Hugging Face models with the head that a task needs."""
+"""Stock Hugging Face models, loaded with the head that a task needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from prunekit.models.heads import CLASSIFIER, HEADS, HeadType, stored_head
 def load_model(source: str | Path, kind: TaskKind, labels: Sequence[str] | None) -> PreTrainedModel:
     """Load a model with the head that a kind of task needs; `labels` are the class names, None where there are none.
 
-    A head that is missing is new, except that nobody translates with a new decoder.
+    A missing head is initialised at random, but a missing decoder is an error.
 
     Raises:
-        ValueError: `source` has a head of another kind or size, or no decoder where one is needed.
+        ValueError: `source` has a head of another kind or size, or lacks the decoder that translation needs.
     """
     head, stored = HEADS[kind], stored_head(source)
     if stored is not None and stored is not head:

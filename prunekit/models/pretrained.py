@@ -1,7 +1,7 @@
-"""Models in and out: backbones from a folder or the hub, pruned checkpoints in Hugging Face's own layout.
+"""Pruned checkpoints, saved and loaded in Hugging Face's own folder layout.
 
-A pruned checkpoint is stock weights, `prunekit.json` (what the traversal does) and `prunekit.safetensors`
-(thresholds, gates). Nothing is pickled. Without prunekit the folder loads as the dense model that it also is.
+A pruned checkpoint consists of stock weights, `prunekit.json` (how the encoder prunes) and `prunekit.safetensors`
+(thresholds, gates). Nothing is pickled. Without prunekit, the folder loads as the dense model.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TASK = "task_pruner"  # .json and .safetensors: a pruner without a model
 
 
 def _described(part: Scorer | KeepPolicy) -> dict[str, Any]:
-    """Class and arguments of a scorer or a policy, from which `_rebuilt` makes it again."""
+    """Return the class and arguments of a scorer or a policy, from which `_rebuilt` recreates it."""
     return {"class": f"{type(part).__module__}.{type(part).__qualname__}", "arguments": part.arguments()}
 
 
 def _write_pruner(pruner: TokenPruner, tensors: Path) -> dict[str, Any]:
-    """Writes what was learned, and returns what `_read_pruner` makes it again from."""
+    """Write the pruner's tensors, and return the settings from which `_read_pruner` recreates it."""
     save_file({name: t.detach().contiguous() for name, t in pruner.state_dict().items()}, tensors)
     about = {
         "layers": sorted(pruner.layers),
@@ -79,9 +79,9 @@ def save(
     tokenizer: PreTrainedTokenizerBase | None,
     folder: str | Path,
 ) -> None:
-    """Writes a model that `install` prepared as a Hugging Face folder.
+    """Save a model prepared by `install` as a Hugging Face folder.
 
-    `save_pretrained` of the model itself would leave the pruning out.
+    The model's own `save_pretrained` would leave out the pruning.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,13 +106,13 @@ def save(
 
 
 def describe(folder: str | Path, about: Mapping[str, Any]) -> None:
-    """Adds what is known about a saved model, such as its run's result, to its prunekit.json."""
+    """Add information about a saved model, such as its run's result, to its prunekit.json."""
     path = Path(folder) / SETTINGS
     atomic_write_text(path, json.dumps(json.loads(path.read_text()) | {"about": dict(about)}, indent=2) + "\n")
 
 
 def model_folder(folder: str | Path) -> Path:
-    """Return the folder that holds a pruned model: the given one, or its model/ where it is a run's folder."""
+    """Return the folder that holds a pruned model: the given one, or its model/ if it is a run's folder."""
     folder = Path(folder)
     if not (folder / SETTINGS).is_file() and (folder / "model" / SETTINGS).is_file():
         return folder / "model"
@@ -123,8 +123,8 @@ def load_hf(folder: str | Path, execution: Execution | None = None) -> PreTraine
     """Load a pruned model as a Hugging Face model in evaluation mode, as `prunekit.load` does.
 
     Raises:
-        FileNotFoundError: the folder is no prunekit checkpoint.
-        ValueError: a newer format, or weights that do not belong to the settings beside them.
+        FileNotFoundError: the folder is not a prunekit checkpoint.
+        ValueError: a newer format, or weights that do not match the stored settings.
     """
     folder = model_folder(folder)
     path = folder / SETTINGS
@@ -152,9 +152,9 @@ def load_hf(folder: str | Path, execution: Execution | None = None) -> PreTraine
 
 
 def save_pruner(model: PreTrainedModel, folder: str | Path) -> None:
-    """Writes the pruner of a model alone: what a task needs beside a backbone that several tasks share.
+    """Save only the pruner of a model: all that a task needs besides a backbone that several tasks share.
 
-    `folder` then holds task_pruner.json and task_pruner.safetensors, for TS-DTP about 1 % of the backbone.
+    Writes task_pruner.json and task_pruner.safetensors into `folder`; for TS-DTP about 1 % of the backbone's size.
 
     Raises:
         ValueError: the model carries no pruner.
@@ -170,13 +170,13 @@ def save_pruner(model: PreTrainedModel, folder: str | Path) -> None:
 
 
 def load_pruner(model: PreTrainedModel, folder: str | Path, execution: Execution = "pack") -> PreTrainedModel:
-    """Gives a model the pruner that `save_pruner` wrote, in place, and returns the model; one it has is replaced.
+    """Install the pruner that `save_pruner` wrote into a model, in place of any it has, and return the model.
 
-    The backbone need not be the one it was trained with, but of the same size.
+    The backbone need not be the one the pruner was trained with, but must have the same hidden size.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is of another backbone, or its two files do not belong together.
+        FileNotFoundError: the folder has no saved pruner.
+        ValueError: the backbone has another hidden size, or the two files do not belong together.
     """
     path, tensors = (Path(folder) / f"{TASK}.{suffix}" for suffix in ("json", "safetensors"))
     if not path.is_file():

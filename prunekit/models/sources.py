@@ -1,4 +1,4 @@
-"""Where a backbone comes from: a folder, an installed package, the hub, or a tiny one that is built."""
+"""Sources of a backbone: a folder, an installed package, the hub, or a tiny model built on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.config.errors import ConfigError
-from prunekit.data.hub import DATA_VARIABLE, _cached, _embedded_way, _in_data_folder, _unreachable
+from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, embedded_option, find_in_data_folder, why_unreachable
 from prunekit.data.packages import package_folder
 from prunekit.files import cache_folder
 from prunekit.models.sizes import aliases
@@ -18,10 +18,10 @@ TINY_VERSION = 1  # of the folders that models/tiny.py writes: raise it when the
 
 
 def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Path | str:
-    """The folder of a backbone in Hugging Face's layout, or its hub id when only the hub has it and answers.
+    """Return the folder of a backbone in Hugging Face's layout, or its hub id if only the hub has it and responds.
 
     Raises:
-        ConfigError: nowhere; within 5 seconds, with what was tried and two ways on.
+        ConfigError: not found; raised within 5 seconds, with what was tried and two options.
     """
     env = os.environ if env is None else env
     name, hub, package = backbone["name"], backbone.get("hub"), backbone.get("package")
@@ -38,27 +38,25 @@ def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = N
         return _from_gguf(found / backbone["gguf"], env) if backbone.get("gguf") else found
     tried = [f"{package} (not installed)"] if package else []
     names = [place for place in (backbone.get("folder"), name) if place]
-    folder, why = _in_data_folder([f"models/{n}" for n in names] + names, env, holding="config.json")
+    folder, why = find_in_data_folder([f"models/{n}" for n in names] + names, env, holding="config.json")
     if folder:
         return folder
     tried.append(why)
     if hub:
-        if cached := _cached(hub, "model", env):
+        if cached := cached_snapshot(hub, "model", env):
             return cached
-        if not (why := _unreachable(hub, "models", env)):
+        if not (why := why_unreachable(hub, "models", env)):
             return str(hub)
         tried.append(why)
     raise ConfigError(
         f"backbone={name}: no model. Tried {'; '.join(tried)}.\n"
-        f"Way on 1: {DATA_VARIABLE}=<folder with models/{names[0]}/config.json>, or backbone.path=<that folder>.\n"
-        + _embedded_way(package, "task=bbc_news backbone=minilm")
+        f"Option 1: {DATA_VARIABLE}=<folder with models/{names[0]}/config.json>, or backbone.path=<that folder>.\n"
+        + embedded_option(package, "task=bbc_news backbone=minilm")
     )
 
 
 def backbone_shape(source: Path | str) -> dict[str, Any]:
-    """What config.json says, with `num_hidden_layers`, `hidden_size`, `num_attention_heads`, `intermediate_size`
-    under these names whatever the family calls them.
-    """
+    """Return the content of config.json, with the sizes of `SHAPE_KEYS` under our names whatever the family's are."""
     path = Path(source) / "config.json"
     if not path.is_file():
         from huggingface_hub import hf_hub_download  # slow, and only the hub needs it
@@ -80,14 +78,14 @@ def backbone_shape(source: Path | str) -> dict[str, Any]:
 
 
 def _from_gguf(file: Path, env: Mapping[str, str]) -> Path:
-    """The folder of a GGUF file's model in float32, written when it is not there yet."""
-    from prunekit.models.gguf import dequantised  # imports torch
+    """Return the folder of a GGUF file's model in float32, writing it if it does not exist."""
+    from prunekit.models.gguf import dequantise  # imports torch
 
-    return dequantised(file, cache_folder(env) / "backbones")
+    return dequantise(file, cache_folder(env) / "backbones")
 
 
 def _tiny(family: str, seed: int, env: Mapping[str, str]) -> Path:
-    """The folder of a random model, written when it is not there yet."""
+    """Return the folder of a random model, writing it if it does not exist."""
     folder = cache_folder(env) / "backbones" / f"tiny-{family}-s{seed}-v{TINY_VERSION}"
     if not (folder / "config.json").is_file():
         from prunekit.models.tiny import build_tiny_backbone  # imports torch

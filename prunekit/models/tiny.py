@@ -26,8 +26,8 @@ POSITIONS = 514
 def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> None:
     """Write a random model of 4 layers x 32 and its tokenizer as a Hugging Face folder, whole or not at all.
 
-    `family` is bert, roberta, electra or distilbert, or one of `DECODERS` or `TRANSLATORS`. The global generators are
-    not touched.
+    `family` is bert, roberta, electra or distilbert, or one of `DECODERS` or `TRANSLATORS`. The global random
+    generators are left unchanged.
     """
     sizes = {name: TINY[size] for size, name in size_names(family)._asdict().items()}
     if family == "electra":
@@ -70,8 +70,7 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     try:
         scratch.replace(folder)
     except OSError:
-        # another process was faster
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch)  # another process was faster, and wrote the same
 
 
 def _tiny_tokenizer(folder: Path, segments: bool, around: str) -> None:

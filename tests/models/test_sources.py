@@ -141,8 +141,8 @@ def test_a_task_from_nowhere_says_what_was_tried_and_two_ways_on():
     assert first.startswith(
         "task=cola: no data. Tried PRUNEKIT_DATA (not set); hub nyu-mll/glue (HF_HUB_OFFLINE is set"
     )
-    assert one == "Way on 1: PRUNEKIT_DATA=<folder that holds glue/cola/>, laid out as on the hub."
-    assert two == "Way on 2: task=bbc_news backbone=minilm, which is embedded."
+    assert one == "Option 1: PRUNEKIT_DATA=<folder that holds glue/cola/>, laid out as on the hub."
+    assert two == "Option 2: task=bbc_news backbone=minilm, which is embedded."
 
 
 def test_a_data_folder_without_the_task_is_named(tmp_path):
@@ -180,9 +180,9 @@ def test_a_backbone_from_nowhere_says_what_was_tried_and_two_ways_on(tmp_path):
     first, one, two = str(error.value).splitlines()
     assert f"backbone=bert_base: no model. Tried PRUNEKIT_DATA={tmp_path} (has no models/bert-base-uncased" in first
     assert one == (
-        "Way on 1: PRUNEKIT_DATA=<folder with models/bert-base-uncased/config.json>, or backbone.path=<that folder>."
+        "Option 1: PRUNEKIT_DATA=<folder with models/bert-base-uncased/config.json>, or backbone.path=<that folder>."
     )
-    assert two == "Way on 2: task=bbc_news backbone=minilm, which is embedded."
+    assert two == "Option 2: task=bbc_news backbone=minilm, which is embedded."
 
 
 def test_an_embedded_task_or_backbone_that_is_not_installed_says_how_to_install_it():
