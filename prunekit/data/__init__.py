@@ -1,1 +1,1 @@
-"""Data: tasks as descriptions, where they come from, and batches whose order is a pure function of a position."""
+"""Data: descriptions of tasks, their sources, and batches whose order depends only on seed, epoch and position."""

@@ -34,32 +34,32 @@ class Band:
 def resolve(key: str, ends: Sequence[int | str], lengths: Int[Tensor, "rows"], max_length: int) -> list[Band]:
     """Return the bands between neighbouring ends; quantiles are those of `lengths`, `max` takes in the longest text.
 
-    A quantile q is the smallest number of tokens below which a share q of the texts lies, so [0, median) is the
-    shorter half, without the texts that are as long as the median.
+    A quantile q is the smallest number of tokens with a share q of the texts below it, so [0, median) is the shorter
+    half, without the texts that are as long as the median.
 
     Raises:
-        DataError: two ends are the same length here, or fall; `key` is what the message calls them.
+        DataError: an end is not longer than the one before it; `key` is the message's name for the ends.
     """
-    found = [_tokens(end, lengths, max_length) for end in ends]
-    for (first, low), (second, high) in pairwise(zip(ends, found, strict=True)):
+    tokens = [_token_count(end, lengths, max_length) for end in ends]
+    for (first, low), (second, high) in pairwise(zip(ends, tokens, strict=True)):
         if low >= high:
             raise DataError(
-                f"{key}={shown(list(ends))}: no text can lie between {shown(first)} ({low} tokens) and {shown(second)} "
+                f"{key}={shown(list(ends))}: no text can be between {shown(first)} ({low} tokens) and {shown(second)} "
                 f"({high}).\n"
                 f"Allowed: rising lengths; training texts have {int(lengths.min())} to {int(lengths.max())} tokens, "
-                f"median {_tokens('median', lengths, max_length)}.\n"
-                "Choose ends further apart, or a larger task.max_length where texts are cut."
+                f"median {_token_count('median', lengths, max_length)}.\n"
+                "Choose ends further apart, or a larger task.max_length if texts are cut."
             )
-    return [Band(low, high) for low, high in pairwise(found)]
+    return [Band(low, high) for low, high in pairwise(tokens)]
 
 
-def _tokens(end: int | str, lengths: Int[Tensor, "rows"], max_length: int) -> int:
+def _token_count(end: int | str, lengths: Int[Tensor, "rows"], max_length: int) -> int:
     share = length_quantile(end)
     if share is None:
         return int(end)
     if share == 1.0:
         return max_length + 1
-    # the next whole number: texts of a quantile's own length are not below it
+    # rounded up: texts exactly as long as the quantile are not below it
     return int(np.ceil(np.quantile(lengths.numpy(), share)))
 
 
@@ -67,7 +67,7 @@ def rows_between(key: str, split: str, lengths: Int[Tensor, "rows"], bands: Sequ
     """Return the numbers of the rows in one of the bands, rising.
 
     Raises:
-        DataError: a band is empty in this split; `key` is what the message calls the bands.
+        DataError: a band is empty in this split; `key` is the message's name for the bands.
     """
     for band in bands:
         if not band.mask(lengths).any():

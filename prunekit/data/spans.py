@@ -38,8 +38,8 @@ def flatten_squad(keys: TaskKeys, table: Table) -> Table:
                     rows.append(f"question {len(rows) + 1}")
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{table.path}, question {len(rows) + 1}: {type(error).__name__} {error}; it is not SQuAD's layout "
-            f"data[].paragraphs[].{{context, qas[].{{question, answers, id}}}}. Write a row per question instead."
+            f"{table.path}, question {len(rows) + 1}: {type(error).__name__} {error}; this is not SQuAD's layout "
+            f"data[].paragraphs[].{{context, qas[].{{question, answers, id}}}}. Write one row per question instead."
         ) from error
     return Table(columns, table.path, rows)
 
@@ -48,12 +48,12 @@ def read_answers(keys: TaskKeys, table: Table, kept: Sequence[int]) -> list[Answ
     """Read the answers of these rows of a table.
 
     Raises:
-        DataError: an answer is not where it is said to be, a question has none and may not, an id occurs twice.
+        DataError: an answer is not at its stated place, a required answer is missing, or an id occurs twice.
     """
     contexts, raw = table.column(str(keys.text_pair)), table.column(keys.label)
     if keys.id is not None and keys.id in table.columns:
         _check_ids(keys.id, table)
-    found = []
+    answers = []
     for row in kept:
         answer = _answer(table, row, raw[row])
         if not answer.texts and not keys.unanswerable:
@@ -62,9 +62,9 @@ def read_answers(keys: TaskKeys, table: Table, kept: Sequence[int]) -> list[Answ
                 f"Give one, leave the row out, or set task.unanswerable=true (task=squad2 does)."
             )
         for text, start in zip(answer.texts, answer.starts, strict=True):
-            _check_place(table, row, contexts[row], text, start)
-        found.append(answer)
-    return found
+            _check_start(table, row, contexts[row], text, start)
+        answers.append(answer)
+    return answers
 
 
 def _check_ids(name: str, table: Table) -> None:
@@ -73,15 +73,15 @@ def _check_ids(name: str, table: Table) -> None:
         first = seen.setdefault(value, row) if value is not None else row
         if first != row:
             raise DataError(
-                f"{table.at(row)}: {name} {value!r} is that of row {first + 1} too; each question has its own. "
-                f"Correct it, or set task.id=null if these are no ids."
+                f"{table.at(row)}: {name} {value!r} is also that of row {first + 1}; ids must be unique. "
+                f"Correct it, or set task.id=null if these are not ids."
             )
 
 
 def _answer(table: Table, row: int, value: Any) -> Answer:
     """Read an answer in the hub's layout, {text: [...], answer_start: [...]}, or in SQuAD's, [{text, answer_start}]."""
     try:
-        if isinstance(value, str):  # of a CSV
+        if isinstance(value, str):  # from a CSV
             value = json.loads(value)
         if isinstance(value, Mapping):
             texts, starts = value["text"], value["answer_start"]
@@ -91,23 +91,23 @@ def _answer(table: Table, row: int, value: Any) -> Answer:
         texts, starts = (None,), (None,)
         if value is None or (isinstance(value, list) and not value):
             return Answer()
-    good = isinstance(texts, list | tuple) and isinstance(starts, list | tuple) and len(texts) == len(starts)
-    whole = good and all(isinstance(text, str) for text in texts)
-    if not (whole and all(isinstance(start, int) and not isinstance(start, bool) for start in starts)):
+    are_lists = isinstance(texts, list | tuple) and isinstance(starts, list | tuple) and len(texts) == len(starts)
+    have_texts = are_lists and all(isinstance(text, str) for text in texts)
+    if not (have_texts and all(isinstance(start, int) and not isinstance(start, bool) for start in starts)):
         raise DataError(
-            f"{table.at(row)}: {str(value)[:SHOWN]!r} is no answer; it is {{text: [...], answer_start: [...]}}, a list "
-            f"of {{text, answer_start}}, or empty. Name the column of answers with task.label=..."
+            f"{table.at(row)}: {str(value)[:SHOWN]!r} is not an answer; allowed are {{text: [...], answer_start: "
+            f"[...]}}, a list of {{text, answer_start}}, or empty. Name the column of answers with task.label=..."
         )
     return Answer(tuple(texts), tuple(starts))
 
 
-def _check_place(table: Table, row: int, context: str, text: str, start: int) -> None:
+def _check_start(table: Table, row: int, context: str, text: str, start: int) -> None:
     if not text.strip():
         raise DataError(f"{table.at(row)}: an answer is empty; give its text, or no answer at all.")
     there = context[max(start, 0) : max(start, 0) + len(text)]
     if start < 0 or there != text:
         place = context.find(text)
-        instead = f"It begins at {place}" if place >= 0 else "It does not occur there at all"
+        instead = f"It starts at {place}" if place >= 0 else "It does not occur in the context"
         raise DataError(
             f"{table.at(row)}: the answer {text[:SHOWN]!r} is not at answer_start={start} of the context, where "
             f"{there[:SHOWN]!r} is.\n{instead}; positions are characters, counted from 0. Correct answer_start or text."

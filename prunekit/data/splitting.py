@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-# changing it changes every such split: results before and after are not comparable
+# changing this changes every such split, and makes results before and after incomparable
 SALT = "prunekit split 1"
 
 

@@ -14,7 +14,7 @@ from prunekit.data.errors import DataError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 
-# what a file begins with tells what it is, whatever its name says
+# the first bytes of a file identify its type, whatever its name
 SIGNATURES = {
     b"PAR1": "a Parquet file",
     b"PK\x03\x04": "a zip archive or an Excel workbook",
@@ -29,7 +29,8 @@ SIGNATURES = {
 class Table:
     """Columns of equal length, and where they were read, for messages.
 
-    `rows` names each row when it is a file of its own; otherwise rows are counted from 1, a header not included.
+    `rows` names the rows if each is a file or a question of its own; otherwise rows are counted from 1, without the
+    header.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -70,13 +71,12 @@ def read_table(path: Path) -> Table:
     """Read the table in a file; its suffix decides how: .csv, .tsv, .jsonl (also .json) or .parquet.
 
     Raises:
-        DataError: the suffix is none of these, or the file is not what its suffix says.
+        DataError: another suffix, or a file that does not match its suffix.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise DataError(
-            f"{path} is called {suffix or 'nothing'}, but tables are read from {', '.join(SUFFIXES)}; convert it."
-        )
+        found = f"the suffix {suffix}" if suffix else "no suffix"
+        raise DataError(f"{path} has {found}, but tables are read from {', '.join(SUFFIXES)}; convert it.")
     _check_signature(path, suffix)
     readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".json": _json}
     return readers[suffix](path)
@@ -85,7 +85,7 @@ def read_table(path: Path) -> Table:
 def read_split(folder: Path, split: str) -> Table | None:
     """Read the table of a split in a folder laid out as on the hub: <split>-00000-of-00001.parquet or <split>.<suffix>.
 
-    None when there is no such file; shards are put together in the order of their names.
+    Files are named <split>-00000-of-00001.parquet or <split>.<suffix>; shards are concatenated in the order of names.
     """
     shards = sorted(folder.glob(f"{split}-*-of-*.parquet"))
     single = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
@@ -98,7 +98,7 @@ def read_split(folder: Path, split: str) -> Table | None:
         if set(table.columns) != set(tables[0].columns):
             raise DataError(
                 f"{table.path} has the columns {', '.join(table.columns)}, but {tables[0].path} has "
-                f"{', '.join(tables[0].columns)}; shards of one split must agree."
+                f"{', '.join(tables[0].columns)}; all shards of a split must have the same."
             )
     columns = {name: [value for table in tables for value in table.columns[name]] for name in tables[0].columns}
     return Table(columns, str(folder / f"{split}-*.parquet"))
@@ -107,9 +107,9 @@ def read_split(folder: Path, split: str) -> Table | None:
 def read_class_folders(folder: Path, text: str, label: str) -> Table:
     """Read a row per file of <folder>/<class>/*.txt, in the order of class and name; empty when there is none.
 
-    A file that is not UTF-8 is read as Windows-1252, and where that has no character, as Latin-1: of BBC News one file
-    has a pound sign of that code. Line ends become newlines and outer white space goes, so that a text is the same
-    on every platform.
+    A file that is not UTF-8 is read as Windows-1252 or, if it has bytes that are undefined there, as Latin-1: one file
+    of BBC News has a pound sign in such a code. Line ends become newlines and surrounding white space is removed, so
+    that a text is the same on every platform.
     """
     files = sorted(folder.glob("*/*.txt"), key=lambda file: (file.parent.name, file.name))
     names = [f"{file.parent.name}/{file.name}" for file in files]
@@ -131,14 +131,14 @@ def _check_signature(path: Path, suffix: str) -> None:
     with path.open("rb") as stream:
         head = stream.read(512)
     if not head:
-        raise DataError(f"{path} is empty; give a file with a row per text.")
-    found = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)
-    if found is None and suffix != ".parquet" and b"\0" in head:
-        found = "a binary file, or text in UTF-16"
-    if suffix == ".parquet" and found is None:
-        found = "something else"
-    if found is not None and (suffix, found) != (".parquet", "a Parquet file"):
-        raise DataError(f"{path} is not what its name says: it is {found}. Rename or convert it (text must be UTF-8).")
+        raise DataError(f"{path} is empty; give a file with one row per text.")
+    kind = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)
+    if kind is None and suffix != ".parquet" and b"\0" in head:
+        kind = "a binary file, or text in UTF-16"
+    if suffix == ".parquet" and kind is None:
+        kind = "something else"
+    if kind is not None and (suffix, kind) != (".parquet", "a Parquet file"):
+        raise DataError(f"{path} is not what its name says: it is {kind}. Rename or convert it (text must be UTF-8).")
 
 
 def _parquet(path: Path) -> Table:
@@ -159,8 +159,8 @@ def _lines(path: Path) -> Iterator[str]:
         try:
             yield from stream
         except UnicodeDecodeError as error:
-            wrong = error.object[error.start : error.start + 1].hex()
-            raise DataError(f"{path} is not UTF-8 (byte 0x{wrong}: {error.reason}); save it as UTF-8.") from error
+            byte = error.object[error.start : error.start + 1].hex()
+            raise DataError(f"{path} is not UTF-8 (byte 0x{byte}: {error.reason}); save it as UTF-8.") from error
 
 
 def _csv(path: Path) -> Table:
@@ -197,10 +197,10 @@ def _json(path: Path) -> Table:
             ]
         except ValueError as error:
             raise DataError(
-                f"{path} begins as a JSON list but is none ({error}); write one object per line."
+                f"{path} begins like a JSON list but is not one ({error}); write one object per line."
             ) from error
     else:
-        records = [(f"line {number}", _parsed(path, number, line)) for number, line in lines]
+        records = [(f"line {number}", _parse_line(path, number, line)) for number, line in lines]
     names: dict[str, None] = {}
     for place, record in records:
         if not isinstance(record, dict):
@@ -209,7 +209,7 @@ def _json(path: Path) -> Table:
     return Table({name: [record.get(name) for _, record in records] for name in names}, str(path))
 
 
-def _parsed(path: Path, number: int, line: str) -> Any:
+def _parse_line(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:

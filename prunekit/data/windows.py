@@ -16,7 +16,7 @@ from prunekit.data.errors import DataError
 from prunekit.data.rows import Rows
 from prunekit.data.spans import Answer
 
-CHUNK = 1024  # rows per call of the tokenizer: offsets are many
+CHUNK = 1024  # rows per tokenizer call, to limit the memory of offsets
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _windows(rows: Rows[Answer], encoder: Encoder, stride: int) -> Iterator[tupl
                 raise DataError(
                     f"{rows.at(place)}: the question has {len(ids)} tokens, which leaves {max(room, 0)} of "
                     f"task.max_length={max_length} for the context; windows overlap by task.stride={stride} and need "
-                    f"more.\nSet task.max_length to more than {special + len(ids) + stride}, or task.stride lower, or "
+                    f"more.\nSet task.max_length to more than {special + len(ids) + stride}, lower task.stride, or "
                     f"shorten the question."
                 )
         encoded = tokenizer(
@@ -169,14 +169,14 @@ def _windows(rows: Rows[Answer], encoder: Encoder, stride: int) -> Iterator[tupl
 def answer_tokens(answer: Answer, spans: Int[np.ndarray, "tokens 2"]) -> tuple[int, int]:
     """Return the first and last token of the first answer; 0, 0 where there is none, or not all in this window.
 
-    White space around the answer belongs to no token and does not count.
+    White space around the answer is ignored, because it belongs to no token.
     """
     if not answer.texts:
         return 0, 0
     text = answer.texts[0]
     first = answer.starts[0] + len(text) - len(text.lstrip())
     last = answer.starts[0] + len(text.rstrip()) - 1
-    # a token without characters, as byte-level vocabularies may make, holds nothing
+    # a token without characters, which byte-level vocabularies can produce, covers nothing
     real = spans[:, 1] > spans[:, 0]
     begins = np.flatnonzero(real & (spans[:, 0] <= first) & (first < spans[:, 1]))
     ends = np.flatnonzero(real & (spans[:, 0] <= last) & (last < spans[:, 1]))

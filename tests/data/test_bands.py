@@ -43,7 +43,7 @@ def test_neighbouring_bands_share_no_row_and_leave_none_out():
 
 def test_quantiles_that_fall_on_one_length_are_refused():
     with pytest.raises(
-        DataError, match=r"data\.eval_bands=\[median, q75\]: no text can lie between median \(7 tokens\)"
+        DataError, match=r"data\.eval_bands=\[median, q75\]: no text can be between median \(7 tokens\)"
     ):
         tokens("median", "q75", lengths=torch.tensor([7, 7, 7, 7, 9]))
 

@@ -277,9 +277,9 @@ def test_a_bad_file_of_a_class_folder_is_named(tmp_path):
         ("t.jsonl", b'{"text": "a"}\ntext,label\n', r"t.jsonl, line 2 is not JSON \(.*\); write one object per line"),
         ("t.jsonl", b'{"text": "a"}\n[1, 2]\n', r"t.jsonl, line 2 is \[1, 2\], not an object"),
         ("t.json", b'[{"text": "a"}, 5]', "t.json, row 2 is 5, not an object"),
-        ("t.json", b'[{"text": "a"}', "t.json begins as a JSON list but is none"),
-        ("t.xlsx", b"PK\x03\x04....", "t.xlsx is called .xlsx, but tables are read from .parquet, .csv"),
-        ("tickets", b"a,b", "tickets is called nothing, but tables are read from"),
+        ("t.json", b'[{"text": "a"}', "t.json begins like a JSON list but is not one"),
+        ("t.xlsx", b"PK\x03\x04....", "t.xlsx has the suffix .xlsx, but tables are read from .parquet, .csv"),
+        ("tickets", b"a,b", "tickets has no suffix, but tables are read from"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, name, content, message):

@@ -70,24 +70,28 @@ def test_white_space_around_a_question_goes(tmp_path):
         (
             {"answers": {"text": ["cat"], "answer_start": [5]}},
             {},
-            r"row 2: the answer 'cat' is not at answer_start=5 .* where 'at ' is\.\nIt begins at 4; .* from 0",
+            r"row 2: the answer 'cat' is not at answer_start=5 .* where 'at ' is\.\nIt starts at 4; .* from 0",
         ),
         (
             {"answers": {"text": ["dog"], "answer_start": [4]}},
             {},
-            r"'dog' is not at .*\nIt does not occur there at all",
+            r"'dog' is not at .*\nIt does not occur in the context",
         ),
         ({"answers": {"text": ["cat"], "answer_start": [-1]}}, {}, r"'cat' is not at answer_start=-1"),
         ({"answers": {"text": [" "], "answer_start": [3]}}, {}, "row 2: an answer is empty"),
-        ({"answers": {"text": ["cat"], "answer_start": []}}, {}, r"row 2: .* is no answer; it is \{text: \[\.\.\.\]"),
-        ({"answers": {"text": ["cat"]}}, {}, "row 2: .* is no answer"),
-        ({"answers": [{"text": "cat"}]}, {}, "row 2: .* is no answer"),
-        ({"answers": "cat"}, {}, "row 2: 'cat' is no answer"),
-        ({"answers": {"text": ["cat"], "answer_start": ["4"]}}, {}, "row 2: .* is no answer"),
+        (
+            {"answers": {"text": ["cat"], "answer_start": []}},
+            {},
+            r"row 2: .* is not an answer; allowed are \{text: ",
+        ),
+        ({"answers": {"text": ["cat"]}}, {}, "row 2: .* is not an answer"),
+        ({"answers": [{"text": "cat"}]}, {}, "row 2: .* is not an answer"),
+        ({"answers": "cat"}, {}, "row 2: 'cat' is not an answer"),
+        ({"answers": {"text": ["cat"], "answer_start": ["4"]}}, {}, "row 2: .* is not an answer"),
         ({"answers": []}, {"unanswerable": False}, r"row 2: .*no answer, and task.unanswerable=false.\n.*task=squad2"),
         ({"question": " "}, {}, "row 2: the text in column 'question' is empty"),
         ({"context": ""}, {}, "row 2: the text in column 'context' is empty"),
-        ({"id": "1"}, {}, "row 2: id '1' is that of row 1 too; each question has its own"),
+        ({"id": "1"}, {}, "row 2: id '1' is also that of row 1; ids must be unique"),
     ],
 )
 def test_what_is_wrong_is_said_by_row(tmp_path, change, keys, message):
@@ -100,7 +104,7 @@ def test_ids_are_not_looked_at_where_the_task_names_none(tmp_path):
 
 
 def test_a_nested_file_that_is_another_thing_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"question 1: KeyError 'paragraphs'; it is not SQuAD's layout"):
+    with pytest.raises(DataError, match=r"question 1: KeyError 'paragraphs'; this is not SQuAD's layout"):
         read(tmp_path, {"data": [{"title": "t"}]}, name="train.json")
 
 

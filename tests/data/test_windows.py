@@ -118,7 +118,7 @@ def test_a_question_that_leaves_no_room_is_refused_by_row(tokenizer):
     with pytest.raises(
         DataError,
         match=r"own.csv, row 7: the question has 5 tokens, which leaves 3 of task.max_length=11 for the context; .*"
-        r"task.stride=3.*\nSet task.max_length to more than 11, or task.stride lower",
+        r"task.stride=3.*\nSet task.max_length to more than 11, lower task.stride",
     ):
         encode_windows(one(question=" ".join(FILL[:5]), places=["own.csv, row 7"]), Encoder(tokenizer, 11), 3)
     rows = one(question=" ".join(FILL[:5]))

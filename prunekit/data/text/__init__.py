@@ -1,1 +1,1 @@
-"""Text corpora for pruning language models."""
+"""Text corpora for the pruning of language models."""

@@ -255,7 +255,7 @@ def calibration_samples(
     """Return the samples of one stream, none longer than `longest`; "mixed" is half of the samples of each corpus.
 
     Raises:
-        DataError: too little text.
+        DataError: there is too little text.
     """
     if stream == "mixed":
         parts = [calibration_samples(texts, name, tokenizer, seed, longest) for name in ("open", "domain")]

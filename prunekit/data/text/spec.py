@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunekit.config.errors import ConfigError
-from prunekit.data.hub import DATA_VARIABLE, _cached, _unreachable
+from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, why_unreachable
 
 STREAMS = ("open", "domain")
 SUFFIXES = (".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet")
@@ -40,7 +40,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class ChoiceSpec:
-    """Questions with fixed answers, scored by likelihood per character; as in conf/task."""
+    """Questions with fixed answers, scored by likelihood per character; keys as in conf/task."""
 
     template: str
     answer: str
@@ -52,7 +52,7 @@ class ChoiceSpec:
 
 @dataclass(frozen=True)
 class GenerationSpec:
-    """Prompts with reference texts, scored by ROUGE; as in conf/task."""
+    """Prompts with reference texts, scored by ROUGE; keys as in conf/task."""
 
     template: str
     reference: str
@@ -64,7 +64,7 @@ class GenerationSpec:
 
 @dataclass(frozen=True)
 class TextSpec:
-    """A text task. The fields are the keys of conf/task/domain_*.yaml."""
+    """A text task; the fields are the keys of conf/task/domain_*.yaml."""
 
     name: str
     domain: Corpus
@@ -121,7 +121,7 @@ class TextSpec:
             if corpus.eval_file and not corpus.file:
                 raise ConfigError(
                     f"task.{name}.eval_file={corpus.eval_file} without task.{name}.file.\n"
-                    "Allowed: both, or the file alone, of which documents are then held out.\n"
+                    "Allowed: both, or the file alone, from which some documents are then held out.\n"
                     f"Give task.{name}.file=..."
                 )
         return spec
@@ -194,8 +194,8 @@ def _corpus(name: str, corpus: Corpus, env: Mapping[str, str]) -> CorpusFiles:
             return CorpusFiles(path, evaluation)
         tried.append(problem or eval_problem)
     if corpus.hub and corpus.hub_file:
-        cached = _cached(corpus.hub, "dataset", env)
-        problem = "" if cached else _unreachable(corpus.hub, "datasets", env)
+        cached = cached_snapshot(corpus.hub, "dataset", env)
+        problem = "" if cached else why_unreachable(corpus.hub, "datasets", env)
         if not problem:
             return CorpusFiles(
                 _from_hub(corpus.hub, corpus.hub_file),
@@ -204,8 +204,8 @@ def _corpus(name: str, corpus: Corpus, env: Mapping[str, str]) -> CorpusFiles:
         tried.append(problem)
     raise ConfigError(
         f"task.{name}: no texts. Tried {'; '.join(tried) or 'nothing: no file, folder or hub is given'}.\n"
-        f"Way on 1: task.{name}.file=<a .jsonl, .txt, .csv or .parquet file>.\n"
-        f"Way on 2: {DATA_VARIABLE}=<folder that holds {corpus.folder or 'it'}>."
+        f"Option 1: task.{name}.file=<a .jsonl, .txt, .csv or .parquet file>.\n"
+        f"Option 2: {DATA_VARIABLE}=<folder that holds {corpus.folder or 'it'}>."
     )
 
 

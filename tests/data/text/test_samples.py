@@ -13,7 +13,7 @@ from prunekit.data.errors import DataError
 from prunekit.data.text import spec as corpora
 from prunekit.data.text.samples import calibration_samples, evaluation_ids, read_documents, read_questions, read_texts
 from prunekit.data.text.spec import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec, find_texts
-from prunekit.models.gguf import dequantised
+from prunekit.models.gguf import dequantise
 
 
 def lines(path, *rows):
@@ -162,9 +162,9 @@ def test_a_path_that_cannot_be_read_is_refused(name, words, tmp_path):
 def test_a_gguf_file_without_its_packages_is_refused_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r"gguf and accelerate not installed.\nWay on 1: pip install 'prunekit\[gguf\]'"
+        ConfigError, match=r"gguf and accelerate not installed.\nOption 1: pip install 'prunekit\[gguf\]'"
     ):
-        dequantised(tmp_path / "m.gguf", tmp_path)
+        dequantise(tmp_path / "m.gguf", tmp_path)
 
 
 def test_texts_that_are_generated_and_scored_are_not_calibrated_on(tmp_path):
@@ -206,7 +206,7 @@ def test_a_corpus_is_read_from_the_hub(tmp_path, monkeypatch):
         return str(lines(tmp_path / file, {"text": "a"}))
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    monkeypatch.setattr(corpora, "_cached", lambda *given: True)
+    monkeypatch.setattr(corpora, "cached_snapshot", lambda *given: True)
     corpus = Corpus(hub="some/texts", hub_file="train.jsonl", eval_hub_file="test.jsonl")
     found = find_texts(TextSpec("t", corpus, corpus), {})
     assert (found.open.calibration, found.open.evaluation) == (tmp_path / "train.jsonl", tmp_path / "test.jsonl")
