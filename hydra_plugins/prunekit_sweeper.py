@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers; the work is done by prunekit.runs.sweep."""
+"""prunekit's sweeper, where Hydra looks for plug-ins; prunekit.runs.sweep does the work."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-# max_batch_size: jobs handed to the launcher at a time, null = all; dry: say what would run, which --dry sets
-# params: one grid; lines: several grids, each put together with params, for jobs that differ in unlike keys
+# max_batch_size: jobs passed to the launcher at a time, null = all; dry: only show what would run, set by --dry
+# params: one grid; lines: several grids, each combined with params, for jobs that do not vary the same keys
 GRID = {
     "_target_": "hydra_plugins.prunekit_sweeper.GridSweeper",
     "max_batch_size": None,
@@ -26,11 +26,11 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GRID, prov
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's grid, run so that it survives: nothing is run twice, and several processes share one grid.
+    """A grid sweeper that can be interrupted and repeated: no job runs twice, and several processes can share one grid.
 
-    Beside `params` it takes `lines`, of which each is a grid of its own written as one types it:
-    "method=wanda,gblm method.calibration=open,mixed". What is typed goes on top of all lines, and typed values of the
-    first key of a line choose among the lines.
+    Besides `params` it takes `lines`, each of which is a grid written as on the command line:
+    "method=wanda,gblm method.calibration=open,mixed". Overrides given on the command line apply to all lines; values
+    given for the first key of a line select among the lines.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class GridSweeper(BasicSweeper):
         self.dry = dry
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs what is missing; with `dry` says what that would be."""
+        """Run the jobs whose results are missing; with `dry`, only show them."""
         from prunekit.runs.sweep import Sweep
 
         assert self.config is not None
@@ -60,30 +60,30 @@ class GridSweeper(BasicSweeper):
         return sweep.run(self._launch)
 
     def jobs(self, arguments: Sequence[str]) -> list[list[str]]:
-        """The overrides of every job, line by line. Raises ConfigError where typed values leave no line."""
-        typed = self._parsed([*arguments])
+        """Return the overrides of every job, line by line. Raises ConfigError if `arguments` select no line."""
+        typed = self._parse([*arguments])
         if not self.lines:
-            return self._product([*self._parsed(self._parse_config()), *typed])
-        params, found = self._parsed(self._parse_config()), []
+            return self._product([*self._parse(self._parse_config()), *typed])
+        params, jobs = self._parse(self._parse_config()), []
         for line in self.lines:
-            first, *rest = self._parsed(shlex.split(line))
+            first, *rest = self._parse(shlex.split(line))
             key = first.get_key_element()
             wanted = [value for given in typed if given.get_key_element() == key for value in _values(given)]
             values = [value for value in _values(first) if not wanted or value in wanted]
             if values:
                 others = [given for given in typed if given.get_key_element() != key]
-                head = self._parsed([f"{key}={','.join(values)}"])
-                found += self._product([*params, *head, *rest, *others])
-        if not found:
+                head = self._parse([f"{key}={','.join(values)}"])
+                jobs += self._product([*params, *head, *rest, *others])
+        if not jobs:
             from prunekit.config.errors import ConfigError
 
             raise ConfigError(
                 f"{' '.join(arguments)}: no line of the sweep has this.\nAllowed: {'; '.join(self.lines)}.\n"
-                "Choose among these, or run it without sweeps=..."
+                "Choose one of these, or run without sweeps=..."
             )
-        return found
+        return jobs
 
-    def _parsed(self, words: Sequence[str]) -> list[Override]:
+    def _parse(self, words: Sequence[str]) -> list[Override]:
         assert self.hydra_context is not None
         return OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(list(words))
 
@@ -95,12 +95,12 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         for chunk in self.split_overrides_to_chunks(jobs, self.max_batch_size):
             for returned in self.launcher.launch(chunk, initial_job_idx=first):
-                _ = returned.return_value  # raises what the launcher itself met; a job's own errors never come here
+                _ = returned.return_value  # raises the launcher's own errors; a job's errors never get here
             first += len(chunk)
 
 
 def _values(override: Override) -> list[str]:
-    """The values of a setting, as typed."""
+    """Return the values of an override, as typed."""
     if override.is_sweep_override():
         return [str(value) for value in override.sweep_string_iterator()]
     return [override.get_value_element_as_str()]
