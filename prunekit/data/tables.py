@@ -75,8 +75,8 @@ def read_table(path: Path) -> Table:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        found = f"the suffix {suffix}" if suffix else "no suffix"
-        raise DataError(f"{path} has {found}, but tables are read from {', '.join(SUFFIXES)}; convert it.")
+        actual = f"the suffix {suffix}" if suffix else "no suffix"
+        raise DataError(f"{path} has {actual}, but tables are read from {', '.join(SUFFIXES)}; convert it.")
     _check_signature(path, suffix)
     readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".json": _json}
     return readers[suffix](path)

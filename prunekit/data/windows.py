@@ -112,7 +112,7 @@ def _tokenise(rows: Rows[Answer], encoder: Encoder, stride: int) -> StoredSplit:
     labels: list[tuple[int, int]] = []
     examples: list[int] = []
     lengths: list[int] = []
-    for number, window in _windows(rows, encoder, stride):
+    for number, window in _encode_windows(rows, encoder, stride):
         inside = np.asarray([part == 1 for part in window.sequence_ids])
         spans = np.where(inside[:, None], np.asarray(window.offsets, np.int32).reshape(-1, 2), -1)
         parts["ids"].append(np.asarray(window.ids, np.int32))
@@ -134,8 +134,8 @@ def _tokenise(rows: Rows[Answer], encoder: Encoder, stride: int) -> StoredSplit:
     )
 
 
-def _windows(rows: Rows[Answer], encoder: Encoder, stride: int) -> Iterator[tuple[int, Any]]:
-    """Return the windows of each row in their order, as tokenizers' Encoding, each with the row's number."""
+def _encode_windows(rows: Rows[Answer], encoder: Encoder, stride: int) -> Iterator[tuple[int, Any]]:
+    """Yield (row number, window), in order; a window is an Encoding of the tokenizers library."""
     tokenizer, max_length = encoder.tokenizer, encoder.max_length
     special = tokenizer.num_special_tokens_to_add(pair=True)
     asked = Questions.of(rows)

@@ -153,7 +153,7 @@ class PackedEngine:
         self.linear = choose(self.dtype, linears, self.device)
         first = family.parts(encoder_of(model).blocks[0])
         self.fused = fused_attention(attention, self.dtype, self.device, first.query.out_features // first.heads)
-        # counts are predicted on the host, so this pruner stays there
+        # counts are predicted on the host, so this pruner is never moved
         self.host_pruner: TokenPruner | None = encoder_of(model).pruner
         # predicting counts costs host time, which pays only if it spares waiting for another device
         self.predicts_counts = self.device.type != "cpu"
@@ -231,9 +231,9 @@ class PackedEngine:
         if self.tokenizer is None:
             raise ValueError("this engine has no tokenizer, so it reads token ids only; give it one when creating it.")
         pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
-        given = self.tokenizer(*zip(*pairs, strict=True), truncation=True, max_length=self.most_tokens)
-        types = given.get("token_type_ids")
-        return given["input_ids"], None if types is None else [kind for row in types for kind in row]
+        encoded = self.tokenizer(*zip(*pairs, strict=True), truncation=True, max_length=self.most_tokens)
+        types = encoded.get("token_type_ids")
+        return encoded["input_ids"], None if types is None else [kind for row in types for kind in row]
 
     def _check_lengths(self, rows: Rows) -> Rows:
         for index, length in enumerate(rows.packing.lengths):

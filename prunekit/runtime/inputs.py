@@ -76,7 +76,7 @@ def unpad(batch: Mapping[str, Tensor]) -> Rows:
             "set tokenizer.padding_side='right', or pass lists of token ids."
         )
 
-    def packed(name: str) -> Tensor | None:
+    def unpadded(name: str) -> Tensor | None:
         return batch[name][mask] if name in batch else None
 
-    return Rows(ids[mask], Packing.of(lengths.tolist(), ids.device), packed("token_type_ids"), packed("protected"))
+    return Rows(ids[mask], Packing.of(lengths.tolist(), ids.device), unpadded("token_type_ids"), unpadded("protected"))

@@ -121,7 +121,7 @@ class GraphEngine:
             ValueError: no text, or texts given to an engine without a tokenizer.
         """
         if isinstance(inputs, Mapping):
-            return self._outcome(list(self._padded(inputs)))
+            return self._outcome(list(self._unpad(inputs)))
         texts: Any = [inputs] if isinstance(inputs, str | tuple) or _is_ids(inputs) else list(inputs)
         if not texts:
             raise ValueError("the engine was given no text; give one or more.")
@@ -130,11 +130,11 @@ class GraphEngine:
         if self.tokenizer is None:
             raise ValueError("this engine has no tokenizer, so it reads token ids only; give it one when creating it.")
         pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
-        given = self.tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True)
-        types = given.get("token_type_ids") or [None] * len(texts)
-        return self._outcome([self._text(*row, None) for row in zip(given["input_ids"], types, strict=True)])
+        encoded = self.tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True)
+        types = encoded.get("token_type_ids") or [None] * len(texts)
+        return self._outcome([self._text(*row, None) for row in zip(encoded["input_ids"], types, strict=True)])
 
-    def _padded(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, np.ndarray]]:
+    def _unpad(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, np.ndarray]]:
         ids = batch["input_ids"]
         real = batch.get("attention_mask", torch.ones_like(ids)) > 0
         for row, mask in enumerate(real):
@@ -142,10 +142,10 @@ class GraphEngine:
             yield self._text(ids[row][mask], extra.get("token_type_ids"), extra.get("protected"))
 
     def _text(self, ids: Any, types: Any, protected: Any) -> dict[str, np.ndarray]:
-        given = {"input_ids": ids, "token_type_ids": types, "protected": protected}
+        values = {"input_ids": ids, "token_type_ids": types, "protected": protected}
         zeros = np.zeros((1, len(ids)), np.int64)
         return {
-            name: zeros if given[name] is None else np.asarray(given[name], np.int64)[None]
+            name: zeros if values[name] is None else np.asarray(values[name], np.int64)[None]
             for name in self.session.inputs
         }
 
