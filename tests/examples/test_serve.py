@@ -74,7 +74,7 @@ def model():
 
 
 @asynccontextmanager
-async def asking(model, *words, pairs=False):
+async def serving(model, *words, pairs=False):
     """Yield a client of the application, and the application."""
     app = serve.build_app(model, parse_settings(serve.SETTINGS, list(words)), {"task": "synthetic"}, pairs=pairs)
     transport = httpx2.ASGITransport(app)
@@ -89,7 +89,7 @@ def predict(client, *texts):
     return asyncio.create_task(client.post("/predict", json={"texts": list(texts)}))
 
 
-async def held(client, model):
+async def hold(client, model):
     """Send a request that is being computed until `go` is set."""
     model.go.clear()
     first = predict(client, "held")
@@ -116,7 +116,7 @@ def test_answers_equal_the_engines_whatever_shares_the_batch(run):
     ]
 
     async def scene():
-        async with asking(model, "batch_wait_ms=200") as (client, app):
+        async with serving(model, "batch_wait_ms=200") as (client, app):
             responses = await asyncio.gather(*(predict(client, text) for text in texts))
             return [response.json()["predictions"] for response in responses], app.state.batcher.tally
 
@@ -191,7 +191,7 @@ def test_a_text_that_is_too_long_is_refused_or_cut(run):
 )
 def test_a_bad_request_gets_what_was_given_what_is_allowed_and_what_to_do(body, status, given, model):
     async def scene():
-        async with asking(model, "request_texts=3", "request_kb=2") as (client, _):
+        async with serving(model, "request_texts=3", "request_kb=2") as (client, _):
             answer = await client.post("/predict", content=body)
             return answer, (await client.get("/stats")).json()
 
@@ -222,7 +222,7 @@ def test_a_task_of_pairs_requires_both_texts(body, given):
 
 def test_unknown_paths_and_verbs_get_the_list_of_endpoints(model):
     async def scene():
-        async with asking(model) as (client, _):
+        async with serving(model) as (client, _):
             return await client.get("/"), await client.get("/predict")
 
     answers = asyncio.run(scene())
@@ -233,7 +233,7 @@ def test_unknown_paths_and_verbs_get_the_list_of_endpoints(model):
 
 def test_requests_that_arrive_together_share_a_batch(model):
     async def scene():
-        async with asking(model, "batch_wait_ms=200", "batch_texts=3") as (client, _):
+        async with serving(model, "batch_wait_ms=200", "batch_texts=3") as (client, _):
             answers = await asyncio.gather(*(predict(client, "a" * length) for length in (1, 2, 3)))
             return [answer.json() for answer in answers], (await client.get("/stats")).json()
 
@@ -246,8 +246,8 @@ def test_requests_that_arrive_together_share_a_batch(model):
 
 def test_a_full_queue_answers_503_with_a_time_to_retry(model):
     async def scene():
-        async with asking(model, "queue=2", "request_texts=2") as (client, app):
-            first = await held(client, model)
+        async with serving(model, "queue=2", "request_texts=2") as (client, app):
+            first = await hold(client, model)
             waiting = predict(client, "a", "b")
             while app.state.batcher.waiting < 2:
                 await asyncio.sleep(0.01)
@@ -265,8 +265,8 @@ def test_a_full_queue_answers_503_with_a_time_to_retry(model):
 
 def test_a_request_that_takes_too_long_is_answered_504_and_not_computed_later(model):
     async def scene():
-        async with asking(model, "timeout_s=0.8") as (client, _):
-            first = await held(client, model)
+        async with serving(model, "timeout_s=0.8") as (client, _):
+            first = await hold(client, model)
             late = await predict(client, "late")
             await first
             model.go.set()
@@ -281,7 +281,7 @@ def test_a_request_that_takes_too_long_is_answered_504_and_not_computed_later(mo
 
 def test_an_error_of_the_computation_is_answered_500_and_the_next_request_succeeds(model, capsys):
     async def scene():
-        async with asking(model) as (client, _):
+        async with serving(model) as (client, _):
             return await predict(client, "bad"), await predict(client, "good")
 
     bad, good = asyncio.run(scene())
@@ -292,7 +292,7 @@ def test_an_error_of_the_computation_is_answered_500_and_the_next_request_succee
 
 def test_health_reports_what_is_served_and_the_shutdown(model):
     async def scene():
-        async with asking(model) as (client, app):
+        async with serving(model) as (client, app):
             up = await client.get("/healthz")
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as later:
             return up, await later.get("/healthz"), await predict(later, "a")
@@ -324,7 +324,7 @@ def test_a_disconnected_client_is_dropped_and_the_others_are_answered_even_durin
 
     async def scene():
         async with httpx2.AsyncClient(base_url=address, trust_env=False) as client:
-            first = await held(client, model)
+            first = await hold(client, model)
             body = b'{"texts": ["disconnected"]}'
             connection = socket.create_connection(listener.getsockname())
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)

@@ -41,7 +41,7 @@ class Desk:
             raise ValueError("cannot compute bad")
         return [len(text) for text in batch]
 
-    async def held(self, batcher):
+    async def hold(self, batcher):
         """Submit a request that is being computed until `go` is set."""
         self.go.clear()
         first = asyncio.create_task(batcher.submit(["held"]))
@@ -116,7 +116,7 @@ def test_batches_respect_the_limits_on_texts_and_tokens_and_the_order_of_arrival
 
 def test_texts_that_arrive_during_a_computation_are_in_the_next_batch(desk):
     async def scene(batcher):
-        first = await desk.held(batcher)
+        first = await desk.hold(batcher)
         others = [asyncio.create_task(batcher.submit([text])) for text in ("a", "bb", "ccc")]
         await asyncio.sleep(0.05)
         assert (desk.batches, batcher.waiting) == ([["held"]], 3)
@@ -130,7 +130,7 @@ def test_texts_that_arrive_during_a_computation_are_in_the_next_batch(desk):
 
 def test_a_full_queue_refuses_the_whole_request_and_says_when_to_retry(desk):
     async def scene(batcher):
-        first = await desk.held(batcher)
+        first = await desk.hold(batcher)
         second = asyncio.create_task(batcher.submit(["a", "bb"]))
         await asyncio.sleep(0.05)
         with pytest.raises(QueueFullError, match="2 texts are waiting, and 2 more would exceed the limit of 3") as full:
@@ -160,7 +160,7 @@ def test_texts_that_are_being_read_count_as_queued(desk):
 
 def test_a_request_that_takes_too_long_times_out_and_is_never_started(desk):
     async def scene(batcher):
-        first = await desk.held(batcher)
+        first = await desk.hold(batcher)
         with pytest.raises(RequestTimeoutError, match=r"no answer within 0\.8 s"):
             await batcher.submit(["late"])
         assert batcher.waiting == 0
@@ -177,7 +177,7 @@ def test_a_request_that_takes_too_long_times_out_and_is_never_started(desk):
 
 def test_a_cancelled_request_leaves_the_queue_and_others_are_answered(desk):
     async def scene(batcher):
-        first = await desk.held(batcher)
+        first = await desk.hold(batcher)
         cancelled, other = (asyncio.create_task(batcher.submit([text])) for text in ("cancelled", "other"))
         await asyncio.sleep(0.05)
         cancelled.cancel()
@@ -224,7 +224,7 @@ def test_closing_finishes_accepted_requests_and_accepts_no_more(desk):
     async def play():
         batcher = Batcher(desk.read, desk.compute, ROOMY)
         async with batcher:
-            first = await desk.held(batcher)
+            first = await desk.hold(batcher)
             second = asyncio.create_task(batcher.submit(["second"]))
             await asyncio.sleep(0.05)
             asyncio.get_running_loop().call_later(0.1, desk.go.set)
