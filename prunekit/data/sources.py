@@ -85,7 +85,7 @@ def own_files_digest(spec: TaskSpec) -> str | None:
 
 def hub_folder(spec: TaskSpec) -> Path:
     """Return the folder of a task's hub files in the local cache, downloading them if necessary."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # slow, and most tasks are not downloaded
 
     assert spec.hub is not None
     patterns = [f"{spec.hub_config}/*"] if spec.hub_config else ["*.parquet", "*.jsonl", "*.csv"]

@@ -142,6 +142,7 @@ def _check_signature(path: Path, suffix: str) -> None:
 
 
 def _parquet(path: Path) -> Table:
+    # heavy, and a configuration is checked without it
     import pyarrow
     import pyarrow.parquet
 

@@ -1,6 +1,6 @@
-"""Whether two executions of one model agree, told apart from decisions that hang on the rounding of a float.
+"""Check that two executions of a model agree, tolerating decisions that differ only by float rounding.
 
-Executions add the same numbers in different orders. A score that lies on a threshold up to rounding, or two scores that
+Executions add the same numbers in different orders. A score that is on a threshold up to rounding, or two scores that
 are equal up to rounding, may then be decided either way, and neither is wrong.
 """
 
@@ -25,9 +25,8 @@ from prunekit.tokens.state import Execution, Signals, TokenState, Trace
 
 ALLOWED = 1e-3  # between the logits of two executions
 
-ROUNDING = (
-    1e-4  # what float32 may leave open: in logits, and in scores as a share of the layer's largest, at least of 1
-)
+# what float32 may leave open: in logits, and in scores as a share of the layer's largest, at least of 1
+ROUNDING = 1e-4
 
 
 class ExecutionsDifferError(RuntimeError):
@@ -36,8 +35,10 @@ class ExecutionsDifferError(RuntimeError):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two executions of a batch are apart: in the logits at most, given the same tokens; and in how many
-    sentences they kept different tokens because a score lay on the border up to rounding.
+    """How far two executions of a batch are apart.
+
+    `worst` is the largest difference of logits, given the same tokens; `near_ties` counts the sentences that kept
+    different tokens because a score was on the border up to rounding.
     """
 
     worst: float
@@ -47,7 +48,7 @@ class Agreement:
 def check_executions_agree(
     model: PreTrainedModel, batch: Batch, first: Execution = "mask", second: Execution = "pack"
 ) -> Agreement:
-    """Compares kept tokens and logits of two executions on a batch.
+    """Compare kept tokens and logits of two executions on a batch.
 
     Where tokens differ, the second execution is run again with the decisions of the first. At every layer its scores
     must be those of the first up to rounding, and its rule, given exactly the scores of the first, must decide as the
@@ -87,7 +88,7 @@ STOPS = "The run stops: its test would not measure what was trained."
 
 
 def _labels_apart(one: Float[Tensor, "batch outputs"], other: Float[Tensor, "batch outputs"]) -> int:
-    """How many labels differ although the first's leads by more than rounding; none under regression."""
+    """Return how many labels differ although the first's leads by more than rounding; none under regression."""
     if one.shape[-1] == 1:
         return 0
     best = one.topk(2, dim=-1).values
@@ -95,7 +96,7 @@ def _labels_apart(one: Float[Tensor, "batch outputs"], other: Float[Tensor, "bat
 
 
 def _sentences_apart(one: Trace, other: Trace) -> set[int]:
-    """The sentences that keep different tokens at some layer."""
+    """Return the sentences that keep different tokens at some layer."""
 
     def kept(trace: Trace) -> list[list[list[int]]]:
         return [
@@ -109,7 +110,7 @@ def _sentences_apart(one: Trace, other: Trace) -> set[int]:
 
 @contextmanager
 def _instead(model: PreTrainedModel, pruner: TokenPruner | None) -> Iterator[None]:
-    """Within it, the model carries another pruner; None changes nothing."""
+    """Give the model another pruner within a block; None changes nothing."""
     encoder = encoder_of(model)
     own = encoder.pruner
     encoder.pruner = pruner or own
@@ -120,7 +121,7 @@ def _instead(model: PreTrainedModel, pruner: TokenPruner | None) -> Iterator[Non
 
 
 class _Recorder(TokenPruner):
-    """A pruner that decides as another one, and remembers per layer its scores and keep at the places of the input."""
+    """A pruner that decides like another one, and records its scores and keep per layer at the places of the input."""
 
     def __init__(self, pruner: TokenPruner, width: int) -> None:
         super().__init__(
@@ -139,7 +140,7 @@ class _Recorder(TokenPruner):
     def decide(
         self, layer: int, signals: Signals, state: TokenState, *, soft: bool
     ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
-        """Decides, and remembers."""
+        """Decide and record."""
         scores, keep = self.decider.decide(layer, signals, state, soft=soft)
         self.seen[layer] = (self._placed(scores, state), self._placed(keep, state))
         return scores, keep
@@ -151,7 +152,7 @@ class _Recorder(TokenPruner):
 
 
 class _Follower(_Recorder):
-    """A pruner that does what a recorder saw, and says at which layer it would not have: `complaint`, None = never."""
+    """A pruner that decides as recorded; `complaint` is where its own decision would differ, None = nowhere."""
 
     def __init__(self, leader: _Recorder) -> None:
         super().__init__(leader.decider, leader.width)
@@ -161,7 +162,7 @@ class _Follower(_Recorder):
     def decide(
         self, layer: int, signals: Signals, state: TokenState, *, soft: bool
     ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch tokens"]]:
-        """The leader's keep, after a look at what its own would be."""
+        """Return the recorded keep, after a comparison with its own."""
         scores, _ = self.decider.decide(layer, signals, state, soft=soft)
         led_scores, led = (values.gather(1, state.position) for values in self.leader.seen[layer])
         alive = state.alive > 0
@@ -189,7 +190,7 @@ def _complaint(layer: int, scores: Tensor, led_scores: Tensor, ruled: Tensor, le
 
 @contextmanager
 def _scored(pruner: TokenPruner, scores: Float[Tensor, "batch tokens"]) -> Iterator[None]:
-    """Within it, a pruner is shown these scores instead of its scorer's."""
+    """Give a pruner these scores instead of its scorer's within a block."""
     scorer = pruner.scorer
     pruner.scorer = _Given(scores)
     try:
@@ -199,12 +200,12 @@ def _scored(pruner: TokenPruner, scores: Float[Tensor, "batch tokens"]) -> Itera
 
 
 class _Given(Scorer):
-    """Scores that are known."""
+    """A scorer that returns given scores."""
 
     def __init__(self, scores: Float[Tensor, "batch tokens"]) -> None:
         nn.Module.__init__(self)
         self.scores = scores
 
     def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
-        """The scores."""
+        """Return the scores."""
         return self.scores

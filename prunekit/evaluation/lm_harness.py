@@ -19,7 +19,7 @@ def evaluate_with_harness(
     device: str = "cpu",
     **options: Any,
 ) -> dict[str, dict[str, float]]:
-    """What lm-evaluation-harness measures on a saved model: per task its metrics, named as the harness names them.
+    """Return what lm-evaluation-harness measures on a saved model: per task its metrics, named as in the harness.
 
     `limit` is rows per task, None = all; `few_shot` examples in the prompt, None = the task's own; `options` go to
     `lm_eval.simple_evaluate` as they are.
@@ -36,7 +36,7 @@ def evaluate_with_harness(
             "Give that folder, or run again with method.save_weights=true."
         )
     try:
-        from lm_eval import simple_evaluate
+        from lm_eval import simple_evaluate  # an optional extra
     except ImportError as error:
         raise ConfigError(
             "lm-evaluation-harness is not installed.\n"

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.models import sentences, tiny_model
 
-from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
+from prunekit.evaluation.distillation_targets import RowLogits, TeacherOutputs, TokenLogits, WordLogits, teacher_outputs
+from prunekit.models.heads import MASKED_LOGIT
 from prunekit.tokens.encoder import install
 from prunekit.tokens.state import Trace
 
@@ -24,7 +26,7 @@ def test_ranks_follow_the_last_layer_and_leave_out_cls_and_padding():
     trace = Trace.scoring([3])
     with torch.no_grad():
         logits = model(**batch, execution="dense", trace=trace).logits
-    torch.testing.assert_close(found.logits, logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.logits.logits, logits, atol=1e-5, rtol=0)
     _, ranks = found.batch(torch.tensor([0, 1, 2]), 9)
     for row, length in enumerate(LENGTHS):
         scores = trace.layers[3].received[row, 1:length]
@@ -35,7 +37,7 @@ def test_ranks_follow_the_last_layer_and_leave_out_cls_and_padding():
 
 def test_a_batch_takes_rows_in_any_order_and_any_width():
     outputs = TeacherOutputs(
-        logits=torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        logits=RowLogits(torch.tensor([[1.0, 2.0], [3.0, 4.0]])),
         ranks=torch.tensor([-1, 1, 0, -1, 0], dtype=torch.int16),
         offsets=torch.tensor([0, 3, 5]),
     )
@@ -48,9 +50,43 @@ def test_saved_outputs_are_read_back_as_they_were(tmp_path):
     _, _, found = outputs()
     found.save(tmp_path / "outputs.safetensors")
     again = TeacherOutputs.load(tmp_path / "outputs.safetensors")
-    assert torch.equal(again.logits, found.logits)
+    assert torch.equal(again.logits.logits, found.logits.logits)
     assert torch.equal(again.ranks, found.ranks)
     assert [path.name for path in tmp_path.iterdir()] == ["outputs.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("form", "stored"),
+    [
+        (RowLogits, {"logits": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}),
+        (TokenLogits, {"logits": torch.arange(10.0).view(1, 5, 2)}),
+        (
+            WordLogits,
+            {
+                "logits": torch.tensor([[9.0], [8.0], [7.0]]),
+                "ids": torch.tensor([[1], [0], [2]], dtype=torch.int32),
+                "word_offsets": torch.tensor([0, 2, 3]),
+                "vocabulary": torch.tensor(3),
+            },
+        ),
+    ],
+)
+def test_outputs_stored_before_are_read_by_what_they_hold(tmp_path, form, stored):
+    common = {"ranks": torch.tensor([-1, 1, 0, -1, 0], dtype=torch.int16), "offsets": torch.tensor([0, 3, 5])}
+    save_file({**common, **stored}, tmp_path / "before.safetensors")
+    found = TeacherOutputs.load(tmp_path / "before.safetensors")
+    assert type(found.logits) is form
+    assert all(torch.equal(getattr(found.logits, name), tensor) for name, tensor in stored.items())
+    found.save(tmp_path / "after.safetensors")
+    assert load_file(tmp_path / "after.safetensors").keys() == common.keys() | stored.keys()
+    logits, ranks = found.batch(torch.tensor([1]), 3)
+    assert ranks.tolist() == [[-1, 0, -1]]
+    wanted = {
+        RowLogits: [[3, 4]],
+        TokenLogits: [[[6, 7], [8, 9], [MASKED_LOGIT] * 2]],
+        WordLogits: [[MASKED_LOGIT, MASKED_LOGIT, 7]],
+    }
+    assert logits.tolist() == wanted[form]
 
 
 def test_a_teacher_without_rows_is_refused():

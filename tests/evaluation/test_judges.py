@@ -50,14 +50,12 @@ def test_answers_are_judged_by_question_and_known_by_window():
     # [CLS] question [SEP] aa bb; question 0 is read in windows 0 and 2, question 1, which has no answer, in window 1
     spans = torch.tensor([[-1, -1], [-1, -1], [-1, -1], [0, 2], [3, 5]])
     questions = Questions(["?", "?"], ["aa bb", "aa bb"], [Answer(("bb",), (3,)), Answer()], ["x", "y"])
-    targets = SpanTargets(
-        torch.tensor([[4, 4], [0, 0], [4, 4]]), spans.repeat(3, 1), torch.tensor([0, 1, 0]), questions
-    )
+    windows = torch.tensor([0, 1, 0])
+    targets = SpanTargets(torch.tensor([[4, 4], [0, 0], [4, 4]]), spans.repeat(3, 1), windows, questions)
     found = judge(targets, kind="span", text_pair="context", max_length=384, unanswerable=True, metrics=["exact_match"])
     logits = torch.zeros(3, 5, 2)
     logits[0, 4], logits[1, 0] = 5.0, 7.0
-    batch = {"index": torch.arange(3), "example": torch.tensor([0, 1, 0]), "spans": spans.repeat(3, 1, 1)}
-    found.update(logits, batch)
+    found.update(logits, {"index": torch.arange(3), "example": windows, "spans": spans.repeat(3, 1, 1)})
     verdict = found.compute()
     assert (verdict.metrics, verdict.judged) == ({"exact_match": 1.0}, 2)
     assert dict(verdict.texts) == {"x": "bb", "y": ""}

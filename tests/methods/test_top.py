@@ -10,7 +10,7 @@ from support.models import sentences, tiny_model
 from prunekit.config.composition import compose
 from prunekit.cost import Shape
 from prunekit.data.spec import TaskSpec
-from prunekit.evaluation.distillation_targets import TeacherOutputs
+from prunekit.evaluation.distillation_targets import RowLogits, TeacherOutputs
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.top import ToP
 from prunekit.runs.kinds import method_options
@@ -29,7 +29,7 @@ def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
     shape = Shape.from_config(model.config)
     offsets = torch.nn.functional.pad(LENGTHS.cumsum(0), (1, 0))
     ranks = torch.cat([torch.arange(-1, length - 1) for length in LENGTHS.tolist()]).to(torch.int16)
-    teacher = TeacherOutputs(torch.zeros(4, classes), ranks, offsets)
+    teacher = TeacherOutputs(RowLogits(torch.zeros(4, classes)), ranks, offsets)
     context = MethodContext(
         spec,
         shape,
