@@ -61,10 +61,9 @@ def open_classifier(given: str) -> FinishedRun:
         ConfigError: it is no run, is not finished, or finds answers or translates.
     """
     run = open_run(given)
-    if run.spec.kind not in ("classification", "regression"):
-        does = "finds answers in texts, which it reads in windows" if run.spec.kind == "span" else "translates"
+    if not run.spec.kind.labels_texts:
         raise ConfigError(
-            f"run={given} {does}; bench does not measure that.\n"
+            f"run={given} {run.spec.kind.does}; bench does not measure that.\n"
             "Allowed: a run of classification or regression.\nWhat the run measured itself is in its result.json."
         )
     return run

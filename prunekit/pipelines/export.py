@@ -71,7 +71,7 @@ def export(run: FinishedRun, options: ExportOptions) -> ExportReport:
     variants = list(WRITERS[options.format](run, model, folder, options))
     batches = [split.batch(rows) for rows in _batches_of_rows(len(split), options.rows)]
     reference = parity.model_runtime(model, prune=options.prune)
-    metrics = None if run.spec.kind == "span" else partial(build_metrics, run.spec, data.num_labels)
+    metrics = partial(build_metrics, run.spec, data.num_labels) if run.spec.kind.labels_texts else None
     files = {}
     for variant in variants:
         rounds = track(batches, f"parity {variant.name}", len(batches))
@@ -127,8 +127,7 @@ def _batches_of_rows(count: int, limit: int | None) -> Iterable[Int[Tensor, "row
 
 def _write_graphs(run: FinishedRun, model: PreTrainedModel, folder: Path, options: ExportOptions) -> list[Path]:
     """Write the graph of one text in float32, and in int8 if that is asked for; return the paths."""
-    protects = run.spec.kind == "span" and run.spec.protect_question
-    inputs = onnx_engine.graph_inputs(run.model, protected=protects)
+    inputs = onnx_engine.graph_inputs(run.model, protected=run.spec.kind.protects(run.spec))
     paths = onnx_engine.write(model, folder, inputs, int8=options.int8, prune=options.prune)
     onnx_engine.note_origin(folder, run.model, {"prune": options.prune, "inputs": list(inputs)})
     return paths

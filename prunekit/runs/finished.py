@@ -37,6 +37,7 @@ class FinishedRun:
         Raises:
             ConfigError: the data is no longer where it was.
         """
+        # torch takes seconds to import, and a stored result is told without it
         from prunekit.data.module import TokenPruningDataModule
 
         trainer, data = self.cfg["trainer"], self.cfg["data"]

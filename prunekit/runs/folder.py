@@ -29,7 +29,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import filelock
+import yaml
+
 from prunekit.config.identity import config_hash
+from prunekit.environment import environment
 from prunekit.files import atomic_write_text
 from prunekit.runs.kinds import kind_of
 from prunekit.runs.result import SCHEMA, AnyResult, Status, parse_result
@@ -86,10 +90,6 @@ class RunFolder:
 
         On a run that goes on, the manifest keeps its first start and lists this one under "resumed".
         """
-        import yaml
-
-        from prunekit.environment import environment
-
         if cfg.get("force") and (self.path / "result.json").exists():
             self.clear()  # without a result it is this very run, interrupted: it goes on
         elif problem := self.stored()[1]:
@@ -190,8 +190,6 @@ class RunFolder:
         Raises:
             BusyError: another process still holds it; says which.
         """
-        import filelock
-
         self.path.mkdir(parents=True, exist_ok=True)
         owner = self.path / ".lock.owner"
         lock = filelock.FileLock(self.path / ".lock")
@@ -217,8 +215,6 @@ class RunFolder:
 
     def holder(self) -> str | None:
         """Who holds the run at this moment; None when nobody does."""
-        import filelock
-
         if not (self.path / ".lock").exists():
             return None
         try:

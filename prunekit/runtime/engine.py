@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
+from prunekit.models.pretrained import load_hf
 from prunekit.runtime.extras import need
 from prunekit.runtime.forward import CompiledLayer, ForwardPass, Result, protected_tokens
 from prunekit.runtime.inputs import Inputs, Rows, is_ids, row_counts, unpad
@@ -45,11 +46,9 @@ def load_packed(
     """Return the engine of a checkpoint folder, with its tokenizer if it has one; options as in `PackedEngine`."""
     dtype_of(dtype)
     device_of(device)
-    from prunekit.models import pretrained
-
     has_tokenizer = any(Path(folder).glob("tokenizer*")) or (Path(folder) / "vocab.txt").is_file()
     tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
-    return PackedEngine(pretrained.load_hf(folder), tokenizer, dtype=dtype, threads=threads, device=device, **options)
+    return PackedEngine(load_hf(folder), tokenizer, dtype=dtype, threads=threads, device=device, **options)
 
 
 @contextmanager
@@ -332,7 +331,7 @@ def _triton(dtype: Dtype, device: torch.device, size: int, *, required: bool) ->
     if required:
         need("triton", "attention='triton'")
     try:
-        from prunekit.runtime.kernels.triton_attention import triton_attention
+        from prunekit.runtime.kernels.triton_attention import triton_attention  # triton is an optional package
     except ImportError:
         return None
     kernels = triton_attention(device, ACTIVATION_DTYPE[dtype], size)

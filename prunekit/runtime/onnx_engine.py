@@ -242,7 +242,7 @@ def quantise(source: Path, target: Path, operators: Sequence[str] = ("MatMul", "
     """
     onnx = need("onnx", "int8")
     need("onnxruntime", "int8")
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # an optional package
 
     scratch = target.with_name(f".{target.name}.exporting")
     try:

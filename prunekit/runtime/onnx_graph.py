@@ -228,6 +228,7 @@ def _describe(model: PreTrainedModel) -> str:
 @contextmanager
 def export_settings() -> Iterator[None]:
     """Silence torch's ONNX exporter, and teach it the stable sort that ranks need, inside the block."""
+    # slow to import, and needed by an export alone
     from jaxtyping import config as jaxtyping_config
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic  # type: ignore[attr-defined]
 
@@ -244,7 +245,7 @@ def export_settings() -> Iterator[None]:
 
 def _stable_sort(graph: Any, values: Any, *options: Any) -> Any:
     """Translate `sort` into ONNX's TopK of all values, whose specification puts the earlier of equal values first."""
-    from torch.onnx import symbolic_helper
+    from torch.onnx import symbolic_helper  # as above
 
     # sort(values, dim, descending) or sort(values, stable, dim, descending)
     dim, descending = (symbolic_helper._get_const(value, "i", "option") for value in options[-2:])

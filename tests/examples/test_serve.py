@@ -420,7 +420,7 @@ def test_a_question_answering_run_is_refused_before_anything_slow(tmp_path, monk
     result = CONTENT | {"hash": "1a2b3c4d", "method": "topk", "task": "squad2"}
     (tmp_path / "result.json").write_text(json.dumps(result))
     monkeypatch.setitem(sys.modules, "prunekit.models.pretrained", None)
-    with pytest.raises(ConfigError, match="answers questions, which this server does not support"):
+    with pytest.raises(ConfigError, match="finds answers in texts, which it reads in windows, which this server"):
         serve.main([f"run={tmp_path}"])
 
 

@@ -36,14 +36,14 @@ def test_the_memory_of_the_page_is_that_measured_and_does_not_grow_with_the_numb
     assert own.table(found) in PAGE
     # the page says by how much the prediction is missed
     ratios = [row["measured_mib"] / row["predicted_mib"] for row in found["rows"] if row["streamed"]]
-    assert f"{min(ratios):.2f} to {max(ratios):.2f} times what the formula says" in PAGE
+    assert f"{min(ratios):.2f} to {max(ratios):.2f} times the formula's value" in PAGE
     few, many, whole, scaled = (row["measured_mib"] for row in found["rows"][1:])
     assert many < 1.1 * few
     assert whole > many + 0.8 * found["rows"][-2]["weights_mib"] * 8 / 9
     # 7B at a quarter of its widths
     row = found["rows"][-1]
     assert scaled < row["aim_mib"]
-    assert f"{scaled / row['aim_mib']:.2f} of\nthe aim" in PAGE
+    assert f"the measured peak is\n{scaled / row['aim_mib']:.2f} of the aim" in PAGE
     outside = row["weights_mib"] - 3 * own.terms(1024, 2752, 512, 0, 0)["block"] / own.MIB
     assert f"Times 16 that is {16 * (scaled - outside) / 1024:.2f} GiB" in PAGE
 

@@ -261,7 +261,7 @@ class TritonPackingAttention:
         self, qkv: Float[Tensor, "rows three_hidden"], heads: int
     ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, "heads total"]]:
         """Compute attention with torch's varlen_attn, and return it with the log of each row's normaliser."""
-        from torch.nn.attention.varlen import AuxRequest, varlen_attn
+        from torch.nn.attention.varlen import AuxRequest, varlen_attn  # only torch for GPUs has it
 
         total, width = sum(self.packing.lengths), self.packing.width
         query, key, value = qkv[:total].unflatten(1, (3, heads, -1)).unbind(1)
