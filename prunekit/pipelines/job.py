@@ -23,13 +23,13 @@ from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.result import AnyResult
 from prunekit.runs.sweep import TEACHER_ONLY
 
-WORST = -1.0  # what a job is worth that has no score, or has one without meeting its budget: no metric goes below
+WORST = -1.0  # objective of a job that has no score or missed its budget; no metric is lower
 
 
 def job(config: Any) -> float:
-    """Runs one job of a sweep and returns its objective; an error in it is kept with its log and stops no other job.
+    """Run one job of a sweep and return its objective. An error is logged and does not stop other jobs.
 
-    The objective is the score on the validation split, or `WORST` where the budget is missed or there is no score.
+    The objective is the score on the validation split, or `WORST` if the budget is missed or there is no score.
     """
     context = HydraConfig.get()
     place = Path(context.runtime.output_dir)
@@ -62,7 +62,7 @@ def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, flo
         board.announce_end(name, result, time.time() - start)
         return result.exit_code, objective_of(result)
     except BusyError:
-        return DONE, WORST  # another process is at it, which says what comes of it
+        return DONE, WORST  # another process runs it, and will report the outcome
     except ConfigError as error:
         code, message = error.exit_code, str(error)
     except Exception as error:
@@ -74,7 +74,7 @@ def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, flo
 
 @contextlib.contextmanager
 def _logged(folder: RunFolder) -> Iterator[None]:
-    """Everything that is printed goes to the run's log; so does a traceback."""
+    """Write everything printed, and any traceback, to the log of the run."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a", encoding="utf-8", buffering=1) as log:
         print(f"---- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}", file=log)

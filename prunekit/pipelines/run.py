@@ -1,4 +1,4 @@
-"""One run, from its configuration to its result. Nothing here imports torch: what is wrong or done is said at once."""
+"""One run, from its configuration to its result. Imports no torch: errors and stored results are reported at once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.kinds import RunKind, kind_of
 from prunekit.runs.result import AnyResult
 
-# kind of run -> the pipeline that runs it and the function that prints its result, imported when one is run: a stored
-# result and a wrong configuration are told without torch
+# kind of run -> its pipeline and the function that prints its result, imported when one is needed: torch takes seconds
 PIPELINES = {
     "tokens": ("prunekit.pipelines.tokens.pipeline:Pipeline", "prunekit.results.summary:print_result"),
     "translation": (
@@ -30,9 +29,9 @@ PIPELINES = {
 
 
 def train(cfg: dict[str, Any]) -> int:
-    """Trains, evaluates and reports one configuration; returns the exit code, 0 done or 3 budget or goal missed.
+    """Train, evaluate and report one configuration; return the exit code, 0 done or 3 budget or goal missed.
 
-    The configuration decides the folder. A finished run is not repeated (unless `force`), an interrupted one goes on.
+    The configuration decides the folder. A finished run is not repeated (unless `force`), an interrupted one resumes.
 
     Raises:
         ConfigError: something in the configuration cannot work; nothing slow has started then.
@@ -41,7 +40,7 @@ def train(cfg: dict[str, Any]) -> int:
 
 
 def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
-    """Like `train`, and returns the result: what result.json holds.
+    """Do what `train` does, and return the result.
 
     Raises:
         BusyError: another process runs this or trains its teacher, and `wait` is false.
@@ -75,7 +74,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
                 RunInputs(cfg, folder, spec, source, backbone, partial(run, wait=wait))
             ).execute()
         finally:
-            gc.collect()  # a trainer and its modules know each other: a sweep's next run needs their memory now
+            gc.collect()  # a trainer and its modules refer to each other, and a sweep's next run needs their memory
         folder.write_result(result)
         # only now: a kill before the result is written must not cost the training
         discard_resume_points(folder.checkpoints)

@@ -1,4 +1,4 @@
-"""One run's folder: where it lies, what it holds, and whether the run is done. Imports nothing slow.
+"""The folder of one run: its path, its contents, and whether the run is finished. Imports nothing heavy.
 
     runs/<task>/<method>/<backbone>/<budget>/s<seed>-<hash8>/
         config.yaml    the resolved configuration
@@ -10,7 +10,7 @@
         checkpoints/  model/
         log.txt        what it printed, when it ran in a sweep; failed.json: why there is no result
 
-The folder follows from the configuration alone: the same configuration finds its result, or goes on where it stopped.
+The configuration alone decides the folder: the same configuration finds its result, or resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from prunekit.runs.kinds import kind_of
 from prunekit.runs.result import SCHEMA, AnyResult, Status, parse_result
 
 LAST, PREVIOUS, BEST, CLOSEST = "last.ckpt", "previous.ckpt", "best.ckpt", "closest.ckpt"
-SETTLING = "settle"  # a folder, of what a method measures after the fit
+SETTLING = "settle"  # the folder of what a method measures after the fit
 
 
 def discard_resume_points(folder: str | Path) -> None:
-    """Removes what only a killed run needs; the best and the closest checkpoint stay."""
+    """Remove what only a killed run needs; the best and the closest checkpoint are kept."""
     for name in (LAST, PREVIOUS, f"{LAST}.staged"):
         (Path(folder) / name).unlink(missing_ok=True)
     shutil.rmtree(Path(folder) / SETTLING, ignore_errors=True)
@@ -53,7 +53,7 @@ FINISHED = get_args(Status)
 
 
 class BusyError(TimeoutError):
-    """Another process is at this run."""
+    """Another process is running this run."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> RunFolder:
-        """The folder that a configuration decides; machine keys play no part in it."""
-
+        """Return the folder of a configuration; machine keys do not affect it."""
         digest = config_hash(cfg)
         label = kind_of(cfg).label(cfg)
         parts = [cfg["task"]["name"], cfg["method"]["name"], cfg["backbone"]["name"], label]
@@ -80,18 +79,18 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of best.ckpt, closest.ckpt and what a killed run goes on from."""
+        """The folder of best.ckpt, closest.ckpt and what a killed run resumes from."""
         return self.path / "checkpoints"
 
     # -- beginning -------------------------------------------------------------------------------------
 
     def prepare(self, cfg: Mapping[str, Any], command: str) -> None:
-        """Makes the folder and writes config.yaml and manifest.json; with `force`, forgets what a finished run left.
+        """Make the folder and write config.yaml and manifest.json; with `force`, remove what a finished run left.
 
-        On a run that goes on, the manifest keeps its first start and lists this one under "resumed".
+        In a resumed run, the manifest keeps the first start and lists this one under "resumed".
         """
         if cfg.get("force") and (self.path / "result.json").exists():
-            self.clear()  # without a result it is this very run, interrupted: it goes on
+            self.clear()  # without a result this run was interrupted, and is resumed
         elif problem := self.stored()[1]:
             print(problem, file=sys.stderr)
         atomic_write_text(self.path / "config.yaml", yaml.safe_dump(dict(cfg), sort_keys=False, allow_unicode=True))
@@ -109,7 +108,7 @@ class RunFolder:
         )
 
     def clear(self) -> None:
-        """Removes result, metrics, manifest and checkpoints, so that the next run starts at the beginning."""
+        """Remove result, metrics, manifest and checkpoints, so that the next run starts from scratch."""
         names = (
             "result.json",
             "failed.json",
@@ -124,11 +123,11 @@ class RunFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def manifest(self) -> dict[str, Any]:
-        """What manifest.json holds; empty where it is missing or broken."""
+        """Return the content of manifest.json; empty if it is missing or damaged."""
         return _read_json(self.path / "manifest.json")[0] or {}
 
     def update_manifest(self, entries: Mapping[str, Any]) -> None:
-        """Adds entries to manifest.json, or replaces them."""
+        """Add entries to manifest.json, or replace them."""
         self._write_manifest({**self.manifest(), **entries})
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -137,7 +136,7 @@ class RunFolder:
     # -- ending ----------------------------------------------------------------------------------------
 
     def result(self) -> AnyResult | None:
-        """The stored result of a finished run, else None; `stored` says why an existing one does not count.
+        """Return the stored result of a finished run, else None; `stored` also returns why it does not count.
 
         Raises:
             ValueError: a newer prunekit wrote it.
@@ -145,7 +144,7 @@ class RunFolder:
         return self.stored()[0]
 
     def stored(self) -> tuple[AnyResult | None, str | None]:
-        """The result and no problem, or no result and why: half-written, unreadable, older, not finished.
+        """Return the result and None, or None and why it does not count: unreadable, another schema, unfinished.
 
         Where nothing is stored both are None.
 
@@ -175,7 +174,7 @@ class RunFolder:
         return None, f"{path} {why}; the run counts as not done and is finished now."
 
     def write_result(self, result: AnyResult) -> None:
-        """Writes result.json atomically. Call it last: from then on the run is done."""
+        """Write result.json atomically. Call it last: from then on the run is finished."""
         # json's default refuses what it does not know, so a tensor cannot slip in as text
         content = json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n"
         (self.path / "failed.json").unlink(missing_ok=True)
@@ -185,10 +184,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self, timeout: float | int | None = None) -> Iterator[None]:
-        """Holds the run for this process; another one waits, at most `timeout` seconds (None: as long as it takes).
+        """Lock the run for this process; wait for another process at most `timeout` seconds, None = without limit.
 
         Raises:
-            BusyError: another process still holds it; says which.
+            BusyError: another process still holds the lock; the message names it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         owner = self.path / ".lock.owner"
@@ -214,7 +213,7 @@ class RunFolder:
             lock.release()
 
     def holder(self) -> str | None:
-        """Who holds the run at this moment; None when nobody does."""
+        """Return a description of the process that holds the lock now; None if there is none."""
         if not (self.path / ".lock").exists():
             return None
         try:
@@ -227,16 +226,16 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """log.txt: what a job of a sweep printed."""
+        """log.txt: the output of a job of a sweep."""
         return self.path / "log.txt"
 
     def write_failure(self, exit_code: int, message: str) -> None:
-        """Writes failed.json, which the next finished run removes: why there is no result."""
+        """Write why there is no result into failed.json, which a finished run removes."""
         failure = {"exit_code": exit_code, "message": message, "log": str(self.log), "time": time.time()}
         atomic_write_text(self.path / "failed.json", json.dumps(failure, indent=2, ensure_ascii=False) + "\n")
 
     def failure(self, since: float | int = 0) -> dict[str, Any] | None:
-        """What failed.json holds, when it was written at `since` (seconds since 1970) or later; else None."""
+        """Return the content of failed.json if it was written at `since` (seconds since 1970) or later, else None."""
         found, _ = _read_json(self.path / "failed.json") if (self.path / "failed.json").is_file() else (None, None)
         return found if found is not None and found.get("time", 0) >= since else None
 
@@ -250,7 +249,7 @@ def _holder(owner: Path) -> str:
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """The object that a file holds, or None and what is wrong with it."""
+    """Return the JSON object in a file and None, or None and what is wrong with the file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also a UnicodeDecodeError

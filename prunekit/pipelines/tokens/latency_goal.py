@@ -1,7 +1,7 @@
-"""Latency goals: `goal.latency_ms=12` becomes a budget in FLOPs on this machine, is trained to, and is measured.
+"""Latency goals: derive a FLOPs budget from `goal.latency_ms=12` on this machine, and measure the trained model.
 
-Four steps: measure the machine's staircase once (runtime/staircase.py), translate, train (pipeline.py), verify. What a
-run trains to is decided once and kept in its folder: a machine that is measured again changes no run that has started.
+Four steps: measure the machine's latency model once (runtime/latency_model.py), translate, train, verify. The budget is
+derived once and kept in the run's folder: measuring the machine again changes no run that has started.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ FILE = "goal.json"
 
 
 class GoalOutOfReachError(ConfigError):
-    """A goal that no schedule of the method meets on this machine."""
+    """A goal that the method cannot meet on this machine, whatever its schedule."""
 
     exit_code = MISSED
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What was asked: the median ms of a batch of so many texts."""
+    """The requested median milliseconds of a batch of `batch` texts."""
 
     latency_ms: float
     batch: int
@@ -63,7 +63,7 @@ class Goal:
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> Goal | None:
-        """The goal of a configuration; None where it has none."""
+        """Return the goal of a configuration; None if it has none."""
         if not has_goal(cfg):
             return None
         given = cfg["goal"]
@@ -71,18 +71,18 @@ class Goal:
 
     @property
     def clock(self) -> Literal["cpu", "wall"]:
-        """As the protocol has it: CPU time of the process on one thread, wall time on more."""
+        """The clock of the benchmark protocol: CPU time of the process on one thread, wall time on more."""
         return "cpu" if self.threads == 1 else "wall"
 
     @property
     def key(self) -> str:
-        """As one types it."""
+        """The goal as it is typed."""
         return f"goal.latency_ms={self.latency_ms:g}"
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What a goal came to: the budget, and what it was derived from; ms are medians of a batch."""
+    """The FLOPs budget derived from a latency goal, with the predicted median batch latencies behind it."""
 
     budget: float
     predicted_ms: float
@@ -93,7 +93,7 @@ class Aim:
 def translate(
     predict: Callable[[float], float], goal: Goal, low: float, high: float, dense_ms: float, what: str
 ) -> Aim:
-    """The smallest FLOPs reduction in [low, high] whose predicted ms are `MARGIN` below the goal.
+    """Return the smallest FLOPs reduction in [low, high] whose predicted ms are `MARGIN` below the goal.
 
     Where only the goal itself is in reach, and not its margin, the largest reduction. `predict` gives the ms of a
     reduction and falls with it; `dense_ms` are those of the unpruned model.
@@ -103,7 +103,9 @@ def translate(
         GoalOutOfReachError: the largest reduction is slower than the goal.
     """
     fastest = predict(high)
-    feasible = f"Feasible with {what}: {_ms(fastest, up=True)} ms (all gone that may go) to {_ms(dense_ms)} ms (dense)."
+    feasible = (
+        f"Feasible with {what}: {_ms(fastest, up=True)} ms (all dropped that may be) to {_ms(dense_ms)} ms (dense)."
+    )
     if goal.latency_ms >= dense_ms:
         raise ConfigError(
             f"{goal.key}: the dense model is as fast already, {dense_ms:.3g} ms by the staircase; nothing has to go.\n"
@@ -128,7 +130,7 @@ def translate(
 
 
 def _ms(value: float, *, up: bool = False) -> str:
-    """Two decimals, rounded inwards, so that what a message offers is accepted."""
+    """Format with two decimals, rounded inwards, so that the offered value is accepted."""
     whole = np.ceil(value * 100) if up else np.floor(value * 100)
     return f"{whole / 100:g}"
 
@@ -138,7 +140,7 @@ def _ms(value: float, *, up: bool = False) -> str:
 
 @dataclass(frozen=True)
 class GoalSubject:
-    """What is to be as fast as asked: a method on a backbone, and the task whose texts it reads."""
+    """What the goal is about: a method on a backbone, and the task with its texts."""
 
     options: MethodOptions
     context: MethodContext
@@ -147,26 +149,26 @@ class GoalSubject:
     what: str  # all of it, for messages
 
     def pruner(self) -> TokenPruner:
-        """A pruner as the method begins with it."""
+        """Return the pruner that the method starts with."""
         found = self.options.build_pruner(self.context.shape)
         assert found is not None
         return found
 
 
 def aim(goal: Goal, subject: GoalSubject, folder: Path, cache: Path) -> Aim:
-    """What a run trains to: as its `folder` has it, or from the staircase in `cache`, or from one measured now.
+    """Return the budget that a run trains to, stored in its `folder` or derived from a cached or new latency model.
 
     Raises:
         ConfigError: the goal is out of reach or met already, or validation is smaller than a batch.
     """
-    stored = restored(folder)
+    stored = load_stored_goal(folder)
     if stored is not None:
         found, steps = stored
         say(f"goal 1/4   {folder / FILE}: derived when this run began, nothing is measured")
     else:
         pruner, context = subject.pruner(), subject.context
         whole = context.lengths["validation"].expand(context.shape.layers, -1).float()
-        batches = drawn(whole.shape[1], goal)
+        batches = draw_batches(whole.shape[1], goal)
         steps = _staircase(goal, subject, pruner, cache)
         dense = float(np.median(steps.milliseconds(whole, whole, batches)))
 
@@ -186,8 +188,8 @@ def aim(goal: Goal, subject: GoalSubject, folder: Path, cache: Path) -> Aim:
     return found
 
 
-def restored(folder: Path) -> tuple[Aim, LatencyModel] | None:
-    """What a run that has started was aimed at; None for one that has not."""
+def load_stored_goal(folder: Path) -> tuple[Aim, LatencyModel] | None:
+    """Load the goal stored when this run first started; None if it has not started."""
     try:
         stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Aim(**stored["aim"]), LatencyModel.from_json(stored["staircase"])
@@ -195,8 +197,8 @@ def restored(folder: Path) -> tuple[Aim, LatencyModel] | None:
         return None
 
 
-def drawn(rows: int, goal: Goal) -> Int[Tensor, "batches texts"]:
-    """Whole batches of the first `rows` numbers, in one seeded order: those that are predicted, and measured later.
+def draw_batches(rows: int, goal: Goal) -> Int[Tensor, "batches texts"]:
+    """Return whole batches of row numbers below `rows`, in a seeded order: predicted now, and measured after training.
 
     Raises:
         ConfigError: there are fewer rows than a batch has.
@@ -212,7 +214,7 @@ def drawn(rows: int, goal: Goal) -> Int[Tensor, "batches texts"]:
 
 
 def _staircase(goal: Goal, subject: GoalSubject, pruner: TokenPruner, cache: Path) -> LatencyModel:
-    """The machine's staircase for these layers: read, or measured and kept."""
+    """Return the machine's latency model for these layers: read from the cache, or measured and stored there."""
     longest, shape = subject.context.spec.max_length, asdict(subject.context.shape)
     known = latency_model.identity(
         pruner, cpu=cpu_model(), linears=choose(dtype_of(goal.dtype)).name, dtype=goal.dtype, threads=goal.threads,
@@ -234,7 +236,7 @@ def _staircase(goal: Goal, subject: GoalSubject, pruner: TokenPruner, cache: Pat
 
 
 def measure(goal: Goal, model: PreTrainedModel, pruner: TokenPruner, shapes: Iterable[tuple[int, int]]) -> LatencyModel:
-    """The staircase of a model's layers, by the goal's clock."""
+    """Measure the latency model of a model's layers with the goal's clock."""
     engine = PackedEngine(model.eval(), dtype=goal.dtype, threads=goal.threads)
     read = time.process_time if goal.clock == "cpu" else time.perf_counter
     return latency_model.measure(engine, pruner, goal.batch, shapes, read)
@@ -251,16 +253,16 @@ def verify(
     counts: tuple[Float[Tensor, "layers rows"], Float[Tensor, "layers rows"]],
     layers: Iterable[int],
 ) -> dict[str, Any]:
-    """Asked, predicted and measured, for the result; `counts` are tokens that entered the halves of each layer.
+    """Return requested, predicted and measured latency; `counts` are the tokens that entered each half of each layer.
 
     The trained model runs in the packed engine on the batches that the prediction was made for. `met` says whether the
     measured median is within `TOLERANCE` of the goal.
     """
-    stored = restored(folder)
+    stored = load_stored_goal(folder)
     assert stored is not None, f"{folder / FILE} is gone; the budget of this run was derived from it."
     found, steps = stored
-    batches = drawn(len(split), goal)
-    spent = timed(goal, model, [[encode_row(split, int(row)) for row in batch] for batch in batches])
+    batches = draw_batches(len(split), goal)
+    spent = measure_latency(goal, model, [[encode_row(split, int(row)) for row in batch] for batch in batches])
     median = spent["ms"]["median"]
     return {
         "asked_ms": goal.latency_ms,
@@ -280,8 +282,8 @@ def verify(
     }
 
 
-def timed(goal: Goal, model: PreTrainedModel, batches: list[list[Encoded]]) -> dict[str, Any]:
-    """Ms per batch in the packed engine: median and quartiles, p95; `control` is the engine against itself."""
+def measure_latency(goal: Goal, model: PreTrainedModel, batches: list[list[Encoded]]) -> dict[str, Any]:
+    """Time batches in the packed engine: median, quartiles and p95 in ms; `control` is the engine against itself."""
     engine = PackedEngine(model.eval(), dtype=goal.dtype, threads=goal.threads)
     packed = PackedBenchEngine("pruned", engine, prune=True)
     rounds = track(range(ROUNDS + 1), "goal 4/4   verify", ROUNDS + 1)

@@ -14,7 +14,7 @@ from prunekit.data.encoding import EncodedSplit, LabelTargets
 from prunekit.methods.topk import TopK
 from prunekit.pipelines.run import run
 from prunekit.pipelines.tokens import latency_goal, pipeline, preparation
-from prunekit.pipelines.tokens.latency_goal import Aim, Goal, GoalOutOfReachError, drawn, translate
+from prunekit.pipelines.tokens.latency_goal import Aim, Goal, GoalOutOfReachError, draw_batches, translate
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import teacher_config
 from prunekit.runtime import latency_model
@@ -235,20 +235,20 @@ def test_of_topk_the_schedule_is_known():
 
 
 def test_the_same_whole_batches_are_predicted_and_measured():
-    batches = drawn(7, GOAL)
+    batches = draw_batches(7, GOAL)
     assert batches.shape == (3, 2)
     assert len(set(batches.flatten().tolist())) == 6
-    assert torch.equal(batches, drawn(7, GOAL))
-    assert drawn(5000, GOAL).numel() == latency_goal.MOST_TEXTS
+    assert torch.equal(batches, draw_batches(7, GOAL))
+    assert draw_batches(5000, GOAL).numel() == latency_goal.MOST_TEXTS
     with pytest.raises(ConfigError, match=r"goal.batch=8, but validation has 7 texts\.\nAllowed: 1\.\.7"):
-        drawn(7, replace(GOAL, batch=8))
+        draw_batches(7, replace(GOAL, batch=8))
 
 
 @pytest.mark.parametrize(("measured", "met"), [(11.0, True), (12.6, True), (12.61, False)])
 def test_five_percent_above_the_goal_it_is_still_met(measured, met, tmp_path, monkeypatch):
     aim = Aim(2.5, 11.6, 5.0, 26.0)
     (tmp_path / "goal.json").write_text(json.dumps({"aim": asdict(aim), "staircase": asdict(STAIRS)}))
-    monkeypatch.setattr(latency_goal, "timed", lambda *_: {"ms": {"median": measured}, "p95_ms": 13.0})
+    monkeypatch.setattr(latency_goal, "measure_latency", lambda *_: {"ms": {"median": measured}, "p95_ms": 13.0})
     split = EncodedSplit(torch.arange(4), torch.arange(5), LabelTargets(torch.zeros(4)), "")
     found = latency_goal.verify(GOAL, tmp_path, tiny_model(), split, (torch.ones(2, 4), torch.ones(2, 4)), [0])
     assert found["met"] is met
