@@ -1,1 +1,1 @@
-"""What a person reads about a run: the table on the terminal and the model card."""
+"""What is said about many runs: the comparison table and the report page."""

@@ -11,6 +11,7 @@ from support.translators import SOURCE, TARGETS, translator
 from transformers import AutoTokenizer
 
 from prunekit.cost import Shape
+from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.losses import task_loss
 from prunekit.methods.context import Training
 from prunekit.models.tiny import build_tiny_backbone
@@ -62,10 +63,10 @@ def test_a_method_trains_by_its_own_terms_with_a_decoder(method):
     found = script["method_on"](model, method, 1.3, context, 0)
     found.eval()
     with torch.no_grad():
-        before = float(task_loss(found(batch, "mask"), TARGETS, "translation"))
+        before = float(task_loss(found(batch, "mask"), TARGETS, TRANSLATION))
     script["fit"](found, 30, [batch])
     with torch.no_grad():
-        after = float(task_loss(found(batch, "drop"), TARGETS, "translation"))
+        after = float(task_loss(found(batch, "drop"), TARGETS, TRANSLATION))
     assert after < 0.9 * before
     reached = script["cost"](model, context["shape"], [SOURCE])[0]["flops_vs_unpadded"]
     assert reached == pytest.approx(1.3, rel=0.12)  # 46 tokens: steps of several percent

@@ -103,9 +103,7 @@ def translate(
         GoalOutOfReachError: the largest reduction is slower than the goal.
     """
     fastest = predict(high)
-    feasible = (
-        f"Feasible with {what}: {_ms(fastest, up=True)} ms (all dropped that may be) to {_ms(dense_ms)} ms (dense)."
-    )
+    feasible = f"Feasible with {what}: {_ms(fastest, up=True)} ms (most pruned) to {_ms(dense_ms)} ms (dense)."
     if goal.latency_ms >= dense_ms:
         raise ConfigError(
             f"{goal.key}: the dense model is as fast already, {dense_ms:.3g} ms by the staircase; nothing has to go.\n"

@@ -200,7 +200,7 @@ def test_a_goal_out_of_reach_is_refused_with_the_feasible_range():
         to_budget(falling, goal=4.5)
     first, second, third = str(refused.value).splitlines()
     assert first == "goal.latency_ms=4.5 is out of reach on this machine."
-    assert second == "Feasible with topk on tiny: 5 ms (all gone that may go) to 26 ms (dense)."
+    assert second == "Feasible with topk on tiny: 5 ms (most pruned) to 26 ms (dense)."
     assert third.startswith("Ask for more")
     assert refused.value.exit_code == 3
 
