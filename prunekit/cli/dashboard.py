@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
-from prunekit.config.errors import DONE, ConfigError
+from prunekit.config.errors import DONE, ConfigError, first_line
 from prunekit.files import atomic_write_text
 
 
@@ -41,9 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         workspace.save()
     except Exception as error:  # of the network, of the server, of the account
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"the workspace could not be saved ({first[:160]}).\n"
+            f"the workspace could not be saved ({first_line(error)}).\n"
             "Allowed: an entity and a project that the key may write.\nCorrect them, or add out=FILE."
         ) from error
     print(workspace.url)

@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import Container, OmegaConf
 from torch import Tensor
 
+from prunekit.config.errors import first_line
 from prunekit.console import say
 from prunekit.files import replace_durably
 from prunekit.runs.folder import BEST, CLOSEST, LAST, PREVIOUS
@@ -96,8 +97,7 @@ def find_resumable(folder: str | Path) -> str | None:
         try:
             torch.load(path, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
         except Exception as error:  # truncated zip, foreign pickle, missing key: in any case not a checkpoint
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-            say(f"{path} cannot be read ({reason}); training continues from {next_best}.")
+            say(f"{path} cannot be read ({first_line(error)}); training continues from {next_best}.")
             continue
         return str(path)
     return None

@@ -82,8 +82,8 @@ def prepare(run: RunInputs) -> Prepared:
     if goal is not None and method.test_execution != "pack":
         raise ConfigError(
             f"{goal.key}: this method is tested under {method.test_execution!r}, which is not what the packed "
-            "engine computes.\nAllowed: methods that are tested packed; top without method.compat.\n"
-            "Leave that out, or give a budget."
+            "engine computes.\nAllowed: methods, and settings of a method, that are tested packed.\n"
+            "Choose such settings, or give a budget."
         )
     return Prepared(method, data, teacher, goal, seconds)
 
