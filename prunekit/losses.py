@@ -17,11 +17,11 @@ PADDING = -100  # in targets, as in Hugging Face
 
 @runtime_checkable
 class Named(Protocol):
-    """A kind of task, of which a loss needs the name alone; what kinds are is the matter of prunekit.data.kinds."""
+    """A kind of task (see prunekit.data.kinds), of which a loss needs only the name."""
 
     @property
     def name(self) -> str:
-        """The name that a task's file gives."""
+        """Name of the kind in a task's file."""
 
 
 def choices(
@@ -38,7 +38,7 @@ def choices(
 def decisions_per_row(labels: Shaped[Tensor, "batch *more"]) -> Int[Tensor, "batch"]:
     """Return how many decisions the model makes for each row: one label, two ends of an answer, or a target's words."""
     flat = labels.reshape(len(labels), -1)
-    # a value may be any number
+    # regression values are never padding
     counts = torch.ones_like(flat, dtype=torch.bool) if flat.is_floating_point() else flat != PADDING
     return counts.sum(-1)
 
@@ -94,9 +94,9 @@ def value_distance(
 
 @dataclass(frozen=True)
 class KindLosses:
-    """The loss on labels of a kind of task, and the distance from a teacher's logits at a temperature.
+    """Losses of a kind of task: on labels, and the distance from a teacher's logits at a temperature.
 
-    `has_choices` means that logits are of choices: then a teacher's say more than labels do.
+    With `has_choices` the logits are over choices, and a teacher's logits carry more information than labels.
     """
 
     task: Callable[[Tensor, Tensor], Float[Tensor, ""]]
