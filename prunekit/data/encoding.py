@@ -68,7 +68,7 @@ class Targets(ABC):
 class LabelTargets(Targets):
     """A label per row: a class number, or a value where there are no classes to `names`."""
 
-    labels: Shaped[Tensor, "rows"]
+    labels: Shaped[Tensor, "rows *outputs"]
     names: Sequence[str] = ()
 
     @property

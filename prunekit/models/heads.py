@@ -7,7 +7,7 @@ a head there may be a decoder: then there is a choice per word of the target, gi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,16 +45,16 @@ class Head:
 class HeadType:
     """One kind of Hugging Face head: its auto class, the suffixes of its architectures, and the hub's task name.
 
-    `settings` gives what a configuration must say about it, from the class names (None where there are none).
-    `head_of` takes it from a model, None where the runtime does not compute it. `decodes` means that it is a decoder,
-    which reads encoders of other families than the others do.
+    `settings` gives what a configuration must say about it, from the class names (None where there are none); it may
+    differ between equal heads. `head_of` takes it from a model, None where the runtime does not compute it. `decodes`
+    means that it is a decoder, which reads encoders of other families than the others do.
     """
 
     auto: Any
     architecture: tuple[str, ...]
     pipeline: str
-    settings: Callable[[Sequence[str] | None], dict[str, Any]]
-    head_of: Callable[[Any], Head] | None = None
+    settings: Callable[[Sequence[str] | None], dict[str, Any]] = field(compare=False)
+    head_of: Callable[[Any], Head] | None = field(default=None, compare=False)
     decodes: bool = False
 
 

@@ -22,7 +22,7 @@ def load_model(source: str | Path, kind: TaskKind, labels: Sequence[str] | None)
         ValueError: `source` has a head of another kind or size, or lacks the decoder that translation needs.
     """
     head, stored = HEADS[kind], stored_head(source)
-    if stored is not None and stored is not head:
+    if stored is not None and stored != head:
         raise ValueError(
             f"{source} has a head for {stored.pipeline}, but the task is {head.pipeline}; "
             f"choose a model fine-tuned on this task, or a backbone without a head."
@@ -55,7 +55,7 @@ def load_stock(folder: str | Path) -> PreTrainedModel:
 def _load(source: str | Path, head: HeadType, labels: Sequence[str] | None) -> PreTrainedModel:
     config, settings = AutoConfig.from_pretrained(source), head.settings(labels)
     count = settings.get("num_labels", config.num_labels)
-    if stored_head(source) is head and config.num_labels != count:
+    if stored_head(source) == head and config.num_labels != count:
         raise ValueError(
             f"{source} has a head with {config.num_labels} outputs, but the task has {count}; "
             f"choose a model fine-tuned on this task, or a backbone without a head."

@@ -116,7 +116,7 @@ def check_models(run: RunInputs) -> None:
                 + (f"is not for task.kind={spec.kind}.\n" if known else "prunekit cannot prune.\n")
                 + f"Allowed: {', '.join(supported)}.\nChoose another backbone{' or task' * known}."
             )
-        if is_dense(cfg["method"]["name"]) and cfg["trainer"]["epochs"] == 0 and stored_head(source) is not head:
+        if is_dense(cfg["method"]["name"]) and cfg["trainer"]["epochs"] == 0 and stored_head(source) != head:
             raise ConfigError(
                 f"trainer.epochs=0 takes {key}={source} as it is, but it has no head for {head.pipeline}.\n"
                 "Allowed: 1 and more, which trains the head, or a model that has one.\n"
