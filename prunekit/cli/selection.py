@@ -40,12 +40,13 @@ def select_runs(found: Collection, given: Mapping[str, Any]) -> list[Row]:
             "Train first, as python train.py."
         )
     conditions = parse_conditions(given)
+    settings = [name for name in given if name not in ("paths", "where")]
     known = {*NAMES, *(key for row in found.rows for key in row["config"])}
     for name in sorted(conditions.keys() - known):
-        if meant := difflib.get_close_matches(name, given, n=1, cutoff=0.75):
+        if meant := difflib.get_close_matches(name, settings, n=1, cutoff=0.75):
             raise ConfigError(
                 f"{name}={given['where'][name]} is neither a setting nor a condition that any run could meet.\n"
-                f"Allowed: {', '.join(given)}; and as conditions {', '.join(NAMES)}, and keys of the configuration.\n"
+                f"Allowed: {', '.join(settings)}; and conditions on {', '.join(NAMES)}, or a key of a configuration.\n"
                 f"Did you mean {meant[0]}=...?"
             )
     runs = select(found.rows, conditions)

@@ -53,7 +53,7 @@ def parse_settings(command: str | Path, arguments: Sequence[str]) -> dict[str, A
     others: dict[str, str] = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
-        if equals and name in keys:
+        if equals and name in keys and name != block:
             values[name] = _parse_value(keys[name], text, command)
         elif argument.startswith("-"):
             raise _no_flags(argument, arguments, keys, command)

@@ -48,6 +48,7 @@ def script(tmp_path):
         (["here", "there/lr=1e-4"], {"paths": ["here", "there/lr=1e-4"]}),
         (["paths=here,there"], {"paths": ["here", "there"]}),
         (["task=cola,sst2", "lr=1e-4", "count=2"], {"where": {"task": "cola,sst2", "lr": "1e-4"}, "count": 2}),
+        (["where=x"], {"where": {"where": "x"}}),
         (["where.count=2"], {"where": {"count": "2"}}),  # a condition that is called as a setting is
     ],
 )

@@ -278,7 +278,7 @@ def test_another_metric_of_the_same_task_is_left_out_by_name(runs, shell):
         (["rows=methd"], r"rows=methd: no run has it\.\n.*\nDid you mean method\?"),
         (["metric=f1"], r"metric=f1: no run has it\.\nAllowed: score, .*accuracy"),
         (["format=xls"], r"format=xls is not one of the choices\.\nAllowed: one of markdown\|latex\|csv;"),
-        (["formt=csv"], r"formt=csv is neither a setting nor a condition.*\nAllowed: paths, .*\nDid you mean format="),
+        (["formt=csv"], r"formt=csv is neither a setting nor a condition.*\nAllowed: rows, .*\nDid you mean format="),
         (["method=top", "seed=4"], r"seed=4: no run has it\.\nAllowed: 1, 2, 3\."),
         (["where.seed=4"], r"seed=4: no run has it\.\nAllowed: 1, 2, 3\."),
         (["method=random", "budget=3x"], r"method=random budget=3x: no run meets all of it\."),
