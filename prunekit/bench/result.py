@@ -3,64 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any
+
+from prunekit.runs.json_object import JsonObject
 
 BENCH_SCHEMA = 2  # 1 set speed-ups beside the method's FLOPs ratio, whatever the engines executed
 NO_BUDGET = ""  # of a model that no run made
-Instance = TypeVar("Instance", bound="JsonObject")
-
-
-@dataclass(frozen=True, kw_only=True)
-class JsonObject:
-    """A JSON object whose keys are the fields of a dataclass, in their order.
-
-    A field with a default may be absent from the file, and is left out of it while it has that default.
-    """
-
-    @classmethod
-    def from_json(cls: type[Instance], content: Any) -> Instance:
-        """Return the object whose `to_json` is this content.
-
-        Raises:
-            ValueError: it is no object, or has other keys.
-        """
-        if not isinstance(content, Mapping):
-            raise ValueError(f"a {cls.__name__} is an object, not {str(content)[:40]!r}")
-        hints, keys = get_type_hints(cls), {field.name: field for field in fields(cls)}
-        lacking = [name for name, field in keys.items() if field.default is MISSING and name not in content]
-        if lacking:
-            raise ValueError(f"a {cls.__name__} lacks {', '.join(lacking)}")
-        if unknown := sorted(content.keys() - keys):
-            raise ValueError(f"a {cls.__name__} has no {', '.join(unknown)}")
-        return cls(**{name: _read(hints[name], entry) for name, entry in content.items()})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `json.dumps` writes."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
-        return {name: _write(value) for name, (value, default) in values.items() if value != default}
-
-
-def _read(hint: Any, content: Any) -> Any:
-    """Return what a field's type makes of JSON: objects become its classes, also inside lists and mappings."""
-    if isinstance(hint, type) and issubclass(hint, JsonObject):
-        return hint.from_json(content)
-    inner = [argument for argument in get_args(hint) if argument is not type(None)]
-    if content is None or not inner:
-        return content
-    if get_origin(hint) is tuple:
-        return tuple(_read(inner[0], entry) for entry in content)
-    if isinstance(content, Mapping) and len(inner) == 2:
-        return {name: _read(inner[1], entry) for name, entry in content.items()}
-    return _read(inner[0], content) if len(inner) == 1 else content
-
-
-def _write(value: Any) -> Any:
-    if isinstance(value, JsonObject):
-        return value.to_json()
-    if isinstance(value, Mapping):
-        return {name: _write(entry) for name, entry in value.items()}
-    return [_write(entry) for entry in value] if isinstance(value, tuple | list) else value
 
 
 # -- prunekit bench ----------------------------------------------------------------------------------------

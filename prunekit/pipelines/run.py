@@ -11,7 +11,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.environment import command
 from prunekit.models.sources import find_backbone
 from prunekit.pipelines.inputs import RunInputs
-from prunekit.runs.finished import finished
+from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import BusyError, RunFolder, discard_resume_points
 from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.kinds import RunKind, kind_of
@@ -85,7 +85,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
 def _stored(folder: RunFolder, cfg: dict[str, Any]) -> AnyResult | None:
     if cfg["force"]:
         return None
-    result = finished(folder)
+    result = finished_result(folder)
     if result is not None:
         show(kind_of(cfg), result, folder, stored=True)
     return result

@@ -1,1 +1,1 @@
-"""What is said about many runs: the comparison table and the report page."""
+"""Comparisons of many runs: tables, checks of fairness, and the HTML page."""

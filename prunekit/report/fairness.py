@@ -11,7 +11,7 @@ from prunekit.config.identity import is_dense
 from prunekit.report.rows import Row, variant
 
 CHECKED = "teacher, data, rows and metric, max length, seeds, tuning trials, epochs, measured FLOPs, hardware"
-FEW = 3  # seeds below which a spread says little
+FEW = 3  # seeds below which a spread means little
 APART = 0.05  # share by which measured FLOPs reductions of one budget may differ
 
 

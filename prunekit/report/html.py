@@ -1,6 +1,6 @@
 """`prunekit report`: finished runs as one HTML file that needs nothing but a browser.
 
-prunekit report                                   # what lies in runs/, into report.html
+prunekit report                                   # the runs in runs/, into report.html
 prunekit report runs task=cola out=cola.html
 """
 

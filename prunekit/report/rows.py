@@ -91,7 +91,7 @@ def _read_run(folder: Path, machine: Set[str]) -> Collection:
     if not (folder / "result.json").exists():
         return Collection(unfinished=[folder])
     try:
-        result, problem = RunFolder(folder, "").stored()
+        result, problem = RunFolder(folder, "").read_result()
         if result is not None:
             return Collection([row_of(folder, result, machine)])
     except ValueError as error:

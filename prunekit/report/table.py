@@ -1,6 +1,6 @@
 """`prunekit table`: finished runs as one table over seeds, with significant differences from the best marked.
 
-prunekit table                                                 what lies in runs/
+prunekit table                                                 the runs in runs/
 prunekit table runs task=cola,sst2 budget=2x rows=method cols=task metric=score,reduction
 prunekit table runs save=results.json                          the same runs, compact, to be committed
 prunekit table results.json format=latex

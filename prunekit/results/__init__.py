@@ -1,1 +1,1 @@
-"""What one run leaves to look at: summary, model card, plots, examples."""
+"""The results of one run for people to read: summary, model card, plots, examples."""

@@ -1,4 +1,4 @@
-"""Plots of one run, each a PNG with its numbers beside it as JSON: kept tokens, quality by length, the budget.
+"""Plots of one run, each a PNG with its numbers in a JSON file next to it: kept tokens, quality by length, the budget.
 
 A plot is a function of plain numbers; the same numbers serve a report.
 """

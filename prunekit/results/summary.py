@@ -13,7 +13,7 @@ from rich.text import Text
 
 from prunekit.runs.result import Flops, Number, RunResult, SpeedRow, Truncation
 
-NOISE = 0.02  # a measured ratio this near to 1 says nothing, even on a quiet machine
+NOISE = 0.02  # a measured ratio this near to 1 means nothing, even on a quiet machine
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ def table(result: RunResult) -> Table:
 def print_result(
     result: RunResult, path: Path | str | None = None, *, stored: bool = False, console: Console | None = None
 ) -> None:
-    """Print title, table and verdicts; `stored` says that nothing was run, `path` is the run's folder."""
+    """Print title, table and verdicts; `stored` is whether nothing was run, `path` is the run's folder."""
     found = [(label, Text(sentence, style=_STYLES[tone])) for label, sentence, tone in verdicts(result)]
     spent = None if stored else format_seconds(result.seconds or {}) or "done"
     print_report(title(result), table(result), found, path, spent, console)
@@ -323,7 +323,7 @@ def print_report(
 ) -> None:
     """Print the result of a run of any kind: a heading, a table, labelled remarks, and the run's folder.
 
-    `spent` says how long the run took; None = its result was stored and nothing was run. Without `path` neither is
+    `spent` is how long the run took; None = its result was stored and nothing was run. Without `path` neither is
     printed.
     """
     console = console or Console(highlight=False)

@@ -77,7 +77,7 @@ def print_result(
     stored: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Print title, table and remarks; `stored` says that nothing was run, `path` is the run's folder."""
+    """Print title, table and remarks; `stored` is whether nothing was run, `path` is the run's folder."""
     table = Table(box=HORIZONTALS, pad_edge=False, header_style="bold")
     for name in ("", "dense", "pruned", "change"):
         table.add_column(name, no_wrap=True, justify="left" if not name else "right")
@@ -95,7 +95,7 @@ def title(result: WeightRunResult) -> str:
 def card(result: WeightRunResult, base_model: str | None = None, *, weights: bool = True) -> str:
     """Write README.md of the checkpoint's folder, with metadata for the Hugging Face hub.
 
-    `weights` says whether the folder holds any.
+    `weights` is whether the folder holds any.
     """
     # slow to import, and a stored result is printed without it
     from huggingface_hub import ModelCard, ModelCardData

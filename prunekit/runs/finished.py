@@ -85,7 +85,7 @@ def open_run(given: str | Path | None) -> FinishedRun:
             f"run={given} pruned weights ({cfg['method']['name']}), no tokens.\n"
             "Allowed: a run of a token method.\nIts model/ is an ordinary Hugging Face folder already."
         )
-    result, problem = RunFolder(path, "").stored()
+    result, problem = RunFolder(path, "").read_result()
     if not isinstance(result, RunResult) or not (path / MODEL / "config.json").is_file():
         raise ConfigError(
             f"run={given} is not finished ({problem or 'it has no result.json or no model/'}).\n"
@@ -94,8 +94,8 @@ def open_run(given: str | Path | None) -> FinishedRun:
     return FinishedRun(path, cfg, result, kind.spec(cfg["task"]))
 
 
-def finished(folder: RunFolder) -> AnyResult | None:
-    """The result of a run that need not run again, else None.
+def finished_result(folder: RunFolder) -> AnyResult | None:
+    """Read the result of a run that need not run again; otherwise None.
 
     Raises:
         ConfigError: a newer prunekit wrote it.

@@ -91,7 +91,7 @@ class RunFolder:
         """
         if cfg.get("force") and (self.path / "result.json").exists():
             self.clear()  # without a result this run was interrupted, and is resumed
-        elif problem := self.stored()[1]:
+        elif problem := self.read_result()[1]:
             print(problem, file=sys.stderr)
         atomic_write_text(self.path / "config.yaml", yaml.safe_dump(dict(cfg), sort_keys=False, allow_unicode=True))
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -136,14 +136,14 @@ class RunFolder:
     # -- ending ----------------------------------------------------------------------------------------
 
     def result(self) -> AnyResult | None:
-        """Return the stored result of a finished run, else None; `stored` also returns why it does not count.
+        """Return the stored result of a finished run, else None; `read_result` also returns why it does not count.
 
         Raises:
             ValueError: a newer prunekit wrote it.
         """
-        return self.stored()[0]
+        return self.read_result()[0]
 
-    def stored(self) -> tuple[AnyResult | None, str | None]:
+    def read_result(self) -> tuple[AnyResult | None, str | None]:
         """Return the result and None, or None and why it does not count: unreadable, another schema, unfinished.
 
         Where nothing is stored both are None.

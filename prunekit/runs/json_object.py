@@ -1,4 +1,4 @@
-"""Dataclasses as JSON objects: a field is a key of the same name, in the order of declaration."""
+"""Dataclasses as JSON objects: a field is a key of the same name, in the order of declaration. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -15,47 +15,67 @@ Object = TypeVar("Object", bound="JsonObject")
 class JsonObject:
     """A JSON object whose keys are the fields of a dataclass.
 
-    A field without a default is required, and null where it is None; one with the default None is left out where it is
-    None. `other` holds the keys that are not declared, which are written after the declared ones.
+    A field without a default is required, and null where it is None. A field with a default may be absent, and is left
+    out while it has that default. Other keys are refused.
     """
-
-    other: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls: type[Object], content: Mapping[str, Any]) -> Object:
         """Read an object as `json.loads` returns it; values that are no objects are taken as they are.
 
         Raises:
-            ValueError: a required key is missing, or holds another value where an object belongs.
+            ValueError: a required key is missing, a key is unknown, or a value is no object where one belongs.
         """
         keys = cls._keys()
         for key in keys.values():
-            if key.required and key.name not in content:
+            if key.default is MISSING and key.name not in content:
                 raise ValueError(f"lacks {key.name!r}")
         known = {name: key for name, key in keys.items() if key.name in content}
         values = {name: _read(key.name, key.hint, content[key.name]) for name, key in known.items()}
         declared = {key.name for key in keys.values()}
-        return cls(**values, other={name: value for name, value in content.items() if name not in declared})
+        unknown = {name: value for name, value in content.items() if name not in declared}
+        return cls(**values, **cls._take_unknown(unknown))
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as `json.dumps` takes it, declared keys in their order."""
         values = [(key, getattr(self, name)) for name, key in self._keys().items()]
-        known = {key.name: _write(value) for key, value in values if key.required or value is not None}
-        return known | dict(self.other)
+        return {key.name: _write(value) for key, value in values if key.default is MISSING or value != key.default}
 
     @classmethod
     def _keys(cls) -> dict[str, _Key]:
         kind: type = cls  # of `cls` mypy looks at how an instance is hashed
         return _keys_of(kind)
 
+    @classmethod
+    def _take_unknown(cls, unknown: Mapping[str, Any]) -> dict[str, Any]:
+        """Return further arguments for keys that are not declared."""
+        if unknown:
+            raise ValueError(f"has the unknown key {next(iter(unknown))!r}")
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenJsonObject(JsonObject):
+    """A JSON object that keeps other keys in `other`, and writes them after the declared ones."""
+
+    other: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object as `json.dumps` takes it, declared keys in their order, then the others."""
+        return super().to_json() | dict(self.other)
+
+    @classmethod
+    def _take_unknown(cls, unknown: Mapping[str, Any]) -> dict[str, Any]:
+        return {"other": unknown}
+
 
 @dataclass(frozen=True)
 class _Key:
-    """The name of a key, the type of its values, and whether every object has it."""
+    """The name of a key, the type of its values, and its default, `MISSING` where it is required."""
 
     name: str
     hint: Any
-    required: bool
+    default: Any
 
 
 @cache
@@ -63,7 +83,7 @@ def _keys_of(kind: type) -> dict[str, _Key]:
     """Return the declared keys of a class by field; metadata "key" names one that cannot be a field's name."""
     hints = get_type_hints(kind)
     return {
-        one.name: _Key(one.metadata.get("key", one.name), hints[one.name], one.default is MISSING)
+        one.name: _Key(one.metadata.get("key", one.name), hints[one.name], one.default)
         for one in fields(kind)
         if one.name != "other"
     }
@@ -82,7 +102,10 @@ def _read(name: str, hint: Any, value: Any) -> Any:
     if not isinstance(value, expected):
         raise ValueError(f"has {name} of type {type(value).__name__}")
     if issubclass(kind, JsonObject):
-        return kind.from_json(value)
+        try:
+            return kind.from_json(value)
+        except ValueError as error:
+            raise ValueError(f"{error} in {name!r}") from None
     part = get_args(hint)[-1 if kind is Mapping else 0]
     if kind is tuple:
         return tuple(_read(name, part, one) for one in value)

@@ -1,7 +1,7 @@
 """The result of a run, typed: every key of result.json is declared here, once, in the order in which it is written.
 
 Required is what every result of this schema has had from its first version on; what may be absent is None then. Keys
-that are not declared are kept (`JsonObject.other`), so that no result loses anything when it is rewritten.
+that are not declared are kept (`OpenJsonObject.other`), so that no result loses anything when it is rewritten.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prunekit.config.identity import is_dense
-from prunekit.runs.json_object import JsonObject
+from prunekit.runs.json_object import OpenJsonObject
 
 SCHEMA = 1
 Status = Literal["done", "budget_missed"]
@@ -22,7 +22,7 @@ Metrics = Mapping[str, Number]  # by name; quality in shares of 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knob(JsonObject):
+class Knob(OpenJsonObject):
     """A setting of the method that stood in for a budget, in its own terms."""
 
     name: str
@@ -31,7 +31,7 @@ class Knob(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget(JsonObject):
+class Budget(OpenJsonObject):
     """The FLOPs reduction asked for and the one measured; 3.0 = a third of the FLOPs."""
 
     asked: Number | None
@@ -44,7 +44,7 @@ class Budget(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(JsonObject):
+class Score(OpenJsonObject):
     """The quality of the dense and of the pruned model on the test split; shares of 1, higher is better."""
 
     metric: str
@@ -62,7 +62,7 @@ class Score(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flops(JsonObject):
+class Flops(OpenJsonObject):
     """GFLOPs per text, and reductions against both baselines."""
 
     dense_unpadded_g: Number
@@ -78,7 +78,7 @@ class Flops(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedRow(JsonObject):
+class SpeedRow(OpenJsonObject):
     """Measured speed at one batch size: medians over rounds, milliseconds of CPU time per batch."""
 
     batch_size: int
@@ -97,7 +97,7 @@ class SpeedRow(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truncation(JsonObject):
+class Truncation(OpenJsonObject):
     """How many rows of a split were cut at the maximum length."""
 
     rows: int
@@ -106,7 +106,7 @@ class Truncation(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Executions(JsonObject):
+class Executions(OpenJsonObject):
     """How the pruned model ran on each split."""
 
     validation: str
@@ -114,7 +114,7 @@ class Executions(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Band(JsonObject):
+class Band(OpenJsonObject):
     """The test texts of at least `low` and fewer than `below` tokens."""
 
     low: int = field(metadata={"key": "from"})
@@ -130,7 +130,7 @@ class Band(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndToEnd(JsonObject):
+class EndToEnd(OpenJsonObject):
     """GFLOPs per text of encoder and decoder together."""
 
     dense_g: Number
@@ -140,7 +140,7 @@ class EndToEnd(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bucket(JsonObject):
+class Bucket(OpenJsonObject):
     """BLEU (0 to 100) of the texts whose source has at least `low` and fewer than `high` tokens."""
 
     low: int
@@ -150,7 +150,7 @@ class Bucket(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translating(JsonObject):
+class Translating(OpenJsonObject):
     """What one model spent on translating the test split, and its BLEU by length."""
 
     cpu_seconds: Number
@@ -161,7 +161,7 @@ class Translating(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translation(JsonObject):
+class Translation(OpenJsonObject):
     """What only a translation has: how BLEU was computed, and the decoder's share of the cost."""
 
     signature: str  # of sacreBLEU
@@ -173,7 +173,7 @@ class Translation(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchPoint(JsonObject):
+class SearchPoint(OpenJsonObject):
     """A schedule that a search measured on validation."""
 
     shares: tuple[Number, ...] | None = None  # of its tokens that each layer keeps
@@ -182,7 +182,7 @@ class SearchPoint(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(JsonObject):
+class Search(OpenJsonObject):
     """The outcome of a search that followed the training."""
 
     score: str  # the metric
@@ -191,7 +191,7 @@ class Search(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quartiles(JsonObject):
+class Quartiles(OpenJsonObject):
     """Median and quartiles."""
 
     median: Number
@@ -200,7 +200,7 @@ class Quartiles(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyGoal(JsonObject):
+class LatencyGoal(OpenJsonObject):
     """A latency that was asked for, as predicted and as measured: milliseconds per batch."""
 
     asked_ms: Number
@@ -229,7 +229,7 @@ class LatencyGoal(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult(JsonObject):
+class RunResult(OpenJsonObject):
     """The result of a run that prunes tokens, or trains a dense model."""
 
     schema: int
@@ -267,7 +267,7 @@ class RunResult(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageQuality(JsonObject):
+class LanguageQuality(OpenJsonObject):
     """What a language model scores on text of its own domain and on open text."""
 
     open_perplexity: Number
@@ -283,7 +283,7 @@ class LanguageQuality(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sparsity(JsonObject):
+class Sparsity(OpenJsonObject):
     """Removed weights as shares, and counts."""
 
     matrix_min: Number
@@ -297,7 +297,7 @@ class Sparsity(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationText(JsonObject):
+class CalibrationText(OpenJsonObject):
     """The samples that statistics were computed on, and where they come from."""
 
     file: str | None  # None = generated text
@@ -310,7 +310,7 @@ class CalibrationText(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemiStructured(JsonObject):
+class SemiStructured(OpenJsonObject):
     """How many matrices torch's semi-structured format took, and why not all."""
 
     matrices: int
@@ -319,7 +319,7 @@ class SemiStructured(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightRunResult(JsonObject):
+class WeightRunResult(OpenJsonObject):
     """The result of a run that prunes the weights of a language model; its cost is per token."""
 
     schema: int

@@ -23,7 +23,7 @@ from prunekit.console import clock
 from prunekit.files import atomic_write_text
 from prunekit.runs.board import Board, _tell, title
 from prunekit.runs.estimate import Estimator
-from prunekit.runs.finished import finished
+from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
 
@@ -91,7 +91,7 @@ class Sweep:
     # -- state, as the run folders record it ------------------------------------------------------------
 
     def _done(self, folder: RunFolder, force: bool = False) -> bool:
-        if finished(folder) is None:
+        if finished_result(folder) is None:
             return False
         return not force or (folder.path / "result.json").stat().st_mtime >= self.started
 
@@ -220,7 +220,7 @@ class Sweep:
             if (failure := self._failure(job)) is not None:
                 rows.append(row | {key: failure[key] for key in ("exit_code", "message", "log")})
             else:
-                result = finished(job.folder)
+                result = finished_result(job.folder)
                 rows.append(row | {"exit_code": CRASHED if result is None else result.exit_code})
         codes = [int(str(row["exit_code"])) for row in rows]
         counted = Counter(codes)

@@ -210,7 +210,7 @@ def test_git_state_is_the_commit_and_whether_tracked_files_changed(tmp_path):
 
 def test_a_result_is_there_when_it_was_written_and_not_before(tmp_path):
     folder = RunFolder.of(config(tmp_path))
-    assert folder.stored() == (None, None)
+    assert folder.read_result() == (None, None)
     folder.write_result(RESULT)
     assert folder.result() == RESULT
     folder.write_result(changed(status="budget_missed", exit_code=3))
@@ -234,7 +234,7 @@ def test_a_result_that_does_not_count_is_no_result_and_says_why(tmp_path, conten
     folder = RunFolder.of(cfg)
     path = folder.path / "result.json"
     atomic_write_text(path, content)
-    result, said = folder.stored()
+    result, said = folder.read_result()
     assert result is None
     assert folder.result() is None
     assert said.startswith(f"{path} {problem}")
@@ -246,7 +246,7 @@ def test_a_result_that_does_not_count_is_no_result_and_says_why(tmp_path, conten
 def test_bytes_that_are_no_text_are_no_result(tmp_path):
     folder = RunFolder.of(config(tmp_path))
     atomic_write_bytes(folder.path / "result.json", b"\xff\xfe\x00")
-    assert "is not readable as JSON ('utf-8' codec can't decode byte 0xff" in folder.stored()[1]
+    assert "is not readable as JSON ('utf-8' codec can't decode byte 0xff" in folder.read_result()[1]
 
 
 def test_a_result_of_a_newer_prunekit_is_not_overwritten(tmp_path):

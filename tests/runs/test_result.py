@@ -8,7 +8,7 @@ from support.run_result import CONTENT, RESULT, changed
 from support.stored_runs import result, weight_result
 
 from prunekit.runs.folder import RunFolder
-from prunekit.runs.json_object import JsonObject
+from prunekit.runs.json_object import OpenJsonObject
 from prunekit.runs.result import Flops, RunResult, Score, Translation, WeightRunResult, parse_result
 
 # result.json of small runs, as written before results were typed: what each kind of run leaves
@@ -23,7 +23,7 @@ def rewritten(text):
 
 def undeclared(value, path=""):
     """The keys in a typed result that no class declares."""
-    if isinstance(value, JsonObject):
+    if isinstance(value, OpenJsonObject):
         for key in value.other:
             yield f"{path}.{key}"
         for name, part in vars(value).items():
@@ -108,7 +108,7 @@ def test_unknown_keys_stay_where_they_were_found():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"score": {"metric": "f1"}}, "lacks 'split'"),
+        ({"score": {"metric": "f1"}}, "lacks 'split' in 'score'"),
         ({"flops": 3.0}, "has flops of type float"),
         ({"speed": {"batch_size": 1}}, "has speed of type dict"),
         ({"speed": [1]}, "has speed of type int"),

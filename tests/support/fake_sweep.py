@@ -17,7 +17,7 @@ from typing import Any
 from prunekit.config.errors import ConfigError
 from prunekit.files import atomic_write_text
 from prunekit.pipelines import run as run_module
-from prunekit.runs.finished import finished
+from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import BusyError, RunFolder
 from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.result import AnyResult, RunResult
@@ -66,13 +66,13 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
     """As prunekit.pipelines.run.run, as far as folders, locks and results go."""
     cfg = canonical(cfg)
     folder = RunFolder.of(cfg)
-    if (stored := finished(folder)) is not None and not cfg["force"]:
+    if (stored := finished_result(folder)) is not None and not cfg["force"]:
         return stored
     teacher = teacher_config(cfg)
     if not wait and teacher is not None and RunFolder.of(teacher).holder() is not None:
         raise BusyError("its teacher is being trained")
     with folder.lock(timeout=None if wait else 0):
-        if (stored := finished(folder)) is not None and not cfg["force"]:
+        if (stored := finished_result(folder)) is not None and not cfg["force"]:
             return stored
         result = Pipeline(cfg, folder, wait=wait).execute()
         folder.write_result(result)
