@@ -62,7 +62,7 @@ OPEN_TO_ALL = ("prunekit.config.errors",)  # whoever reads a setting may raise C
 
 # what methods share; the modules of methods/ that others may import
 SHARED_METHODS = ("prunekit.methods.base", "prunekit.methods.context", "prunekit.methods.options",
-                  "prunekit.methods.static", "prunekit.methods.weight_base")  # fmt: skip
+                  "prunekit.methods.keys", "prunekit.methods.static", "prunekit.methods.weight_base")  # fmt: skip
 
 # answer in a fraction of a second, so nothing heavy at import, neither here nor in what they import
 LIGHT = (

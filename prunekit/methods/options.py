@@ -6,15 +6,15 @@ which the pipeline calls them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from prunekit.cost import Shape
 from prunekit.methods.context import MethodContext, Training
+from prunekit.methods.keys import ConfiguredOptions
 from prunekit.tokens.budget import bisect
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
@@ -24,23 +24,8 @@ AnyOptions = TypeVar("AnyOptions", bound="MethodOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodOptions:
+class MethodOptions(ConfiguredOptions):
     """Options of a method without keys. Subclasses declare a field per key; defaults belong in the YAML file."""
-
-    @classmethod
-    def from_config(cls: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
-        """Build the options from the method's keys of a configuration; lists become tuples.
-
-        Raises:
-            TypeError: a key is not a field, or a field without default is not given.
-        """
-        known = sorted(field.name for field in fields(cls))
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise TypeError(
-                f"{cls.__name__} does not know {', '.join(unknown)}; it takes {', '.join(known) or 'no options'}."
-            )
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def completed(self: AnyOptions, context: MethodContext) -> AnyOptions:
         """Return the options with those filled in that are null and follow from the context; by default unchanged."""

@@ -6,26 +6,23 @@ file has keys of its own. Calibration, masks, repair, evaluation and storage are
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from prunekit.data.text.samples import Stream
+from prunekit.methods.keys import ConfiguredOptions
 from prunekit.weights.allocation import Allocation
 from prunekit.weights.importance import Metric
 from prunekit.weights.masks import GroupKind, Groups
 
-# typing.Self, which the shape checks of the tests cannot read
-AnyOptions = TypeVar("AnyOptions", bound="WeightOptions")
 Statistic = Literal["general", "norms", "magnitude", "fisher", "signed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightOptions:
+class WeightOptions(ConfiguredOptions):
     """The keys that all weight-pruning methods share, explained in conf/method/magnitude.yaml.
 
     A method with keys of its own adds them in a subclass. There are no defaults here: those are the file's.
@@ -52,18 +49,6 @@ class WeightOptions:
     stream: Literal["auto"] | bool
     save_weights: bool
     compact: bool
-
-    @classmethod
-    def from_config(cls: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
-        """Build the options from the method's keys of a configuration.
-
-        Raises:
-            TypeError: a key is not a field, or a field is not given.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise TypeError(f"{cls.__name__} does not know {', '.join(unknown)}; it takes {', '.join(sorted(known))}.")
-        return cls(**values)
 
     @property
     def groups(self) -> Groups:

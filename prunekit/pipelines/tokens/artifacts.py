@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from prunekit import files
 from prunekit.config.identity import is_dense
@@ -25,11 +24,13 @@ from prunekit.pipelines.tokens.testing import Tested
 from prunekit.results import examples
 from prunekit.results.card import model_card
 from prunekit.results.plots import write_bands, write_pareto, write_plots
-from prunekit.runs.result import Band, RunResult
+from prunekit.runs.result import RunResult
 from prunekit.tokens.encoder import encoder_of
 
 
-def write_artifacts(run: RunInputs, prepared: Prepared, tested: Tested, finalised: dict[str, Any]) -> None:
+def write_artifacts(
+    run: RunInputs, prepared: Prepared, tested: Tested, tokenizer: Any, finalised: dict[str, Any]
+) -> None:
     """Write the plots, and which tokens of the first test texts were kept.
 
     `finalised` is what the method decided after the fit, such as the points of a search.
@@ -41,15 +42,14 @@ def write_artifacts(run: RunInputs, prepared: Prepared, tested: Tested, finalise
     if finalised:
         write_pareto(plots, f"{what}, validation", finalised)
     if tested.bands:
-        write_bands(plots, name, run.spec.score, [Band.from_json(row) for row in tested.bands])
+        write_bands(plots, name, run.spec.score, tested.bands)
     if run.cfg["examples"] and len(tested.test.per_row.predictions):
-        write_examples(run, method.model, data, tested)
+        write_examples(run, method.model, data, tested, tokenizer)
 
 
-def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tested: Tested) -> None:
+def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tested: Tested, tokenizer: Any) -> None:
     """Store every prediction on the test rows, and which tokens of the first ones were kept; for reports."""
     split, pruned = data.split("test"), tested.test.per_row
-    tokenizer: Any = AutoTokenizer.from_pretrained(run.backbone)
     # a dense model keeps every token: its predictions say all
     wanted = (
         0 if is_dense(run.cfg["method"]["name"]) else examples.rows_within(split.lengths.tolist(), run.cfg["examples"])
@@ -94,11 +94,11 @@ def write_predictions(run: RunInputs, prepared: Prepared, tested: Tested) -> Non
         atomic_write_text(run.folder.path / "predictions.json", text)
 
 
-def save_model(run: RunInputs, prepared: Prepared) -> Path:
+def save_model(run: RunInputs, prepared: Prepared, tokenizer: Any) -> Path:
     """Save the pruned model with its tokenizer as a Hugging Face folder, and return the folder."""
     folder, method = run.folder.path / "model", prepared.method
     encoder_of(method.model).execution = method.test_execution
-    pretrained.save(method.model, AutoTokenizer.from_pretrained(run.backbone), folder)
+    pretrained.save(method.model, tokenizer, folder)
     return folder
 
 

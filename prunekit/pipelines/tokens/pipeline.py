@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from transformers import AutoTokenizer
+
 from prunekit.config.errors import DONE, MISSED
 from prunekit.loggers.session import log_result, log_tokens, tracking
 from prunekit.pipelines.inputs import RunInputs
@@ -16,7 +18,13 @@ from prunekit.pipelines.tokens.artifacts import (
 )
 from prunekit.pipelines.tokens.preparation import prepare
 from prunekit.pipelines.tokens.result import build_result
-from prunekit.pipelines.tokens.testing import Judge, evaluate_other_splits, measure_speed, test_models, verify_goal
+from prunekit.pipelines.tokens.testing import (
+    ExtraTests,
+    evaluate_models,
+    evaluate_other_splits,
+    measure_speed,
+    verify_goal,
+)
 from prunekit.runs.folder import SETTLING
 from prunekit.runs.result import RunResult, Search, Status
 from prunekit.training.fit import fit
@@ -25,7 +33,7 @@ from prunekit.training.fit import fit
 class Pipeline:
     """One run of one configuration. `execute` returns the result; the run's folder holds everything else."""
 
-    judge: type[Judge] = Judge
+    extra_tests: type[ExtraTests] = ExtraTests
 
     def __init__(self, run: RunInputs) -> None:
         self.run = run
@@ -48,16 +56,17 @@ class Pipeline:
             if finalised:
                 seconds["search"] = time.time() - start
 
-            tested = test_models(run, prepared, self.judge(run))
+            tested = evaluate_models(run, prepared, self.extra_tests(run))
             result = build_result(run, prepared, tested)
             if finalised:
                 search = {key: finalised[key] for key in ("score", "chosen", "pareto")}
                 result = replace(result, search=Search.from_json(search))
-            write_artifacts(run, prepared, tested, finalised)
+            tokenizer = AutoTokenizer.from_pretrained(run.backbone)
+            write_artifacts(run, prepared, tested, tokenizer, finalised)
             other_splits = evaluate_other_splits(run, prepared, tested)
             result = replace(result, score=replace(result.score, other_splits=other_splits))
             write_predictions(run, prepared, tested)
-            folder = save_model(run, prepared)
+            folder = save_model(run, prepared, tokenizer)
             if run.cfg["bench"]["enabled"] and method.test_execution == "pack":
                 result = replace(result, speed=measure_speed(run.cfg["bench"], method.model, folder, data))
             if prepared.goal is not None:

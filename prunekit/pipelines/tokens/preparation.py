@@ -69,7 +69,8 @@ def prepare(run: RunInputs) -> Prepared:
         seconds["staircase"] = time.time() - start
         # a model that was built or not for the goal must not change what is drawn from here on
         L.seed_everything(cfg["seed"], verbose=False)
-    check_budget(cfg, context)
+    options = complete_options(cfg, context)
+    check_budget(cfg, context, options)
     start = time.time()
     teacher = find_teacher(run)
     if teacher is not None:
@@ -78,7 +79,7 @@ def prepare(run: RunInputs) -> Prepared:
             # the teacher's run drew from the global generators: start afresh, whether it ran now or long ago
             L.seed_everything(cfg["seed"], verbose=False)
         run.folder.update_manifest({"teacher": teacher.identity()})
-    method = build_method(run, context, teacher, data)
+    method = build_method(run, context, options, teacher, data)
     if goal is not None and method.test_execution != "pack":
         raise ConfigError(
             f"{goal.key}: this method is tested under {method.test_execution!r}, which is not what the packed "
@@ -231,13 +232,12 @@ def derive_budget(
     return latency_goal.aim(goal, subject, run.folder.path, data.cache_dir / "staircases").budget
 
 
-def check_budget(cfg: dict[str, Any], context: MethodContext) -> None:
+def check_budget(cfg: dict[str, Any], context: MethodContext, options: MethodOptions) -> None:
     """Check that the method can reach the requested reduction on these sentences.
 
     Raises:
         ConfigError: it cannot; says what is feasible.
     """
-    options = complete_options(cfg, context)
     asked = options.asks(context)
     if asked is None:
         return
@@ -258,10 +258,14 @@ def check_budget(cfg: dict[str, Any], context: MethodContext) -> None:
 
 
 def build_method(
-    run: RunInputs, context: MethodContext, teacher: Teacher | None, data: TokenPruningDataModule
+    run: RunInputs,
+    context: MethodContext,
+    options: MethodOptions,
+    teacher: Teacher | None,
+    data: TokenPruningDataModule,
 ) -> TokenPruningMethod:
     """Return the method on the teacher's model, or on the backbone where there is no teacher."""
-    kind, options = method_class(run.cfg), complete_options(run.cfg, context)
+    kind = method_class(run.cfg)
     model = load_task_model(teacher.folder if teacher else run.backbone, run.spec, data)
     if kind.uses_teacher and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))

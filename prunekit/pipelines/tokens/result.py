@@ -62,7 +62,7 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> RunResul
         "dropped": data.dropped,
         "precision": precision_of(cfg["trainer"]["precision"]),
         "execution": {"validation": "mask", "test": method.test_execution},
-        "bands": tested.bands,
+        "bands": [band.to_json() for band in tested.bands],
         **tested.details,
     }
     return RunResult.from_json(content)

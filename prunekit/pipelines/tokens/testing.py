@@ -22,7 +22,7 @@ from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens import latency_goal
 from prunekit.pipelines.tokens.preparation import Prepared
 from prunekit.pipelines.tokens.teacher import load_dense
-from prunekit.runs.result import LatencyGoal, RunResult, SpeedRow
+from prunekit.runs.result import Band, LatencyGoal, RunResult, SpeedRow
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution
 
@@ -31,20 +31,19 @@ from prunekit.tokens.state import Execution
 class Tested:
     """What evaluation measured: the pruned model on validation, both models on the test split.
 
-    `spec` is the task with what validation decided (such as a threshold for "no answer"). `dense_model` is the pruned
-    model itself where there is no teacher; then `dense` is `test`.
+    `spec` is the task with what validation decided (such as a threshold for "no answer"). Where there is no teacher,
+    `dense` is `test`.
     """
 
     spec: TaskSpec
     validation: EvaluationResult
     test: EvaluationResult
     dense: EvaluationResult
-    dense_model: PreTrainedModel
-    bands: list[dict[str, Any]]
+    bands: list[Band]
     details: dict[str, Any]
 
 
-class Judge:
+class ExtraTests:
     """What the test measures besides a forward pass per batch; by default nothing. Translation adds decoding."""
 
     def __init__(self, run: RunInputs) -> None:
@@ -75,31 +74,31 @@ class Judge:
         data: TokenPruningDataModule,
         test: EvaluationResult,
         dense: EvaluationResult,
-    ) -> list[dict[str, Any]]:
-        """Evaluate both models on each requested band of lengths; one row per band with scores and FLOPs."""
+    ) -> list[Band]:
+        """Evaluate both models on each requested band of lengths."""
         context, spec, rows = method.context, self.run.spec, []
         for number, (band, split) in enumerate(data.bands):
             batches = data.band_loader(number)
             whole = evaluate(dense_model, batches, spec, context.shape, split.targets, "dense")
             pruned = evaluate(method.model, batches, spec, context.shape, split.targets, method.test_execution)
             rows.append(
-                {
-                    "from": band.low,
-                    "below": band.high,
-                    "rows": pruned.rows,
-                    "dense": whole.metrics[spec.score],
-                    "pruned": pruned.metrics[spec.score],
-                    "dense_all": whole.metrics,
-                    "pruned_all": pruned.metrics,
-                    "flops_vs_unpadded": pruned.reduction,
-                    "mean_length": float(pruned.per_row.lengths.float().mean()),
-                    "tokens_per_layer": pruned.tokens_per_layer,
-                }
+                Band(
+                    low=band.low,
+                    below=band.high,
+                    rows=pruned.rows,
+                    dense=whole.metrics[spec.score],
+                    pruned=pruned.metrics[spec.score],
+                    dense_all=whole.metrics,
+                    pruned_all=pruned.metrics,
+                    flops_vs_unpadded=pruned.reduction,
+                    mean_length=float(pruned.per_row.lengths.float().mean()),
+                    tokens_per_layer=tuple(pruned.tokens_per_layer),
+                )
             )
         return rows
 
 
-def test_models(run: RunInputs, prepared: Prepared, judge: Judge) -> Tested:
+def evaluate_models(run: RunInputs, prepared: Prepared, extra: ExtraTests) -> Tested:
     """Evaluate under the execution that the model will run in, after a check that it equals "mask".
 
     Raises:
@@ -111,16 +110,16 @@ def test_models(run: RunInputs, prepared: Prepared, judge: Judge) -> Tested:
     validation = evaluate_split("validation", "mask", model, run.spec, method, data)
     spec = replace(run.spec, **validation.settled)
     test = evaluate_split("test", method.test_execution, model, spec, method, data)
-    test = dense = judge.complete(test, method.test_execution, model, data)
+    test = dense = extra.complete(test, method.test_execution, model, data)
     dense_model = model
     if teacher is not None:
         dense_model = load_dense(teacher, run.spec, data)
         decides = bool(validation.settled) and data.has_test
         own = evaluate_split("validation", "dense", dense_model, run.spec, method, data).settled if decides else {}
         dense = evaluate_split("test", "dense", dense_model, replace(run.spec, **own), method, data)
-        dense = judge.complete(dense, "dense", dense_model, data, teacher.result)
-    bands = judge.bands(method, dense_model, data, test, dense)
-    return Tested(spec, validation, test, dense, dense_model, bands, judge.details(method, test, dense))
+        dense = extra.complete(dense, "dense", dense_model, data, teacher.result)
+    bands = extra.bands(method, dense_model, data, test, dense)
+    return Tested(spec, validation, test, dense, bands, extra.details(method, test, dense))
 
 
 def check_test_execution(method: TokenPruningMethod, data: TokenPruningDataModule) -> None:

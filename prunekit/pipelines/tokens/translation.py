@@ -22,14 +22,14 @@ from prunekit.evaluation.translation import BUCKETS, TranslationQuality, transla
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.models.forward import model_inputs, run_encoder
 from prunekit.pipelines.tokens.pipeline import Pipeline
-from prunekit.pipelines.tokens.testing import Judge
-from prunekit.runs.result import RunResult
+from prunekit.pipelines.tokens.testing import ExtraTests
+from prunekit.runs.result import Band, RunResult
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution
 from prunekit.tokens.translation import generate
 
 
-class TranslationJudge(Judge):
+class TranslationTests(ExtraTests):
     """Scores translations; validation is by teacher forcing and chooses the checkpoint by word accuracy."""
 
     def complete(
@@ -57,7 +57,7 @@ class TranslationJudge(Judge):
     def _translated(
         self, model: PreTrainedModel, data: TokenPruningDataModule, execution: Execution
     ) -> tuple[list[str], dict[str, Any]]:
-        """Translations of the test in the order of its rows; and the CPU seconds of that, and of the encoder alone."""
+        """Return the test rows' translations, in order, and the CPU seconds of that and of the encoder alone."""
         tokenizer = AutoTokenizer.from_pretrained(self.run.backbone)
         batches = data.loader("test")
         texts: dict[int, str] = {}
@@ -81,7 +81,7 @@ class TranslationJudge(Judge):
         return [texts[row] for row in range(len(texts))], details
 
     def details(self, method: TokenPruningMethod, test: EvaluationResult, dense: EvaluationResult) -> dict[str, Any]:
-        """How BLEU was computed, what reaches the decoder, and what the decoder adds to the cost."""
+        """Return how BLEU was computed, what reaches the decoder, and what the decoder adds to the cost."""
         lengths, kept, words = test.per_row.lengths, test.per_row.tokens[:, -1], test.per_row.decisions
         decoder = DecoderShape.from_config(AutoConfig.from_pretrained(self.run.backbone))
         encoder = {"dense": test.cost["dense_unpadded_g"], "pruned": test.cost["pruned_g"]}
@@ -112,7 +112,7 @@ class TranslationJudge(Judge):
         data: TokenPruningDataModule,
         test: EvaluationResult,
         dense: EvaluationResult,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Band]:
         """Return BLEU by the length of the source, of the translations that scored the whole test."""
         lengths, tokens = test.per_row.lengths, test.per_row.tokens
         before = {bucket["low"]: bucket for bucket in dense.details["buckets"]}
@@ -121,18 +121,20 @@ class TranslationJudge(Judge):
         rows = []
         for bucket in test.details["buckets"]:
             here = (lengths >= bucket["low"]) & (lengths < bucket["high"])
-            scores = {"dense": before[bucket["low"]]["bleu"] / 100, "pruned": bucket["bleu"] / 100}
+            dense_bleu, pruned_bleu = before[bucket["low"]]["bleu"] / 100, bucket["bleu"] / 100
             rows.append(
-                {
-                    "from": bucket["low"],
-                    "below": min(bucket["high"], int(lengths.max()) + 1),
-                    "rows": bucket["rows"],
-                    **scores,
-                    **{f"{name}_all": {"bleu": score} for name, score in scores.items()},
-                    "flops_vs_unpadded": float(whole[here].sum() / spent[here].sum()),
-                    "mean_length": float(lengths[here].float().mean()),
-                    "tokens_per_layer": tokens[here].float().mean(0).tolist(),
-                }
+                Band(
+                    low=bucket["low"],
+                    below=min(bucket["high"], int(lengths.max()) + 1),
+                    rows=bucket["rows"],
+                    dense=dense_bleu,
+                    pruned=pruned_bleu,
+                    dense_all={"bleu": dense_bleu},
+                    pruned_all={"bleu": pruned_bleu},
+                    flops_vs_unpadded=float(whole[here].sum() / spent[here].sum()),
+                    mean_length=float(lengths[here].float().mean()),
+                    tokens_per_layer=tuple(tokens[here].float().mean(0).tolist()),
+                )
             )
         return rows
 
@@ -140,11 +142,11 @@ class TranslationJudge(Judge):
 class TranslationPipeline(Pipeline):
     """A run on a translation task."""
 
-    judge = TranslationJudge
+    extra_tests = TranslationTests
 
 
 def _metrics(quality: TranslationQuality) -> dict[str, float]:
-    """Shares of 1, as all scores are."""
+    """Return shares of 1, as all scores are."""
     return {"bleu": quality.bleu / 100, "chrf": quality.chrf / 100, "length_ratio": quality.length_ratio}
 
 
@@ -159,7 +161,7 @@ def _encoding_seconds(model: PreTrainedModel, batches: Iterable[Batch], executio
 def _spent(
     module: TokenPruningMethod, lengths: Int[Tensor, "rows"], tokens: Int[Tensor, "rows layers"]
 ) -> Float[Tensor, "rows"]:
-    """MACs of the encoder per sentence, from what was executed, with the scorer's."""
+    """Return the MACs of the encoder per sentence, from what was executed, with the scorer's."""
     counts = tokens.T.double()
     tokens_in = torch.cat([lengths[None].double(), counts[:-1]])
     spent = encoder_macs(module.context.shape, tokens_in, counts)
