@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,13 @@ def plugin_dirs() -> list[Path]:
     Raises:
         ConfigError: a plug-in has no such folder.
     """
-    return [_plugin_dir(point) for point in sorted(entry_points(group=PLUGINS), key=lambda point: point.name)]
+    return [_plugin_dir(point) for point in _plugin_points(tuple(sys.path))]
+
+
+@cache  # looking through all installed packages takes longer than the rest of a composition's file access
+def _plugin_points(path: tuple[str, ...]) -> list[EntryPoint]:
+    """Return the entry points of plug-ins on this search path, sorted by name."""
+    return sorted(entry_points(group=PLUGINS), key=lambda point: point.name)
 
 
 def _plugin_dir(point: EntryPoint) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
 
@@ -60,6 +62,13 @@ def benchmark_script(name):
     return module
 
 
+@cache
+def _composed(method, task):
+    from prunekit.config.composition import compose
+
+    return compose([f"method={method}", f"task={task}", "backbone=tiny"])[0]
+
+
 def method_under_test(
     name,
     *,
@@ -73,7 +82,6 @@ def method_under_test(
     **options,
 ):
     """A method's module on a tiny random model, as it is at an optimiser step; its log is `module.logged`."""
-    from prunekit.config.composition import compose
     from prunekit.cost import Shape
     from prunekit.data.encoding import LabelTargets
     from prunekit.data.spec import TaskSpec
@@ -82,7 +90,7 @@ def method_under_test(
     from prunekit.runs.kinds import method_options
     from prunekit.tokens.encoder import install
 
-    cfg, _ = compose([f"method={name}", f"task={task}", "backbone=tiny"])
+    cfg = deepcopy(_composed(name, task))
     model = tiny_model() if model is None else model
     shape = Shape.from_config(model.config)
     counts = torch.tensor(lengths)
