@@ -77,13 +77,8 @@ def run(arguments, monkeypatch):
     return main.train(arguments)
 
 
-def unless_short(line):
-    """Commands that train are of the slow suite, but for the main job and an own file."""
-    short = line.startswith("./run") or "task=csv" in line or "--dry" in line or "--cfg" in line
-    return line if short else pytest.param(line, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("command", [unless_short(line) for line in COMMANDS])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tickets(tmp_path)
@@ -93,6 +88,7 @@ def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
     assert run(shortened(command, tmp_path), monkeypatch) in missed_is_fine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMPARISONS)
 def test_every_command_that_compares_runs_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -108,9 +104,8 @@ def test_every_command_that_compares_runs_runs(command, tmp_path, monkeypatch, c
 
 
 # those on a run do in short what the tests of export and bench do
-@pytest.mark.parametrize(
-    "command", [pytest.param(line, marks=pytest.mark.slow if "=bench.json" not in line else ()) for line in DEPLOYED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", DEPLOYED)
 def test_every_command_that_deploys_or_measures_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command)[1:]
@@ -135,6 +130,7 @@ def test_there_are_commands_to_run():
     assert len(COMMANDS) >= 8
 
 
+@pytest.mark.slow
 def test_the_three_lines_of_python_run(tmp_path, monkeypatch, capsys):
     run(shortened("python train.py", tmp_path), monkeypatch)
     (folder,) = (tmp_path / "runs").glob("bbc_news/top/*/*/*/model")
@@ -145,6 +141,7 @@ def test_the_three_lines_of_python_run(tmp_path, monkeypatch, capsys):
     assert namespace["labels"] == [namespace["model"].config.id2label[int(namespace["logits"].argmax())]]
 
 
+@pytest.mark.slow
 def test_the_tables_are_those_of_the_committed_results():
     place = spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
     readme = module_from_spec(place)

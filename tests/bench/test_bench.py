@@ -47,6 +47,7 @@ def broken(folder, threads, scratch):
     raise RuntimeError("no such instruction\nand a long story")
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_beside_its_dense_self_and_a_peer(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(peers, "PEERS", (*peers.PEERS, Peer("broken fp32", "fp32", "torch", broken)))
     out = tmp_path / "timings.json"

@@ -66,6 +66,7 @@ def test_stored_examples_agree_with_the_result(finished):
     )
 
 
+@pytest.mark.slow
 def test_examples_can_be_left_out(tmp_path, finished):
     folder, _ = finished
     teacher = run_folder(folder, "dense") / "model"
@@ -296,6 +297,7 @@ def test_another_model_in_the_same_folder_is_another_run(finished, tmp_path):
     assert canonical(cfg) != first
 
 
+@pytest.mark.slow
 def test_a_run_whose_model_was_removed_is_not_done(finished, tmp_path):
     import shutil
 
@@ -309,7 +311,8 @@ def test_a_run_whose_model_was_removed_is_not_done(finished, tmp_path):
     assert (tmp_path / left / "model" / "config.json").is_file()
 
 
-@pytest.mark.parametrize("asks_to_end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asks_to_end", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_ends_with_130_and_the_same_command_goes_on(tmp_path, asks_to_end):
     process = start(tmp_path, "trainer.epochs=200")
     deadline = time.monotonic() + 120

@@ -80,12 +80,14 @@ def test_a_job_that_leaves_nothing_where_it_was_planned_is_given_up(sweep, tmp_p
     assert "was launched 3 times and left neither a result nor an error" in out
 
 
+@pytest.mark.slow
 def test_only_what_a_wider_grid_adds_is_trained(sweep, tmp_path: Path):
     sweep("method=dense", "seed=1,2")
     sweep("method=dense", "seed=1,2,5")
     assert trained(tmp_path) == ["dense 1", "dense 2", "dense 5"]
 
 
+@pytest.mark.slow
 def test_jobs_that_differ_in_nothing_that_counts_are_one_run_and_a_dense_run_is_its_own_teacher(sweep, tmp_path: Path):
     same = ["bench.enabled=false", "teacher.epochs=${trainer.epochs}"]
     _, out, _ = sweep("method=dense,topk", "budget=2x,3x", *same)
@@ -219,6 +221,7 @@ def test_a_preview_says_what_would_run_and_leaves_nothing(sweep, tmp_path: Path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_force_runs_everything_again_once(sweep, tmp_path: Path):
     for _ in range(2):
         sweep("method=dense", "seed=1,2", "force=true")
@@ -263,6 +266,7 @@ def test_a_file_of_sweeps_is_a_grid_and_what_is_typed_goes_on_top(sweep, tmp_pat
     assert err.splitlines()[2] == "Did you mean sweeps=tiny_grid?"
 
 
+@pytest.mark.slow
 def test_lines_are_grids_of_their_own_and_what_is_typed_chooses_among_them_or_goes_on_top(
     sweep, tmp_path: Path, monkeypatch
 ):
@@ -359,6 +363,7 @@ def test_published_grids_stand_on_the_published_recipes():
     assert (cfg["trainer"]["lr"], cfg["trainer"]["epochs"]) == (6e-5, 100)
 
 
+@pytest.mark.slow
 def test_the_list_of_a_sweep_is_kept(sweep, tmp_path: Path):
     sweep("method=dense", "seed=1,13,3")
     (summary,) = (tmp_path / "runs" / "_sweeps").glob("*/summary.json")

@@ -67,12 +67,14 @@ def rows_without_time(folder):
     return [{key: value for key, value in row.items() if key != "time"} for row in read_jsonl(folder / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KILLS, "done twice"])
 def test_a_killed_and_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(runs, name):
     assert answer(runs / "whole")["step"] == 30
     assert answer(runs / name) == answer(runs / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KILLS, "done twice"])
 def test_a_killed_and_resumed_run_has_the_metrics_of_an_uninterrupted_one(runs, name):
     whole = rows_without_time(runs / "whole")
@@ -82,6 +84,7 @@ def test_a_killed_and_resumed_run_has_the_metrics_of_an_uninterrupted_one(runs, 
     assert rows_without_time(runs / name) == whole
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_after_17_steps_evaluates_there_and_resumes_exactly(runs):
     short, killed = answer(runs / "short"), answer(runs / "short, killed")
     assert short == killed
@@ -92,6 +95,7 @@ def test_a_run_that_stops_after_17_steps_evaluates_there_and_resumes_exactly(run
     assert rows_without_time(runs / "short, killed") == rows_without_time(runs / "short")
 
 
+@pytest.mark.slow
 def test_killed_runs_leave_checkpoints_that_load_without_unpickling(runs):
     for name in ("whole", "again and again"):
         state = torch.load(runs / name / "last.ckpt", weights_only=True)

@@ -334,6 +334,7 @@ def test_a_run_trains_to_the_goal_and_measures_it_and_a_killed_one_keeps_its_bud
     assert json.loads((folder / "result.json").read_text())["goal"] == found.to_json()
 
 
+@pytest.mark.slow
 def test_the_second_run_measures_nothing_and_says_which_file_it_read(tmp_path, machine, monkeypatch, capsys):
     """Asked for too little on purpose: refused behind the staircase, and before anything is trained."""
     for _ in range(2):

@@ -81,6 +81,7 @@ def test_what_changes_the_statistics_makes_them_anew(tmp_path):
     assert seeded.reused == ()
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_stored_result_and_force_the_same_numbers(tmp_path):
     cfg = configured(tmp_path, "method=dpruner")
     first = run(cfg)

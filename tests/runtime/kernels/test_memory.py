@@ -35,6 +35,7 @@ def test_kept_memory_is_not_requested_from_the_system_again():
     assert later < 4096  # one block of 16 MiB is 4096 pages, and 20 were allocated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"])
 def test_settings_of_the_environment_take_precedence(name):
     once, *_ = run_script(**{name: str(1 << 20)})
