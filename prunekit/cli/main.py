@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from prunekit import __version__
 from prunekit.cli.settings import HELP as HELP_WORDS
 from prunekit.cli.settings import asks_for_help, summary
-from prunekit.config.composition import configuration, explain
+from prunekit.config.composition import configuration, explain, spelled_out
 from prunekit.config.errors import CRASHED, DONE, FROM_BEST_TO_WORST, INTERRUPTED, ConfigError
 from prunekit.config.keys import options
 from prunekit.config.search_path import conf_dir, prepare
@@ -108,6 +108,7 @@ def train(arguments: Sequence[str]) -> int:
     """
     dry = "--dry" in arguments
     flags, overrides = _split([argument for argument in arguments if argument != "--dry"])
+    overrides = spelled_out(overrides)
     if dry:  # a single run is a sweep of one job
         flags, overrides = [*flags, "--multirun"], [*overrides, "hydra.sweeper.dry=true"]
     if {"-m", "--multirun"} & set(flags):

@@ -28,6 +28,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
     Raises:
         ConfigError: a key or an option is unknown, or something cannot be read.
     """
+    overrides = spelled_out(overrides)
     prepare(overrides)
     folder = str(config_dir or conf_dir())
     running = GlobalHydra.instance().hydra  # a job of Hydra's own may be asking
@@ -45,6 +46,18 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
         raise explained from error
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def spelled_out(overrides: Sequence[str]) -> list[str]:
+    """Return what was typed with the keys of loggers in full.
+
+    wandb.enabled=false is logger.wandb.enabled=false, and logger.trackio=true is logger.trackio.enabled=true.
+    """
+    groups = options()
+    taken = {"default", *groups, *read_keys(conf_dir() / "config.yaml")}
+    loggers = "|".join(re.escape(name) for name in groups["logger"] if name not in taken)
+    written = (re.sub(rf"^([+~]*)((?:{loggers})\.)", r"\1logger.\2", override) for override in overrides)
+    return [re.sub(rf"^([+]*logger\.(?:{loggers}))=", r"\1.enabled=", override) for override in written]
 
 
 def _choices(context: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunekit.config.budget import without_idle_goal
-from prunekit.config.keys import flatten, machine_keys
+from prunekit.config.keys import machine_keys, without_machine_keys
 from prunekit.files import json_sha256
 
 # the method that prunes nothing, the only one known by name: it trains the teachers of all others, has neither a budget
@@ -21,6 +21,4 @@ def is_dense(method: str) -> bool:
 
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Return eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
-    machine = machine_keys()
-    counted = {path: value for path, value in flatten(without_idle_goal(cfg)).items() if path not in machine}
-    return json_sha256(counted, ensure_ascii=False, default=str)[:8]
+    return json_sha256(without_machine_keys(without_idle_goal(cfg), machine_keys()), ensure_ascii=False, default=str)[:8]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,8 +94,23 @@ def keys_of(group: str, option: str, places: Sequence[Path]) -> dict[str, Key]:
 
 
 def machine_keys() -> set[str]:
-    """Return the dotted paths of the keys that cannot change a result."""
+    """Return the dotted paths of the keys and blocks that cannot change a result."""
     return {key.path for key in all_keys().values() if key.machine}
+
+
+def without_machine_keys(cfg: Mapping[str, Any], machine: Set[str]) -> dict[str, Any]:
+    """Return the values of a configuration by dotted path, without machine keys and all that their blocks hold.
+
+    A stored configuration may hold keys there that no file declares any more.
+    """
+    return {path: value for path, value in flatten(cfg).items() if machine.isdisjoint(_with_parents(path))}
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    """Yield a dotted path and the blocks that it is in."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def all_keys() -> dict[str, Key]:

@@ -92,11 +92,11 @@ def start(
     if chosen == "disabled":
         return None
     try:
-        import wandb  # an optional extra
+        import wandb  # not at the top: a run without it, and --help, start faster
 
         init = wandb.init  # a folder named wandb in the working directory imports as an empty package
     except (ImportError, AttributeError):
-        say("W&B: not installed, so not used (pip install 'prunekit[wandb]'; logger.wandb.enabled=false hides this).")
+        say("W&B: not installed, so not used (pip install wandb; wandb.enabled=false hides this).")
         return None
     folder.path.mkdir(parents=True, exist_ok=True)
     names = [cfg[key]["name"] for key in ("method", "task", "backbone")]

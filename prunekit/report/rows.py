@@ -19,7 +19,7 @@ import yaml
 from prunekit.config.budget import amount_label
 from prunekit.config.errors import ConfigError, shown
 from prunekit.config.identity import DENSE, is_dense
-from prunekit.config.keys import flatten, machine_keys
+from prunekit.config.keys import machine_keys, without_machine_keys
 from prunekit.files import atomic_write_text
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.result import AnyResult, WeightRunResult
@@ -186,7 +186,7 @@ def row_of(folder: Path, result: AnyResult, machine: Set[str]) -> dict[str, Any]
         "hardware": manifest.get("cpu"),
         "command": manifest.get("command") or result.command,
         **own,
-        "config": {key: value for key, value in flatten(config).items() if key not in machine},
+        "config": without_machine_keys(config, machine),
         "source": str(folder),
     }
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunekit.config.budget import amount_label, budget_label, parse_budget
-from prunekit.config.composition import compose
+from prunekit.config.composition import compose, spelled_out
 from prunekit.config.domains import check_of
 from prunekit.config.errors import ConfigError, shown
 from prunekit.config.identity import config_hash
-from prunekit.config.keys import declared, read_keys
+from prunekit.config.keys import declared, read_keys, without_machine_keys
 from prunekit.config.search_path import conf_dir
 from prunekit.config.validation import check_layers, validate
 from prunekit.runs.identity import canonical
@@ -502,9 +502,29 @@ def test_the_switches_of_loggers_are_those_of_the_command_line():
     blocks = [block for block in checked(*typed)["logger"].values() if isinstance(block, dict)]
     assert [block["enabled"] for block in blocks] == [False, True, True]
     assert [block.get("project") for block in blocks] == ["mine", "mine", None]
+    short = ("trackio.enabled=true", "tensorboard.enabled=true", "wandb.enabled=false", "wandb.project=mine")
+    assert checked(*short) == checked(*typed)
+    assert config_hash(checked(*short)) == config_hash(checked())
     alone = checked("logger=trackio")["logger"]
-    assert alone["trackio_sink"] | {"_target_": None} == {"_target_": None, "enabled": True, "project": "prunekit"}
+    assert alone["trackio"] | {"_target_": None} == {"_target_": None, "enabled": True, "project": "prunekit"}
     assert "wandb" not in alone
+
+
+def test_a_logger_s_keys_are_written_in_full_and_no_other_key_is_touched():
+    typed = ["wandb.mode=offline", "++trackio.enabled=true", "~wandb.entity", "logger.trackio=true"]
+    full = ["logger.wandb.mode=offline", "++logger.trackio.enabled=true", "~logger.wandb.entity"]
+    assert spelled_out(typed) == [*full, "logger.trackio.enabled=true"]
+    others = ["logger=wandb", "logger.csv=false", "data.train_rows=3", "wandbox.mode=1", "task=wandb", "default.x=1"]
+    assert spelled_out(others) == others
+    assert message("wandb.mode=sometimes")[1].startswith("Allowed: one of online|offline|disabled or null")
+
+
+def test_what_a_machine_block_held_in_an_older_run_is_no_difference():
+    old = checked()
+    old["logger"] |= {"trackio": False, "trackio_sink": {"enabled": False, "project": "prunekit"}}
+    assert config_hash(old) == config_hash(checked())
+    without = without_machine_keys({"a": {"b": 1, "c": {"d": 2}}, "ab": 3, "e": 4}, {"a.c", "e"})
+    assert without == {"a.b": 1, "ab": 3}
 
 
 def test_a_plug_in_may_say_where_its_configuration_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -54,8 +54,9 @@ def config(runs_dir, *, seed=1, wandb=False, mode=None, csv=True, tensorboard=Fa
 @cache
 def chosen_loggers(csv, tensorboard, trackio, wandb, mode):
     """The block `logger` of a command line."""
-    given = {"csv": csv, "tensorboard": tensorboard, "trackio": trackio, "wandb.enabled": wandb, "wandb.mode": mode}
-    return compose([f"logger.{key}={shown(value)}" for key, value in given.items()])[0]["logger"]
+    given = {"logger.csv": csv, "tensorboard.enabled": tensorboard, "trackio.enabled": trackio}
+    given |= {"wandb.enabled": wandb, "wandb.mode": mode}
+    return compose([f"{key}={shown(value)}" for key, value in given.items()])[0]["logger"]
 
 
 # -- metrics.jsonl -----------------------------------------------------------------------------------
@@ -174,9 +175,7 @@ def test_without_wandb_the_run_works_and_says_so_in_one_line(tmp_path, said, mon
     cfg = config(tmp_path, wandb=True)
     with tracking(cfg, RunFolder.of(cfg)) as loggers:
         assert [type(logger) for logger in loggers] == [JsonlLogger]
-    assert said == [
-        "W&B: not installed, so not used (pip install 'prunekit[wandb]'; logger.wandb.enabled=false hides this)."
-    ]
+    assert said == ["W&B: not installed, so not used (pip install wandb; wandb.enabled=false hides this)."]
 
 
 def test_a_folder_that_happens_to_be_named_wandb_is_not_wandb(tmp_path, said, monkeypatch):

@@ -20,7 +20,7 @@ from prunekit.results import examples, heatmap
 
 TINY = ["task=synthetic", "task.synthetic_rows=48", "backbone=tiny", "trainer=debug", "trainer.epochs=1"]
 TINY += ["teacher.epochs=1", "bench.enabled=false", "budget_tolerance=0.5", "budget=1.5x"]
-LOGGERS = ["logger.wandb.mode=offline", "logger.tensorboard=true", "logger.trackio=true", "logger.texts=3"]
+LOGGERS = ["wandb.mode=offline", "tensorboard.enabled=true", "trackio.enabled=true", "logger.texts=3"]
 
 
 @pytest.fixture(scope="module")
