@@ -21,4 +21,5 @@ def is_dense(method: str) -> bool:
 
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Return eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on."""
-    return json_sha256(without_machine_keys(without_idle_goal(cfg), machine_keys()), ensure_ascii=False, default=str)[:8]
+    counted = without_machine_keys(without_idle_goal(cfg), machine_keys())
+    return json_sha256(counted, ensure_ascii=False, default=str)[:8]

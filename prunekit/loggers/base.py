@@ -1,4 +1,4 @@
-"""What loggers share: the class that they subclass, and the names of a run."""
+"""What loggers share: the class that they subclass, and how its errors are told."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from prunekit.config.errors import first_line
-from prunekit.config.identity import config_hash
 from prunekit.console import say
-from prunekit.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,15 @@ class Sink(Logger):
         """End the run; 0 = it is done. No-op by default."""
 
     def _safely(self, call: Callable[[], object]) -> None:
-        if self._failed:
-            return
-        try:
-            call()
-        except Exception as error:
+        if not self._failed:
+            try:
+                call()
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Report an error, the first alone."""
+        if not self._failed:
             self._failed = True
             say(
                 f"{self.title}: logging failed ({first_line(error)}); "
@@ -119,16 +121,3 @@ class RunSink(Sink):
         """Send the picture and the table in one row."""
         table = self.library.Table(columns=media.columns, data=media.rows)
         self.run.log({"tokens/heatmap": self.library.Image(media.picture), "tokens/table": table})
-
-
-def run_group(cfg: Mapping[str, Any]) -> str:
-    """Return the name shared by runs that differ in nothing but the seed."""
-    path = RunFolder.of(cfg).path
-    rest = {key: value for key, value in cfg.items() if key != "seed"}
-    return "/".join([*path.parts[-5:-1], config_hash(rest)])
-
-
-def run_name(cfg: Mapping[str, Any], folder: RunFolder) -> str:
-    """Return a readable name that sorts next to those of similar runs: top-cola-minilm-3x-s1."""
-    names = [cfg[key]["name"] for key in ("method", "task", "backbone")]
-    return "-".join([*names, folder.path.parent.name, f"s{cfg['seed']}"])

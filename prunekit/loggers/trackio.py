@@ -9,7 +9,8 @@ from typing import Any
 
 from prunekit.config.errors import first_line
 from prunekit.console import say
-from prunekit.loggers.base import RunSink, run_group, run_name
+from prunekit.loggers.base import RunSink
+from prunekit.loggers.names import project_name, run_folder_name, run_group
 from prunekit.runs.folder import RunFolder
 
 
@@ -48,8 +49,8 @@ def start(cfg: Mapping[str, Any], folder: RunFolder, *, project: str) -> Trackio
     try:
         with redirect_stdout(io.StringIO()):
             run = init(
-                project=project,
-                name=f"{run_name(cfg, folder)}-{folder.hash}",
+                project=project_name(project),
+                name=run_folder_name(cfg, folder),
                 group=run_group(cfg),
                 config=dict(cfg),
                 resume="allow",

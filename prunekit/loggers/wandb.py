@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import netrc
 import os
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from urllib.parse import urlsplit
 
 from prunekit.config.errors import first_line
 from prunekit.console import say
-from prunekit.loggers.base import RunSink, run_group, run_name
+from prunekit.loggers.base import RunSink
+from prunekit.loggers.names import project_name, run_group, run_name, run_tags
 from prunekit.runs.folder import RunFolder
 
 WandbMode = Literal["online", "offline", "disabled"]
@@ -42,7 +44,25 @@ class WandbSink(RunSink):
         try:
             self.run.finish(exit_code=exit_code)
         except Exception as error:
-            say(f"W&B: the run could not be closed ({first_line(error)}); {self.run.dir} keeps what it has.")
+            self._fail(error)
+            # W&B's process is gone: without this the next run could not start, and Python would end in a traceback
+            with suppress(Exception):
+                self.library.teardown()
+        else:
+            if lost := unwritten(Path(self.run.dir).parent):
+                self._fail(OSError(lost))
+
+
+def unwritten(folder: Path) -> str | None:
+    """Return why W&B could not write all of an offline run; it says so nowhere but in the log of its own process."""
+    log = folder / "logs" / "debug-internal.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    for line in lines:
+        with suppress(ValueError):
+            entry = json.loads(line)
+            if entry.get("level") == "ERROR" and entry["msg"].startswith("writer: "):
+                return str(entry["msg"]).rpartition(": ")[2]
+    return None
 
 
 def wandb_mode(asked: str | None) -> tuple[WandbMode, str | None]:
@@ -99,13 +119,12 @@ def start(
         say("W&B: not installed, so not used (pip install wandb; wandb.enabled=false hides this).")
         return None
     folder.path.mkdir(parents=True, exist_ok=True)
-    names = [cfg[key]["name"] for key in ("method", "task", "backbone")]
     attempts: list[WandbMode] = ["online", "offline"] if chosen == "online" else ["offline"]
     for attempt in attempts:
         try:
             run = init(
                 mode=attempt,
-                project=project,
+                project=project_name(project),
                 entity=entity,
                 dir=str(folder.path),
                 id=folder.hash,
@@ -114,7 +133,7 @@ def start(
                 name=run_name(cfg, folder),
                 group=run_group(cfg),
                 job_type="train",
-                tags=[*names, folder.path.parent.name],
+                tags=run_tags(cfg, folder),
                 config=dict(cfg),
                 reinit="create_new",  # neither reuses nor ends another run of this process
                 settings=wandb.Settings(init_timeout=30, silent=True, console="off"),

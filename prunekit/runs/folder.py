@@ -34,11 +34,12 @@ import yaml
 
 from prunekit.config.identity import config_hash
 from prunekit.environment import environment
-from prunekit.files import atomic_write_text
+from prunekit.files import atomic_write_text, byte_size, fit_name
 from prunekit.runs.kinds import kind_of
 from prunekit.runs.result import SCHEMA, AnyResult, Status, parse_result
 
 LAST, PREVIOUS, BEST, CLOSEST = "last.ckpt", "previous.ckpt", "best.ckpt", "closest.ckpt"
+LONGEST = 255  # bytes of a folder's name
 SETTLING = "settle"  # the folder of what a method measures after the fit
 
 
@@ -262,5 +263,5 @@ def _read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _folder_name(part: object) -> str:
-    """A name without what file systems or shells take amiss."""
-    return re.sub(r"[^\w.+-]+", "-", str(part)).strip(".-") or "unnamed"
+    """A name without what file systems or shells take amiss, and no longer than they admit."""
+    return fit_name(re.sub(r"[^\w.+-]+", "-", str(part)).strip(".-") or "unnamed", LONGEST, byte_size)

@@ -1,7 +1,12 @@
 import csv
+import gc
+import os
+import signal
 import sys
 import types
+import warnings
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +15,11 @@ from support.run_result import CONTENT, changed
 
 from prunekit.config.composition import compose
 from prunekit.config.errors import shown
-from prunekit.files import append_jsonl, read_jsonl
+from prunekit.files import append_jsonl, byte_size, read_jsonl
 from prunekit.loggers import base, session, tensorboard
 from prunekit.loggers import trackio as trackio_logger
 from prunekit.loggers import wandb as wandb_logger
-from prunekit.loggers.base import run_group
+from prunekit.loggers.names import project_name, run_group
 from prunekit.loggers.session import final_numbers, log_result, log_tokens, tracking
 from prunekit.loggers.tensorboard import TensorBoardSink
 from prunekit.loggers.trackio import TrackioSink
@@ -251,9 +256,76 @@ def test_a_wandb_that_fails_on_the_way_is_told_once_and_left_alone(tmp_path, sai
     assert run.calls == 1
     assert len(read_jsonl(folder.metrics)) == 3
     assert said == [
-        "W&B: logging failed (the service is gone); the run continues without it, metrics.jsonl has everything.",
-        "W&B: the run could not be closed (the service is gone); runs/here keeps what it has.",
+        "W&B: logging failed (the service is gone); the run continues without it, metrics.jsonl has everything."
     ]
+
+
+def children():
+    """The processes that this one started."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    if not listed.is_file():
+        pytest.skip("this system does not list the children of a process")
+    return [int(child) for child in listed.read_text().split()]
+
+
+def test_a_wandb_whose_process_dies_is_told_once_and_the_next_job_has_a_new_one(tmp_path, said):
+    import wandb
+
+    wandb.teardown()  # so that its process is started, and killed, here
+    before = set(children())
+    for seed in (1, 2):
+        cfg = config(tmp_path, seed=seed, wandb=True)
+        with tracking(cfg, RunFolder.of(cfg)) as loggers:
+            for step in range(2):
+                for logger in loggers:
+                    logger.log_metrics({"loss": 0.5}, step=step)
+                for child in set(children()) - before if seed == 1 and step == 0 else ():
+                    os.kill(child, signal.SIGKILL)
+        assert len(read_jsonl(RunFolder.of(cfg).metrics)) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of the process that was killed
+        gc.collect()
+    assert len(said) == 1
+    assert said[0].endswith("; the run continues without it, metrics.jsonl has everything.")
+    assert [row["loss"] for row in wandb_read.read(RunFolder.of(cfg).path).history] == [0.5, 0.5]
+
+
+def test_a_wandb_that_cannot_write_is_told_though_it_says_nothing(tmp_path, said, monkeypatch):
+    run = FailingRun()
+    run.dir = tmp_path / "files"
+    run.log = run.finish = lambda *row, **code: None
+    fake_wandb(monkeypatch, lambda **options: run)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "debug-internal.log").write_text(
+        '{"level":"INFO","msg":"stream: starting"}\nno json\n'
+        '{"level":"ERROR","msg":"monitor: no such device"}\n'
+        '{"level":"ERROR","msg":"writer: failed to save record: write run.wandb: no space left on device"}\n'
+    )
+    cfg = config(tmp_path, wandb=True)
+    with tracking(cfg, RunFolder.of(cfg)) as loggers:
+        loggers[1].log_metrics({"loss": 0.5}, step=0)
+    assert said == [
+        "W&B: logging failed (no space left on device); the run continues without it, metrics.jsonl has everything."
+    ]
+
+
+@pytest.mark.parametrize("task", ["ticket-" * 40, "票" * 200, "a/b: 50%\n"])
+def test_a_long_or_strange_task_loses_no_record_and_is_whole_in_the_config(task, tmp_path, said, trackio):
+    cfg = config(tmp_path, wandb=True, tensorboard=True, trackio=True) | {"task": {"name": task}}
+    cfg["logger"] = cfg["logger"] | {"wandb": cfg["logger"]["wandb"] | {"project": "team/tickets"}}
+    folder = RunFolder.of(cfg)
+    with tracking(cfg, folder) as loggers:
+        assert [type(logger) for logger in loggers[1:]] == [WandbSink, TrackioSink, TensorBoardSink]
+        assert loggers[1].run.config["task"]["name"] == task
+        assert loggers[1].run.project == project_name("team/tickets")
+        for logger in loggers:
+            logger.log_metrics({"loss": 0.5}, step=4)
+    assert said == []
+    (options,) = trackio.options
+    assert options["config"]["task"]["name"] == task
+    assert byte_size(options["name"]) <= 128
+    assert events(folder.path)[0] == {"loss": [(4, 0.5)]}
+    assert len(wandb_files(tmp_path)) == 1
 
 
 # -- which mode --------------------------------------------------------------------------------------
