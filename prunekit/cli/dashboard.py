@@ -14,24 +14,25 @@ def main(arguments: Sequence[str]) -> int:
     """Build the workspace and save it, or write its definition to `out`. Return 0.
 
     Raises:
-        ConfigError: a setting that is not allowed, no entity, no wandb-workspaces, or a server that refuses.
+        ConfigError: a setting that is not allowed, no wandb-workspaces, no owner, or a server that refuses.
     """
     if asks_for_help(arguments):
         return print_help("dashboard")
     given = parse_settings("dashboard", arguments)
-    if given["entity"] is None:
+    entity, out = given["entity"], given["out"]
+    if entity is None and out is None:
         raise ConfigError(
-            "entity is not given: the workspace needs an owner.\nAllowed: entity=<your W&B user or team>.\n"
-            "With out=FILE the definition is written without any account."
+            "entity is not given: on the server a workspace has an owner.\nAllowed: entity=<your W&B user or team>.\n"
+            "prunekit dashboard out=workspace.json writes the definition without any account."
         )
     # the loggers import Lightning, and the answers above come without it
     from prunekit.loggers.dashboard import build, definition
     from prunekit.loggers.wandb import has_wandb_key
 
-    workspace = build(given["entity"], given["project"], given["name"])
-    if given["out"] is not None:
-        atomic_write_text(given["out"], json.dumps(definition(workspace), indent=1, sort_keys=True) + "\n")
-        print(given["out"])
+    workspace = build(entity or "", given["project"], given["name"], given["axes"])
+    if out is not None:
+        atomic_write_text(out, json.dumps(definition(workspace), indent=1, sort_keys=True) + "\n")
+        print(out)
         return DONE
     if not has_wandb_key():  # asked first, because W&B would ask on the terminal and wait
         raise ConfigError(

@@ -1,28 +1,28 @@
 """`prunekit dashboard`: the W&B workspace that compares pruned models, as code.
 
-    prunekit dashboard entity=my-team                       saves it on the server, needs a key
-    prunekit dashboard entity=my-team out=workspace.json    writes its definition, needs neither key nor network
+    prunekit dashboard entity=my-team     saves it on the server, needs a key
+    prunekit dashboard out=workspace.json    writes its definition, needs neither key nor account nor network
 
-It shows what prunekit logs: final/* of the summary, budget/*, keep/layer_*, threshold/layer_*, tokens/*. Built with
-wandb-workspaces, a public preview: the golden file of the test fails when its format changes.
+It shows what prunekit logs, and every panel has something to show for a sweep of any method that learns what to prune.
+Built with wandb-workspaces, a public preview: the golden file of the test fails when its format changes.
 """
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Sequence
 from typing import Any
 
 from prunekit.config.errors import ConfigError
+from prunekit.loggers.names import project_name
 
 MAX_RUNS = 300  # the preview shows ten by default, too few for a grid
-# axes of the parallel coordinates: keys of any method
-COLUMNS = ("trainer.lr", "method.reg_lr", "method.rank_alpha", "method.reg_lambda", "method.temperature", "method.rate")
 STEP = "trainer/global_step"
+LEARNED = "(lagrange/.*|threshold/layer_.*|k/layer_.*|budget/multiplier)"
 
 
-def build(entity: str, project: str, name: str) -> Any:
-    """Return the workspace, not saved.
+def build(entity: str, project: str, name: str, axes: Sequence[str]) -> Any:
+    """Return the workspace, not saved; `axes` are the swept keys, and every run shown in parallel coordinates has them.
 
     Raises:
         ConfigError: wandb-workspaces is not installed.
@@ -58,7 +58,7 @@ def build(entity: str, project: str, name: str) -> Any:
             legend_template="${config:method.name} ${config:task.name} seed ${config:seed}",
         ),
         wr.ScatterPlot(
-            title="measured against nominal speed-up, batch 32",
+            title="measured against nominal speed-up, batch 32 (runs with bench.enabled)",
             x=summary("final/flops_vs_unpadded"),
             y=summary("final/speedup_vs_packed_b32"),
             regression=True,
@@ -66,40 +66,40 @@ def build(entity: str, project: str, name: str) -> Any:
         wr.BarPlot(title="score", metrics=["final/score"]),
     ]
     budget = [
-        _line(wr, "budget: target, expected", ["budget/target", "budget/expected"]),
+        # of methods that steer by it; the gap is every method's
+        _line(wr, "share of FLOPs removed: target, expected; gap", ["budget/target", "budget/expected", "budget_gap"]),
         _line(wr, "budget: measured on validation", ["val/flops_vs_unpadded"]),
-        wr.LinePlot(title="multipliers", x=STEP, metric_regex="lagrange/.*"),
-        wr.BarPlot(title="budget reached", metrics=["final/budget_reached"]),
+        wr.BarPlot(title="fewer FLOPs on the test, x", metrics=["final/flops_vs_unpadded"]),
     ]
     layers = [
-        wr.LinePlot(title="keep ratio by layer", x=STEP, metric_regex="keep/layer_.*"),
         wr.LinePlot(title="tokens by layer", x=STEP, metric_regex="tokens/layer_.*"),
-        wr.LinePlot(title="threshold by layer", x=STEP, metric_regex="threshold/layer_.*"),
+        # ToP's multipliers, LTP's thresholds, TS-DTP's multiplier and k: one panel, as a sweep may have one method
+        wr.LinePlot(title="what the method learns", x=STEP, metric_regex=LEARNED),
     ]
     training = [wr.LinePlot(title="losses", x=STEP, metric_regex="train/.*"), _line(wr, "score", ["score"])]
     ends = [summary("final/flops_vs_unpadded"), summary("final/score")]
-    axes = [config("method.name"), *(config(column) for column in COLUMNS), *ends]
+    columns = [config("method.name"), *(config(axis) for axis in axes), *ends]
     search = [
-        wr.ParallelCoordinatesPlot(columns=[wr.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),
+        wr.ParallelCoordinatesPlot(columns=[wr.ParallelCoordinatesPlotColumn(metric=column) for column in columns]),
         wr.ParameterImportancePlot(with_respect_to="final/score"),
         wr.RunComparer(diff_only=True),
     ]
     tokens = [
-        wr.MediaBrowser(title="tokens that stayed", media_keys=["tokens/heatmap"], num_columns=2),
+        wr.MediaBrowser(title="kept tokens", media_keys=["tokens/heatmap"], num_columns=2),
         wr.WeavePanelSummaryTable(table_name="tokens/table"),
     ]
     titled = {"1 Pareto": pareto, "2 Budget": budget, "3 Layers": layers}
     titled |= {"4 Training": training, "5 Search": search, "6 Tokens": tokens}
     return ws.Workspace(
         entity=entity,
-        project=project,
+        project=project_name(project),
         name=name,
         sections=[
             ws.Section(
                 name=title,
                 panels=panels,
                 is_open=panels is pareto,
-                panel_settings=_settings_of(ws, grouped=panels not in (pareto, tokens)),
+                panel_settings=_settings_of(ws, grouped=panels in (budget, layers, training)),
             )
             for title, panels in titled.items()
         ],
@@ -133,11 +133,7 @@ def definition(workspace: Any) -> Any:
     return _without_ids(json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True)))
 
 
-def _without_ids(value: Any, key: str = "") -> Any:
+def _without_ids(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_ids(entry, name) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_ids(entry) for entry in value]
-    if isinstance(value, str) and (key in ("id", "__id__", "name") and re.fullmatch(r"[0-9a-z-]{8,}", value)):
-        return "<id>"
-    return value
+        return {name: "<id>" if name == "__id__" else _without_ids(entry) for name, entry in value.items()}
+    return [_without_ids(entry) for entry in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The names of a run in tracking libraries, within their limits: a long or strange name is cut, and never loses a record."""
+"""The names of a run in tracking libraries, within their limits: a long or strange name loses no record."""
 
 from __future__ import annotations
 
