@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from support import wandb_read
 from support.paths import ROOT
 
 from prunekit.files import read_jsonl
+from prunekit.loggers.offline import read_runs
 from prunekit.results import examples, heatmap
 
 TINY = ["task=synthetic", "task.synthetic_rows=48", "backbone=tiny", "trainer=debug", "trainer.epochs=1"]
@@ -50,7 +50,7 @@ def rows_of(job: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_each_job_has_a_wandb_run_of_its_own_that_says_what_its_record_says(swept: Path):
     one, two = jobs(swept)
-    left = [wandb_read.read(job) for job in (one, two)]
+    left = [read_runs(job)[0] for job in (one, two)]
     for job, offline in zip((one, two), left, strict=True):
         assert offline.run["run_id"] == job.name.rpartition("-")[2]
         config = yaml.safe_load((job / "config.yaml").read_text())
