@@ -30,6 +30,7 @@ from prunekit.config.composition import configuration, explain, spelled_out
 from prunekit.config.errors import CRASHED, DONE, FROM_BEST_TO_WORST, INTERRUPTED, ConfigError
 from prunekit.config.keys import options
 from prunekit.config.search_path import conf_dir, prepare
+from prunekit.config.verbatim import quote_texts
 
 # verb -> function(arguments) -> exit code; a module is imported when its verb is typed
 VERBS = {
@@ -108,7 +109,7 @@ def train(arguments: Sequence[str]) -> int:
     """
     dry = "--dry" in arguments
     flags, overrides = _split([argument for argument in arguments if argument != "--dry"])
-    overrides = spelled_out(overrides)
+    overrides = quote_texts(spelled_out(overrides), swept=bool({"-m", "--multirun"} & set(flags)))
     if dry:  # a single run is a sweep of one job
         flags, overrides = [*flags, "--multirun"], [*overrides, "hydra.sweeper.dry=true"]
     if {"-m", "--multirun"} & set(flags):

@@ -8,6 +8,7 @@ go into the key that is a block. `prunekit table runs task=cola rows=method` has
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from prunekit.config.errors import DONE, ConfigError, shown
+from prunekit.config.errors import DONE, ConfigError, shorten, shown
 from prunekit.config.keys import Key, read_keys
 
 HELP = ("-h", "--help", "help")
@@ -85,8 +86,10 @@ def _parse_value(key: Key, text: str, command: str | Path) -> Any:
             value = yaml.load(text, Loader=yaml.BaseLoader) if is_list else text
         else:
             value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # also of a number of thousands of digits
         value = text
+    if domain == "path":
+        value = _expand_home(value)
     if complaint := key.complaint(value):
         raise ConfigError(
             f"{key.path}={shown(value)} {complaint}.\nAllowed: {key.allowed}.\n"
@@ -95,10 +98,18 @@ def _parse_value(key: Key, text: str, command: str | Path) -> Any:
     return value
 
 
+def _expand_home(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expand_home(one) for one in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
 def _unknown(argument: str, keys: Mapping[str, Key], command: str | Path) -> ConfigError:
     near = difflib.get_close_matches(argument.partition("=")[0].lstrip("-"), keys, n=1)
     advice = f"Did you mean {near[0]}=...?" if near else f"{_typed(command)} --help explains them."
-    return ConfigError(f"Unknown setting of {_file(command).stem}: {argument}.\nAllowed: {', '.join(keys)}.\n{advice}")
+    return ConfigError(
+        f"Unknown setting of {_file(command).stem}: {shorten(argument)}.\nAllowed: {', '.join(keys)}.\n{advice}"
+    )
 
 
 def _no_flags(flag: str, arguments: Sequence[str], keys: Mapping[str, Key], command: str | Path) -> ConfigError:

@@ -9,11 +9,13 @@ from typing import Any
 from prunekit.config.errors import ConfigError, shown
 
 GOAL = "goal.latency_ms"
+MOST = 1e6  # times fewer FLOPs, which no model has to save
 
 
 def has_goal(cfg: Mapping[str, Any]) -> bool:
     """Return whether a latency is asked for in place of a budget."""
-    return (cfg.get("goal") or {}).get("latency_ms") is not None
+    goal = cfg.get("goal")  # which may be anything before it is checked
+    return isinstance(goal, Mapping) and goal.get("latency_ms") is not None
 
 
 def without_idle_goal(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,13 +46,18 @@ def parse_budget(value: Any) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+\.?\d*)[xX]", value)) and float(match[1]) >= 1:
-        return float(match[1])
-    if isinstance(value, float) and 0 < value <= 1:
-        return 1 / value
-    example = f"{value}x" if isinstance(value, int | float) and value > 1 else "3x"
+    reduction = 0.0
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]+\.?[0-9]*)[xX]", value)):
+        reduction = float(match[1])
+    elif isinstance(value, float) and 0 < value <= 1:
+        reduction = 1 / value
+    if 1 <= reduction <= MOST:
+        return reduction
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    example = f"{value}x" if is_number and 1 < value <= MOST else "3x"
     raise ConfigError(
         f"budget={shown(value)} is not a budget.\n"
-        "Allowed: 1x and more (times fewer FLOPs than unpadded), a fraction in (0..1] (FLOPs kept, as 0.4), or null.\n"
+        f"Allowed: 1x and more, up to {MOST:.0f}x (times fewer FLOPs than unpadded), a fraction in (0..1] (FLOPs kept, "
+        "as 0.4), or null.\n"
         f"Write budget={example}, or null to use the method's own knob."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from prunekit.config.budget import has_goal
-from prunekit.config.errors import ConfigError, shown
-from prunekit.config.keys import declared, options, read_keys, unknown_key
+from prunekit.config.domains import LARGEST
+from prunekit.config.errors import ConfigError, first_line, listed, shell_words, shorten, shown
+from prunekit.config.keys import declared, options, read_keys, search_dirs, unknown_key
 from prunekit.config.search_path import conf_dir, plugin_dirs, prepare
 from prunekit.config.validation import validate
+from prunekit.config.verbatim import quote_texts, text_of, written_in
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -28,7 +31,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
     Raises:
         ConfigError: a key or an option is unknown, or something cannot be read.
     """
-    overrides = spelled_out(overrides)
+    overrides = quote_texts(spelled_out(overrides))
     prepare(overrides)
     folder = str(config_dir or conf_dir())
     running = GlobalHydra.instance().hydra  # a job of Hydra's own may be asking
@@ -38,7 +41,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
             composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
         choices = _choices(composed.hydra)
         cfg = goal_before_default(resolve(composed), overrides)
-        return with_declared_floats(cfg, choices, [Path(folder), *plugin_dirs()]), choices
+        return with_declared_types(cfg, choices, [Path(folder), *plugin_dirs()]), choices
     except Exception as error:
         explained = explain(error, overrides)
         if explained is None:
@@ -113,9 +116,15 @@ def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | Non
         return _unknown_option(group or "--config-name", option, sorted(error.options or ["config"]))
     if isinstance(error, OverrideParseException):
         return ConfigError(
-            f"{error.override} cannot be read.\n"
+            f"{shorten(str(error.override))} cannot be read.\n"
             "Allowed: key=value, group=option, ~key; lists as [1,2].\n"
-            "Quote special characters twice: 'key=\"a, b\"'."
+            f"Quote special characters twice: {_quoted_twice(error.override)}"
+        )
+    if type(error) is ValueError and str(error).startswith("Exceeds the limit"):
+        given = next((text for text in overrides if re.search(r"\d{4000}", text)), "a file")
+        return ConfigError(
+            f"{shorten(given)} holds a number of more than 4,300 digits.\n"
+            "Allowed: numbers that a computer takes.\nCorrect it, or quote it if it is text."
         )
     if isinstance(error, MissingMandatoryValue):
         return ConfigError(
@@ -128,20 +137,26 @@ def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | Non
     text = str(error)
     if text.startswith("Config group override must be"):  # a plain ValueError of hydra's
         return ConfigError(
-            f"{', '.join(item for item in overrides if item.endswith('=null'))}: a group without which nothing runs.\n"
+            f"{listed(item for item in overrides if item.endswith('=null'))}: a group without which nothing runs.\n"
             "Allowed: null for launcher, sweeps, experiment and debug only.\nName an option; --help lists them."
         )
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
+    if match := re.match(r"Error merging override (.*)", text, re.DOTALL):
+        name, _, value = match[1].partition("=")
+        return ConfigError(
+            f"{name}={shorten(value)} is not a block of keys.\nAllowed: values for the keys of {name}.\n"
+            f"Set them one by one, as {name}.<key>=<value>."
+        )
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_override(match[1].split("@")[0], overrides)
     if text.startswith(("Ambiguous value", "Sweep parameters")):
         return ConfigError(
-            f"{text.splitlines()[0]}.\nAllowed: one value per key, or a list as key=[1,2].\n"
+            f"{first_line(error).removesuffix('.')}.\nAllowed: one value per key, or a list as key=[1,2].\n"
             "Add -m to run one job per value."
         )
     where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [shorten(line.strip(), 160) for line in text.splitlines() if line.strip()]
     return ConfigError(where + "\n".join(lines[:1] if isinstance(error, OmegaConfBaseException) else lines[:3]))
 
 
@@ -149,12 +164,13 @@ def _unknown_option(group: str, option: str, options: Sequence[str]) -> ConfigEr
     if group in ("hydra/launcher", "hydra/sweeper"):
         extra = option.partition("_")[0]
         return ConfigError(
-            f"{group}={option} is not installed.\nAllowed: {', '.join(options)}.\npip install 'prunekit[{extra}]'"
+            f"{group}={shorten(option)} is not installed.\nAllowed: {', '.join(options)}.\n"
+            f"pip install 'prunekit[{extra}]'"
         )
     near = difflib.get_close_matches(option, options, n=1)
     advice = f"Did you mean {group}={near[0]}?" if near else f"Choose one, or add {group}/{option}.yaml to conf/."
     allowed = ", ".join(options) or f"nothing yet, {group} is empty"
-    return ConfigError(f"{group}={option} does not exist.\nAllowed: {allowed}.\n{advice}")
+    return ConfigError(f"{group}={shorten(option)} does not exist.\nAllowed: {allowed}.\n{advice}")
 
 
 def _unknown_override(path: str, overrides: Sequence[str]) -> ConfigError:
@@ -171,17 +187,33 @@ def _unknown_override(path: str, overrides: Sequence[str]) -> ConfigError:
     return unknown_key(path, given, declared(choices))
 
 
-def with_declared_floats(
+def _quoted_twice(override: str) -> str:
+    name, _, value = override.partition("=")
+    return shell_words(name, value) if value else "'key=\"a, b\"'."
+
+
+def with_declared_types(
     cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[Path] | None = None
 ) -> dict[str, Any]:
-    """Return the configuration with whole numbers as floats where the key takes a float: 1 and 1.0 name one run."""
-    keys = declared(choices, folders)
+    """Return the configuration with values of the types that their keys take: 1 and 1.0 name one run.
+
+    A whole number is a float where the key takes a float. Where it takes text, a number or a boolean is the text that
+    was written. In a path ~ is the home folder.
+    """
+    places = search_dirs() if folders is None else list(folders)
+    keys = declared(choices, places)
 
     def convert(value: Any, path: str) -> Any:
         if isinstance(value, dict):
             return {name: convert(entry, f"{path}.{name}" if path else str(name)) for name, entry in value.items()}
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return float(value) if whole and path in keys and keys[path].domain.startswith("float") else value
+        domain = keys[path].domain if path in keys else ""
+        if domain.startswith("float") and isinstance(value, int) and not isinstance(value, bool):
+            return float(value) if abs(value) <= LARGEST else value
+        if domain == "text":
+            return text_of(value, keys[path], written_in(choices, places))
+        if domain == "list of text" and isinstance(value, list):
+            return [text_of(item, keys[path], written_in(choices, places)) for item in value]
+        return os.path.expanduser(value) if domain == "path" and isinstance(value, str) else value
 
     return convert(dict(cfg), "")
 
@@ -195,5 +227,6 @@ def configuration(config: Any, context: Any) -> dict[str, Any]:
     choices = _choices(context)
     folders = [Path(source.path) for source in context.runtime.config_sources if source.schema == "file"]
     cfg = goal_before_default(resolve(config), _overrides(context))
+    cfg = with_declared_types(cfg, choices, folders or [conf_dir()])
     validate(cfg, choices, folders or [conf_dir()])
-    return with_declared_floats(cfg, choices, folders or [conf_dir()])
+    return cfg

@@ -13,6 +13,7 @@ Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its numbe
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from itertools import pairwise
 from typing import Any
 
 from prunekit.config.budget import parse_budget
-from prunekit.config.errors import ConfigError, shown
+from prunekit.config.errors import HALF_CHARACTER, ConfigError, shown
 
 # returns what is wrong with a value, as the words that follow "key=value"; None when nothing is
 Check = Callable[[Any], str | None]
+LARGEST = 2**63 - 1  # a whole number beyond fits in no tensor
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes that file systems take
 RANGE = re.compile(r"(int|float|layers) ([(\[]?)([-+.\de]*?)\.\.([-+.\de]*?)([)\]]?)")
 
 
@@ -73,11 +76,15 @@ class Interval:
 def _whole(interval: Interval, value: Any) -> str | None:
     if not isinstance(value, int) or isinstance(value, bool):
         return "is not a whole number"
-    return None if value in interval else "is out of range"
+    return None if abs(value) <= LARGEST and value in interval else "is out of range"
 
 
 def _number(interval: Interval, value: Any) -> str | None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return "is not a number"
+    if isinstance(value, int) and abs(value) > LARGEST:  # which may be more than a float holds
+        return "is out of range"
+    if not math.isfinite(value):
         return "is not a number"
     return None if value in interval else "is out of range"
 
@@ -119,6 +126,25 @@ def _type(kind: type, phrase: str, value: Any) -> str | None:
     return None if isinstance(value, kind) else phrase
 
 
+def _text(phrase: str, value: Any) -> str | None:
+    if not isinstance(value, str):
+        return phrase
+    return "holds half a character, which is no Unicode" if HALF_CHARACTER.search(value) else None
+
+
+def _path(value: Any) -> str | None:
+    if wrong := _text("is not a path", value):
+        return wrong
+    if "\0" in value:
+        return "is not a path: it holds a character of number 0"
+    names = [len(name.encode()) for name in re.split(r"[/\\]" if os.name == "nt" else "/", value)]
+    if max(names) > LONGEST_NAME:
+        return f"is not a path: a name in it has {max(names)} bytes, and file systems take {LONGEST_NAME}"
+    if len(value.encode()) >= LONGEST_PATH:
+        return f"is not a path: it has {len(value.encode())} bytes, and file systems take {LONGEST_PATH - 1}"
+    return None
+
+
 def _budget(value: Any) -> str | None:
     try:
         parse_budget(value)
@@ -129,8 +155,8 @@ def _budget(value: Any) -> str | None:
 
 SIMPLE: dict[str, Check] = {
     "bool": partial(_type, bool, "is not true or false"),
-    "text": partial(_type, str, "is not text"),
-    "path": partial(_type, str, "is not a path"),
+    "text": partial(_text, "is not text"),
+    "path": _path,
     "block": partial(_type, dict, "is not a block of keys"),
     "budget": _budget,
     "band": partial(_bands, True),

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from prunekit.config.domains import check_of
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, shorten
 from prunekit.config.search_path import conf_dir, plugin_dirs, sweeps_dir
 
 COMMENT = re.compile(r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob))*)(?:; (?P<prose>.*))?")
@@ -79,10 +79,20 @@ def options() -> dict[str, list[str]]:
     return {group: sorted(named[group]) for group in sorted(named)}
 
 
+def files_of(group: str, chosen: Any, places: Sequence[Path]) -> list[Path]:
+    """Return the files of a group's chosen option, or options; those that do not exist are left out."""
+    options = [chosen] if isinstance(chosen, str) else chosen or []
+    return [file for option in options if (file := _file_of(group, option, places)) is not None]
+
+
+def _file_of(group: str, option: str, places: Sequence[Path]) -> Path | None:
+    files = [place / group / f"{option}.yaml" for place in places]
+    return next((file for file in files if file.is_file()), None)
+
+
 def keys_of(group: str, option: str, places: Sequence[Path]) -> dict[str, Key]:
     """Return the keys of an option and of the options of its group that it builds on."""
-    files = [place / group / f"{option}.yaml" for place in places]
-    file = next((file for file in files if file.is_file()), None)
+    file = _file_of(group, option, places)
     if file is None:
         return {}
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -147,9 +157,13 @@ def unknown_key(path: str, given: str, keys: Mapping[str, Key]) -> ConfigError:
     elsewhere = [known for known in keys if known.rpartition(".")[2] == name]
     near = elsewhere or difflib.get_close_matches(path, keys, n=1, cutoff=0.7)
     siblings = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == parent]
-    allowed = f"{', '.join(siblings)}{f' in {parent}' * bool(parent)}" if siblings else f"{parent} is not a block"
+    allowed = (
+        f"{', '.join(siblings)}{f' in {shorten(parent)}' * bool(parent)}"
+        if siblings
+        else f"{shorten(parent)} is not a block"
+    )
     advice = f"Did you mean {' or '.join(near[:3])}?" if near else "python train.py --cfg job prints every key."
-    return ConfigError(f"{given}: there is no key {path}.\nAllowed: {allowed}.\n{advice}")
+    return ConfigError(f"{shorten(given)}: there is no key {shorten(path)}.\nAllowed: {allowed}.\n{advice}")
 
 
 # -- the keys of one file ----------------------------------------------------------------------------

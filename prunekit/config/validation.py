@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunekit.config.budget import GOAL, parse_budget
-from prunekit.config.errors import ConfigError, shown
+from prunekit.config.errors import ConfigError, shell_words, shown, typed
 from prunekit.config.identity import DENSE, is_dense
 from prunekit.config.keys import Key, all_keys, declared, keys_of, options, search_dirs, unknown_key, walk
 
@@ -52,6 +53,12 @@ def _wrong_value(key: Key, value: Any, wrong: str) -> ConfigError:
         advice = f"Did you mean {key.path}={near[0]}?"
     elif key.domain == "block":
         advice = f"Set its keys one by one, as {key.path}.<key>=<value>."
+    elif key.domain == "text":
+        advice = f"In a file, write it in quotes; in a shell: {shell_words(key.path, typed(value))}"
+    elif key.domain == "list of text" and not isinstance(value, list):
+        advice = f"In a shell: {shlex.quote(f'{key.path}=[{shown(value)}]')}"
+    elif key.domain == "list of text":
+        advice = 'In a file, write its entries in quotes, as ["no", "yes"].'
     return ConfigError(f"{key.path}={shown(value)} {wrong}.\nAllowed: {key.allowed}.\n{advice}")
 
 
