@@ -16,7 +16,10 @@ from prunekit.config.domains import check_of
 from prunekit.config.errors import ConfigError, shorten
 from prunekit.config.search_path import conf_dir, plugin_dirs, sweeps_dir
 
-COMMENT = re.compile(r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob))*)(?:; (?P<prose>.*))?")
+COMMENT = re.compile(
+    r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob))*)(?:, before (?P<before>[^,;]+))?"
+    r"(?:; (?P<prose>.*))?"
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Key:
     knob: bool
     prose: str
     file: Path
+    before: str | None = None  # what runs from before the key did, as written
 
     @property
     def allowed(self) -> str:
@@ -121,6 +125,11 @@ def _with_parents(path: str) -> Iterator[str]:
     while path:
         yield path
         path = path.rpartition(".")[0]
+
+
+def values_before() -> dict[str, Any]:
+    """Return, for the keys that are younger than their file, what runs did without them, by dotted path."""
+    return {key.path: yaml.safe_load(key.before) for key in all_keys().values() if key.before is not None}
 
 
 def all_keys() -> dict[str, Key]:
@@ -219,6 +228,7 @@ def _key_of(path: str, comment: str, default: str, file: Path) -> Key | None:
         knob="knob" in match["flags"],
         prose=match["prose"] or "",
         file=file,
+        before=match["before"],
     )
 
 
