@@ -33,6 +33,8 @@ class TaskKeys:
     validation_fraction: float = 0.1
     test_fraction: float = 0.0
     empty: Literal["error", "drop", "keep"] = "error"
+    unlabelled: Literal["error", "drop"] = "error"
+    contradicting: Literal["keep", "drop", "error"] = "keep"
     hub: str | None = None
     hub_config: str | None = None
     folder: str | None = None

@@ -74,6 +74,7 @@ class TokenPruningDataModule(L.LightningDataModule):
         self.prefix_tokens = 0
         self.label_names: tuple[str, ...] | None = None
         self.dropped: dict[str, int] = {}
+        self.noticed: dict[str, int] = {}
         self.bands: list[tuple[Band, EncodedSplit]] = []  # the parts of the test that `eval_bands` asks for
         self._own_test = False
         self._splits: dict[str, EncodedSplit] = {}
@@ -91,6 +92,7 @@ class TokenPruningDataModule(L.LightningDataModule):
         encoder = Encoder(tokenizer, self.spec.max_length, self.cache_dir / "tokens")
         self.label_names = task.label_names
         self.dropped = dict(task.dropped)
+        self.noticed = dict(task.noticed)
         self._own_test = "test" in task.splits
 
         if self.prefix:

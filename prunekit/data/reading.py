@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+
+from prunekit.config.errors import listed, quoted
+from prunekit.data.cells import is_missing, text_fault
 from prunekit.data.errors import DataError
+from prunekit.data.faults import Faults
 from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.sources import TaskSource, hub_folder
 from prunekit.data.spec import TaskSpec
+from prunekit.data.splitting import content_numbers, contradictions
 from prunekit.data.tables import Table, read_class_folders, read_split, read_table
 
 # what to do about a split that is asked for and has no file
@@ -30,16 +38,15 @@ def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
     if source.kind == "synthetic":
         return _generate(spec)
     tables = {split: spec.kind.flatten(spec, table) for split, table in _tables(spec, source).items()}
-    for table in tables.values():
-        for column in spec.columns:
-            table.column(column)
-    names = spec.kind.label_names(spec, tables["train"])
-    dropped: dict[str, int] = {}
-    splits: dict[str, Rows[Any]] = {}
     for split, table in tables.items():
-        splits[split], empty = _checked(spec, table, names)
-        if empty:
-            dropped["empty"] = dropped.get("empty", 0) + empty
+        _check_columns(spec, split, table)
+    kept = {split: usable_rows(spec, table) for split, table in tables.items()}
+    dropped = _total(found.dropped for found in kept.values())
+    names = spec.kind.label_names(spec, tables["train"])
+    splits: dict[str, Rows[Any]] = {
+        split: spec.kind.rows(spec, table, kept[split].rows, names) for split, table in tables.items()
+    }
+    splits, contradicting = _settle_contradictions(spec, splits, {name: table.path for name, table in tables.items()})
     fractions = {}
     if "test" not in splits and spec.test_fraction > 0:
         fractions["test"] = spec.test_fraction
@@ -50,8 +57,12 @@ def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
         splits = made | {name: rows for name, rows in splits.items() if name != "train"}
         if duplicates:
             dropped["duplicates"] = duplicates
+    noticed = _leaks(splits) if len(tables) > 1 else {}
+    if contradicting:
+        kind = dropped if spec.contradicting == "drop" else noticed
+        kind["contradicting"] = contradicting
     order = ["train", "validation", *(name for name in splits if name not in ("train", "validation", "test")), "test"]
-    return TaskRows({name: splits[name] for name in order if name in splits}, names, dropped)
+    return TaskRows({name: splits[name] for name in order if name in splits}, names, dropped, noticed)
 
 
 def _tables(spec: TaskSpec, source: TaskSource) -> dict[str, Table]:
@@ -75,7 +86,7 @@ def _tables(spec: TaskSpec, source: TaskSource) -> dict[str, Table]:
     for split, table in tables.items():
         if table is None:
             raise DataError(
-                f"{folder} has no split {asked[split]!r}; it holds {_contents(folder)}.\n"
+                f"{folder} has no split {quoted(asked[split])}; it holds {_contents(folder)}.\n"
                 f"A split is {asked[split]}-00000-of-00001.parquet, or {asked[split]}.parquet, .csv, .tsv, .jsonl.\n"
                 f"{WITHOUT[split]}."
             )
@@ -88,31 +99,139 @@ def _contents(folder: Path) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "nothing"
 
 
-def _checked(spec: TaskSpec, table: Table, names: tuple[str, ...] | None) -> tuple[Rows[Any], int]:
-    """Return the rows of a table, and how many were left out because a text is empty."""
-    columns = {name: table.column(name) for name in spec.kind.text_columns(spec)}
-    kept: list[int] = []
-    for row in range(len(table)):
-        empty = [name for name, texts in columns.items() if not _has_text(table, row, name, texts[row])]
-        if not empty or spec.empty == "keep":
-            kept.append(row)
-        elif spec.empty == "error":
+@dataclass(frozen=True)
+class UsableRows:
+    """The rows of a table that have texts and a label, and how many have not, by reason."""
+
+    rows: list[int]
+    dropped: Mapping[str, int]
+
+
+def _check_columns(spec: TaskSpec, split: str, table: Table) -> None:
+    for column in spec.columns:
+        try:
+            table.column(column)
+        except DataError as error:
+            if split == "train" or column != spec.label:
+                raise
             raise DataError(
-                f"{table.at(row)}: the text in column {empty[0]!r} is empty.\n"
-                f"Give it a text, or set task.empty=drop (leave such rows out) or task.empty=keep."
-            )
-    if not kept:
-        raise DataError(f"{table.path} has no rows left: {len(table)} read, {len(table)} without text. Give texts.")
-    return spec.kind.rows(spec, table, kept, names), len(table) - len(kept)
+                f"{str(error).splitlines()[0]}\nThe {split} split is scored, which needs labels.\n"
+                f"{WITHOUT.get(split, WITHOUT['validation'])}, or give a file with labels."
+            ) from error
 
 
-def _has_text(table: Table, row: int, column: str, value: Any) -> bool:
-    if value is not None and not isinstance(value, str):
+def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
+    """Return the rows of a table that can be used.
+
+    Raises:
+        DataError: a cell holds something else than it should, or nothing where the task does not allow that; the
+            message counts the rows with this fault.
+    """
+    texts = {name: table.column(name) for name in spec.kind.text_columns(spec)}
+    labels = table.column(spec.label)
+    rows: list[int] = []
+    wrong, empty, unlabelled, mislabelled = Faults(), Faults(), Faults(), Faults()
+    for row, (label, *cells) in enumerate(zip(labels, *texts.values(), strict=True)):
+        blank = ""
+        for name, cell in zip(texts, cells, strict=True):
+            if isinstance(cell, str) or not is_missing(cell):
+                if fault := text_fault(cell):
+                    wrong.add(table.place(row), f": column {quoted(name)} holds {fault}")
+                elif cell.strip():
+                    continue
+            blank = blank or name
+        if blank and spec.empty != "keep":
+            empty.add(table.place(row), f": the text in column {quoted(blank)} is empty")
+        elif not spec.kind.has_label(label):
+            unlabelled.add(table.place(row), f": column {quoted(spec.label)} holds no label")
+        elif fault := spec.kind.label_fault(spec, label):
+            mislabelled.add(table.place(row), f": label {quoted(label)} is {fault}")
+        else:
+            rows.append(row)
+    _refuse(spec, table, wrong, empty, unlabelled, mislabelled)
+    if not rows:
         raise DataError(
-            f"{table.at(row)}: column {column!r} holds {value!r}, which is not text; name the text's column with "
-            f"task.text=... (columns: {', '.join(table.columns)})."
+            f"{table.path} has no rows left: {len(table)} read, {empty.count} without text"
+            f"{f', {unlabelled.count} without label' if unlabelled else ''}. Give texts."
         )
-    return bool(value and value.strip())
+    counts = {"empty": empty.count, "unlabelled": unlabelled.count}
+    return UsableRows(rows, {reason: count for reason, count in counts.items() if count})
+
+
+def _refuse(
+    spec: TaskSpec, table: Table, wrong: Faults, empty: Faults, unlabelled: Faults, mislabelled: Faults
+) -> None:
+    if wrong:
+        raise DataError(
+            f"{table.prefix}{wrong}; name the text's column with task.text=... (columns: {listed(table.columns)}).\n"
+            "Allowed: text, which is Unicode; null where there is none.\nCorrect these rows, or name another column."
+        )
+    if empty and spec.empty == "error":
+        raise DataError(
+            f"{table.prefix}{empty}.\n"
+            "Allowed: texts that are not blank, or task.empty=drop (leave such rows out) or task.empty=keep.\n"
+            "Give it a text, or set one of these."
+        )
+    if unlabelled and spec.unlabelled == "error":
+        raise DataError(
+            f"{table.prefix}{unlabelled}.\nAllowed: a label in every row.\n"
+            "Give it a label, or set task.unlabelled=drop (leave such rows out)."
+        )
+    if mislabelled:
+        raise DataError(
+            f"{table.prefix}{mislabelled}.\nAllowed: one label per text, as a text or a number.\n"
+            "Correct these rows, or name another column with task.label=..."
+        )
+
+
+def _settle_contradictions(
+    spec: TaskSpec, splits: Mapping[str, Rows[Any]], paths: Mapping[str, str]
+) -> tuple[dict[str, Rows[Any]], int]:
+    """Return the splits, without rows that contradict each other where the task says so, and how many there are."""
+    settled: dict[str, Rows[Any]] = {}
+    total = 0
+    for name, rows in splits.items():
+        decisions = spec.kind.decisions(rows)
+        settled[name] = rows
+        if decisions is None:
+            continue
+        found = contradictions(content_numbers(rows.contents), decisions)
+        count = int(found.sum())
+        total += count
+        if count and spec.contradicting == "error":
+            text = rows.texts[int(found.argmax())]
+            raise DataError(
+                f"{paths[name]}: {count} rows have the same text as others and another label, as {quoted(text)}.\n"
+                "Allowed with task.contradicting=error: one label per text.\n"
+                "Correct them, or set task.contradicting=keep (train on all) or drop (leave all of them out)."
+            )
+        if count and spec.contradicting == "drop":
+            if found.all():
+                raise DataError(
+                    f"{paths[name]} has no rows left: all {count} have the same text as others and another label.\n"
+                    "Allowed with task.contradicting=drop: at least one text with one label.\n"
+                    "Correct the labels, or set task.contradicting=keep."
+                )
+            settled[name] = rows.take(np.flatnonzero(~found).tolist())
+    return settled, total
+
+
+def _leaks(splits: Mapping[str, Rows[Any]]) -> dict[str, int]:
+    """Return, for every other split, how many of its rows have texts that are trained on."""
+    trained = np.unique(content_numbers(splits["train"].contents))
+    counts = {
+        f"{name} in train": int(np.isin(content_numbers(rows.contents), trained).sum())
+        for name, rows in splits.items()
+        if name != "train"
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for some in counts:
+        total.update(some)
+    return dict(total)
 
 
 def _split(

@@ -46,9 +46,10 @@ class Rows(Generic[Label]):
 class TaskRows:
     """All splits of a task: "train", "validation", further validation splits, and "test" if the task has one.
 
-    `dropped` counts, per reason, the rows of the files that are in no split.
+    `dropped` counts, per reason, the rows of the files that are in no split, `noticed` rows that are and may mislead.
     """
 
     splits: Mapping[str, Rows[Any]]
     label_names: tuple[str, ...] | None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    noticed: Mapping[str, int] = field(default_factory=dict)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunekit.config.errors import first_line
+from prunekit.config.errors import first_line, listed, quoted
+from prunekit.data.decoding import decode_file, looks_binary
+from prunekit.data.delimited import check_names, csv_rows
 from prunekit.data.errors import DataError
+from prunekit.data.json_rows import json_rows
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 
@@ -23,6 +27,7 @@ SIGNATURES = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"SQLite format 3": "an SQLite database",
 }
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
@@ -30,19 +35,29 @@ class Table:
     """Columns of equal length, and where they were read, for messages.
 
     `rows` names the rows if each is a file or a question of its own; otherwise rows are counted from 1, without the
-    header.
+    header. `classes` are the names of numbers in columns that have such.
     """
 
     columns: Mapping[str, Sequence[Any]]
     path: str
     rows: Sequence[str] | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
 
     def at(self, row: int) -> str:
         """Return the place of a row, counted from 0, as a reader finds it."""
-        return f"{self.path}/{self.rows[row]}" if self.rows is not None else f"{self.path}, row {row + 1}"
+        return f"{self.prefix}{self.place(row)}"
+
+    @property
+    def prefix(self) -> str:
+        """What comes before the place of a row in a message."""
+        return f"{self.path}, " if self.rows is None else f"{self.path}/"
+
+    def place(self, row: int) -> str:
+        """Return the place of a row in the file or folder."""
+        return f"row {row + 1}" if self.rows is None else self.rows[row]
 
     def column(self, name: str) -> Sequence[Any]:
         """Return a column, or the field of a column of records, as in translation.en.
@@ -50,21 +65,33 @@ class Table:
         Raises:
             DataError: there is none.
         """
-        if name not in self.columns:
-            whole, _, part = name.partition(".")
-            records = self.columns.get(whole, ())
-            if part and any(isinstance(record, Mapping) and part in record for record in records):
-                return [record.get(part) if isinstance(record, Mapping) else None for record in records]
-            raise DataError(
-                f"{self.path} has no column {name!r}; its columns are {', '.join(self.columns)}.\n"
-                f"Name them with task.text=... and task.label=... (task.text_pair=... for a second text)."
-            )
-        return self.columns[name]
+        if name in self.columns:
+            return self.columns[name]
+        # a blank after the comma of a header is not meant
+        near = [own for own in self.columns if own.strip() == name.strip()]
+        if len(near) == 1:
+            return self.columns[near[0]]
+        whole, _, part = name.partition(".")
+        records = self.columns.get(whole, ())
+        if part and any(isinstance(record, Mapping) and part in record for record in records):
+            return [record.get(part) if isinstance(record, Mapping) else None for record in records]
+        raise DataError(
+            f"{self.path} has no column {quoted(name)}; its columns are {listed(self.columns)}.\n"
+            f"Name them with task.text=... and task.label=... (task.text_pair=... for a second text).\n"
+            f"{self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        names = list(self.columns)
+        if any(name[:1] + name[-1:] == '""' for name in names):
+            return "If its quotes enclose fields, rename the file to .csv: in .tsv quotes are characters."
+        first = next((name for name in names if name), "text")
+        return f"In a shell: {shlex.quote(f'task.text={first}')}"
 
     def texts(self, name: str, rows: Sequence[int]) -> list[str]:
         """Return the texts of a column in these rows; "" where there is none."""
         column = self.column(name)
-        return [column[row] or "" for row in rows]
+        return [column[row] if isinstance(column[row], str) else "" for row in rows]
 
 
 def read_table(path: Path) -> Table:
@@ -97,43 +124,33 @@ def read_split(folder: Path, split: str) -> Table | None:
     for table in tables[1:]:
         if set(table.columns) != set(tables[0].columns):
             raise DataError(
-                f"{table.path} has the columns {', '.join(table.columns)}, but {tables[0].path} has "
-                f"{', '.join(tables[0].columns)}; all shards of a split must have the same."
+                f"{table.path} has the columns {listed(table.columns)}, but {tables[0].path} has "
+                f"{listed(tables[0].columns)}; all shards of a split must have the same."
             )
     columns = {name: [value for table in tables for value in table.columns[name]] for name in tables[0].columns}
-    return Table(columns, str(folder / f"{split}-*.parquet"))
+    return Table(columns, str(folder / f"{split}-*.parquet"), classes=tables[0].classes)
 
 
 def read_class_folders(folder: Path, text: str, label: str) -> Table:
     """Read a row per file of <folder>/<class>/*.txt, in the order of class and name; empty when there is none.
 
-    A file that is not UTF-8 is read as Windows-1252 or, if it has bytes that are undefined there, as Latin-1: one file
-    of BBC News has a pound sign in such a code. Line ends become newlines and surrounding white space is removed, so
-    that a text is the same on every platform.
+    A file that is not UTF-8, in a few bytes, is read as Windows-1252: one file of BBC News has a pound sign in that
+    code. Line ends become newlines and surrounding white space is removed, so that a text is the same on every
+    platform.
     """
     files = sorted(folder.glob("*/*.txt"), key=lambda file: (file.parent.name, file.name))
     names = [f"{file.parent.name}/{file.name}" for file in files]
-    texts = [_decode(file.read_bytes()) for file in files]
+    texts = [decode_file(file).strip() for file in files]
     return Table({text: texts, label: [file.parent.name for file in files]}, str(folder), names)
-
-
-def _decode(raw: bytes) -> str:
-    for encoding in ("utf-8-sig", "cp1252", "latin-1"):
-        try:
-            text = raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return "\n".join(text.splitlines()).strip()
-    raise AssertionError("latin-1 decodes every byte")
 
 
 def _check_signature(path: Path, suffix: str) -> None:
     with path.open("rb") as stream:
         head = stream.read(512)
-    if not head:
+    if not head.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{path} is empty; give a file with one row per text.")
     kind = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)
-    if kind is None and suffix != ".parquet" and b"\0" in head:
+    if kind is None and suffix != ".parquet" and (looks_binary(head) or head.startswith(UTF16)):
         kind = "a binary file, or text in UTF-16"
     if suffix == ".parquet" and kind is None:
         kind = "something else"
@@ -147,12 +164,25 @@ def _parquet(path: Path) -> Table:
     import pyarrow.parquet
 
     try:
+        schema = pyarrow.parquet.read_schema(path)
+        check_names(str(path), schema.names)  # pyarrow's own message names neither of the two
         table = pyarrow.parquet.read_table(path, partitioning=None)
-    except (pyarrow.ArrowException, OSError) as error:
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read as Parquet ({first_line(error)}); download or write it again."
         ) from error
-    return Table({name: table[name].to_pylist() for name in table.column_names}, str(path))
+    return Table(columns, str(path), classes=_class_names(schema))
+
+
+def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Return the names of classes that `datasets` wrote into a Parquet file, by column."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        found = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return {name: tuple(map(str, names)) for name, names in found.items() if isinstance(names, list)}
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -165,53 +195,12 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _csv(path: Path) -> Table:
-    csv.field_size_limit(2**31 - 1)
-    first = next(iter(_lines(path)))
-    separator = max("\t,;" if path.suffix.lower() == ".tsv" else ",;\t", key=first.count)
-    reader = csv.reader(_lines(path), delimiter=separator, strict=True)
-    rows: list[list[str]] = []
-    try:
-        names = next(reader)
-        for row in reader:
-            if not row:
-                continue  # a blank line
-            if len(row) != len(names):
-                raise DataError(
-                    f"{path}, row {len(rows) + 1} (line {reader.line_num}) has {len(row)} fields, but the header has "
-                    f"{len(names)}: {', '.join(names)}. Put quotes around a text that contains {separator!r}."
-                )
-            rows.append(row)
-    except csv.Error as error:
-        raise DataError(
-            f'{path}, line {reader.line_num} is not CSV ({error}); check the quotes of that row and write " inside a '
-            f'quoted text as "".'
-        ) from error
+    names, found = csv_rows(path, lambda: _lines(path), tabs=path.suffix.lower() == ".tsv")
+    rows = list(found)
     return Table({name: [row[place] for row in rows] for place, name in enumerate(names)}, str(path))
 
 
 def _json(path: Path) -> Table:
-    lines = [(number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
-    if lines and lines[0][1].lstrip().startswith("["):
-        try:
-            records = [
-                (f"row {n}", record) for n, record in enumerate(json.loads("".join(line for _, line in lines)), 1)
-            ]
-        except ValueError as error:
-            raise DataError(
-                f"{path} begins like a JSON list but is not one ({error}); write one object per line."
-            ) from error
-    else:
-        records = [(f"line {number}", _parse_line(path, number, line)) for number, line in lines]
-    names: dict[str, None] = {}
-    for place, record in records:
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, {place} is {json.dumps(record)[:40]}, not an object; write one object per row.")
-        names.update(dict.fromkeys(record))
-    return Table({name: [record.get(name) for _, record in records] for name in names}, str(path))
-
-
-def _parse_line(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}, line {number} is not JSON ({error}); write one object per line.") from error
+    records = list(json_rows(path, lambda: _lines(path)))
+    names = dict.fromkeys(name for record in records for name in record)
+    return Table({name: [record.get(name) for record in records] for name in names}, str(path))

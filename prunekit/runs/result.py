@@ -249,6 +249,7 @@ class RunResult(OpenJsonObject):
     speed: tuple[SpeedRow, ...]
     truncated: Mapping[str, Truncation] | None = None  # by split
     dropped: Mapping[str, int] | None = None  # rows, by reason
+    noticed: Mapping[str, int] | None = None  # rows that may mislead, by reason
     precision: str | None = None
     execution: Executions
     bands: tuple[Band, ...] | None = None

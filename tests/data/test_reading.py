@@ -102,7 +102,7 @@ def test_csv_json_lines_and_parquet_read_alike(tmp_path):
     records = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
     files = [
         write(tmp_path / "t.csv", '\ufefftext,label\n"red, and\nround",b\nblué,a\n\nred,b\n'),
-        write(tmp_path / "t.tsv", 'text\tlabel\n"red, and\nround"\tb\nblué\ta\nred\tb\n'),
+        write(tmp_path / "tabs.csv", 'text\tlabel\n"red, and\nround"\tb\nblué\ta\nred\tb\n'),
         write(tmp_path / "s.csv", 'text;label\n"red, and\nround";b\nblué;a\nred;b\n'),
         write(tmp_path / "t.jsonl", "".join(json.dumps(record) + "\n" for record in records)),
         write(tmp_path / "t.json", json.dumps(records, indent=1)),
@@ -205,7 +205,7 @@ def test_too_few_rows_for_a_split_are_refused(tmp_path):
         ("text,label\na,x\n  ,y\n", {}, r"t.csv, row 2: the text in column 'text' is empty\.\n.*task.empty=drop"),
         ("text,t2,label\na,b,x\nc,,y\n", {"text_pair": "t2"}, "row 2: the text in column 't2' is empty"),
         ("text,label\na,x\nb,z\n", {"labels": ["x", "y"]}, "row 2: label 'z' is not in the set x, y; correct it"),
-        ("text,label\na,x\nb,\nc,y\n", {}, "row 2: label '' is not in the set x, y"),
+        ("text,label\na,x\nb,\nc,y\n", {}, "row 2: column 'label' holds no label"),
         ("text,label\na,1\nb,high\n", {"kind": "regression"}, "row 2: label 'high' is not a number"),
         ("text,label\na,1\nb,nan\n", {"kind": "regression"}, "row 2: label 'nan' is not a number"),
         ("text,label\na,1\nb,inf\n", {"kind": "regression"}, "row 2: label 'inf' is not a number"),

@@ -104,8 +104,8 @@ def test_ids_are_not_looked_at_where_the_task_names_none(tmp_path):
 
 
 def test_a_nested_file_that_is_another_thing_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"question 1: KeyError 'paragraphs'; this is not SQuAD's layout"):
-        read(tmp_path, {"data": [{"title": "t"}]}, name="train.json")
+    with pytest.raises(DataError, match=r"question 1: KeyError 'question'; this is not SQuAD's layout"):
+        read(tmp_path, {"data": [{"paragraphs": [{"context": "c", "qas": [{}]}]}]}, name="train.json")
 
 
 def test_questions_about_one_text_are_never_divided(tmp_path):

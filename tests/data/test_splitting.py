@@ -7,7 +7,7 @@ from prunekit.data.packages import package_folder
 from prunekit.data.reading import read_task
 from prunekit.data.sources import find_task
 from prunekit.data.spec import TaskSpec
-from prunekit.data.splitting import content_hash, hash_split
+from prunekit.data.splitting import content_hash, content_numbers, contradictions, hash_split
 
 THIRDS = {"validation": 0.1, "test": 0.2}
 
@@ -51,8 +51,26 @@ def test_every_class_gives_its_share_rounded_half_up():
     assert counts == {"train": [70, 10], "validation": [10, 2], "test": [20, 3]}
 
 
-def test_of_the_same_text_with_two_labels_the_lower_class_stays():
-    assert hash_split([("a",), (" a",)], [1, 0], {}) == {"train": [1]}
+def test_the_same_text_with_two_labels_stays_twice_in_one_part():
+    """Not the first class of the alphabet alone: 60 : 60 would become 75 : 45."""
+    assert hash_split([("a",), (" a",)], [1, 0], {}, [1, 0]) == {"train": [1, 0]}
+    assert hash_split([("a",), (" a",), ("a",)], [1, 0, 1], {}, [1, 0, 1]) == {"train": [1, 0]}
+    keys = [(f"text {row // 2}",) for row in range(120)]
+    labels = [row % 2 for row in range(120)]
+    parts = hash_split(keys, labels, THIRDS, labels)
+    assert {name: len(rows) for name, rows in parts.items()} == {"train": 84, "validation": 12, "test": 24}
+    assert all(sum(labels[row] for row in rows) * 2 == len(rows) for rows in parts.values())
+    assert all(len({keys[row] for row in rows}) * 2 == len(rows) for rows in parts.values())
+
+
+def test_without_labels_to_compare_the_same_text_is_a_double():
+    assert hash_split([("a",), (" a",)], [0, 0], {}) == {"train": [0]}
+
+
+def test_rows_contradict_each_other_where_the_same_text_has_different_labels():
+    numbers = content_numbers([("a", ""), ("b", ""), (" a", ""), ("a", "x"), ("b", "")])
+    assert contradictions(numbers, ["yes", "yes", "no", "no", "yes"]).tolist() == [True, False, True, False, False]
+    assert contradictions(numbers[:0], []).tolist() == []
 
 
 def test_bbc_news_is_split_in_one_way_for_ever():

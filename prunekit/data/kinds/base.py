@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, listed
 from prunekit.data.keys import TaskKeys
 from prunekit.data.rows import Rows
 from prunekit.data.splitting import hash_split
@@ -53,9 +53,7 @@ class TaskKind(ABC):
             ConfigError: they do not go together.
         """
         if keys.labels is not None:
-            raise ConfigError(
-                f"task.labels=[{', '.join(keys.labels)}] with task.kind={self.name}; set task.labels=null."
-            )
+            raise ConfigError(f"task.labels=[{listed(keys.labels)}] with task.kind={self.name}; set task.labels=null.")
 
     def protects(self, keys: TaskKeys) -> bool:
         """Return whether batches mark tokens that no method may drop, other than those of a backbone's prefix."""
@@ -75,6 +73,18 @@ class TaskKind(ABC):
         return (keys.text, keys.text_pair) if keys.text_pair else (keys.text,)
 
     # -- rows ------------------------------------------------------------------------------------------
+
+    def has_label(self, label: Any) -> bool:
+        """Return whether a cell of the label's column holds a label; texts and answers are not looked at here."""
+        return True
+
+    def label_fault(self, keys: TaskKeys, label: Any) -> str:
+        """Return why a cell can be no label, as the words after "label x is"; "" where it can."""
+        return ""
+
+    def decisions(self, rows: Rows[Any]) -> Sequence[Any] | None:
+        """Return what rows with the same texts contradict each other in; None where any number of answers is right."""
+        return rows.labels
 
     def flatten(self, keys: TaskKeys, table: Table) -> Table:
         """Return a table with one row per row of the task; the same table unless it has a nested layout."""
@@ -109,8 +119,11 @@ class TaskKind(ABC):
         """Make up rows from which a model of this kind can learn something."""
 
     def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
-        """Return the row numbers of "train" and of each named part, divided by content, without duplicates."""
-        return hash_split(rows.contents, [0] * len(rows), fractions)
+        """Return the row numbers of "train" and of each named part, divided by content, without duplicates.
+
+        Rows that contradict each other are in the same part.
+        """
+        return hash_split(rows.contents, [0] * len(rows), fractions, self.decisions(rows))
 
     # -- token ids -------------------------------------------------------------------------------------
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, listed, quoted
+from prunekit.data.cells import is_unlabelled, label_fault, scalar
 from prunekit.data.errors import DataError
+from prunekit.data.faults import Faults
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
+from prunekit.data.labels import class_names, class_numbers
 from prunekit.data.rows import Rows
 from prunekit.data.splitting import hash_split
 from prunekit.data.synthetic import MARKERS, sentence
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from prunekit.data.encoding import EncodedSplit, Encoder
 
 SCORES = 6  # generated values are 0.0 .. 5.0
+LARGEST = 3.4028234e38  # that float32 holds
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # Python's own takes 1_000 and other digits
 
 
 class _Labelled(TaskKind):
@@ -31,6 +36,15 @@ class _Labelled(TaskKind):
     @abstractmethod
     def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[Any]:
         """Return the labels of these rows as numbers."""
+
+    def has_label(self, label: Any) -> bool:
+        """Return whether there is one."""
+        return not is_unlabelled(label)
+
+    def label_fault(self, keys: TaskKeys, label: Any) -> str:
+        """Return why a cell holds no label; a class that the task names is one, however it looks."""
+        is_named = isinstance(label, str) and label.strip() in (keys.labels or ())
+        return "" if is_named else label_fault(label)
 
     def rows(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> Rows[Any]:
         """Read texts and numbers."""
@@ -77,33 +91,33 @@ class Classification(_Labelled):
             return
         if len(set(labels)) != len(labels):
             twice = next(name for name in labels if labels.count(name) > 1)
-            raise ConfigError(f"task.labels names {twice!r} twice; every label is named once.")
+            raise ConfigError(f"task.labels names {quoted(twice)} twice; every label is named once.")
         if len(labels) < 2:
-            raise ConfigError(f"task.labels=[{', '.join(labels)}] has {len(labels)} label; give 2 or more.")
+            raise ConfigError(f"task.labels=[{listed(labels)}] has {len(labels)} label; give 2 or more.")
         if "f1" in " ".join(keys.metrics).replace("macro_f1", "") and len(labels) != 2:
             raise ConfigError(f"metric f1 is of two classes, but task.labels has {len(labels)}; use macro_f1 instead.")
 
     def label_names(self, keys: TaskKeys, train: Table) -> tuple[str, ...] | None:
-        """Return the task's classes, or the different labels of the training table, sorted.
+        """Return the task's classes, those that the file names, or the different labels of the training table, sorted.
 
         Labels that are all whole numbers are sorted as numbers.
         """
         if keys.labels is not None:
             return keys.labels
-        found = {_name(value) for value in train.column(keys.label) if value is not None and _name(value)}
-        are_numbers = all(re.fullmatch("-?[0-9]+", name) for name in found)
-        names = tuple(sorted(found, key=int) if are_numbers else sorted(found))
+        column = quoted(keys.label)
+        named = train.classes.get(keys.label)
+        names = class_names(train, keys.label) if named is None else named
         if len(names) < 2:
             raise DataError(
-                f"{train.path}: column {keys.label!r} has {len(names)} different labels; classification needs 2 or "
+                f"{train.path}: column {column} has {len(names)} different labels; classification needs 2 or "
                 f"more. Choose another column with task.label=..."
             )
         if len(names) == len(train) > 2:
             raise DataError(
-                f"{train.path}: column {keys.label!r} has {len(names)} different labels in {len(train)} rows, so no "
+                f"{train.path}: column {column} has {len(names)} different labels in {len(train)} rows, so no "
                 f"class can be learnt. Choose another column with task.label=..., or set task.kind=regression."
             )
-        if "f1" in keys.metrics and len(names) != 2:
+        if {"f1", "mean_of_accuracy_f1"} & {*keys.metrics} and len(names) != 2:
             raise DataError(
                 f"metric f1 is of two classes, but {train.path} has {len(names)}; use task.metrics=[macro_f1]."
             )
@@ -115,27 +129,12 @@ class Classification(_Labelled):
 
     def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[int]:
         """Return class numbers: by name, or, in a column of whole numbers that are no names, as they are."""
-        raw, names = table.column(keys.label), names or ()
-        number = {name: place for place, name in enumerate(names)}
-        if all(
-            isinstance(raw[row], int) and not isinstance(raw[row], bool) and str(raw[row]) not in number for row in kept
-        ):
-            number = {str(place): place for place in range(len(names))}
-        found = []
-        for row in kept:
-            place = number.get(_name(raw[row]))
-            if place is None:
-                shown = [f"{label} ({names[at]})" if label != names[at] else label for label, at in number.items()]
-                allowed = ", ".join(shown[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-                raise DataError(
-                    f"{table.at(row)}: label {raw[row]!r} is not in the set {allowed}; correct it or task.labels."
-                )
-            found.append(place)
-        return found
+        return class_numbers(table, keys.label, kept, names or ())
 
     def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
         """Divide every class by the same fractions."""
-        return hash_split(rows.contents, [int(label) for label in rows.labels], fractions)
+        labels = [int(label) for label in rows.labels]
+        return hash_split(rows.contents, labels, fractions, labels)
 
 
 @dataclass(frozen=True)
@@ -145,23 +144,31 @@ class Regression(_Labelled):
     def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[float]:
         """Return finite values."""
         raw = table.column(keys.label)
-        found = []
+        found, faults = [], Faults()
         for row in kept:
-            try:
-                value = float(raw[row])
-            except (TypeError, ValueError):
-                value = math.nan
-            if not math.isfinite(value):
-                raise DataError(
-                    f"{table.at(row)}: label {raw[row]!r} is not a number, as task.kind=regression needs; correct it, "
-                    f"or set task.kind=classification."
-                )
-            found.append(value)
+            value = number_of(raw[row])
+            if value is None:
+                faults.add(table.place(row), f": label {quoted(raw[row])} is not a number")
+            else:
+                found.append(value)
+        if faults:
+            raise DataError(
+                f"{table.prefix}{faults}, as task.kind=regression needs; correct it, or set task.kind=classification."
+            )
         return found
 
 
-def _name(value: Any) -> str:
-    return str(value).strip()
+def number_of(label: Any) -> float | None:
+    """Return a label as a number that float32 holds; None where it is none."""
+    label = scalar(label)
+    is_number = isinstance(label, int | float | Decimal) and not isinstance(label, bool)
+    if not is_number and not (isinstance(label, str) and NUMBER.fullmatch(label.strip())):
+        return None
+    try:
+        value = float(label)
+    except (OverflowError, ValueError):
+        return None
+    return value if abs(value) <= LARGEST else None  # of what is not a number, too
 
 
 CLASSIFICATION = Classification(

@@ -103,11 +103,12 @@ class Span(TaskKind):
     def divide(self, rows: Rows[Answer], fractions: Mapping[str, float]) -> dict[str, list[int]]:
         """Keep the questions about one context together, or a part would ask about texts trained on.
 
-        Of rows with the same question and context the first is kept.
+        Of rows with the same question, context and answers the first is kept.
         """
         contents = rows.contents
         contexts = list(dict.fromkeys(context for _, context in contents))
-        first = sorted({content: row for row, content in reversed(list(enumerate(contents)))}.values())
+        asked = zip(contents, rows.labels, strict=True)
+        first = sorted({row: place for place, row in reversed(list(enumerate(asked)))}.values())
         of_context: dict[str, list[int]] = {}
         for row in first:
             of_context.setdefault(contents[row][1], []).append(row)

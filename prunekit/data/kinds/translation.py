@@ -38,6 +38,10 @@ class Translation(TaskKind):
         """Return the columns of source and target."""
         return (keys.text, keys.label)
 
+    def decisions(self, rows: Rows[str]) -> None:
+        """Return None: a sentence has many translations."""
+        return
+
     def rows(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> Rows[str]:
         """Read sources and targets."""
         return Rows(table.texts(keys.text, kept), None, table.texts(keys.label, kept))

@@ -60,6 +60,7 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> RunResul
         "speed": [],
         "truncated": data.truncated,
         "dropped": data.dropped,
+        **({"noticed": data.noticed} if data.noticed else {}),
         "precision": precision_of(cfg["trainer"]["precision"]),
         "execution": {"validation": "mask", "test": method.test_execution},
         "bands": [band.to_json() for band in tested.bands],
