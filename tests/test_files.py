@@ -1,4 +1,4 @@
-"""Seals that show damage, the errors of disks, digests of JSON, which must stay what they are, and names that are cut."""
+"""Seals that show damage, the errors of disks, digests of JSON, which must stay what they are; cut names."""
 
 import errno
 import hashlib

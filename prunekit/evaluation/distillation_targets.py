@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.config.errors import first_line
+from prunekit.console import say
 from prunekit.data.encoding import Batch
+from prunekit.files import damage, write_sealed
 from prunekit.losses import decisions_per_row
 from prunekit.models.forward import decodes, evaluating, forward_logits, on_device
 from prunekit.models.heads import MASKED_LOGIT, by_token
@@ -114,10 +117,9 @@ class TeacherOutputs:
         return self.logits.batch(rows, place, inside).to(index.device), order.to(index.device)
 
     def save(self, path: Path) -> None:
-        """Write the outputs atomically."""
-        scratch = path.with_suffix(f".tmp{os.getpid()}")
-        save_file({"ranks": self.ranks, "offsets": self.offsets, **vars(self.logits)}, scratch)
-        scratch.replace(path)
+        """Write the outputs atomically, sealed."""
+        tensors = {"ranks": self.ranks, "offsets": self.offsets, **vars(self.logits)}
+        write_sealed(path, partial(save_file, tensors))
 
     @classmethod
     def load(cls, path: Path) -> TeacherOutputs:
@@ -130,11 +132,17 @@ class TeacherOutputs:
 
     @classmethod
     def load_if_whole(cls, path: Path) -> TeacherOutputs | None:
-        """Read what `save` wrote; None where there is nothing, or nothing that can be read."""
-        try:
-            return cls.load(path) if path.is_file() else None
-        except (SafetensorError, OSError, TypeError, KeyError):
+        """Read what `save` wrote; None where there is nothing, or where it is damaged, which is printed."""
+        if not path.is_file():
             return None
+        wrong = damage(path)
+        if wrong is None:
+            try:
+                return cls.load(path)
+            except (SafetensorError, OSError, TypeError, KeyError) as error:
+                wrong = f"cannot be read ({first_line(error)})"
+        say(f"cache      {path} {wrong}; it is made again.")
+        return None
 
 
 def teacher_outputs(model: PreTrainedModel, batches: Iterable[Batch], lengths: Int[Tensor, "rows"]) -> TeacherOutputs:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from prunekit.config.errors import first_line
 from prunekit.console import say
+from prunekit.files import free_space
 from prunekit.loggers.base import Media, Sink
 from prunekit.results import examples, heatmap
 from prunekit.runs.folder import RunFolder
@@ -28,7 +30,8 @@ def tracking(cfg: Mapping[str, Any], folder: RunFolder) -> Iterator[list[Logger]
 
     Writes metrics.csv at the end where `logger.csv` is set.
     """
-    record = JsonlLogger(folder.metrics)
+    record = JsonlLogger(folder.metrics, folder.hash)
+    record.repair()
     sinks = _start_all(cfg, folder) if rank_zero_only.rank == 0 else []
     exit_code = 1
     try:
@@ -37,8 +40,18 @@ def tracking(cfg: Mapping[str, Any], folder: RunFolder) -> Iterator[list[Logger]
     finally:
         for sink in sinks:
             sink.finish(exit_code)
+        with suppress(OSError):  # a disk that is full has been reported
+            record.seal()
         if cfg["logger"]["csv"] and record.path.is_file():
-            record.write_csv(folder.path / "metrics.csv")
+            _write_csv(record, folder.path / "metrics.csv")
+
+
+def _write_csv(record: JsonlLogger, path: Path) -> None:
+    """Write metrics.csv; where that fails, one line says so, and the record is still there."""
+    try:
+        record.write_csv(path)
+    except (OSError, ValueError) as error:
+        say(f"{path} was not written ({first_line(error)}; {free_space(path)}); {record.path.name} has everything.")
 
 
 def _start_all(cfg: Mapping[str, Any], folder: RunFolder) -> list[Sink]:

@@ -23,7 +23,7 @@ from prunekit.console import say, track
 from prunekit.cost import Shape
 from prunekit.data.encoding import Batch
 from prunekit.evaluation.evaluate import evaluate
-from prunekit.files import append_jsonl, read_jsonl
+from prunekit.files import append_jsonl, damage, read_jsonl, remove_sealed, seal
 from prunekit.losses import imitation_loss, task_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext
@@ -221,12 +221,16 @@ class _ScoredSchedules:
     def __init__(self, method: LAT, path: Path) -> None:
         self.method = method
         self.path = path
+        if (wrong := damage(path, grows=True)) is not None:
+            say(f"{path} {wrong}; the schedules are scored again.")
+            remove_sealed(path)
         self.known = {tuple(row["schedule"]): row["score"] for row in read_jsonl(path)}
 
     def __call__(self, schedule: Schedule) -> Point:
         if schedule not in self.known:
             self.known[schedule] = self.method.score(schedule)
             append_jsonl(self.path, {"schedule": list(schedule), "score": self.known[schedule]})
+            seal(self.path)
         return Point(schedule, self.method.reduction(schedule), self.known[schedule])
 
 

@@ -8,7 +8,6 @@ can resume (`LastCheckpoint`); and no part of a step done after that moment.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from prunekit.config.errors import first_line
 from prunekit.console import say
-from prunekit.files import replace_durably
+from prunekit.files import damage, move_sealed, remove_sealed, write_sealed
 from prunekit.runs.folder import BEST, CLOSEST, LAST, PREVIOUS
 from prunekit.training.metrics_log import JsonlLogger
 
@@ -66,41 +65,89 @@ def to_plain_types(value: Any, where: str = "checkpoint") -> Any:
 
 
 class PlainCheckpointIO(TorchCheckpointIO):
-    """Checkpoint writer that only writes what loads safely, and first to a temporary file.
+    """Checkpoint writer that only writes what loads safely, sealed as a file of the run with the hash `owner`.
 
     A kill while writing leaves the old file intact.
     """
 
+    def __init__(self, owner: str = "") -> None:
+        super().__init__()
+        self.owner = owner
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a temporary file, flush it to the disk, then rename it."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        """Write to a temporary file, flush it to the disk, then rename it.
+
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
         # the hyperparameters' class is of no use to a reader of plain dicts
         content = to_plain_types({key: value for key, value in checkpoint.items() if key != "hparams_type"})
-        temporary = target.with_name(f".{target.name}.tmp")
-        with temporary.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        replace_durably(temporary, target)
+
+        def write(beside: Path) -> None:
+            with beside.open("wb") as stream:  # given a path, torch does not say what is wrong with the disk
+                torch.save(content, stream)
+
+        write_sealed(path, write, self.owner)
 
 
-def find_resumable(folder: str | Path) -> str | None:
-    """Return the newest readable checkpoint in `folder`, for `fit(ckpt_path=...)`; None = start from the beginning.
+def find_resumable(folder: str | Path, owner: str = "") -> str | None:
+    """Return the newest whole checkpoint in `folder`, for `fit(ckpt_path=...)`; None = start from the beginning.
 
-    Prints which file cannot be read and what is used instead.
+    A checkpoint is of use only with the best one so far beside it, which nothing could bring back. `owner` is the hash
+    of the run. Prints which file cannot be used and what is used instead.
     """
     paths = [Path(folder) / name for name in (LAST, PREVIOUS)]
     for path, next_best in zip(paths, (f"the one before ({PREVIOUS})", "the start"), strict=True):
         if not path.is_file():
             continue
         try:
-            torch.load(path, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
+            state = _read_checkpoint(path, owner)
+            state["loops"]["fit_loop"]
+            for needed in _kept_beside(state):
+                _read_checkpoint(path.with_name(needed), owner)
         except Exception as error:  # truncated zip, foreign pickle, missing key: in any case not a checkpoint
-            say(f"{path} cannot be read ({first_line(error)}); training continues from {next_best}.")
+            is_named = isinstance(error, DamagedCheckpointError)
+            reason = str(error) if is_named else f"{path} cannot be read ({first_line(error)})"
+            say(f"{reason}; training continues from {next_best}.")
             continue
         return str(path)
     return None
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+def load_weights(path: str | Path, owner: str = "") -> dict[str, Tensor]:
+    """Return the weights in a checkpoint.
+
+    Raises:
+        DamagedCheckpointError: it is gone, damaged, or that of another run than `owner`.
+    """
+    try:
+        weights: dict[str, Tensor] = _read_checkpoint(Path(path), owner)["state_dict"]
+    except DamagedCheckpointError as error:
+        raise DamagedCheckpointError(f"{error}; the same command trains again from the start.") from error
+    return weights
+
+
+def _read_checkpoint(path: Path, owner: str) -> dict[str, Any]:
+    wrong = damage(path, owner) or (None if path.is_file() else "is gone")
+    if wrong is not None:
+        raise DamagedCheckpointError(f"{path} {wrong}")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DamagedCheckpointError(f"{path} cannot be read ({first_line(error)})") from error
+    return state
+
+
+def _kept_beside(state: Mapping[str, Any]) -> list[str]:
+    """Return the names of the checkpoints that a resumed run may end with, by the state of `FeasibleCheckpoint`."""
+    for name, stored in (state.get("callbacks") or {}).items():
+        if name.startswith(FeasibleCheckpoint.__name__):
+            return [BEST] if stored["best_score"] is not None else [CLOSEST] if stored["closest"] else []
+    return []
 
 
 class LastCheckpoint(Checkpoint):
@@ -110,9 +157,10 @@ class LastCheckpoint(Checkpoint):
     have been written. At the start of a fit the loggers drop the rows of steps that will be run again.
     """
 
-    def __init__(self, folder: str | Path, *, seconds: float | int = 60.0) -> None:
+    def __init__(self, folder: str | Path, *, seconds: float | int = 60.0, owner: str = "") -> None:
         self.folder = Path(folder)
         self.seconds = seconds
+        self.owner = owner
         self._taken = 0.0
         self._loader_states: list[Any] = []
 
@@ -138,9 +186,9 @@ class LastCheckpoint(Checkpoint):
                 f"epoch's end; leave it at -1 and add the callback StopAfter({trainer.max_steps})."
             )
         if not isinstance(trainer.strategy.checkpoint_io, PlainCheckpointIO):
-            trainer.strategy.checkpoint_io = PlainCheckpointIO()
+            trainer.strategy.checkpoint_io = PlainCheckpointIO(self.owner)
         if trainer.is_global_zero:
-            self._staged_path.unlink(missing_ok=True)
+            remove_sealed(self._staged_path)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Read the loaders' positions, which Lightning drops when it resumes at an epoch's end."""
@@ -181,10 +229,13 @@ class LastCheckpoint(Checkpoint):
     def _commit(self, trainer: L.Trainer) -> None:
         # only now is the step's row in metrics.jsonl, so that the checkpoint cannot be ahead of it
         if trainer.is_global_zero and self._staged_path.is_file():
+            for logger in trainer.loggers:
+                if isinstance(logger, JsonlLogger):
+                    logger.seal()
             last = self.folder / LAST
             if last.is_file():
-                os.replace(last, self.folder / PREVIOUS)
-            replace_durably(self._staged_path, last)
+                move_sealed(last, self.folder / PREVIOUS)
+            move_sealed(self._staged_path, last)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -235,7 +286,7 @@ class FeasibleCheckpoint(ModelCheckpoint):
 
     METRICS = ("score", "feasible", "budget_gap")
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, owner: str = "") -> None:
         super().__init__(
             dirpath=folder,
             filename=BEST.removesuffix(".ckpt"),
@@ -246,6 +297,7 @@ class FeasibleCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,  # overwrite the file of a killed run rather than write best-v1.ckpt
         )
+        self.owner = owner
         self.closest_model_path = ""
         self._closest: tuple[float, float] | None = None  # budget_gap and negative score: smaller is better
 
@@ -255,7 +307,7 @@ class FeasibleCheckpoint(ModelCheckpoint):
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
         if not isinstance(trainer.strategy.checkpoint_io, PlainCheckpointIO):
-            trainer.strategy.checkpoint_io = PlainCheckpointIO()
+            trainer.strategy.checkpoint_io = PlainCheckpointIO(self.owner)
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Check whether the evaluation that just ended is the best one that met the budget."""
@@ -273,7 +325,7 @@ class FeasibleCheckpoint(ModelCheckpoint):
         if self.best_model_path:
             self._closest, self.closest_model_path = None, ""
             if trainer.is_global_zero:
-                path.unlink(missing_ok=True)
+                remove_sealed(path)
             return
         score, _, gap = self._read_metrics(trainer)
         rank = (gap if gap == gap else float("inf"), -score if score == score else float("inf"))

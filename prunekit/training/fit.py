@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from prunekit.training.checkpoints import FeasibleCheckpoint, LastCheckpoint, StopAfter, find_resumable
+from prunekit.training.checkpoints import (
+    FeasibleCheckpoint,
+    LastCheckpoint,
+    StopAfter,
+    find_resumable,
+    load_weights,
+)
 from prunekit.training.hardware import accelerator_of, precision_of
 from prunekit.training.progress import Progress
 from prunekit.training.rng import RngState
@@ -25,25 +31,29 @@ def fit(
     *,
     asked: float | None = None,
     loggers: list[Logger] | None = None,
+    owner: str = "",
 ) -> None:
     """Train, or resume where a killed run stopped; the module then has the weights of the chosen checkpoint.
 
-    `settings` is the trainer block of the configuration, `asked` the FLOPs reduction that the progress line shows.
+    `settings` is the trainer block of the configuration, `asked` the FLOPs reduction that the progress line shows,
+    `owner` the hash of the run, whose checkpoints alone are resumed.
 
     Raises:
         KeyboardInterrupt: the user or the system ended the training, which can be resumed.
         RuntimeError: no evaluation took place.
+        DamagedCheckpointError: the chosen checkpoint was damaged since it was written.
     """
-    best = FeasibleCheckpoint(checkpoints)
+    best = FeasibleCheckpoint(checkpoints, owner)
     trainer = L.Trainer(
         max_epochs=settings["epochs"],
         accelerator=accelerator_of(settings["accelerator"]),
         devices=1,  # several processes are not supported yet
         precision=precision_of(settings["precision"]),
+        plugins=[LightningEnvironment()],  # one process, whatever a cluster's variables say
         logger=loggers or [],
         callbacks=[
             best,
-            LastCheckpoint(checkpoints, seconds=settings["checkpoint_seconds"]),
+            LastCheckpoint(checkpoints, seconds=settings["checkpoint_seconds"], owner=owner),
             RngState(),
             StopAfter(settings["max_steps"]),
             Progress(asked, settings["max_steps"]),
@@ -57,7 +67,7 @@ def fit(
     )
     module.train()  # transformers loads models in evaluation mode, without dropout
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=find_resumable(checkpoints))
+        trainer.fit(module, datamodule=data, ckpt_path=find_resumable(checkpoints, owner))
     except SystemExit as ended:
         # lightning ends the process itself when it is interrupted; the caller decides what that means
         if isinstance(ended, SIGTERMException) or isinstance(ended.__context__, KeyboardInterrupt):
@@ -66,4 +76,4 @@ def fit(
     chosen = best.best_model_path or best.closest_model_path
     if not chosen:
         raise RuntimeError(f"{checkpoints} holds no checkpoint after training: no evaluation took place.")
-    module.load_state_dict(torch.load(chosen, weights_only=True, map_location="cpu")["state_dict"])
+    module.load_state_dict(load_weights(checkpoints / Path(chosen).name, owner))

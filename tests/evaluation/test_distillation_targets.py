@@ -4,7 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.models import sentences, tiny_model
+from support.paths import visible
 
+from prunekit.evaluation import distillation_targets
 from prunekit.evaluation.distillation_targets import RowLogits, TeacherOutputs, TokenLogits, WordLogits, teacher_outputs
 from prunekit.models.heads import MASKED_LOGIT
 from prunekit.tokens.encoder import install
@@ -52,7 +54,23 @@ def test_saved_outputs_are_read_back_as_they_were(tmp_path):
     again = TeacherOutputs.load(tmp_path / "outputs.safetensors")
     assert torch.equal(again.logits.logits, found.logits.logits)
     assert torch.equal(again.ranks, found.ranks)
-    assert [path.name for path in tmp_path.iterdir()] == ["outputs.safetensors"]
+    assert visible(tmp_path) == ["outputs.safetensors"]
+
+
+def test_damaged_outputs_are_not_read_and_named(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(distillation_targets, "say", said.append)
+    path = tmp_path / "outputs.safetensors"
+    assert TeacherOutputs.load_if_whole(path) is None
+    assert said == []
+    outputs()[2].save(path)
+    assert TeacherOutputs.load_if_whole(path) is not None
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # in the last number, which safetensors takes as it is
+    path.write_bytes(content)
+    assert TeacherOutputs.load_if_whole(path) is None
+    wrong = "is not what was written: it was damaged, or changed by hand"
+    assert said == [f"cache      {path} {wrong}; it is made again."]
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support.paths import TESTS
+from support.damage import flip
+from support.paths import TESTS, visible
 from torch import nn
 
 from prunekit.files import read_jsonl
 from prunekit.runs.folder import discard_resume_points
 from prunekit.training import checkpoints
 from prunekit.training.checkpoints import (
+    DamagedCheckpointError,
     FeasibleCheckpoint,
     LastCheckpoint,
     PlainCheckpointIO,
     StopAfter,
     find_resumable,
+    load_weights,
     to_plain_types,
 )
 from prunekit.training.rng import RngState, restore_rng_states, rng_states
@@ -140,6 +143,60 @@ def test_a_truncated_checkpoint_is_reported_and_the_previous_one_is_resumed(tmp_
     assert said[0].endswith("training continues from the one before (previous.ckpt).")
 
 
+def save(path, step, owner="", **state):
+    PlainCheckpointIO(owner).save_checkpoint({"global_step": step, "loops": {"fit_loop": {}}, **state}, path)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_a_flipped_bit_anywhere_is_reported_and_the_previous_checkpoint_is_resumed(tmp_path, said, place):
+    save(tmp_path / "previous.ckpt", 1, weights=torch.zeros(999))
+    save(tmp_path / "last.ckpt", 2, weights=torch.zeros(999))
+    flip(tmp_path / "last.ckpt", place)
+    assert find_resumable(tmp_path) == str(tmp_path / "previous.ckpt")
+    assert said == [
+        f"{tmp_path / 'last.ckpt'} is not what was written: it was damaged, or changed by hand; "
+        "training continues from the one before (previous.ckpt)."
+    ]
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, said):
+    save(tmp_path / "last.ckpt", 2, owner="0000aaaa")
+    assert find_resumable(tmp_path, "0000aaaa") == str(tmp_path / "last.ckpt")
+    assert find_resumable(tmp_path, "1111bbbb") is None
+    assert said == [
+        f"{tmp_path / 'last.ckpt'} is a file of another run (0000aaaa); "
+        "training continues from the one before (previous.ckpt)."
+    ]
+
+
+@pytest.mark.parametrize("harm", [flip, Path.unlink], ids=["damaged", "gone"])
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ({"best_score": 0.5, "closest": None}, "best.ckpt"),
+        ({"best_score": None, "closest": [0.1, -0.5]}, "closest.ckpt"),
+    ],
+)
+def test_without_the_checkpoint_to_be_kept_training_starts_again(tmp_path, said, harm, state, kept):
+    callbacks = {"FeasibleCheckpoint{'monitor': 'score'}": state}
+    save(tmp_path / "last.ckpt", 2, callbacks=callbacks)
+    save(tmp_path / kept, 1)
+    assert find_resumable(tmp_path) == str(tmp_path / "last.ckpt")
+    harm(tmp_path / kept)
+    assert find_resumable(tmp_path) is None
+    assert said[0].startswith(f"{tmp_path / kept} is ")
+
+
+def test_weights_that_were_damaged_are_refused_by_name(tmp_path):
+    save(tmp_path / "best.ckpt", 1, state_dict={"weight": torch.ones(2)})
+    assert load_weights(tmp_path / "best.ckpt")["weight"].tolist() == [1, 1]
+    flip(tmp_path / "best.ckpt")
+    with pytest.raises(
+        DamagedCheckpointError, match=r"best\.ckpt is not what was written.*trains again from the start"
+    ):
+        load_weights(tmp_path / "best.ckpt")
+
+
 def test_a_kill_between_the_two_renames_costs_only_one_checkpoint(tmp_path, said):
     write_checkpoint(tmp_path / "previous.ckpt", 2)  # last.ckpt was moved here, the new one was not yet moved
     assert find_resumable(tmp_path) == str(tmp_path / "previous.ckpt")
@@ -162,7 +219,9 @@ def test_resume_points_are_deleted_without_the_best_checkpoint(tmp_path):
     for name in ("last.ckpt", "previous.ckpt", "last.ckpt.staged", "best.ckpt", "closest.ckpt"):
         (tmp_path / name).touch()
     discard_resume_points(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "closest.ckpt"]
+    assert visible(tmp_path) == ["best.ckpt", "closest.ckpt"]
+    discard_resume_points(tmp_path, keep_best=False)
+    assert not tmp_path.exists()
 
 
 # -- what may be in a checkpoint ---------------------------------------------------------------------
@@ -313,7 +372,7 @@ def test_the_best_feasible_evaluation_is_kept_over_better_ones_that_missed_the_b
     assert weight(tmp_path / "best.ckpt") == 2  # the earlier one of two equal scores
     assert best.best_model_score.item() == pytest.approx(0.8)
     assert best.closest_model_path == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+    assert visible(tmp_path) == ["best.ckpt"]
 
 
 def test_if_no_evaluation_meets_the_budget_there_is_a_closest_but_no_best(tmp_path):
@@ -322,7 +381,7 @@ def test_if_no_evaluation_meets_the_budget_there_is_a_closest_but_no_best(tmp_pa
     assert best.best_model_path == ""
     assert Path(best.closest_model_path) == tmp_path / "closest.ckpt"
     assert weight(tmp_path / "closest.ckpt") == 2  # the higher score among two that are equally close
-    assert [path.name for path in tmp_path.iterdir()] == ["closest.ckpt"]
+    assert visible(tmp_path) == ["closest.ckpt"]
 
 
 def test_a_nan_score_is_never_the_best(tmp_path):
@@ -362,7 +421,7 @@ def test_a_best_checkpoint_of_an_earlier_attempt_is_overwritten(tmp_path):
     best = FeasibleCheckpoint(tmp_path)
     fit(Scripted([(0.5, 1, 0.0)]), [best], epochs=1)
     assert weight(tmp_path / "best.ckpt") == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+    assert visible(tmp_path) == ["best.ckpt"]
 
 
 def test_a_module_that_does_not_log_feasibility_is_refused(tmp_path):
@@ -378,7 +437,7 @@ def test_a_checkpoint_is_taken_at_each_epochs_end_and_the_previous_one_is_kept(t
     fit(Scripted([(0.5, 1, 0.0)] * 3), [FeasibleCheckpoint(tmp_path), LastCheckpoint(tmp_path)], epochs=3)
     steps = [torch.load(tmp_path / name, weights_only=True)["global_step"] for name in ("previous.ckpt", "last.ckpt")]
     assert steps == [2, 3]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    assert visible(tmp_path) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 def test_hyperparameters_in_a_config_are_stored_as_plain_types(tmp_path):
