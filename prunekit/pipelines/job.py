@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import BusyError, RunFolder
 from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.result import AnyResult
+from prunekit.runs.storage import explain
 from prunekit.runs.sweep import TEACHER_ONLY
 
 WORST = -1.0  # objective of a job that has no score or missed its budget; no metric is lower
@@ -44,7 +45,8 @@ def job(config: Any) -> float:
     else:
         teacher = teacher_config(cfg) if os.environ.get(TEACHER_ONLY) else None
         code, objective = _attempt(teacher or cfg, board, patient)
-    atomic_write_text(place / "exit_code", f"{code}\n")
+    with suppress(OSError):  # a full disk: the sweep itself says so at its end
+        atomic_write_text(place / "exit_code", f"{code}\n")
     return objective
 
 
@@ -56,29 +58,31 @@ def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, flo
         if not patient and folder.holder() is not None:
             return DONE, WORST
         board.announce_start(name, folder)
-        start = time.time()
+        start = time.monotonic()
         with _logged(folder):
             result = run(cfg, wait=patient)
-        board.announce_end(name, result, time.time() - start)
+        board.announce_end(name, result, time.monotonic() - start)
         return result.exit_code, objective_of(result)
     except BusyError:
         return DONE, WORST  # another process runs it, and will report the outcome
     except ConfigError as error:
         code, message = error.exit_code, str(error)
     except Exception as error:
-        code, message = CRASHED, f"{type(error).__name__}: {error}"
-    folder.write_failure(code, message)
+        explained = explain(error, folder.path)
+        code, message = CRASHED, str(explained or f"{type(error).__name__}: {error}")
+    with suppress(OSError):  # the disk is full: the line below is all that can be said
+        folder.write_failure(code, message)
     board.announce_failure(name, message, folder)
     return code, WORST
 
 
-@contextlib.contextmanager
+@contextmanager
 def _logged(folder: RunFolder) -> Iterator[None]:
     """Write everything printed, and any traceback, to the log of the run."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a", encoding="utf-8", buffering=1) as log:
         print(f"---- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}", file=log)
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        with redirect_stdout(log), redirect_stderr(log):
             try:
                 yield
             except BusyError:

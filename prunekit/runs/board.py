@@ -10,7 +10,7 @@ from typing import Any
 
 from prunekit.config.errors import MISSED
 from prunekit.console import clock
-from prunekit.files import atomic_write_text
+from prunekit.files import damage, write_sealed_text
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.result import AnyResult
 
@@ -27,22 +27,28 @@ def title(cfg: dict[str, Any]) -> str:
 class Board:
     """The runs that a sweep set out to do; any of its processes can count those that are over."""
 
-    started: float
+    started: float  # seconds since 1970, for the time that is left alone
     runs: tuple[tuple[Path, float], ...]  # folder, and how long it takes relative to the others
+    failed_before: frozenset[str] = frozenset()  # ids of the failures that the sweep found at its beginning
 
     @classmethod
     def read(cls, folder: Path) -> Board:
         """Read the board that a grid left in its folder; an empty one where there is none."""
+        path = folder / "board.json"
         try:
-            content = json.loads((folder / "board.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            if damage(path) is not None:
+                return cls(time.time(), ())
+            content = json.loads(path.read_text(encoding="utf-8"))
+            runs = tuple((Path(run), float(weight)) for run, weight in content["runs"])
+            return cls(float(content["started"]), runs, frozenset(content["failed_before"]))
+        except (OSError, ValueError, KeyError, TypeError):
             return cls(time.time(), ())
-        return cls(content["started"], tuple((Path(path), weight) for path, weight in content["runs"]))
 
     def write(self, folder: Path) -> None:
         """Write the board where the jobs find it."""
         runs = [[str(path), weight] for path, weight in self.runs]
-        atomic_write_text(folder / "board.json", json.dumps({"started": self.started, "runs": runs}, indent=1) + "\n")
+        content = {"started": self.started, "runs": runs, "failed_before": sorted(self.failed_before)}
+        write_sealed_text(folder / "board.json", json.dumps(content, indent=1) + "\n")
 
     def announce_start(self, name: str, folder: RunFolder) -> None:
         """Print that a run begins, and the log to follow it in."""
@@ -63,7 +69,7 @@ class Board:
 
     def _remaining(self) -> list[float]:
         """Return the weights of the runs that are not over at this moment."""
-        return [weight for path, weight in self.runs if not _is_over(RunFolder(path, ""), self.started)]
+        return [weight for path, weight in self.runs if not self._is_over(RunFolder(path, ""))]
 
     def _count(self, ahead: int) -> str:
         if not self.runs:
@@ -75,12 +81,15 @@ class Board:
         left, total = sum(self._remaining()), sum(weight for _, weight in self.runs)
         if not self.runs or left >= total:
             return ""
-        return f" | ETA {clock((time.time() - self.started) / (total - left) * left)}" if left else ""
+        spent = max(0.0, time.time() - self.started)  # the clock may have been set back
+        return f" | ETA {clock(spent / (total - left) * left)}" if left else ""
 
-
-def _is_over(folder: RunFolder, since: float) -> bool:
-    """Return whether a run is done, or has failed since then."""
-    return (folder.path / "result.json").is_file() or folder.failure(since) is not None
+    def _is_over(self, folder: RunFolder) -> bool:
+        """Return whether a run is done, or has failed in this sweep."""
+        if (folder.path / "result.json").is_file():
+            return True
+        failed = folder.failure_id()
+        return failed is not None and failed not in self.failed_before
 
 
 def _tell(line: str) -> None:

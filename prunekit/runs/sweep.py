@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,14 +33,13 @@ POLL_SECONDS = 5.0  # between two checks of runs that other processes are runnin
 TEACHER_ONLY = "PRUNEKIT_TEACHER_ONLY"  # set for a job that is to train its teacher only
 
 
-def _give_up(job: Planned) -> None:
-    """Record as failed a job that was launched and ended without a trace in its folder."""
-    job.folder.path.mkdir(parents=True, exist_ok=True)
-    job.folder.write_failure(
-        CRASHED,
-        f"was launched {MOST_LAUNCHES} times and left neither a result nor an error in {job.folder.path}: its process "
-        "was killed, or its configuration differs where it runs (as with ${now:...} in runs_dir)",
-    )
+def _version(path: Path) -> tuple[int, int] | None:
+    """Return what differs between two files of a name, one written over the other; None without a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 # -- all jobs, in the process that was started -------------------------------------------------------
@@ -71,7 +71,6 @@ class Sweep:
     """A grid of configurations; `compose` turns a list of overrides into Hydra's configuration."""
 
     def __init__(self, jobs: Sequence[list[str]], compose: Callable[[list[str]], Any], folder: Path) -> None:
-        self.started = time.time()
         self.folder = folder
         self.asked = len(jobs)
         planned = [self._planned(list(job), compose) for job in jobs]
@@ -80,6 +79,11 @@ class Sweep:
         self.broken = [job for job in planned if job.problem is not None]
         # jobs that differ only in what has no effect, as a budget for dense, are one run
         self.jobs = list({job.folder.path: job for job in planned if job.problem is None}.values())
+        # what was there already, by what it is: clocks are set back, and differ between machines
+        folders = [folder for job in self.jobs for folder in (job.folder, job.teacher) if folder is not None]
+        self._failed_before = {one.path: one.failure_id() for one in folders}
+        self._results_before = {one.path: _version(one.path / "result.json") for one in folders}
+        self._given_up: dict[Path, dict[str, Any]] = {}
 
     def _planned(self, overrides: list[str], compose: Callable[[list[str]], Any]) -> Planned:
         try:
@@ -93,13 +97,17 @@ class Sweep:
     def _done(self, folder: RunFolder, force: bool = False) -> bool:
         if finished_result(folder) is None:
             return False
-        return not force or (folder.path / "result.json").stat().st_mtime >= self.started
+        return not force or _version(folder.path / "result.json") != self._results_before.get(folder.path)
 
     def _failure(self, job: Planned) -> dict[str, Any] | None:
         """The failure of a job or its teacher since this sweep began; None without one."""
-        if (own := job.folder.failure(self.started)) is not None:
+        if job.folder.path in self._given_up:
+            return self._given_up[job.folder.path]
+        if (own := job.folder.failure(self._failed_before[job.folder.path])) is not None:
             return own
-        if job.teacher is not None and (teachers := job.teacher.failure(self.started)) is not None:
+        if job.teacher is None:
+            return None
+        if (teachers := job.teacher.failure(self._failed_before[job.teacher.path])) is not None:
             return teachers | {"message": f"its teacher failed: {teachers['message']}"}
         return None
 
@@ -129,7 +137,8 @@ class Sweep:
         known = [value for value in seconds.values() if value is not None]
         usual = sum(known) / len(known) if known else 1.0
         runs = tuple((path, usual if value is None else value) for path, value in seconds.items())
-        Board(self.started, runs).write(self.folder)
+        before = frozenset(found for found in self._failed_before.values() if found is not None)
+        Board(time.time(), runs, before).write(self.folder)
         launched, waiting = 0, False
         launches: Counter[tuple[str, ...]] = Counter()
         while open_jobs := [job for job in self._missing() if self._failure(job) is None]:
@@ -138,19 +147,30 @@ class Sweep:
             if worn:
                 for job in open_jobs:
                     if any(given[: len(job.overrides)] == job.overrides for given in worn):
-                        _give_up(job)
-                continue
-            launches.update(map(tuple, batch))
-            if batch:
+                        self._give_up(job)
+            elif batch:
+                launches.update(map(tuple, batch))
                 launch(batch, launched)
                 launched += len(batch)
                 waiting = False
-                continue
-            if not waiting:
-                _tell(f"waiting for {self._holders(open_jobs)}")
-                waiting = True
-            time.sleep(POLL_SECONDS)
+            else:
+                if not waiting:
+                    _tell(f"waiting for {self._holders(open_jobs)}")
+                    waiting = True
+                time.sleep(POLL_SECONDS)
         self._conclude()
+
+    def _give_up(self, job: Planned) -> None:
+        """Record as failed a job that was launched and ended without a trace in its folder."""
+        message = (
+            f"was launched {MOST_LAUNCHES} times and left neither a result nor an error in {job.folder.path}: its "
+            "process was killed, its disk is full, or its configuration differs where it runs (as with ${now:...} in "
+            "runs_dir)"
+        )
+        self._given_up[job.folder.path] = {"exit_code": CRASHED, "message": message, "log": str(job.folder.log)}
+        with suppress(OSError):  # it is listed all the same
+            job.folder.path.mkdir(parents=True, exist_ok=True)
+            job.folder.write_failure(CRASHED, message)
 
     def _ready(self, open_jobs: Sequence[Planned]) -> list[list[str]]:
         """The overrides of the jobs to launch now: teachers that no process trains, otherwise jobs with a teacher."""

@@ -23,10 +23,12 @@ from prunekit.cli import main
 from prunekit.config.composition import compose
 from prunekit.config.identity import config_hash
 from prunekit.config.search_path import sweeps_dir
+from prunekit.files import atomic_write_text
 from prunekit.pipelines.job import WORST, objective_of
 from prunekit.runs.board import Board, title
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical
+from prunekit.runs.sweep import Sweep
 
 FAKE = TESTS / "support" / "fake_sweep.py"
 
@@ -192,15 +194,101 @@ def test_two_processes_of_the_same_sweep_share_its_runs_and_neither_waits_while_
 
 
 @pytest.mark.slow
-def test_what_fails_in_another_process_meanwhile_is_not_tried_again_but_listed(sweep, tmp_path: Path):
-    cfg, _ = compose(["method=dense", "seed=2", f"runs_dir={tmp_path / 'runs'}"])
-    folder = RunFolder.of(canonical(cfg))
+def grid(folder: Path, *seeds: int) -> Sweep:
+    """A sweep of dense runs, without Hydra."""
+    jobs = [["method=dense", f"seed={seed}", f"runs_dir={folder / 'runs'}"] for seed in seeds]
+    composed = {tuple(job): compose(job) for job in jobs}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunekit.runs.sweep.configuration", lambda config, context: config[0])
+        return Sweep(jobs, lambda job: Composed(composed[tuple(job)]), folder)
+
+
+class Composed(tuple):  # a configuration that has its context with it
+    hydra = None
+
+
+def fail(folder: RunFolder) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_failure(1, "RuntimeError: the roof is on fire")
-    failure = folder.path / "failed.json"
-    failure.write_text(json.dumps(json.loads(failure.read_text()) | {"time": time.time() + 600}))
-    code, out, _ = sweep("method=dense", "seed=1,2")
-    assert (code, trained(tmp_path)) == (1, ["dense 1"])
-    assert "failed     dense bbc_news minilm s2" in out
+
+
+def finish(folder: RunFolder) -> None:
+    for name in ("config.json", "model.safetensors"):
+        atomic_write_text(folder.path / "model" / name, "{}")
+    folder.write_result(changed())
+
+
+@pytest.mark.parametrize("clock", [lambda: 0.0, map(float, range(10**9, 0, -1000)).__next__], ids=["1970", "backwards"])
+def test_a_failed_job_is_listed_once_whatever_the_clock_says(tmp_path: Path, capsys, monkeypatch, clock):
+    fail(grid(tmp_path, 1).jobs[0].folder)  # in an earlier sweep: tried again
+    sweep, launched = grid(tmp_path, 1, 2), []
+    assert [sweep._failure(job) for job in sweep.jobs] == [None, None]
+    monkeypatch.setattr("time.time", clock)
+
+    def launch(batch: list[list[str]], first: int) -> None:
+        launched.extend(batch)
+        for job, end in zip(sweep.jobs, (fail, finish), strict=True):
+            end(job.folder)
+
+    sweep.run(launch)
+    assert len(launched) == 2
+    assert "1 done, 1 crashed" in capsys.readouterr().out
+
+
+def test_what_fails_in_another_process_meanwhile_is_not_tried_again_but_listed(tmp_path: Path, capsys):
+    sweep, launched = grid(tmp_path, 1, 2), []
+    fail(sweep.jobs[1].folder)  # since the sweep began
+
+    def launch(batch: list[list[str]], first: int) -> None:
+        launched.extend(batch)
+        finish(sweep.jobs[0].folder)
+
+    sweep.run(launch)
+    assert [job[1] for job in launched] == ["seed=1"]
+    assert "failed     dense bbc_news minilm s2" in capsys.readouterr().out
+
+
+def test_a_job_that_can_write_nothing_is_given_up_and_listed(tmp_path: Path, capsys, monkeypatch):
+    """As on a full disk, where the failure cannot be written either."""
+
+    def refuse(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    sweep, launched = grid(tmp_path, 1), []
+    monkeypatch.setattr(RunFolder, "write_failure", refuse)
+    sweep.run(lambda batch, first: launched.extend(batch))
+    assert len(launched) == 3
+    assert "was launched 3 times" in capsys.readouterr().out
+
+
+def test_force_repeats_a_run_once_whatever_the_clock_says(tmp_path: Path, monkeypatch):
+    finish(grid(tmp_path, 1).jobs[0].folder)
+    os.utime(grid(tmp_path, 1).jobs[0].folder.path / "result.json", (2**31, 2**31))  # written in the future
+    sweep, launched = grid(tmp_path, 1), []
+    sweep.jobs[0].cfg["force"] = True
+
+    def launch(batch: list[list[str]], first: int) -> None:
+        launched.extend(batch)
+        finish(sweep.jobs[0].folder)
+
+    sweep.run(launch)
+    assert len(launched) == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"started": 1}', '{"started": 1, "runs": [1], "failed_before": []}']
+)
+def test_a_board_that_cannot_be_read_is_an_empty_one(tmp_path: Path, content: str):
+    (tmp_path / "board.json").write_text(content)
+    assert Board.read(tmp_path).runs == ()
+
+
+def test_a_board_that_was_damaged_is_an_empty_one(tmp_path: Path):
+    Board(1.0, ((Path("a"), 2.0),), frozenset({"x"})).write(tmp_path)
+    assert Board.read(tmp_path) == Board(1.0, ((Path("a"), 2.0),), frozenset({"x"}))
+    text = (tmp_path / "board.json").read_text()
+    (tmp_path / "board.json").write_text(text.replace("2.0", "9.0"))
+    assert Board.read(tmp_path).runs == ()
 
 
 def test_when_a_teacher_fails_its_runs_are_not_tried(sweep, tmp_path: Path):
