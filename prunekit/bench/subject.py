@@ -46,14 +46,14 @@ class BenchSubject:
         return encoder_of(self.model).pruner is not None
 
 
-def load_run(run: FinishedRun, examples: int | None, seed: int) -> BenchSubject:
-    """Load a run's model and its validation set, or so many rows of it.
+def load_run(run: FinishedRun, examples: int | None, seed: int, elsewhere: str | Path | None = None) -> BenchSubject:
+    """Load a run's model and its validation set, or so many rows of it; `elsewhere` is where its file is now.
 
     Raises:
         ConfigError: the data is no longer where it was.
     """
     silence_libraries()
-    data = run.data()
+    data = run.data(elsewhere)
     split = data.split("validation")
     chosen = _sample_rows(len(split), examples, seed)
     labels = split.batch(torch.as_tensor(chosen))["labels"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parse_settings("bench", arguments)
     if given["from"] is not None:
         return print_stored(given)
-    if (given["run"] is None) == (given["model"] is None) or (given["model"] is None) != (given["data"] is None):
+    if (given["run"] is None) == (given["model"] is None) or (given["model"] is not None and given["data"] is None):
         raise ConfigError(
             "bench needs a run, or a model and its data.\n"
             "Allowed: run=<folder of a run>; model=<folder> data=<.csv, .jsonl or .parquet>; from=<file of timings>.\n"
@@ -43,14 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     from prunekit.bench.subject import load_model, load_run
 
     try:
-        subject = load_model(given) if run is None else load_run(run, given["examples"], given["seed"])
+        subject = load_model(given) if run is None else load_run(run, given["examples"], given["seed"], given["data"])
         result = bench(subject, given)
     except BenchError as error:
         raise ConfigError(str(error)) from error
     out = Path(given["out"]) if given["out"] is not None else subject.place / "bench.json"
     atomic_write_text(out, json.dumps(result.to_json(), indent=1) + "\n")
     print(markdown(result))
-    print(f"raw timings: {out}; the table again: prunekit bench from={out}")
+    print(f"raw timings: {out}; the table again: {shlex.join(['prunekit', 'bench', f'from={out}'])}")
     return DONE
 
 

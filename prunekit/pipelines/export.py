@@ -19,8 +19,10 @@ from transformers import PreTrainedModel
 
 from prunekit.bench import parity
 from prunekit.bench.result import ExportedFile, ExportReport
-from prunekit.console import silence_libraries, track
+from prunekit.config.errors import ConfigError, first_line
+from prunekit.console import say, silence_libraries, track
 from prunekit.data.loading import generator_of
+from prunekit.data.module import TokenPruningDataModule
 from prunekit.evaluation.metrics import build_metrics
 from prunekit.files import atomic_write_text
 from prunekit.models import loading, pretrained
@@ -42,6 +44,7 @@ class ExportOptions:
     prune: bool = True
     rows: int | None = None
     out: str | Path | None = None
+    data: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,21 +69,9 @@ def export(run: FinishedRun, options: ExportOptions) -> ExportReport:
     _check_packages(options)
     model = pretrained.load_hf(run.model, execution="mask")
     folder = _folder(run, options)
-    data = run.data()  # before anything is written: it may no longer be where it was
-    split = data.split("validation")
+    data = _read_data(run, options)  # before anything is written: it may no longer be where it was
     variants = list(WRITERS[options.format](run, model, folder, options))
-    batches = [split.batch(rows) for rows in _batches_of_rows(len(split), options.rows)]
-    reference = parity.model_runtime(model, prune=options.prune)
-    metrics = partial(build_metrics, run.spec, data.num_labels) if run.spec.kind.labels_texts else None
-    files = {}
-    for variant in variants:
-        rounds = track(batches, f"parity {variant.name}", len(batches))
-        files[variant.name] = ExportedFile(
-            **vars(parity.compare(reference, variant.open(), rounds, metrics)),
-            exact=variant.exact,
-            file=variant.path.name,
-            bytes=variant.path.stat().st_size,
-        )
+    files = {} if data is None else _compare(run, model, data, variants, options)
     report = ExportReport(
         format=options.format,
         run=run.result.hash,
@@ -95,6 +86,42 @@ def export(run: FinishedRun, options: ExportOptions) -> ExportReport:
     )
     atomic_write_text(folder / PARITY, json.dumps(report.to_json(), indent=2) + "\n")
     return report
+
+
+def _read_data(run: FinishedRun, options: ExportOptions) -> TokenPruningDataModule | None:
+    """Return the run's data; None where what is written is a copy, which needs no comparison, and the data is gone."""
+    try:
+        data: TokenPruningDataModule = run.data(options.data)
+    except ConfigError as error:
+        if options.format != "hf" or options.data is not None:
+            raise
+        say(f"not compared with the model: {first_line(error)}")
+        return None
+    return data
+
+
+def _compare(
+    run: FinishedRun,
+    model: PreTrainedModel,
+    data: TokenPruningDataModule,
+    variants: Iterable[Variant],
+    options: ExportOptions,
+) -> dict[str, ExportedFile]:
+    """Compare each file that was written with the model."""
+    split = data.split("validation")
+    batches = [split.batch(rows) for rows in _batches_of_rows(len(split), options.rows)]
+    reference = parity.model_runtime(model, prune=options.prune)
+    metrics = partial(build_metrics, run.spec, data.num_labels) if run.spec.kind.labels_texts else None
+    files = {}
+    for variant in variants:
+        rounds = track(batches, f"parity {variant.name}", len(batches))
+        files[variant.name] = ExportedFile(
+            **vars(parity.compare(reference, variant.open(), rounds, metrics)),
+            exact=variant.exact,
+            file=variant.path.name,
+            bytes=variant.path.stat().st_size,
+        )
+    return files
 
 
 def _check_packages(options: ExportOptions) -> None:
@@ -162,7 +189,11 @@ def write_hf(run: FinishedRun, model: PreTrainedModel, folder: Path, options: Ex
     """Copy what transformers and prunekit read, with a note how to load it."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(run.model.iterdir()):
-        if file.is_file() and (options.prune or not file.name.startswith("prunekit.")):
+        if (
+            file.is_file()
+            and not file.name.startswith(".")
+            and (options.prune or not file.name.startswith("prunekit."))
+        ):
             shutil.copy2(file, folder / file.name)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prunekit.config.errors import ConfigError
+from prunekit.console import say
 from prunekit.data.spec import TaskSpec
-from prunekit.runs.folder import RunFolder
+from prunekit.files import folder_damage
+from prunekit.runs.folder import MODEL, TASK_FILES, RunFolder
 from prunekit.runs.kinds import kind_of
 from prunekit.runs.result import AnyResult, RunResult
 
-MODEL = "model"
+_WEIGHTS = ("model.safetensors",)
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class FinishedRun:
         """The folder of the pruned model."""
         return self.path / MODEL
 
-    def data(self) -> Any:
-        """The run's TokenPruningDataModule, set up; rows, labels and lengths are those that the run saw.
+    def data(self, elsewhere: str | Path | None = None) -> Any:
+        """The run's TokenPruningDataModule, set up; prints where rows, labels or lengths are not those of the run.
+
+        `elsewhere` is where the run's own file is now, or the folder of its own files.
 
         Raises:
             ConfigError: the data is no longer where it was.
@@ -40,10 +42,11 @@ class FinishedRun:
         # torch takes seconds to import, and a stored result is told without it
         from prunekit.data.module import TokenPruningDataModule
 
+        kind, spec = kind_of(self.cfg), self._find_files(elsewhere)
         trainer, data = self.cfg["trainer"], self.cfg["data"]
         found = TokenPruningDataModule(
-            self.spec,
-            kind_of(self.cfg).source(self.spec),
+            spec,
+            kind.source(spec),
             self.model,
             batch_size=trainer["batch_size"],
             eval_batch_size=trainer["eval_batch_size"],
@@ -53,9 +56,49 @@ class FinishedRun:
             train_band=data.get("train_band"),
             eval_bands=data.get("eval_bands"),
             cache_dir=data["cache_dir"],
+            prefix=spec.prefix(self.cfg["backbone"].get("prefix")),
         )
         found.setup()
+        digest, stored = kind.digest(spec), self.cfg.get("own", {}).get("files")
+        fingerprint = RunFolder(self.path, "").manifest().get("data_fingerprint")
+        if stored is not None and digest != stored:
+            say(f"data       {spec.file} is not what the run read: it has changed, and so may all numbers.")
+        elif fingerprint is not None and found.fingerprint != fingerprint:
+            say(f"data       {found.source} gives other rows or tokens than the run read, and so may all numbers.")
         return found
+
+    def _find_files(self, elsewhere: str | Path | None) -> TaskSpec:
+        """Return the task with its own files where they are now: where they were, or `elsewhere`."""
+        named = {key: Path(value) for key in TASK_FILES if (value := getattr(self.spec, key)) is not None}
+        if not named:
+            if elsewhere is None:
+                return self.spec
+            raise ConfigError(
+                f"data={elsewhere}: task={self.spec.name} reads no file of your own.\n"
+                "Allowed: data=... for a run that was trained with task.file=...\nLeave data out."
+            )
+        if elsewhere is not None and not Path(elsewhere).is_dir() and len(named) > 1:
+            raise ConfigError(
+                f"data={elsewhere} is one file, and the run read {len(named)}: "
+                f"{', '.join(path.name for path in named.values())}.\n"
+                "Allowed: the folder that holds all of them.\nGive data=<that folder>."
+            )
+        stored = RunFolder(self.path, "").manifest().get("files", {})
+        found: dict[str, Any] = {}
+        for key, typed in named.items():
+            places = [Path(stored[key])] if key in stored else []
+            places.append(typed)
+            if elsewhere is not None:
+                inside = Path(elsewhere) / typed.name
+                places = [inside if inside.exists() and not typed.is_dir() else Path(elsewhere)]
+            place = next((place for place in places if place.exists()), None)
+            if place is None:
+                raise ConfigError(
+                    f"{places[0]}, which the run read as task.{key}, does not exist.\n"
+                    "Allowed: the file that the run was trained on, wherever it is now.\nGive data=<its new path>."
+                )
+            found[key] = str(place)
+        return replace(self.spec, **found)
 
 
 def open_run(given: str | Path | None) -> FinishedRun:
@@ -78,7 +121,13 @@ def open_run(given: str | Path | None) -> FinishedRun:
             "Allowed: the folder of a finished run, with config.yaml, result.json and model/.\n"
             "Give such a folder, or make one with train.py."
         )
-    cfg = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    try:
+        cfg = RunFolder(path, "").read_config()
+    except ValueError as error:
+        raise ConfigError(
+            f"run={given} cannot be used: {error}.\nAllowed: the files of a run as they were written.\n"
+            "Give its train.py command again with force=true, or restore the file."
+        ) from error
     kind = kind_of(cfg)
     if kind.tasks == ("text",):
         raise ConfigError(
@@ -90,6 +139,11 @@ def open_run(given: str | Path | None) -> FinishedRun:
         raise ConfigError(
             f"run={given} is not finished ({problem or 'it has no result.json or no model/'}).\n"
             "Allowed: a run with a result.\nGive its train.py command again: it goes on where it stopped."
+        )
+    if (wrong := folder_damage(path / MODEL, result.hash)) is not None:
+        raise ConfigError(
+            f"run={given} cannot be used: {wrong}.\nAllowed: the files of a run as they were written.\n"
+            "Restore the file, or delete it and give the run's train.py command again."
         )
     return FinishedRun(path, cfg, result, kind.spec(cfg["task"]))
 
@@ -104,5 +158,9 @@ def finished_result(folder: RunFolder) -> AnyResult | None:
         result = folder.result()
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    # somebody may have removed the model: the run is not done then
-    return result if (folder.path / "model" / "config.json").is_file() else None
+    if result is None:
+        return None
+    # somebody may have removed the model, or its weights: the run is not done then
+    needed = [folder.path / MODEL / name for name in ("config.json", *_WEIGHTS * isinstance(result, RunResult))]
+    is_there = all(path.is_file() for path in needed) and folder_damage(folder.path / MODEL, quick=True) is None
+    return result if is_there else None
