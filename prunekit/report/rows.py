@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ def _read_file(path: Path) -> Collection:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         if isinstance(content, dict) and "schema" in content and "method" in content:
             return _read_folder(path.parent)
-        return Collection(problems=[f"{path} is no results file; prunekit table save={path} writes one"])
+        return Collection(
+            problems=[f"{path} is no results file; {shlex.join(['prunekit', 'table', f'save={path}'])} writes one"]
+        )
     if content.get("schema") != SCHEMA:
         return Collection(problems=[f"{path} has schema {content.get('schema')}, this prunekit reads {SCHEMA}"])
     rows, problems = [], []

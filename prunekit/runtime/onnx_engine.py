@@ -10,6 +10,7 @@ result depends on its batch.
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -278,5 +279,5 @@ def check_origin(folder: Path, model: Path) -> None:
         if name in about and about[name] != settings.get(name):
             raise ValueError(
                 f"{folder} was exported from other weights than those in {model} ({name} differs); "
-                f"export again: prunekit export run={model.parent}"
+                f"export again: {shlex.join(['prunekit', 'export', f'run={model.parent}'])}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from support.paths import ROOT
+from support.stored_runs import result, store
 
 from prunekit import __version__
 from prunekit.cli.main import VERBS, main
@@ -237,3 +239,32 @@ def test_configurations_are_found_beside_the_package_or_in_it():
     assert search_path.conf_dir() == ROOT / "conf"
     assert search_path.sweeps_dir() == ROOT / "sweeps"
     assert os.path.isabs(search_path.conf_dir())
+
+
+def test_an_output_that_knows_ascii_alone_gets_question_marks(tmp_path, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    store(tmp_path / "runs", result("topk", "2x", 1, 0.5))
+    store(tmp_path / "runs", result("topk", "2x", 2, 0.6))
+    with pytest.raises(SystemExit) as ended:
+        main(["table", str(tmp_path / "runs")])
+    stream.flush()
+    assert ended.value.code == 0
+    assert b"55.00 ? 63.53" in stream.buffer.getvalue()
+
+
+def test_a_command_to_type_again_quotes_blanks(tmp_path, capsys, monkeypatch):
+    from prunekit.cli import bench
+
+    monkeypatch.setattr(bench, "open_classifier", lambda given: given)
+    monkeypatch.setattr(bench, "markdown", lambda result: "a table")
+    monkeypatch.setattr("prunekit.bench.bench.bench", lambda subject, given: BenchStub())
+    monkeypatch.setattr("prunekit.bench.subject.load_run", lambda *given: None)
+    out = tmp_path / "my timings.json"
+    assert bench.main(["run=x", f"out={out}"]) == 0
+    assert f"the table again: prunekit bench 'from={out}'" in capsys.readouterr().out
+
+
+class BenchStub:
+    def to_json(self):
+        return {}

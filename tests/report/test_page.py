@@ -284,6 +284,14 @@ def test_the_command_writes_one_file_that_names_no_other(runs, tmp_path, capsys)
     assert re.findall(r"https?://|//cdn|@import|url\(|<link|src=", without_names) == []
 
 
+def test_a_title_may_read_like_a_place_of_the_page(runs, tmp_path):
+    out = tmp_path / "page.html"
+    assert command(runs, "task=cola", f"out={out}", "title=%DATA% %STYLE% 100%") == 0
+    text = out.read_text()
+    assert '<h1 id="title">%DATA% %STYLE% 100%</h1>' in text
+    assert text.count('<script type="application/json" id="data">{') == 1
+
+
 def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, capsys):
     study_folder(tmp_path / "runs", tasks=("cola",))
     torn = next((tmp_path / "runs/cola/top/minilm/2x").glob("s1-*"))
