@@ -31,6 +31,7 @@ from prunekit.config.errors import CRASHED, DONE, FROM_BEST_TO_WORST, INTERRUPTE
 from prunekit.config.keys import options
 from prunekit.config.search_path import conf_dir, prepare
 from prunekit.config.verbatim import quote_texts
+from prunekit.runs.storage import storage_errors
 
 # verb -> function(arguments) -> exit code; a module is imported when its verb is typed
 VERBS = {
@@ -72,8 +73,12 @@ CODES = "0 done, 3 budget or goal missed, 4 bad configuration, 130 interrupted (
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "±" shows "?" instead of a traceback
+            stream.reconfigure(errors="replace")
     try:
-        raise SystemExit(_run_verb(arguments))
+        with storage_errors():
+            raise SystemExit(_run_verb(arguments))
     except ConfigError as error:
         raise SystemExit(error.tell()) from None
     except KeyboardInterrupt:
@@ -179,7 +184,8 @@ def _run_once(config: Any) -> int:
     try:
         from prunekit.pipelines.run import train as run  # not at the top: --help and --cfg job run nothing
 
-        return run(configuration(config, HydraConfig.get()))
+        with storage_errors():
+            return run(configuration(config, HydraConfig.get()))
     except ConfigError as error:
         return error.tell()
     except Exception:

@@ -139,6 +139,8 @@ class TokenPruningMethod(L.LightningModule):
             self.freeze_decisions()
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
+            # what the soft stage logged would be logged on to the epoch's end, but not after a resume
+            self.trainer._results.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the sum of the method's terms as "loss", and their names, which differ between stages, as "terms"."""

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunekit.config.errors import ConfigError
-from prunekit.files import sha256
+from prunekit.files import seal_folder, sha256
+from prunekit.models.cached import is_whole
 
 
 def dequantise(file: Path, cache: Path) -> Path:
@@ -27,7 +28,7 @@ def dequantise(file: Path, cache: Path) -> Path:
             "Option 1: pip install 'prunekit[gguf]'.\nOption 2: backbone.path=<a folder with config.json>."
         )
     folder = cache / f"{file.stem}-{sha256(file)[:8]}"
-    if (folder / "config.json").is_file():
+    if is_whole(folder):
         return folder
     place = {"gguf_file": file.name}
     read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
@@ -41,6 +42,7 @@ def dequantise(file: Path, cache: Path) -> Path:
     scratch = cache / f"{folder.name}.{os.getpid()}.tmp"
     model.save_pretrained(scratch)
     AutoTokenizer.from_pretrained(file.parent, **place).save_pretrained(scratch)
+    seal_folder(scratch)
     try:
         scratch.replace(folder)
     except OSError:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prunekit.cost import Shape
-from prunekit.files import atomic_write_text, sha256
+from prunekit.files import allow_as_usual, atomic_write, atomic_write_text, sha256
 from prunekit.models.loading import load_stock
 from prunekit.tokens.encoder import TranslationEncoder, encoder_of, install
 from prunekit.tokens.policies import KeepPolicy
@@ -38,7 +38,8 @@ def _described(part: Scorer | KeepPolicy) -> dict[str, Any]:
 
 def _write_pruner(pruner: TokenPruner, tensors: Path) -> dict[str, Any]:
     """Write the pruner's tensors, and return the settings from which `_read_pruner` recreates it."""
-    save_file({name: t.detach().contiguous() for name, t in pruner.state_dict().items()}, tensors)
+    stored = {name: t.detach().contiguous() for name, t in pruner.state_dict().items()}
+    atomic_write(tensors, lambda beside: save_file(stored, beside))
     about = {
         "layers": sorted(pruner.layers),
         "soft_form": pruner.soft_form,
@@ -88,6 +89,7 @@ def save(
     encoder = encoder_of(model)
     stock = {name: tensor for name, tensor in model.state_dict().items() if ".pruner." not in name}
     model.save_pretrained(folder, state_dict=stock)
+    allow_as_usual(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     pruner = encoder.pruner

@@ -12,6 +12,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, embedded_option, find_in_data_folder, why_unreachable
 from prunekit.data.packages import package_folder
 from prunekit.files import cache_folder
+from prunekit.models.cached import is_whole
 from prunekit.models.sizes import aliases
 
 TINY_VERSION = 1  # of the folders that models/tiny.py writes: raise it when their content changes
@@ -87,7 +88,7 @@ def _from_gguf(file: Path, env: Mapping[str, str]) -> Path:
 def _tiny(family: str, seed: int, env: Mapping[str, str]) -> Path:
     """Return the folder of a random model, writing it if it does not exist."""
     folder = cache_folder(env) / "backbones" / f"tiny-{family}-s{seed}-v{TINY_VERSION}"
-    if not (folder / "config.json").is_file():
+    if not is_whole(folder):
         from prunekit.models.tiny import build_tiny_backbone  # imports torch
 
         build_tiny_backbone(folder, family, seed)

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from prunekit.data.synthetic import tiny_vocabulary
+from prunekit.files import seal_folder
 from prunekit.models.sizes import size_names
 
 TINY = {"layers": 4, "hidden": 32, "heads": 4, "ffn": 64}
@@ -67,6 +68,7 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
         save_file(model.state_dict(), scratch / "model.safetensors", {"format": "pt"})
     around = "" if family in DECODERS else "$A [SEP]" if family in TRANSLATORS else "[CLS] $A [SEP]"
     _tiny_tokenizer(scratch, segments=family in ("bert", "electra"), around=around)
+    seal_folder(scratch)
     try:
         scratch.replace(folder)
     except OSError:

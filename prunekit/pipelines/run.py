@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 import pkgutil
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from prunekit.config.errors import ConfigError
 from prunekit.environment import command
+from prunekit.files import free_space, remove_leftovers, seal_folder
 from prunekit.models.sources import find_backbone
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.finished import finished_result
-from prunekit.runs.folder import BusyError, RunFolder, discard_resume_points
+from prunekit.runs.folder import MODEL, BusyError, RunFolder, discard_resume_points
 from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.kinds import RunKind, kind_of
 from prunekit.runs.result import AnyResult
+from prunekit.runs.storage import FULL, cache_of, explain, storage_errors
 
 # kind of run -> its pipeline and the function that prints its result, imported when one is needed: torch takes seconds
 PIPELINES = {
@@ -57,14 +60,18 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in FULL and (full := explain(error)) is not None:
+            raise full from error
         raise ConfigError(
-            f"runs_dir={cfg['runs_dir']}: {folder.path} cannot be made ({error.strerror}).\n"
-            "Allowed: a folder that can be written.\nGive another runs_dir=..."
+            f"runs_dir={cfg['runs_dir']}: {folder.path} cannot be made ({error.strerror}; "
+            f"{free_space(folder.path)}).\nAllowed: a folder that can be written.\nGive another runs_dir=..."
         ) from error
     teacher = None if wait else teacher_config(cfg)
     if teacher is not None and (holder := RunFolder.of(teacher).holder()) is not None:
         raise BusyError(f"the teacher in {RunFolder.of(teacher).path} is being trained by {holder}")
-    with folder.lock(timeout=None if wait else 0):
+    from prunekit.training.hardware import single_process  # torch takes seconds, and the answers above need none
+
+    with storage_errors(folder.path, cache_of(cfg)), single_process(), folder.lock(timeout=None if wait else 0):
         # another process may have finished it while this one waited
         if (stored := _stored(folder, cfg)) is not None:
             return stored
@@ -75,9 +82,11 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
             ).execute()
         finally:
             gc.collect()  # a trainer and its modules refer to each other, and a sweep's next run needs their memory
+        folder.check_present()
+        seal_folder(folder.path / MODEL, folder.hash)
         folder.write_result(result)
         # only now: a kill before the result is written must not cost the training
-        discard_resume_points(folder.checkpoints)
+        _tidy(folder, cfg)
     show(kind, result, folder, stored=False)
     return result
 
@@ -87,8 +96,16 @@ def _stored(folder: RunFolder, cfg: dict[str, Any]) -> AnyResult | None:
         return None
     result = finished_result(folder)
     if result is not None:
+        with suppress(OSError):  # what is read only may still be looked at
+            _tidy(folder, cfg)
         show(kind_of(cfg), result, folder, stored=True)
     return result
+
+
+def _tidy(folder: RunFolder, cfg: dict[str, Any]) -> None:
+    """Remove what a finished run does not need, also what a kill after its result left."""
+    discard_resume_points(folder.checkpoints, keep_best=cfg["trainer"].get("keep_checkpoints", False))
+    remove_leftovers(folder.path, folder.path / MODEL)
 
 
 def pipeline_of(kind: RunKind) -> Any:

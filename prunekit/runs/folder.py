@@ -7,7 +7,8 @@
         goal.json      the budget that a goal in milliseconds came to, and what it was derived from
         examples.npz   predictions on the test rows, and which tokens of the first ones stayed
         result.json    written last, so that it is there only when the run is done
-        checkpoints/  model/
+        checkpoints/   while the run is not finished; with trainer.keep_checkpoints the best one stays
+        model/         the pruned model
         log.txt        what it printed, when it ran in a sweep; failed.json: why there is no result
 
 The configuration alone decides the folder: the same configuration finds its result, or resumes where it stopped.
@@ -15,6 +16,7 @@ The configuration alone decides the folder: the same configuration finds its res
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,8 +24,9 @@ import shutil
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,22 +35,36 @@ from typing import Any, get_args
 import filelock
 import yaml
 
+from prunekit.config.errors import first_line
 from prunekit.config.identity import config_hash
 from prunekit.environment import environment
-from prunekit.files import atomic_write_text, byte_size, fit_name
+from prunekit.files import (
+    atomic_write_text,
+    byte_size,
+    damage,
+    fit_name,
+    remove_leftovers,
+    remove_sealed,
+    write_sealed_text,
+)
 from prunekit.runs.kinds import kind_of
 from prunekit.runs.result import SCHEMA, AnyResult, Status, parse_result
 
+MODEL = "model"  # the folder of the pruned model
+TASK_FILES = ("file", "validation_file", "test_file")  # keys of a task that name files of the user's own
 LAST, PREVIOUS, BEST, CLOSEST = "last.ckpt", "previous.ckpt", "best.ckpt", "closest.ckpt"
 LONGEST = 255  # bytes of a folder's name
 SETTLING = "settle"  # the folder of what a method measures after the fit
 
 
-def discard_resume_points(folder: str | Path) -> None:
-    """Remove what only a killed run needs; the best and the closest checkpoint are kept."""
-    for name in (LAST, PREVIOUS, f"{LAST}.staged"):
-        (Path(folder) / name).unlink(missing_ok=True)
-    shutil.rmtree(Path(folder) / SETTLING, ignore_errors=True)
+def discard_resume_points(folder: str | Path, *, keep_best: bool = True) -> None:
+    """Remove what only a killed run needs; the best or the closest checkpoint too, unless it is to be kept."""
+    folder = Path(folder)
+    names = [LAST, PREVIOUS, f"{LAST}.staged", *([] if keep_best else [BEST, CLOSEST])]
+    remove_sealed(*(folder / name for name in names))
+    shutil.rmtree(folder / SETTLING, ignore_errors=True)
+    with suppress(OSError):  # not empty, or not there
+        folder.rmdir()
 
 
 FINISHED = get_args(Status)
@@ -94,7 +111,9 @@ class RunFolder:
             self.clear()  # without a result this run was interrupted, and is resumed
         elif problem := self.read_result()[1]:
             print(problem, file=sys.stderr)
-        atomic_write_text(self.path / "config.yaml", yaml.safe_dump(dict(cfg), sort_keys=False, allow_unicode=True))
+        remove_leftovers(self.path, self.checkpoints, self.path / MODEL)
+        text = yaml.safe_dump(dict(cfg), sort_keys=False, allow_unicode=True)
+        write_sealed_text(self.path / "config.yaml", text, self.hash)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         before = self.manifest()
         self._write_manifest(
@@ -103,10 +122,21 @@ class RunFolder:
                 **environment(),
                 "hash": self.hash,
                 "command": command,
+                "files": _absolute_files(cfg["task"]),
                 "started": before.get("started", now),
                 "resumed": [*before.get("resumed", []), *([now] if "started" in before else [])],
             }
         )
+
+    def check_present(self) -> None:
+        """Check that the folder is the one that was prepared: a result must not stand alone in a new one.
+
+        Raises:
+            FileNotFoundError: somebody removed it since.
+        """
+        (self.path / "config.yaml").stat()
+        if self.manifest().get("hash") != self.hash:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / "manifest.json"))
 
     def clear(self) -> None:
         """Remove result, metrics, manifest and checkpoints, so that the next run starts from scratch."""
@@ -119,20 +149,37 @@ class RunFolder:
             "metrics.csv",
             "examples.npz",
         )
-        for name in names:
-            (self.path / name).unlink(missing_ok=True)
+        remove_sealed(*(self.path / name for name in names))
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def manifest(self) -> dict[str, Any]:
         """Return the content of manifest.json; empty if it is missing or damaged."""
-        return _read_json(self.path / "manifest.json")[0] or {}
+        return _read_json(self.path / "manifest.json", self.hash)[0] or {}
 
     def update_manifest(self, entries: Mapping[str, Any]) -> None:
         """Add entries to manifest.json, or replace them."""
         self._write_manifest({**self.manifest(), **entries})
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        atomic_write_text(self.path / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        write_sealed_text(self.path / "manifest.json", text, self.hash)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the configuration in config.yaml.
+
+        Raises:
+            ValueError: it is missing, damaged, or no configuration.
+        """
+        path = self.path / "config.yaml"
+        if (wrong := damage(path, self.hash)) is not None:
+            raise ValueError(f"{path} {wrong}")
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read ({first_line(error)})") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} holds a {type(found).__name__} instead of a configuration")
+        return found
 
     # -- ending ----------------------------------------------------------------------------------------
 
@@ -155,7 +202,7 @@ class RunFolder:
         path = self.path / "result.json"
         if not path.exists():
             return None, None
-        content, why = _read_json(path)
+        content, why = _read_json(path, self.hash)
         if content is not None:
             schema, status = content.get("schema"), content.get("status")
             if isinstance(schema, int) and schema > SCHEMA:
@@ -179,7 +226,7 @@ class RunFolder:
         # json's default refuses what it does not know, so a tensor cannot slip in as text
         content = json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n"
         (self.path / "failed.json").unlink(missing_ok=True)
-        atomic_write_text(self.path / "result.json", content)
+        write_sealed_text(self.path / "result.json", content, self.hash)
 
     # -- one process at a time -------------------------------------------------------------------------
 
@@ -232,13 +279,33 @@ class RunFolder:
 
     def write_failure(self, exit_code: int, message: str) -> None:
         """Write why there is no result into failed.json, which a finished run removes."""
-        failure = {"exit_code": exit_code, "message": message, "log": str(self.log), "time": time.time()}
+        failure = {
+            "exit_code": exit_code,
+            "message": message,
+            "log": str(self.log),
+            "time": time.time(),
+            "id": uuid.uuid4().hex,
+        }
         atomic_write_text(self.path / "failed.json", json.dumps(failure, indent=2, ensure_ascii=False) + "\n")
 
-    def failure(self, since: float | int = 0) -> dict[str, Any] | None:
-        """Return the content of failed.json if it was written at `since` (seconds since 1970) or later, else None."""
+    def failure(self, before: str | None = None) -> dict[str, Any] | None:
+        """Return the content of failed.json; None without one, or where its `failure_id` is that of `before`."""
         found, _ = _read_json(self.path / "failed.json") if (self.path / "failed.json").is_file() else (None, None)
-        return found if found is not None and found.get("time", 0) >= since else None
+        return None if found is None or _id_of(found) == before else found
+
+    def failure_id(self) -> str | None:
+        """Return what tells this failure from later ones, whatever clocks say; None without one."""
+        found = self.failure()
+        return None if found is None else _id_of(found)
+
+
+def _absolute_files(task: Mapping[str, Any]) -> dict[str, str]:
+    """Return where the task's own files are, for readers in other working directories."""
+    return {key: str(Path(task[key]).absolute()) for key in TASK_FILES if task.get(key)}
+
+
+def _id_of(failure: Mapping[str, Any]) -> str:
+    return str(failure.get("id", failure.get("time")))
 
 
 def _holder(owner: Path) -> str:
@@ -249,8 +316,10 @@ def _holder(owner: Path) -> str:
     return f"process {found['pid']} on {found['host']} (since {since})"
 
 
-def _read_json(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+def _read_json(path: Path, owner: str = "") -> tuple[dict[str, Any] | None, str | None]:
     """Return the JSON object in a file and None, or None and what is wrong with the file."""
+    if (wrong := damage(path, owner)) is not None:
+        return None, wrong
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also a UnicodeDecodeError

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from prunekit.files import atomic_write_text, json_sha256
+from prunekit.files import damage, json_sha256, write_sealed_text
 from prunekit.runtime.engine import PackedEngine
 from prunekit.runtime.inputs import round_up
 from prunekit.runtime.kernels.native import native_attention
@@ -262,8 +262,10 @@ def place(folder: Path, known: Mapping[str, Any]) -> Path:
 
 
 def load(path: Path, known: Mapping[str, Any]) -> tuple[LatencyModel, str] | None:
-    """Return the stored latency model and when it was measured; None if it is missing, unreadable or another one's."""
+    """Return the stored latency model and when it was measured; None if it is missing, damaged or another one's."""
     try:
+        if damage(path) is not None:
+            return None
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["identity"] != json.loads(json.dumps(known)):
             return None
@@ -273,11 +275,11 @@ def load(path: Path, known: Mapping[str, Any]) -> tuple[LatencyModel, str] | Non
 
 
 def save(path: Path, known: Mapping[str, Any], model: LatencyModel, load_average: Sequence[float] | None) -> None:
-    """Write a latency model atomically; the machine's load average is stored with it for information only."""
+    """Write a latency model atomically, sealed; the machine's load average is stored with it for information only."""
     content = {
         "identity": dict(known),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "load": load_average,
         "staircase": asdict(model),
     }
-    atomic_write_text(path, json.dumps(content, indent=1) + "\n")
+    write_sealed_text(path, json.dumps(content, indent=1) + "\n")

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from prunekit.files import atomic_write
 from prunekit.weights.decoder import STORE, decoder_blocks
 
 SHARE = 0.5  # of the free memory; weights that take more in float32 stay on disk under method.stream=auto
@@ -179,11 +180,8 @@ class BlockStore:
 
 def save_atomically(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file that exists either completely or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt", **(header or {})}
-    )
-    temporary.replace(path)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    atomic_write(path, lambda beside: save_file(whole, beside, {"format": "pt", **(header or {})}))
 
 
 def stored_names(model: PreTrainedModel, checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, str]:
@@ -299,14 +297,16 @@ def merge_files(parts: Sequence[Path], path: Path, header: Mapping[str, str]) ->
         begin += size
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for part, start in zip(parts, starts, strict=True):
-            with part.open("rb") as stream:
-                stream.seek(start)
-                shutil.copyfileobj(stream, out, 2**20)
-    temporary.replace(path)
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for part, start in zip(parts, starts, strict=True):
+                with part.open("rb") as stream:
+                    stream.seek(start)
+                    shutil.copyfileobj(stream, out, 2**20)
+
+    atomic_write(path, write)
 
 
 class StoredTensors(Mapping[str, Tensor]):

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from prunekit.files import atomic_write
 from prunekit.weights.disk import merge_files
 
 FORMAT = "prunekit-mask"
@@ -118,9 +119,7 @@ def load_compact(path: Path) -> dict[str, Tensor]:
 
 
 def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, header)
-    temporary.replace(path)
+    atomic_write(path, lambda beside: save_file(tensors, beside, header))
 
 
 def _header(file: Any, path: Path, expected: str) -> dict[str, str]:

@@ -526,6 +526,11 @@ def test_calibrated_thresholds_survive_kills_too(tmp_path):
     assert Training(words, tmp_path).wait() == 0
     manifest = json.loads((run_folder(tmp_path / "killed", "ltp") / "manifest.json").read_text())
     assert len(manifest["resumed"]) == 2
+    records = [
+        [{key: value for key, value in row.items() if key != "time"} for row in read_jsonl(left / "metrics.jsonl")]
+        for left in (run_folder(tmp_path / place, "ltp") for place in ("whole", "killed"))
+    ]
+    assert records[0] == records[1]
     for name in ("model.safetensors", "prunekit.safetensors"):
         whole, killed = (
             load_file(run_folder(tmp_path / place, "ltp") / "model" / name) for place in ("whole", "killed")

@@ -28,9 +28,10 @@ from prunekit.config.errors import MISSED, ConfigError
 from prunekit.console import say, track
 from prunekit.data.encoding import EncodedSplit
 from prunekit.environment import cpu_model, load_average
-from prunekit.files import atomic_write_text
+from prunekit.files import damage, write_sealed_text
 from prunekit.methods.base import MethodOptions
 from prunekit.methods.context import MethodContext
+from prunekit.runs.storage import keep_in_cache
 from prunekit.runtime import latency_model
 from prunekit.runtime.engine import PackedEngine
 from prunekit.runtime.kernels.linears import choose, dtype_of
@@ -177,7 +178,7 @@ def aim(goal: Goal, subject: GoalSubject, folder: Path, cache: Path) -> Aim:
         feasible = subject.options.feasible(context)
         found = translate(predict, goal, *feasible, dense, subject.what)
         content = {"goal": asdict(goal), "aim": asdict(found), "staircase": asdict(steps)}
-        atomic_write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+        write_sealed_text(folder / FILE, json.dumps(content, indent=1) + "\n")
     say(
         f"goal 2/4   {goal.latency_ms:g} ms at batch {goal.batch} needs {found.budget:.4g}x fewer FLOPs: "
         f"{found.predicted_ms:.3g} ms predicted; feasible here: {found.fastest_ms:.3g} to {found.dense_ms:.3g} ms"
@@ -187,7 +188,16 @@ def aim(goal: Goal, subject: GoalSubject, folder: Path, cache: Path) -> Aim:
 
 
 def load_stored_goal(folder: Path) -> tuple[Aim, LatencyModel] | None:
-    """Load the goal stored when this run first started; None if it has not started."""
+    """Load the goal stored when this run first started; None if it has not started.
+
+    Raises:
+        ConfigError: it was damaged; another budget than that of the steps already trained must not be derived.
+    """
+    if (wrong := damage(folder / FILE)) is not None:
+        raise ConfigError(
+            f"{folder / FILE} {wrong}.\nAllowed: the goal as it was derived when this run began.\n"
+            f"Delete the folder {folder} and give the same command again, which starts the run anew."
+        )
     try:
         stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Aim(**stored["aim"]), LatencyModel.from_json(stored["staircase"])
@@ -223,13 +233,15 @@ def _staircase(goal: Goal, subject: GoalSubject, pruner: TokenPruner, cache: Pat
         found, when = stored
         say(f"goal 1/4   the staircase of this machine, measured {when}, nothing is measured: {path}")
         return found
+    if path.is_file():
+        say(f"cache      {path} is damaged; it is made again.")
     how = f"{goal.dtype}, {goal.clock} time, {goal.threads} thread{'s' * (goal.threads > 1)}"
     who = f"linears {known['linears']}, attention {known['attention']}"
     say(f"goal 1/4   measuring the staircase of this machine: batches of {goal.batch}, {how}, {who}")
     shapes = latency_model.sizes(goal.batch, longest)
     found = measure(goal, subject.model(pruner), pruner, track(shapes, "staircase", len(shapes)))
-    latency_model.save(path, known, found, load_average())
-    say(f"goal 1/4   kept for the next run: {path}")
+    if keep_in_cache(path, lambda: latency_model.save(path, known, found, load_average())):
+        say(f"goal 1/4   kept for the next run: {path}")
     return found
 
 

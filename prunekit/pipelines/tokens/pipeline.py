@@ -40,21 +40,29 @@ class Pipeline:
 
     def execute(self) -> RunResult:
         """Run all stages and return the result."""
-        run, started = self.run, time.time()
+        run, started = self.run, time.monotonic()
         prepared = prepare(run)
         method, data, seconds = prepared.method, prepared.data, dict(prepared.seconds)
         with tracking(run.cfg, run.folder) as loggers:
-            start = time.time()
+            start = time.monotonic()
             if method.trains:
-                fit(method, data, run.cfg["trainer"], run.folder.checkpoints, asked=method.asked, loggers=loggers)
-                seconds["fit"] = time.time() - start
+                fit(
+                    method,
+                    data,
+                    run.cfg["trainer"],
+                    run.folder.checkpoints,
+                    asked=method.asked,
+                    loggers=loggers,
+                    owner=run.folder.hash,
+                )
+                seconds["fit"] = time.monotonic() - start
             else:
                 method.calibrate()
-                seconds["calibrate"] = time.time() - start
-            start = time.time()
+                seconds["calibrate"] = time.monotonic() - start
+            start = time.monotonic()
             finalised = method.finalise(run.folder.checkpoints / SETTLING)
             if finalised:
-                seconds["search"] = time.time() - start
+                seconds["search"] = time.monotonic() - start
 
             tested = evaluate_models(run, prepared, self.extra_tests(run))
             result = build_result(run, prepared, tested)
@@ -74,7 +82,7 @@ class Pipeline:
                 # the goal decides how the run ends: the budget was only the way to it
                 status: Status = "done" if goal.met else "budget_missed"
                 result = replace(result, goal=goal, status=status, exit_code=DONE if goal.met else MISSED)
-            result = replace(result, seconds={**seconds, "total": time.time() - started})
+            result = replace(result, seconds={**seconds, "total": time.monotonic() - started})
             describe_model(run, prepared, folder, result)
             log_result(loggers, result)
             log_tokens(loggers, run.folder, run.cfg["logger"]["texts"])

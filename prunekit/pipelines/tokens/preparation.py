@@ -64,18 +64,18 @@ def prepare(run: RunInputs) -> Prepared:
     context = build_context(run, data)
     goal = latency_goal.Goal.of(cfg)
     if goal is not None:
-        start = time.time()
+        start = time.monotonic()
         context = replace(context, budget=derive_budget(goal, run, context, data))
-        seconds["staircase"] = time.time() - start
+        seconds["staircase"] = time.monotonic() - start
         # a model that was built or not for the goal must not change what is drawn from here on
         L.seed_everything(cfg["seed"], verbose=False)
     options = complete_options(cfg, context)
     check_budget(cfg, context, options)
-    start = time.time()
+    start = time.monotonic()
     teacher = find_teacher(run)
     if teacher is not None:
         if teacher.result is not None:
-            seconds["teacher"] = time.time() - start
+            seconds["teacher"] = time.monotonic() - start
             # the teacher's run drew from the global generators: start afresh, whether it ran now or long ago
             L.seed_everything(cfg["seed"], verbose=False)
         run.folder.update_manifest({"teacher": teacher.identity()})

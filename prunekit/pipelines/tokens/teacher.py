@@ -16,12 +16,16 @@ from prunekit.console import say, track
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
+from prunekit.files import folder_damage
 from prunekit.models import loading
 from prunekit.pipelines.inputs import RunInputs
-from prunekit.runs.folder import RunFolder
+from prunekit.runs.folder import MODEL, RunFolder
 from prunekit.runs.identity import dense_config
 from prunekit.runs.result import RunResult
+from prunekit.runs.storage import keep_in_cache
 from prunekit.tokens.encoder import install
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Teacher:
     @cached_property
     def weights_sha256(self) -> str:
         """Digest of the weights' file, which is read once."""
-        return files.sha256(self.folder / "model.safetensors")
+        return files.sha256(self.folder / WEIGHTS)
 
     def identity(self) -> dict[str, Any]:
         """Return which weights these are, for the manifest: runs with different ones do not compare."""
@@ -49,14 +53,33 @@ def find_teacher(run: RunInputs) -> Teacher | None:
     """
     if is_dense(run.cfg["method"]["name"]):
         return None
-    if run.cfg["teacher"]["path"]:
-        return Teacher(Path(run.cfg["teacher"]["path"]), None)
+    if given := run.cfg["teacher"]["path"]:
+        return _check(Teacher(Path(given), None), "teacher.path=", "Give a whole copy of the model")
     cfg = dense_config(run.cfg)
-    folder = RunFolder.of(cfg).path
-    say(f"teacher    {folder}")
+    folder = RunFolder.of(cfg)
+    say(f"teacher    {folder.path}")
     result = run.train_dense(cfg)
     assert isinstance(result, RunResult)
-    return Teacher(folder / "model", result)
+    advice = "Delete that file and give the same command again, which trains the teacher again"
+    return _check(Teacher(folder.path / MODEL, result), "the teacher in ", advice, folder)
+
+
+def _check(teacher: Teacher, what: str, advice: str, run: RunFolder | None = None) -> Teacher:
+    """Return a teacher whose files are those that were saved; `run` is the folder of the run that saved them.
+
+    Raises:
+        ConfigError: they were damaged or replaced; other weights would be another teacher.
+    """
+    wrong = folder_damage(teacher.folder, run.hash if run is not None else "")
+    stored = run.manifest().get("weights_sha256") if run is not None else None
+    if wrong is None and stored is not None and stored != teacher.weights_sha256:
+        wrong = f"{teacher.folder / WEIGHTS} has sha256 {teacher.weights_sha256[:12]}, its run saved {stored[:12]}"
+    if wrong is not None:
+        raise ConfigError(
+            f"{what}{teacher.folder} cannot be used: {wrong}.\n"
+            f"Allowed: the files of a model as they were saved.\n{advice}, or restore the file."
+        )
+    return teacher
 
 
 def load_task_model(source: Path | str, spec: TaskSpec, data: TokenPruningDataModule) -> PreTrainedModel:
@@ -84,6 +107,5 @@ def read_outputs(teacher: Teacher, spec: TaskSpec, data: TokenPruningDataModule)
     model = load_dense(teacher, spec, data)
     batches = data.loader("train")
     outputs = teacher_outputs(model, track(batches, "teacher outputs", len(batches)), data.split("train").lengths)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    outputs.save(path)
+    keep_in_cache(path, lambda: outputs.save(path))
     return outputs

@@ -99,7 +99,7 @@ def mask_by_score(
 
     The model is pruned in place, unless a repair follows, which removes the weights itself.
     """
-    start = time.time()
+    start = time.monotonic()
     options, masks = method.options, MaskFiles(folder)
 
     def score_of(name: str, module: nn.Module) -> Tensor:
@@ -126,7 +126,7 @@ def mask_by_score(
                     set_weight(module, weight_of(module).detach() * chosen[name].to(loaded.model.device))
                 MaskEnforcer(loaded.model, chosen, apply=False).check_zeros()
                 mark_changed(loaded.model, number)
-    return Masking(masks, {"mask": time.time() - start})
+    return Masking(masks, {"mask": time.monotonic() - start})
 
 
 def mask_by_sweep(
@@ -137,19 +137,19 @@ def mask_by_sweep(
     folder: Path,
 ) -> Masking:
     """Choose the masks of each matrix while its kept weights are re-fitted, as in SparseGPT; prunes in place."""
-    start = time.time()
+    start = time.monotonic()
     masks, groups, columns = MaskFiles(folder), options.groups, options.width or SWEEP_COLUMNS
 
     def sweep(name: str, weight: Tensor, factor: InverseFactor) -> SweepResult:
         return obs_sweep(weight, factor, sparsity=sparsity[name], groups=groups, block=columns)
 
     _sweep_blocks(loaded, calibration, options.calibration, options.damping, sweep, masks.put)
-    return Masking(masks, {"repair": time.time() - start})
+    return Masking(masks, {"repair": time.monotonic() - start})
 
 
 def repair(loaded: LoadedModel, calibration: Calibration, options: WeightOptions, masking: Masking) -> Masking:
     """Remove what the masks remove and re-fit the kept weights, in place; the masks stay as they are."""
-    start = time.time()
+    start = time.monotonic()
     groups, columns = options.groups, options.width or SWEEP_COLUMNS
 
     def sweep(name: str, weight: Tensor, factor: InverseFactor) -> SweepResult:
@@ -157,7 +157,7 @@ def repair(loaded: LoadedModel, calibration: Calibration, options: WeightOptions
         return obs_sweep(weight, factor, keep=keep, groups=groups, block=columns)
 
     _sweep_blocks(loaded, calibration, options.update_on, options.damping, sweep)
-    return Masking(masking.masks, {**masking.seconds, "repair": time.time() - start})
+    return Masking(masking.masks, {**masking.seconds, "repair": time.monotonic() - start})
 
 
 def _sweep_blocks(

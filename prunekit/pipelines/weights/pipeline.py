@@ -38,7 +38,7 @@ class WeightPipeline:
 
     def execute(self) -> WeightRunResult:
         """Run all stages and return the result."""
-        started = time.time()
+        started = time.monotonic()
         silence_libraries()
         forget_peak_memory()
         run, cfg, seed = self.run, self.run.cfg, self.run.cfg["seed"]

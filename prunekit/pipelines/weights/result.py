@@ -36,7 +36,7 @@ def build_result(
     pruned: Evaluated,
     started: float,
 ) -> WeightRunResult:
-    """Return the result of the run; `loaded` is the pruned model, and `started` the time the run began at."""
+    """Return the result of the run; `loaded` is the pruned model, and `started` the monotonic time of its beginning."""
     masks = masking.masks
     two_of_four = all(is_nm(mask) for mask in masks.values())
     content = {
@@ -60,7 +60,7 @@ def build_result(
         "two_of_four": two_of_four,
         "reused": [statistic.file for statistic in statistics if statistic.seconds is None],
         "streamed": loaded.streamed,
-        "seconds": {**_stage_seconds(statistics, masking, dense, pruned), "total": time.time() - started},
+        "seconds": {**_stage_seconds(statistics, masking, dense, pruned), "total": time.monotonic() - started},
         "peak_memory_mib": peak_memory(),
     }
     if two_of_four and method.options.group == "nm":

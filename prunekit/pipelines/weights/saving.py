@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from prunekit.files import atomic_write_text
+from prunekit.files import allow_as_usual, atomic_write_text
 from prunekit.methods.weight_base import WeightOptions
 from prunekit.pipelines.weights.loading import LoadedModel, weights_digest
 from prunekit.results.weight_summary import card
@@ -72,3 +72,4 @@ def _save_weights(folder: Path, loaded: LoadedModel, options: WeightOptions) -> 
         store.save(folder)
     else:
         loaded.model.cpu().save_pretrained(folder)
+        allow_as_usual(folder)

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from prunekit.config.errors import first_line
 from prunekit.console import say, track
 from prunekit.data.text.samples import samples_digest
-from prunekit.files import json_sha256
+from prunekit.files import damage, json_sha256, write_sealed
 from prunekit.methods.weight_base import Need, Statistic, Statistics, WeightOptions
 from prunekit.pipelines.weights.calibration import Calibration
 from prunekit.pipelines.weights.loading import LoadedModel
+from prunekit.runs.storage import keep_in_cache
 from prunekit.weights.decoder import Matrices, weight_of
 from prunekit.weights.disk import StoredTensors, merge_files, save_atomically
 from prunekit.weights.gradients import stream_gradients
@@ -67,18 +70,20 @@ class StatisticsStore:
         """Return one statistic of all matrices."""
         samples = self.calibration.samples[need.on]
         path = self.cache / f"{need.what}-{need.on}-{self._digest(need)[:16]}.safetensors"
-        if path.is_file():
+        if path.is_file() and (stored := _read_stored(path)) is not None:
             say(f"reused     {need.what} on {need.on}: {path}")
-            return CollectedStatistic(need, StoredTensors(path), len(samples), path.name, seconds=None)
-        start = time.time()
-        path.parent.mkdir(parents=True, exist_ok=True)
+            return CollectedStatistic(need, stored, len(samples), path.name, seconds=None)
+        start = time.monotonic()
         parts = self._collect(need)
         # renamed when it is complete: another run may read the same cache
-        unfinished = path.with_suffix(f".{time.time_ns()}.tmp")
-        merge_files(parts, unfinished, {"format": "pt"})
-        unfinished.replace(path)
+        merge = partial(merge_files, parts, header={"format": "pt"})
+        if keep_in_cache(path, lambda: write_sealed(path, merge)):
+            place = path
+        else:
+            place = self.scratch.parent / path.name
+            merge(place)
         shutil.rmtree(self.scratch)
-        return CollectedStatistic(need, StoredTensors(path), len(samples), path.name, seconds=time.time() - start)
+        return CollectedStatistic(need, StoredTensors(place), len(samples), path.name, seconds=time.monotonic() - start)
 
     def _digest(self, need: Need) -> str:
         key = {
@@ -163,6 +168,18 @@ class StatisticsStore:
             progress=partial(track, label=f"gradients ({what})"),
             around=around,
         )
+
+
+def _read_stored(path: Path) -> StoredTensors | None:
+    """Return the tensors of a file in the cache; None where it is damaged, which is printed."""
+    wrong = damage(path)
+    if wrong is None:
+        try:
+            return StoredTensors(path)
+        except (OSError, SafetensorError) as error:
+            wrong = f"cannot be read ({first_line(error)})"
+    say(f"cache      {path} {wrong}; it is made again.")
+    return None
 
 
 def _general_importance(

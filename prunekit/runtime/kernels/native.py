@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from prunekit.files import cache_folder
+from prunekit.files import cache_folder, damage, write_sealed
 from prunekit.runtime.kernels.attention import FusedAttention, PackingAttention
 from prunekit.tokens.packing import Packing
 
@@ -245,14 +245,14 @@ def build(folder: Path) -> Path | None:
     sources = [path.read_bytes() for path in (*SOURCES, *HEADERS)]
     key = hashlib.sha256(b"\0".join([*sources, version, " ".join(flags).encode()])).hexdigest()[:16]
     library = folder / f"prunekit-{key}.so"
-    if library.is_file():
+    if library.is_file() and damage(library) is None:
         return library
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         compiled = Path(scratch) / library.name
         command = [*compiler.split(), *flags, "-o", str(compiled), *map(str, SOURCES), "-lc"]
         subprocess.run(command, capture_output=True, check=True, timeout=COMPILE_SECONDS)
-        compiled.replace(library)  # atomic, because other processes may build it too
+        write_sealed(library, lambda beside: shutil.move(compiled, beside))  # other processes may build it too
     return library
 
 

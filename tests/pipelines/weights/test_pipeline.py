@@ -2,10 +2,12 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.damage import flip
 from support.weight_runs import configured, run_small
 from transformers import AutoModelForCausalLM
 
@@ -98,6 +100,26 @@ def test_the_score_reuses_a_statistic_that_the_allocation_computed(tmp_path):
     assert list(result.seconds) == ["evaluate dense", "norms on open", "mask", "evaluate pruned", "total"]
     (reused,) = result.reused
     assert (tmp_path / "cache" / "weights" / reused).is_file()
+
+
+def test_damaged_files_of_the_cache_are_made_again_with_a_line_each(tmp_path, capsys):
+    first, path = run_small(tmp_path, "method=wanda")
+    shutil.rmtree(path)
+    files = sorted((tmp_path / "cache" / "weights").glob("[!.]*"))
+    assert [file.suffix for file in files] == [".json", ".safetensors"]
+    contents = [file.read_bytes() for file in files]
+    files[0].write_text(files[0].read_text().replace("1", "7"))
+    flip(files[1], 0.99)
+    again, _ = run_small(tmp_path, "method=wanda")
+    assert (again.pruned, again.dense, again.reused) == (first.pruned, first.dense, ())
+    assert [file.read_bytes() for file in files] == contents
+    assert capsys.readouterr().out.count("it is made again") == 2
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, capsys):
+    cfg = configured(tmp_path, "method=wanda") | {"data": {"cache_dir": "/dev/null/cache", "workers": 0}}
+    assert run(cfg).sparsity.of_prunable == pytest.approx(0.5, abs=0.02)
+    assert capsys.readouterr().out.count("/dev/null/cache/weights cannot be written (") == 2
 
 
 def test_sparsity_of_the_model_takes_more_of_the_matrices(tmp_path):
