@@ -19,6 +19,7 @@ from prunekit.data.reading import read_task
 from prunekit.data.rows import Rows
 from prunekit.data.sources import TaskSource
 from prunekit.data.spec import TaskSpec
+from prunekit.data.vocabulary import COUNTED, unknown_share, without_tokenless
 from prunekit.files import cache_folder
 
 
@@ -75,6 +76,7 @@ class TokenPruningDataModule(L.LightningDataModule):
         self.label_names: tuple[str, ...] | None = None
         self.dropped: dict[str, int] = {}
         self.noticed: dict[str, int] = {}
+        self.unknown_share = 0.0  # of the training tokens
         self.bands: list[tuple[Band, EncodedSplit]] = []  # the parts of the test that `eval_bands` asks for
         self._own_test = False
         self._splits: dict[str, EncodedSplit] = {}
@@ -89,6 +91,7 @@ class TokenPruningDataModule(L.LightningDataModule):
             return
         task = read_task(self.spec, self.source)
         tokenizer = load_tokenizer(self.tokenizer_path)
+        task = without_tokenless(self.spec, task, tokenizer)
         encoder = Encoder(tokenizer, self.spec.max_length, self.cache_dir / "tokens")
         self.label_names = task.label_names
         self.dropped = dict(task.dropped)
@@ -105,6 +108,8 @@ class TokenPruningDataModule(L.LightningDataModule):
         chosen, bands = self._choose_by_length(task.splits, encode)
         limited = {name: self._limit(name, rows) for name, rows in chosen.items()}
         self._splits = {name: encode(rows) for name, rows in limited.items()}
+        train = self._splits["train"]
+        self.unknown_share = unknown_share(map(train.row, range(min(len(train), COUNTED))), tokenizer)
         if bands:
             lengths = self._splits["test"].lengths
             parts = [rows_between("data.eval_bands", "test", lengths, [band]) for band in bands]

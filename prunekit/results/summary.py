@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunekit.runs.result import Flops, Number, RunResult, SpeedRow, Truncation
+from prunekit.config.errors import shorten
+from prunekit.runs.result import Flops, Number, RunResult, Score, SpeedRow, Truncation
 
 NOISE = 0.02  # a measured ratio this near to 1 means nothing, even on a quiet machine
 
@@ -93,7 +95,7 @@ def _quality(result: RunResult) -> list[Row]:
         every.setdefault(name, (dense_all.get(name), value))
     found = []
     for name, (dense, pruned) in every.items():
-        what = f"{name.replace('_', ' ')}, {score.rows} {score.split} {score.of or 'text'}s"
+        what = f"{metric_name(name, score)}, {score.rows} {score.split} {score.of or 'text'}s"
         if dense is None:
             found.append(Row(what, "-", format_score(pruned), "-"))
         else:
@@ -103,9 +105,15 @@ def _quality(result: RunResult) -> list[Row]:
     return found
 
 
+def metric_name(name: str, score: Score) -> str:
+    """Name a metric in words; F1 of one class with the class."""
+    words = name.replace("_", " ")
+    return f"{words} of {shorten(score.positive, 40)}" if name == "f1" and score.positive is not None else words
+
+
 def _bands(result: RunResult) -> list[Row]:
     """Return the score by length of the text, where a run asked for bands."""
-    name = result.score.metric.replace("_", " ")
+    name = metric_name(result.score.metric, result.score)
     return [
         Row(
             f"{name}, {band.rows} of {band.low} to {band.below - 1} tokens",
@@ -201,11 +209,26 @@ def verdicts(result: RunResult) -> list[tuple[str, str, str]]:
         lines.append(("clock", _clock(result.speed[0], result.flops.per or "text"), "plain"))
     if (threshold := result.score.null_threshold) is not None:
         lines.append(("no answer", f"where its logits exceed those of the best by more than {threshold:.3g}", "plain"))
+    lines += _class_lines(result.score, dense_only=result.is_dense)
     if result.translation is not None:
         lines.append(("BLEU", result.translation.signature, "plain"))
     if cut := _cut_texts(result.truncated or {}):
         lines.append(("cut texts", cut, "plain"))
     return [line for line in lines if line[1]]
+
+
+def _class_lines(score: Score, *, dense_only: bool) -> list[tuple[str, str, str]]:
+    """Return which class F1 is of and how to have the other, and that a model answers one class only."""
+    lines = []
+    if score.positive is not None and score.negative is not None:
+        first, second = shorten(score.negative, 40), shorten(score.positive, 40)
+        other = shlex.quote(f"task.labels=[{second},{first}]")
+        lines.append(("F1", f"of {second}, the second class; {other} makes it of {first}", "plain"))
+    for model, name in (score.one_class or {}).items():
+        if model == "dense" or not dense_only:
+            what = f"the {model} model calls all {score.rows} {score.split} {score.of or 'text'}s {shorten(name, 40)}"
+            lines.append(("one class", f"{what}: it has learnt nothing, or lost it", "bad"))
+    return lines
 
 
 def _goal_verdict(result: RunResult) -> tuple[str, str, str]:

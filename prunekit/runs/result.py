@@ -52,6 +52,9 @@ class Score(OpenJsonObject):
     rows: int
     of: str | None = None  # what a row is: a text, a question
     null_threshold: Number | None = None  # of the logits of "no answer"
+    positive: str | None = None  # the class that F1 is of
+    negative: str | None = None
+    one_class: Mapping[str, str] | None = None  # the class of all predictions, by "dense" and "pruned", where it is one
     dense: Number
     pruned: Number
     dense_all: Metrics | None = None
@@ -250,6 +253,7 @@ class RunResult(OpenJsonObject):
     truncated: Mapping[str, Truncation] | None = None  # by split
     dropped: Mapping[str, int] | None = None  # rows, by reason
     noticed: Mapping[str, int] | None = None  # rows that may mislead, by reason
+    unknown_share: Number | None = None  # of the training tokens
     precision: str | None = None
     execution: Executions
     bands: tuple[Band, ...] | None = None

@@ -42,6 +42,20 @@ def test_the_quality_of_both_and_the_drop_in_points():
     assert words(line(text, "f1")) == ["f1, 445 test texts", "96.12", "96.34", "+0.22 points"]
 
 
+def test_f1_says_which_class_it_is_of_and_how_to_have_the_other():
+    found = changed(score__positive="legit", score__negative="spam")
+    assert words(line(printed(found, 80), "f1"))[0] == "f1 of legit, 445 test texts"
+    assert ("F1", "of legit, the second class; 'task.labels=[legit,spam]' makes it of spam", "plain") in verdicts(found)
+    assert not any(label == "F1" for label, _, _ in verdicts(RESULT))
+
+
+def test_a_model_that_answers_one_class_only_is_said():
+    found = verdicts(changed(score__one_class={"pruned": "ham"}))
+    sentence = "the pruned model calls all 445 test texts ham: it has learnt nothing, or lost it"
+    assert ("one class", sentence, "bad") in found
+    assert len([label for label, _, _ in found if label == "one class"]) == 1
+
+
 def test_flops_against_unpadded_come_first_and_those_against_padded_say_to_what_length():
     text = printed(RESULT, 80)
     assert words(line(text, "GFLOPs per text, unpadded"))[1:] == ["2.12", "0.712", "2.98x fewer"]

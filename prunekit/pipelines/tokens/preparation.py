@@ -21,6 +21,7 @@ from prunekit.cost import Shape
 from prunekit.data.encoding import EncodedSplit
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.module import TokenPruningDataModule
+from prunekit.data.vocabulary import left_out, remarks
 from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.models.heads import HEADS, stored_head
@@ -173,9 +174,11 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
     cut = sum(found["rows"] for found in data.truncated.values())
     say(
         f"data       {spec.name}: {rows}, mean {_mean_length(splits['train']):.1f} tokens; "
-        f"{cut} texts cut at {spec.max_length} tokens, "
-        f"{sum(data.dropped.values())} empty or double rows left out"
+        f"{cut} texts cut at {spec.max_length} tokens, {100 * data.unknown_share:.2g} % unknown tokens, "
+        + left_out(data.dropped)
     )
+    for remark in remarks(data.noticed, data.unknown_share):
+        say(f"data       {remark}")
     if data.train_band is not None:
         lengths = splits["train"].lengths
         say(f"data       trained and validated on texts of {int(lengths.min())} to {int(lengths.max())} tokens")

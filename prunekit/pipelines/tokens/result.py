@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from prunekit.config.identity import config_hash
 from prunekit.environment import command
 from prunekit.models.heads import HEADS
@@ -41,6 +44,7 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> RunResul
             "rows": test.judged,
             "of": spec.judged_name,
             **({"null_threshold": tested.spec.null_threshold} if spec.unanswerable else {}),
+            **_classes(tested, data.label_names or ()),
             "dense": tested.dense.metrics[spec.score],
             "pruned": test.metrics[spec.score],
             "dense_all": tested.dense.metrics,
@@ -61,9 +65,24 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> RunResul
         "truncated": data.truncated,
         "dropped": data.dropped,
         **({"noticed": data.noticed} if data.noticed else {}),
+        "unknown_share": round(data.unknown_share, 6),
         "precision": precision_of(cfg["trainer"]["precision"]),
         "execution": {"validation": "mask", "test": method.test_execution},
         "bands": [band.to_json() for band in tested.bands],
         **tested.details,
     }
     return RunResult.from_json(content)
+
+
+def _classes(tested: Tested, names: Sequence[str]) -> dict[str, Any]:
+    """Return which class F1 is of, and which is the only one that a model answers."""
+    found: dict[str, Any] = {}
+    if {"f1", "mean_of_accuracy_f1"} & {*tested.spec.metrics} and len(names) == 2:
+        found |= {"negative": names[0], "positive": names[1]}
+    only = {}
+    for model, result in (("dense", tested.dense), ("pruned", tested.test)):
+        predictions = result.per_row.predictions
+        answers = predictions.predicted.unique().tolist() if predictions.classes else []
+        if len(answers) == 1 and len(predictions.labels.unique()) > 1:
+            only[model] = predictions.classes[int(answers[0])]
+    return found | ({"one_class": only} if only else {})
