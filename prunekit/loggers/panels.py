@@ -6,6 +6,7 @@ runs have under them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from prunekit.config.identity import is_dense
 from prunekit.config.keys import flatten
 from prunekit.loggers.offline import OfflineRun
 
@@ -45,6 +47,17 @@ class Panel:
         return asdict(self)
 
 
+def to_text(panels: Sequence[Panel]) -> str:
+    """Return panels as JSON with a row per line."""
+    text = ",\n".join(
+        json.dumps(panel.to_json() | {"rows": []}, ensure_ascii=False).replace(
+            '"rows": []', '"rows": [\n' + ",\n".join(json.dumps(row, ensure_ascii=False) for row in panel.rows) + "\n]"
+        )
+        for panel in panels
+    )
+    return f"[\n{text}\n]\n"
+
+
 def evaluate(definition: Mapping[str, Any], runs: Sequence[OfflineRun]) -> list[Panel]:
     """Return every panel of a definition with what it shows of the runs."""
     sections = definition["spec"]["section"]["panelBankConfig"]["sections"]
@@ -63,7 +76,11 @@ def lookup(run: OfflineRun, accessor: str) -> Any:
 
 def _panel(section: str, kind: str, config: Config, runs: Sequence[OfflineRun]) -> Panel:
     title, columns, rows = READERS[kind](config, runs)
-    return Panel(section, title, kind, columns, rows)
+    return Panel(section, title, kind, columns, [[_rounded(value) for value in row] for row in rows])
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 Reading = tuple[str, list[str], list[list[Any]]]  # title, columns, rows
@@ -160,7 +177,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _differing(runs: Sequence[OfflineRun]) -> list[str]:
-    """Keys of the configurations, W&B's own left out, that are not the same in all runs."""
-    configs = [{key: repr(value) for key, value in flatten(run.config).items()} for run in runs]
+    """Keys of the configurations, W&B's own left out, that are not the same in all pruned runs."""
+    configs = [
+        {key: repr(value) for key, value in flatten(run.config).items()}
+        for run in runs
+        if not is_dense(run.config["method"]["name"])  # a teacher differs in all that prunes
+    ]
     keys = sorted({key for config in configs for key in config if not key.startswith("_wandb")})
     return [key for key in keys if len({config.get(key) for config in configs}) > 1]
