@@ -19,7 +19,7 @@ def encode_row(split: EncodedSplit, row: int) -> Encoded:
     """Return the token ids of a row, with its token types if it has several."""
     text = Encoded(split.row(row))
     if split.segments is not None:
-        types = split.segments[int(split.offsets[row]) : int(split.offsets[row + 1])].tolist()
+        types = split.segments.row(row).tolist()
         text.types = types if any(types) else None
     return text
 

@@ -132,6 +132,11 @@ def values_before() -> dict[str, Any]:
     return {key.path: yaml.safe_load(key.before) for key in all_keys().values() if key.before is not None}
 
 
+def path_keys() -> set[str]:
+    """Return the dotted paths of the keys that name a file or folder."""
+    return {key.path for key in all_keys().values() if key.domain == "path"}
+
+
 def all_keys() -> dict[str, Key]:
     """Return the keys of every file of every group, chosen or not, by dotted path."""
     return _keys_below(tuple(search_dirs()))

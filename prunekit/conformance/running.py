@@ -113,7 +113,7 @@ def _inputs(given: tuple[str, ...], checkpoint_seconds: int = 3600) -> RunInputs
     cfg["teacher"]["path"] = str(_teacher(tuple(cfg["backbone"].items()), spec.labels))
     cfg["trainer"]["checkpoint_seconds"] = checkpoint_seconds
     backbone = find_backbone(cfg["backbone"])
-    return RunInputs(cfg, RunFolder.of(cfg), spec, find_task(spec), backbone, train_dense=_train_nothing)
+    return RunInputs(cfg, RunFolder.of(cfg), spec, find_task(spec), None, backbone, train_dense=_train_nothing)
 
 
 def _train_nothing(cfg: dict[str, Any]) -> NoReturn:

@@ -1,25 +1,31 @@
-"""Tokenise each split once into a ragged table, cached on disk under a fingerprint of everything that affects it."""
+"""Tokenise each split once, with Dataset.map, into a file named by a fingerprint of everything that affects it."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
+from datasets import Dataset
 from jaxtyping import Bool, Int, Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from prunekit.data.columns import Column, Place
 from prunekit.data.errors import DataError
+from prunekit.data.ragged import Ragged
 from prunekit.data.rows import Rows
+from prunekit.data.store import datasets_quiet, is_writable
+
+# of columns of some rows, with the rows' numbers, to columns of what they are encoded to, as Arrow arrays
+Tokenise = Callable[[Mapping[str, list[Any]], list[int]], Mapping[str, Any]]
 
 # part of every fingerprint: raise it when the code below changes what it computes
 VERSION = "1"
@@ -51,13 +57,8 @@ class Targets(ABC):
         return ()
 
     @abstractmethod
-    def batch(
-        self, rows: Int[Tensor, "batch"], place: Int[Tensor, "batch width"], inside: Bool[Tensor, "batch width"]
-    ) -> dict[str, Tensor]:
-        """Return `labels` of these rows, and what else their batch holds.
-
-        `place` says where each token is in the split's `ids`, `inside` which tokens are not padding.
-        """
+    def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
+        """Return `labels` of these rows, and what else their batch holds; `inside` are tokens that are not padding."""
 
     def protected(self, offsets: Int[Tensor, "boundaries"]) -> Int[Tensor, "rows"]:
         """Return the number of protected tokens of each row; `offsets` are those of the split. [CLS] by default."""
@@ -76,36 +77,38 @@ class LabelTargets(Targets):
         """How many rows there are."""
         return len(self.labels)
 
-    def batch(
-        self, rows: Int[Tensor, "batch"], place: Int[Tensor, "batch width"], inside: Bool[Tensor, "batch width"]
-    ) -> dict[str, Tensor]:
+    def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return the labels."""
         return {"labels": self.labels[rows]}
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """The token ids of all rows, end to end; row i is `ids[offsets[i]:offsets[i + 1]]`.
+    """The token ids of all rows.
 
     `targets` is what depends on the kind of task. `segments` are token types, None for models that have none;
     `truncated` counts rows cut at the longest length allowed.
     """
 
-    ids: Int[Tensor, "total"]
-    offsets: Int[Tensor, "boundaries"]
+    tokens: Ragged
     targets: Targets
     fingerprint: str
-    segments: Int[Tensor, "total"] | None = None
+    segments: Ragged | None = None
     truncated: int = 0
     padding: Padding = Padding()
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.tokens)
+
+    @property
+    def offsets(self) -> Int[Tensor, "boundaries"]:
+        """Where each row's tokens begin when they are laid end to end, and where the last row's end."""
+        return self.tokens.offsets
 
     @property
     def lengths(self) -> Int[Tensor, "rows"]:
         """Tokens of each row, special ones included."""
-        return self.offsets.diff()
+        return self.tokens.lengths
 
     @property
     def judged(self) -> int:
@@ -119,22 +122,18 @@ class EncodedSplit:
 
     def row(self, number: int) -> list[int]:
         """Return the token ids of one row."""
-        return self.ids[int(self.offsets[number]) : int(self.offsets[number + 1])].tolist()
+        ids: list[int] = self.tokens.row(number).tolist()
+        return ids
 
     def batch(self, rows: Int[Tensor, "batch"]) -> dict[str, Tensor]:
         """Return the rows of these numbers, padded to the longest of them; `index` holds the numbers."""
-        start = self.offsets[rows]
-        length = self.offsets[rows + 1] - start
-        column = torch.arange(int(length.max()))
-        inside = column < length[:, None]
-        place = (start[:, None] + column).clamp(max=len(self.ids) - 1)
-        batch = {
-            "input_ids": self.ids[place].long().masked_fill(~inside, self.padding.token),
-            "attention_mask": inside.long(),
-        }
+        ids = self.tokens.padded(rows, self.padding.token)
+        length = self.offsets[rows + 1] - self.offsets[rows]
+        inside = torch.arange(ids.shape[1]) < length[:, None]
+        batch = {"input_ids": ids, "attention_mask": inside.long()}
         if self.segments is not None:
-            batch["token_type_ids"] = self.segments[place].long().masked_fill(~inside, self.padding.segment)
-        return batch | self.targets.batch(rows, place, inside) | {"index": rows.clone()}
+            batch["token_type_ids"] = self.segments.padded(rows, self.padding.segment)
+        return batch | self.targets.batch(rows, inside) | {"index": rows.clone()}
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -183,7 +182,7 @@ def fingerprint(rows: Rows[Any], tokenizer_hash: str, max_length: int, stride: i
     overlap = "" if stride is None else f" {stride}"
     head = f"{VERSION} {tokenizer_hash} {max_length} {len(rows)} {rows.pairs is None}{overlap}\n"
     digest = hashlib.sha256(head.encode())
-    for text in [*rows.texts, *(rows.pairs or ())]:
+    for text in chain(rows.texts, rows.pairs or ()):
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "little"))  # so that moving a border between two texts shows
         digest.update(raw)
@@ -193,18 +192,10 @@ def fingerprint(rows: Rows[Any], tokenizer_hash: str, max_length: int, stride: i
 
 
 @dataclass(frozen=True)
-class StoredSplit:
-    """A split as its cache file holds it: `ids`, `offsets`, `labels`, `segments` of models that have them, and what a
-    kind of task adds; `truncated` as in EncodedSplit.
-    """
-
-    tensors: Mapping[str, Tensor]
-    truncated: int = 0
-
-
-@dataclass(frozen=True)
 class Encoder:
     """A tokenizer, the longest length allowed, and the folder in which encoded splits are cached; None caches nothing.
+
+    `processes` tokenise at the same time.
 
     Raises:
         DataError: `max_length` is more than the model reads.
@@ -213,6 +204,7 @@ class Encoder:
     tokenizer: Any
     max_length: int
     cache: Path | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
         longest = self.tokenizer.model_max_length
@@ -232,28 +224,68 @@ class Encoder:
         """Whether the model has token types."""
         return "token_type_ids" in self.tokenizer.model_input_names
 
-    def split(
-        self, key: str, tokenise: Callable[[], StoredSplit], targets: Callable[[Mapping[str, Tensor]], Targets]
-    ) -> EncodedSplit:
-        """Return the split with the fingerprint `key`, from the cache where it is there, else from `tokenise`.
+    def encode(self, key: str, rows: Mapping[str, Sequence[Any]], tokenise: Tokenise) -> dict[str, list[Any]]:
+        """Return columns of token ids, as Arrow arrays: from the cache, where it has `key`, or else from `tokenise`."""
+        cache = self.cache if self.cache is not None and is_writable(self.cache) else None
+        path = None if cache is None else str(cache / f"{key[:32]}.arrow")
+        dataset, places = dataset_of(rows)
+        tokenizer_fingerprint(self.tokenizer)  # sets its defaults for truncation and padding
+        encode_again = partial(
+            dataset.map,
+            partial(_encode_some, tokenise, places),
+            with_indices=True,
+            batched=True,
+            batch_size=CHUNK,
+            remove_columns=dataset.column_names,
+            num_proc=self.processes if self.processes > 1 else None,
+            new_fingerprint=key,
+            cache_file_name=path,
+            keep_in_memory=path is None,
+        )
+        with datasets_quiet():
+            try:
+                found = encode_again(load_from_cache_file=True)
+            except (pyarrow.ArrowException, OSError):  # a damaged file
+                found = None
+            if found is None or not _is_whole(found, len(dataset)):
+                found = encode_again(load_from_cache_file=False)
+        return {name: found.data.column(name).chunks for name in found.column_names}
 
-        `targets` makes the targets from the tensors.
-        """
-        path = None if self.cache is None else self.cache / f"{key[:32]}.safetensors"
-        stored = _load(path, key) if path is not None else None
-        if stored is None:
-            stored = tokenise()
-            if path is not None:
-                _save(stored, key, path)
+    def split(self, key: str, columns: Mapping[str, list[Any]], targets: Targets) -> EncodedSplit:
+        """Return a split of what `encode` returned for this key."""
         return EncodedSplit(
-            ids=stored.tensors["ids"],
-            offsets=stored.tensors["offsets"],
-            targets=targets(stored.tensors),
+            tokens=Ragged.of_lists(columns["ids"]),
+            targets=targets,
             fingerprint=key,
-            segments=stored.tensors.get("segments"),
-            truncated=stored.truncated,
+            segments=Ragged.of_lists(columns["segments"]) if "segments" in columns else None,
+            truncated=sum(int(chunk.sum().as_py() or 0) for chunk in columns.get("cut", ())),
             padding=Padding(self.tokenizer.pad_token_id, self.tokenizer.pad_token_type_id),
         )
+
+
+def dataset_of(columns: Mapping[str, Sequence[Any]]) -> tuple[Dataset, dict[str, Place]]:
+    """Return columns as a Dataset, and where in it their values are; columns of the same rows on disk stay there."""
+    first, *others = columns.values()
+    if isinstance(first, Column) and first.dataset is not None and all(first.is_beside(other) for other in others):
+        places = {name: column.place for name, column in columns.items() if isinstance(column, Column)}
+        stored = first.dataset.select_columns(list(dict.fromkeys(place.column for place in places.values())))
+        return stored if first.rows is None else stored.select(first.rows), places
+    whole = Dataset.from_dict({name: list(column) for name, column in columns.items()})
+    return whole, {name: Place(name) for name in columns}
+
+
+def _encode_some(
+    tokenise: Tokenise, places: Mapping[str, Place], rows: Mapping[str, list[Any]], numbers: list[int]
+) -> pyarrow.Table:
+    columns = {name: list(map(place.value, rows[place.column])) for name, place in places.items()}
+    return pyarrow.table(dict(tokenise(columns, numbers)))
+
+
+def _is_whole(encoded: Dataset, rows: int) -> bool:
+    """Return whether all rows were encoded; several may be made of one, which `example` then names."""
+    if "example" in encoded.column_names:
+        return len(encoded) >= rows and (rows == 0 or encoded[-1]["example"] == rows - 1)
+    return len(encoded) == rows
 
 
 def encode_texts(rows: Rows[Any], encoder: Encoder, names: Sequence[str] = ()) -> EncodedSplit:
@@ -261,81 +293,59 @@ def encode_texts(rows: Rows[Any], encoder: Encoder, names: Sequence[str] = ()) -
 
     `names` are the classes; without them labels are values.
     """
-
-    def tokenise() -> StoredSplit:
-        stored = tokenise_texts(rows, encoder)
-        labels = list(rows.labels)
-        number = torch.float32 if labels and isinstance(labels[0], float) else torch.int64
-        return StoredSplit({**stored.tensors, "labels": torch.tensor(labels, dtype=number)}, stored.truncated)
-
     key = fingerprint(rows, encoder.tokenizer_hash, encoder.max_length)
-    return encoder.split(key, tokenise, lambda tensors: LabelTargets(tensors["labels"], names))
+    columns = encoder.encode(key, text_columns(rows), TextTokeniser.of(encoder))
+    number = torch.float32 if len(rows) and isinstance(rows.labels[0], float) else torch.int64
+    labels = torch.from_numpy(np.fromiter(rows.labels, np.float64 if number == torch.float32 else np.int64, len(rows)))
+    return encoder.split(key, columns, LabelTargets(labels.to(number), names))
 
 
-def tokenise_texts(rows: Rows[Any], encoder: Encoder) -> StoredSplit:
-    """Tokenise texts, or pairs of them, cut at the longest length; their labels are not looked at."""
-    ids: list[np.ndarray] = []
-    segments: list[np.ndarray] = []
-    lengths: list[int] = []
-    truncated = 0
-    for start in range(0, len(rows), CHUNK):
-        part = slice(start, start + CHUNK)
-        texts, pairs = list(rows.texts[part]), None if rows.pairs is None else list(rows.pairs[part])
-        encoded = _call(encoder.tokenizer, texts, pairs)
-        long = [row for row, tokens in enumerate(encoded["input_ids"]) if len(tokens) > encoder.max_length]
+def text_columns(rows: Rows[Any]) -> dict[str, Sequence[str]]:
+    """Return the columns that are tokenised: texts, and second texts where there are any."""
+    return {"text": rows.texts} | ({} if rows.pairs is None else {"pair": rows.pairs})
+
+
+@dataclass(frozen=True)
+class TextTokeniser:
+    """Texts, or pairs of them, as token ids, cut at the longest length."""
+
+    tokenizer: Any
+    max_length: int
+    has_segments: bool
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> TextTokeniser:
+        """Return the tokeniser of an encoder."""
+        return cls(encoder.tokenizer, encoder.max_length, encoder.has_segments)
+
+    def __call__(self, rows: Mapping[str, list[Any]], numbers: Sequence[int]) -> dict[str, Any]:
+        """Return the columns `ids`, `segments` of models that have them, and `cut`, whether a text was too long."""
+        encoded = self._call(rows)
+        long = [row for row, tokens in enumerate(encoded["input_ids"]) if len(tokens) > self.max_length]
         if long:
-            truncated += len(long)
-            again = _call(
-                encoder.tokenizer,
-                [texts[row] for row in long],
-                None if pairs is None else [pairs[row] for row in long],
+            again = self._call(
+                {name: [column[row] for row in long] for name, column in rows.items()},
                 truncation=True,
-                max_length=encoder.max_length,
+                max_length=self.max_length,
             )
             for name, values in again.items():
                 for row, value in zip(long, values, strict=True):
                     encoded[name][row] = value
-        lengths += [len(tokens) for tokens in encoded["input_ids"]]
-        ids += [np.asarray(tokens, np.int32) for tokens in encoded["input_ids"]]
-        if encoder.has_segments:
-            segments += [np.asarray(types, np.int8) for types in encoded["token_type_ids"]]
-    tensors = {"ids": torch.from_numpy(np.concatenate(ids)), "offsets": offsets_of(lengths)}
-    if encoder.has_segments:
-        tensors["segments"] = torch.from_numpy(np.concatenate(segments))
-    return StoredSplit(tensors, truncated)
+        cut = np.zeros(len(numbers), np.int8)
+        cut[long] = 1
+        columns = {"ids": lists(encoded["input_ids"], np.int32), "cut": pyarrow.array(cut)}
+        if self.has_segments:
+            columns["segments"] = lists(encoded["token_type_ids"], np.int8)
+        return columns
+
+    def _call(self, rows: Mapping[str, list[Any]], **cut: Any) -> dict[str, list[Any]]:
+        # verbose=False: a text longer than the model reads is cut and counted here, no warning is due
+        texts = [rows["text"]] if "pair" not in rows else [rows["text"], rows["pair"]]
+        return dict(self.tokenizer(*texts, padding=False, return_attention_mask=False, verbose=False, **cut))
 
 
-def offsets_of(lengths: Sequence[int]) -> Int[Tensor, "boundaries"]:
-    """Return where rows of these lengths begin when they are laid end to end, and where the last one ends."""
-    return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
-
-
-def _call(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, **cut: Any) -> dict[str, list[Any]]:
-    # verbose=False: a text longer than the model reads is cut and counted here, no warning is due
-    return dict(tokenizer(texts, pairs, padding=False, return_attention_mask=False, verbose=False, **cut))
-
-
-def _save(stored: StoredSplit, key: str, path: Path) -> None:
-    """Write atomically; a cache that cannot be written is done without."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    try:
-        save_file(dict(stored.tensors), scratch, {"fingerprint": key, "truncated": str(stored.truncated)})
-        scratch.replace(path)
-    except (OSError, SafetensorError):
-        scratch.unlink(missing_ok=True)
-
-
-def _load(path: Path, key: str) -> StoredSplit | None:
-    """Return what `_save` wrote for this fingerprint; None when there is nothing usable."""
-    try:
-        tensors = load_file(path)
-        with safe_open(path, "pt") as stream:
-            about = stream.metadata()
-        is_usable = about["fingerprint"] == key and {"ids", "offsets", "labels"} <= tensors.keys()
-        return StoredSplit(tensors, int(about["truncated"])) if is_usable else None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
+def lists(rows: Sequence[Sequence[int]], number: type[np.generic]) -> pyarrow.ListArray:
+    """Return rows of whole numbers as Arrow lists."""
+    ends = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    values = np.fromiter(chain.from_iterable(rows), number, int(ends[-1]))
+    return pyarrow.ListArray.from_arrays(ends, values)

@@ -31,23 +31,39 @@ def embedded_option(package: str | None, instead: str) -> str:
     return f"Option 2: {instead}, which is embedded."
 
 
-def cached_snapshot(repo: str, kind: Literal["dataset", "model"], env: Mapping[str, str]) -> Path | None:
-    """Return the snapshot of an earlier download in Hugging Face's cache, for a model only if complete; else None."""
+def cached_snapshot(
+    repo: str, kind: Literal["dataset", "model"], env: Mapping[str, str], revision: str = "main"
+) -> Path | None:
+    """Return the snapshot of an earlier download in Hugging Face's cache, for a model only if complete; else None.
+
+    `revision` is a branch, or the full digest of a commit.
+    """
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
     folder = Path(env.get("HF_HUB_CACHE") or home / "hub") / f"{kind}s--{repo.replace('/', '--')}"
-    reference = folder / "refs" / "main"
-    if not reference.is_file():
-        return None
-    snapshot = folder / "snapshots" / reference.read_text().strip()
+    reference = folder / "refs" / revision
+    snapshot = folder / "snapshots" / (reference.read_text().strip() if reference.is_file() else revision)
     if not snapshot.is_dir():
         return None
     weights = any(snapshot.glob("*.safetensors")) or any(snapshot.glob("pytorch_model*.bin"))
     return snapshot if kind == "dataset" or ((snapshot / "config.json").is_file() and weights) else None
 
 
+def is_folder(dataset: str) -> bool:
+    """Return whether a dataset's name is the path of a folder: ids of the hub begin with a letter or a digit.
+
+    So a folder of the same name never takes the place of a dataset of the hub.
+    """
+    return dataset.startswith((".", "/", "~")) or Path(dataset).is_absolute()
+
+
+def is_offline(env: Mapping[str, str]) -> bool:
+    """Return whether the hub is not to be asked."""
+    return env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def why_unreachable(repo: str, kind: str, env: Mapping[str, str]) -> str:
     """Return why the hub cannot provide a repository; "" if it can."""
-    if env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline(env):
         return f"hub {repo} (HF_HUB_OFFLINE is set, and it is not in the local cache)"
     endpoint = env.get("HF_ENDPOINT") or "https://huggingface.co"
     answer = [f"no answer in {PROBE_SECONDS:g} s"]

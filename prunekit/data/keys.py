@@ -12,6 +12,7 @@ class TaskKeys:
 
     `labels` None means that the labels are read from the training data. Lengths are in tokens, special tokens included.
     The first of `validation_splits` is called "validation" from here on, further ones keep their names.
+    `dataset` is what task=hub reads: an id of the hub, or a folder; `subset` is what the hub calls a configuration.
     A question's answer is a part of `text_pair`; a long one is read in windows that overlap by `stride` tokens.
     `null_threshold` None means the one with the best score on the validation split.
     Of a translation `text` is the source and `label` the target, each cut at its longest length; a column of records
@@ -37,6 +38,9 @@ class TaskKeys:
     contradicting: Literal["keep", "drop", "error"] = "keep"
     hub: str | None = None
     hub_config: str | None = None
+    dataset: str | None = None
+    subset: str | None = None
+    revision: str | None = None
     folder: str | None = None
     package: str | None = None
     package_folder: str | None = None

@@ -12,11 +12,12 @@ import lightning.pytorch as L
 import torch
 
 from prunekit.data.bands import Band, resolve, rows_between
+from prunekit.data.columns import prefixed
 from prunekit.data.encoding import EncodedSplit, Encoder, load_tokenizer
 from prunekit.data.errors import DataError
 from prunekit.data.loading import FixedLoader, StepLoader, generator_of
 from prunekit.data.reading import read_task
-from prunekit.data.rows import Rows
+from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.sources import TaskSource
 from prunekit.data.spec import TaskSpec
 from prunekit.data.vocabulary import COUNTED, unknown_share, without_tokenless
@@ -42,21 +43,23 @@ class TokenPruningDataModule(L.LightningDataModule):
         batch_size: int,
         eval_batch_size: int,
         seed: int,
+        task: TaskRows | None = None,
         train_rows: int | None = None,
         eval_rows: int | None = None,
         train_band: Sequence[int | str] | None = None,
         eval_bands: Sequence[int | str] | None = None,
         workers: int = 0,
+        num_proc: int = 1,
         cache_dir: str | Path | None = None,
         prefix: str = "",
     ) -> None:
-        """Prepare a module that has read nothing yet.
+        """Prepare a module that has encoded nothing yet; `task` is what was read from the source already.
 
         `train_rows` takes the first rows of an order drawn from `seed`, `eval_rows` of a fixed one.
 
         `train_band` restricts training and validation to texts of these lengths, `eval_bands` the test; ends are
         tokens, or quantiles of the lengths of all training texts (`bands.resolve`). `cache_dir` None means the user's
-        cache folder.
+        cache folder; `num_proc` processes tokenise.
         """
         super().__init__()
         self.spec = spec
@@ -65,11 +68,13 @@ class TokenPruningDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
+        self._task = task
         self.train_rows = train_rows
         self.eval_rows = eval_rows
         self.train_band = train_band
         self.eval_bands = eval_bands
         self.workers = workers
+        self.num_proc = num_proc
         self.cache_dir = Path(cache_dir) if cache_dir is not None else cache_folder()
         self.prefix = prefix
         self.prefix_tokens = 0
@@ -89,10 +94,11 @@ class TokenPruningDataModule(L.LightningDataModule):
         """
         if self._splits:
             return
-        task = read_task(self.spec, self.source)
+        task = self._task or read_task(self.spec, self.source, self.cache_dir)
+        self._task = None  # what is in use is in the encoded splits
         tokenizer = load_tokenizer(self.tokenizer_path)
         task = without_tokenless(self.spec, task, tokenizer)
-        encoder = Encoder(tokenizer, self.spec.max_length, self.cache_dir / "tokens")
+        encoder = Encoder(tokenizer, self.spec.max_length, self.cache_dir / "tokens", self.num_proc)
         self.label_names = task.label_names
         self.dropped = dict(task.dropped)
         self.noticed = dict(task.noticed)
@@ -102,7 +108,7 @@ class TokenPruningDataModule(L.LightningDataModule):
             self.prefix_tokens = len(tokenizer(self.prefix.strip(), add_special_tokens=False)["input_ids"])
 
         def encode(rows: Rows[Any]) -> EncodedSplit:
-            read = replace(rows, texts=[self.prefix + text for text in rows.texts]) if self.prefix else rows
+            read = replace(rows, texts=prefixed(self.prefix, rows.texts)) if self.prefix else rows
             return self.spec.kind.encode(self.spec, read, encoder, task.label_names, self.prefix_tokens)
 
         chosen, bands = self._choose_by_length(task.splits, encode)

@@ -16,28 +16,24 @@ from prunekit.data.cells import is_missing, text_fault
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.rows import Rows, TaskRows
-from prunekit.data.sources import TaskSource, hub_folder
+from prunekit.data.sources import TaskSource
 from prunekit.data.spec import TaskSpec
+from prunekit.data.splits import WITHOUT, read_splits
 from prunekit.data.splitting import content_numbers, contradictions
-from prunekit.data.tables import Table, read_class_folders, read_split, read_table
-
-# what to do about a split that is asked for and has no file
-WITHOUT = {
-    "train": "Set task.train_split=<name of the file>",
-    "validation": "Set task.validation_splits=[] to take it from the training rows",
-    "test": "Set task.test_split=null to do without it, or to take it from the training rows",
-}
+from prunekit.data.tables import Table
 
 
-def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
+def read_task(spec: TaskSpec, source: TaskSource, cache: Path | None = None) -> TaskRows:
     """Read and check every split; make a missing one by content hash from the training rows.
+
+    Rows of large files are kept in the folder `cache`, by default the user's cache folder.
 
     Raises:
         DataError: the first thing that is wrong, with file and row.
     """
     if source.kind == "synthetic":
         return _generate(spec)
-    tables = {split: spec.kind.flatten(spec, table) for split, table in _tables(spec, source).items()}
+    tables = {split: spec.kind.flatten(spec, table) for split, table in read_splits(spec, source, cache).items()}
     for split, table in tables.items():
         _check_columns(spec, split, table)
     kept = {split: usable_rows(spec, table) for split, table in tables.items()}
@@ -63,40 +59,6 @@ def read_task(spec: TaskSpec, source: TaskSource) -> TaskRows:
         kind["contradicting"] = contradicting
     order = ["train", "validation", *(name for name in splits if name not in ("train", "validation", "test")), "test"]
     return TaskRows({name: splits[name] for name in order if name in splits}, names, dropped, noticed)
-
-
-def _tables(spec: TaskSpec, source: TaskSource) -> dict[str, Table]:
-    """Read the table of every split that exists as a file, by our names."""
-    if source.kind == "file":
-        paths = {"train": spec.file, "validation": spec.validation_file, "test": spec.test_file}
-        return {split: read_table(Path(path)) for split, path in paths.items() if path is not None}
-    folder = hub_folder(spec) if source.kind == "hub" else Path(source.where)
-    train = read_split(folder, spec.train_split)
-    if train is None and len(by_class := read_class_folders(folder, spec.text, spec.label)):
-        return {"train": by_class}
-    tables: dict[str, Table | None] = {"train": train}
-    for number, name in enumerate(spec.validation_splits):
-        found = read_split(folder, name)
-        if found is not None or number == 0:
-            tables["validation" if number == 0 else name] = found
-    if spec.test_split is not None:
-        tables["test"] = read_split(folder, spec.test_split)
-    asked = {"train": spec.train_split, "validation": "".join(spec.validation_splits[:1]), "test": spec.test_split}
-    present: dict[str, Table] = {}
-    for split, table in tables.items():
-        if table is None:
-            raise DataError(
-                f"{folder} has no split {quoted(asked[split])}; it holds {_contents(folder)}.\n"
-                f"A split is {asked[split]}-00000-of-00001.parquet, or {asked[split]}.parquet, .csv, .tsv, .jsonl.\n"
-                f"{WITHOUT[split]}."
-            )
-        present[split] = table
-    return present
-
-
-def _contents(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "nothing"
 
 
 @dataclass(frozen=True)

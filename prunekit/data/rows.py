@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from prunekit.data.columns import take
+
 Label = TypeVar("Label")  # a class number, a value, an answer or a target: the task's kind decides
 
 
@@ -31,11 +33,12 @@ class Rows(Generic[Label]):
         return list(zip(self.texts, self.pairs or [""] * len(self), strict=True))
 
     def take(self, rows: Sequence[int]) -> Rows[Label]:
-        """Return the rows of these numbers, in this order."""
-        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
-        places = None if self.places is None else [self.places[row] for row in rows]
-        ids = None if self.ids is None else [self.ids[row] for row in rows]
-        return Rows([self.texts[row] for row in rows], pairs, [self.labels[row] for row in rows], places, ids)
+        """Return the rows of these numbers, in this order; what is on disk stays there."""
+        columns = (self.texts, self.pairs, self.labels, self.places, self.ids)
+        texts, pairs, labels, places, ids = (column if column is None else take(column, rows) for column in columns)
+        assert texts is not None
+        assert labels is not None
+        return Rows(texts, pairs, labels, places, ids)
 
     def at(self, row: int) -> str:
         """Return the place of a row, counted from 0, as a reader finds it."""

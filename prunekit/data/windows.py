@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from prunekit.data.encoding import EncodedSplit, Encoder, StoredSplit, Targets, fingerprint, offsets_of
+from prunekit.data.encoding import EncodedSplit, Encoder, Targets, TextTokeniser, fingerprint, lists
 from prunekit.data.errors import DataError
+from prunekit.data.ragged import Ragged
 from prunekit.data.rows import Rows
 from prunekit.data.spans import Answer
-
-CHUNK = 1024  # rows per tokenizer call, to limit the memory of offsets
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,14 @@ class SpanTargets(Targets):
     """Questions and the windows, a row each, in which they are read.
 
     `labels` are the first and last token of the question's first answer, or 0, 0, which is [CLS], where the window
-    does not hold it whole. `spans` are the first character of each token in the context and the one after its last,
-    -1 outside the context; `examples` are the numbers of the windows' questions. `protect_question` protects
+    does not hold it whole. `starts` are the first character of each token in the context, and `ends` the one after its
+    last, -1 outside the context; `examples` are the numbers of the windows' questions. `protect_question` protects
     everything before the context.
     """
 
     labels: Int[Tensor, "rows 2"]
-    spans: Int[Tensor, "total 2"]
+    starts: Ragged
+    ends: Ragged
     examples: Int[Tensor, "rows"]
     questions: Questions = field(repr=False, compare=False)
     protect_question: bool = False
@@ -64,11 +65,9 @@ class SpanTargets(Targets):
         """The first right answer to each question; "" where it has none."""
         return [next(iter(answer.texts), "") for answer in self.questions.answers]
 
-    def batch(
-        self, rows: Int[Tensor, "batch"], place: Int[Tensor, "batch width"], inside: Bool[Tensor, "batch width"]
-    ) -> dict[str, Tensor]:
+    def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return the labels, `spans` and `example`, and `protected` where the question is."""
-        spans = self.spans[place].masked_fill(~inside[..., None], -1)
+        spans = torch.stack([self.starts.padded(rows, -1), self.ends.padded(rows, -1)], -1).int()
         batch = {"spans": spans, "example": self.examples[rows], "labels": self.labels[rows]}
         return batch | ({"protected": question_tokens(spans, inside)} if self.protect_question else {})
 
@@ -76,9 +75,12 @@ class SpanTargets(Targets):
         """Return the number of tokens before the context, where they are protected."""
         if not self.protect_question:
             return super().protected(offsets)
-        context = torch.nn.functional.pad((self.spans[:, 0] >= 0).long().cumsum(0), (1, 0))
-        first = torch.searchsorted(context, context[offsets[:-1]] + 1) - 1
-        return (first - offsets[:-1]).minimum(offsets.diff())
+        return torch.tensor([_before_context(self.starts.row(row)) for row in range(len(self.starts))])
+
+
+def _before_context(starts: Int[np.ndarray, "tokens"]) -> int:
+    inside = starts >= 0
+    return int(inside.argmax()) if inside.any() else len(starts)
 
 
 def encode_windows(
@@ -92,78 +94,98 @@ def encode_windows(
         DataError: a tokenizer without offsets, or a question that leaves too little room for the context.
     """
 
-    def targets(tensors: Mapping[str, Tensor]) -> SpanTargets:
-        return SpanTargets(
-            tensors["labels"], tensors["spans"], tensors["examples"], Questions.of(rows), protect_question
-        )
-
-    key = fingerprint(rows, encoder.tokenizer_hash, encoder.max_length, stride)
-    return encoder.split(key, lambda: _tokenise(rows, encoder, stride), targets)
-
-
-def _tokenise(rows: Rows[Answer], encoder: Encoder, stride: int) -> StoredSplit:
-    """Return all windows of all rows, end to end."""
     if not encoder.tokenizer.is_fast:
         raise DataError(
             f"{type(encoder.tokenizer).__name__} does not say where its tokens come from, as finding answers needs; "
             f"copy tokenizer.json beside it."
         )
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "spans", "segments")}
-    labels: list[tuple[int, int]] = []
-    examples: list[int] = []
-    lengths: list[int] = []
-    for number, window in _encode_windows(rows, encoder, stride):
-        inside = np.asarray([part == 1 for part in window.sequence_ids])
-        spans = np.where(inside[:, None], np.asarray(window.offsets, np.int32).reshape(-1, 2), -1)
-        parts["ids"].append(np.asarray(window.ids, np.int32))
-        parts["spans"].append(spans.astype(np.int32))
-        parts["segments"].append(np.asarray(window.type_ids, np.int8))
-        labels.append(answer_tokens(rows.labels[number], spans))
-        examples.append(number)
-        lengths.append(len(window.ids))
-    tensors = {name: torch.from_numpy(np.concatenate(column)) for name, column in parts.items()}
-    if not encoder.has_segments:
-        del tensors["segments"]
-    return StoredSplit(
-        tensors
-        | {
-            "offsets": offsets_of(lengths),
-            "labels": torch.tensor(labels, dtype=torch.int64).view(-1, 2),
-            "examples": torch.tensor(examples, dtype=torch.int64),
-        }
+    key = fingerprint(rows, encoder.tokenizer_hash, encoder.max_length, stride)
+    asked = Questions.of(rows)
+    given = {
+        "question": asked.texts,
+        "context": asked.contexts,
+        "answer": [next(iter(answer.texts), "") for answer in asked.answers],
+        "start": [next(iter(answer.starts), 0) for answer in asked.answers],
+        "place": [rows.at(row) for row in range(len(rows))],
+    }
+    columns = encoder.encode(key, given, _WindowTokeniser(TextTokeniser.of(encoder), stride))
+    ends = [torch.from_numpy(np.concatenate([part.to_numpy() for part in columns[name]])) for name in ("first", "last")]
+    return encoder.split(
+        key,
+        columns,
+        SpanTargets(
+            labels=torch.stack(ends, -1),
+            starts=Ragged.of_lists(columns["starts"]),
+            ends=Ragged.of_lists(columns["ends"]),
+            examples=torch.from_numpy(np.concatenate([part.to_numpy() for part in columns["example"]])),
+            questions=asked,
+            protect_question=protect_question,
+        ),
     )
 
 
-def _encode_windows(rows: Rows[Answer], encoder: Encoder, stride: int) -> Iterator[tuple[int, Any]]:
-    """Yield (row number, window), in order; a window is an Encoding of the tokenizers library."""
-    tokenizer, max_length = encoder.tokenizer, encoder.max_length
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    asked = Questions.of(rows)
-    for start in range(0, len(rows), CHUNK):
-        questions, contexts = list(asked.texts[start : start + CHUNK]), list(asked.contexts[start : start + CHUNK])
-        alone = tokenizer(questions, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        for place, ids in enumerate(alone["input_ids"], start):
-            room = max_length - special - len(ids)
-            if room <= stride:
-                raise DataError(
-                    f"{rows.at(place)}: the question has {len(ids)} tokens, which leaves {max(room, 0)} of "
-                    f"task.max_length={max_length} for the context; windows overlap by task.stride={stride} and need "
-                    f"more.\nSet task.max_length to more than {special + len(ids) + stride}, lower task.stride, or "
-                    f"shorten the question."
-                )
-        encoded = tokenizer(
-            questions,
-            contexts,
+@dataclass(frozen=True)
+class _WindowTokeniser:
+    """Questions and contexts as windows that overlap by `stride` tokens."""
+
+    texts: TextTokeniser
+    stride: int
+
+    def __call__(self, rows: Mapping[str, list[Any]], numbers: Sequence[int]) -> dict[str, Any]:
+        """Return a row per window: its tokens, their characters, the answer's first and last token, the question."""
+        self._check_room(rows)
+        encoded = self.texts.tokenizer(
+            rows["question"],
+            rows["context"],
             truncation="only_second",
-            max_length=max_length,
-            stride=stride,
+            max_length=self.texts.max_length,
+            stride=self.stride,
             padding=False,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
             verbose=False,
         )
-        for window, row in zip(encoded.encodings, encoded["overflow_to_sample_mapping"], strict=True):
-            yield start + row, window
+        windows, asked = encoded.encodings, encoded["overflow_to_sample_mapping"]
+        spans = [_spans(window) for window in windows]
+        given = zip(rows["answer"], rows["start"], strict=True)
+        answer_of = [Answer((text,), (start,)) if text else Answer() for text, start in given]
+        answers = [answer_tokens(answer_of[row], part) for row, part in zip(asked, spans, strict=True)]
+        columns = {
+            "ids": lists([window.ids for window in windows], np.int32),
+            "starts": lists([part[:, 0].tolist() for part in spans], np.int32),
+            "ends": lists([part[:, 1].tolist() for part in spans], np.int32),
+            "first": pyarrow.array([first for first, _ in answers], pyarrow.int64()),
+            "last": pyarrow.array([last for _, last in answers], pyarrow.int64()),
+            "example": pyarrow.array([numbers[row] for row in asked], pyarrow.int64()),
+        }
+        if self.texts.has_segments:
+            columns["segments"] = lists([window.type_ids for window in windows], np.int8)
+        return columns
+
+    def _check_room(self, rows: Mapping[str, list[Any]]) -> None:
+        """Check that every question leaves room for more of its context than windows share.
+
+        Raises:
+            DataError: one does not.
+        """
+        tokenizer, max_length, stride = self.texts.tokenizer, self.texts.max_length, self.stride
+        special = tokenizer.num_special_tokens_to_add(pair=True)
+        alone = tokenizer(rows["question"], add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for place, ids in zip(rows["place"], alone["input_ids"], strict=True):
+            room = max_length - special - len(ids)
+            if room <= stride:
+                raise DataError(
+                    f"{place}: the question has {len(ids)} tokens, which leaves {max(room, 0)} of "
+                    f"task.max_length={max_length} for the context; windows overlap by task.stride={stride} and need "
+                    f"more.\nSet task.max_length to more than {special + len(ids) + stride}, lower task.stride, or "
+                    f"shorten the question."
+                )
+
+
+def _spans(window: Any) -> Int[np.ndarray, "tokens 2"]:
+    """Return the first character of each token of a window in the context, and the one after its last; else -1."""
+    inside = np.asarray([part == 1 for part in window.sequence_ids])
+    return np.where(inside[:, None], np.asarray(window.offsets, np.int32).reshape(-1, 2), -1).astype(np.int32)
 
 
 def answer_tokens(answer: Answer, spans: Int[np.ndarray, "tokens 2"]) -> tuple[int, int]:

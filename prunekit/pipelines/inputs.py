@@ -1,4 +1,4 @@
-"""What a pipeline is given: one run, before anything of it was read or built."""
+"""What a pipeline is given: one run, before anything was built."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from prunekit.runs.result import AnyResult
 
 @dataclass(frozen=True)
 class RunInputs:
-    """One run: its configuration and folder, the checked task with the place of its data, and the backbone.
+    """One run: its configuration and folder, the checked task with its data, and the backbone.
 
-    `train_dense` runs a dense configuration, or finds its finished run, and returns its result.
+    `data` is what was read from `source`. `train_dense` runs a dense configuration, or finds its finished run, and
+    returns its result.
     """
 
     cfg: dict[str, Any]
     folder: RunFolder
     spec: Any  # TaskSpec or TextSpec, as the kind of run has it
     source: Any  # TaskSource or TextSource
+    data: Any  # TaskRows or Texts; None reads them when they are needed
     backbone: Path | str  # a folder, or an id on the hub
     train_dense: Callable[[dict[str, Any]], AnyResult]

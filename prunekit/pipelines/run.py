@@ -57,6 +57,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
     backbone = find_backbone(cfg["backbone"])
     source = kind.source(spec)
     kind.check(cfg, backbone)
+    data = kind.read(spec, source, cfg)  # before there is a folder, which a typo would leave behind
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,7 +79,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
         folder.prepare(cfg, command())
         try:
             result = pipeline_of(kind)(
-                RunInputs(cfg, folder, spec, source, backbone, partial(run, wait=wait))
+                RunInputs(cfg, folder, spec, source, data, backbone, partial(run, wait=wait))
             ).execute()
         finally:
             gc.collect()  # a trainer and its modules refer to each other, and a sweep's next run needs their memory

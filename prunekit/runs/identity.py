@@ -10,7 +10,7 @@ from typing import Any
 
 from prunekit.config.budget import parse_budget, without_idle_goal
 from prunekit.config.composition import compose
-from prunekit.config.identity import DENSE, is_dense
+from prunekit.config.identity import DENSE, FILES, OWN, is_dense, with_absolute_paths
 from prunekit.runs.kinds import kind_of
 
 
@@ -27,9 +27,9 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
         default = _dense_defaults()
         cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}
     models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg.get(key, {}).get("path")}
-    digests = {"files": kind.digest(kind.spec(cfg["task"])), **models}
+    digests = {FILES: kind.digest(kind.spec(cfg["task"])), **models}
     given = {key: digest for key, digest in digests.items() if digest is not None}
-    return cfg | {"own": given} if given else cfg
+    return with_absolute_paths(cfg | {OWN: given}) if given else cfg
 
 
 def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:

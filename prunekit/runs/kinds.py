@@ -18,6 +18,8 @@ from prunekit.config.errors import ConfigError
 from prunekit.config.identity import DENSE, is_dense
 from prunekit.config.validation import check_layers
 from prunekit.data.kinds.registry import KINDS as TASK_KINDS
+from prunekit.data.reading import read_task
+from prunekit.data.rows import TaskRows
 from prunekit.data.sources import find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
 from prunekit.data.text.spec import TextSpec, find_texts, text_files_digest
@@ -41,6 +43,9 @@ class RunKind(Protocol):
 
     def source(self, spec: Any) -> Any:
         """Return where the task's data is."""
+
+    def read(self, spec: Any, source: Any, cfg: Config) -> Any:
+        """Return the task's data, read from there and checked."""
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
         """Check what the configuration asks of the backbone."""
@@ -69,6 +74,10 @@ class TokenRuns:
     def source(self, spec: TaskSpec) -> Any:
         """Return a TaskSource."""
         return find_task(spec)
+
+    def read(self, spec: TaskSpec, source: Any, cfg: Config) -> TaskRows:
+        """Return TaskRows."""
+        return read_task(spec, source, cfg["data"]["cache_dir"] and Path(cfg["data"]["cache_dir"]))
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
         """Check that the layers named by keys exist, and that a method that trains has epochs."""
@@ -125,6 +134,12 @@ class WeightRuns:
     def source(self, spec: TextSpec) -> Any:
         """Return a TextSource."""
         return find_texts(spec)
+
+    def read(self, spec: TextSpec, source: Any, cfg: Config) -> Any:
+        """Return Texts."""
+        from prunekit.data.text.samples import read_texts  # loads torch, and stored results are shown without it
+
+        return read_texts(spec, source)
 
     def check(self, cfg: Config, backbone: Path | str) -> None:
         """Check that the scope is a regular expression, and that n:m agrees with the sparsity."""

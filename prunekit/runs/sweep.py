@@ -27,6 +27,7 @@ from prunekit.runs.estimate import Estimator
 from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
+from prunekit.runs.inputs import cache_of_problems
 
 MOST_LAUNCHES = 3  # of one job; then it is listed as failed, although its folder does not say why
 POLL_SECONDS = 5.0  # between two checks of runs that other processes are running
@@ -196,9 +197,20 @@ class Sweep:
     # -- reports ---------------------------------------------------------------------------------------
 
     def preview(self) -> None:
-        """Report what a sweep would do, and do nothing."""
+        """Report what a sweep would do, and do nothing but read and check what the missing runs are given.
+
+        Raises:
+            ConfigError: none of them can run.
+        """
         missing = self._missing()
         self._announce(missing, self._teachers(missing))
+        find_problem = cache_of_problems()
+        problems = {title(job.cfg or {}): find_problem(job.cfg or {}) for job in missing}
+        refused = {name: problem for name, problem in problems.items() if problem is not None}
+        if refused and len(refused) == len(problems):
+            raise ConfigError(next(iter(refused.values())))
+        for name, problem in refused.items():
+            _tell(f"cannot run {name}: {problem.splitlines()[0]}")
 
     def _announce(self, missing: Sequence[Planned], teachers: dict[Path, Planned]) -> dict[Path, float | None]:
         """Report how much there is to do; return the seconds that each run will take, None where they are unknown."""

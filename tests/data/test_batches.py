@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from support.paths import TESTS
 
+from prunekit.data import store
 from prunekit.data.loading import StepLoader
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.sources import TaskSource, find_task
@@ -107,8 +108,8 @@ def squad(folder):
         context = f"{words(number, most=90)} bade bafi {words(number + 100)}"
         answers = {"text": ["bade bafi"], "answer_start": [context.index("bade bafi")]}
         rows.append((f"q{number}", f"bago {FILLERS[number]}", context, answers))
-    names = ("id", "question", "context", "answers")
-    write_parquet(folder / "t.parquet", {name: list(column) for name, column in zip(names, zip(*rows), strict=True)})
+    columns = [[row[place] for row in rows] for place in range(4)]
+    write_parquet(folder / "t.parquet", dict(zip(("id", "question", "context", "answers"), columns, strict=True)))
     spec = {"kind": "span", "text": "question", "text_pair": "context", "label": "answers", "id": "id"}
     return {"file": "t.parquet", "max_length": 48, "stride": 8, "protect_question": True, **spec}
 
@@ -188,7 +189,10 @@ def module_of(folder, models, make, **keys):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_batches_are_those_of_before(name, models, tmp_path):
+@pytest.mark.parametrize("kept", ["in memory", "on disk"])
+def test_batches_are_those_of_before(name, kept, models, tmp_path, monkeypatch):
+    if kept == "on disk":
+        monkeypatch.setattr(store, "SMALL", 0)
     found = described(module_of(tmp_path, models, FILES[name]))
     assert json.loads(json.dumps(found)) == json.loads(STORED.read_text())[name]
 

@@ -1,10 +1,7 @@
-"""Cache files of encoded splits that were written before are read, and give the batches of then."""
-
-import shutil
+"""Encoded splits: batches of each kind of task, as literal numbers, and the fingerprints that name them."""
 
 import pytest
 import torch
-from support.paths import TESTS
 
 from prunekit.data import encoding
 from prunekit.data.encoding import Encoder, encode_texts, load_tokenizer
@@ -13,9 +10,6 @@ from prunekit.data.spans import Answer
 from prunekit.data.translations import encode_translations
 from prunekit.data.windows import encode_windows
 from prunekit.models.tiny import build_tiny_backbone
-
-# written with prunekit.data.encoding.VERSION 1 for a tokenizer whose fingerprint was "tokenizer"
-STORED = TESTS / "fixtures" / "encoded"
 
 CONTEXT = "bade bafi bago dede defi dego fiba fide figo goba"
 
@@ -28,18 +22,12 @@ def tokenizers(tmp_path_factory):
     return {family: load_tokenizer(folder / family) for family in ("bert", "marian")}
 
 
-@pytest.fixture
-def encoder(tokenizers, tmp_path, monkeypatch):
-    """Encoders that find the stored files in their cache, and whose tokenizer cannot be called."""
+@pytest.fixture(params=["cached", "not cached"])
+def encoder(tokenizers, tmp_path, monkeypatch, request):
     monkeypatch.setattr(encoding, "tokenizer_fingerprint", lambda tokenizer: "tokenizer")
-    for tokenizer in tokenizers.values():
-        monkeypatch.setattr(type(tokenizer), "__call__", None)
-
-    def at(max_length, family="bert"):
-        shutil.copytree(STORED, tmp_path / "cache", dirs_exist_ok=True)
-        return Encoder(tokenizers[family], max_length, tmp_path / "cache")
-
-    return at
+    return lambda max_length, family="bert": Encoder(
+        tokenizers[family], max_length, tmp_path if request.param == "cached" else None
+    )
 
 
 def all_rows(split):

@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from prunekit.data.encoding import EncodedSplit, LabelTargets
 from prunekit.data.loading import FixedLoader, StepLoader, epoch_batches, fetch
+from prunekit.data.ragged import Ragged
 
 
 def split_of(lengths, labels=None):
     """Rows whose tokens are their own number plus 1, so that a batch shows which row is where."""
-    sizes = torch.tensor(lengths)
     return EncodedSplit(
-        ids=torch.repeat_interleave(torch.arange(1, len(lengths) + 1), sizes).to(torch.int32),
-        offsets=torch.nn.functional.pad(sizes.cumsum(0), (1, 0)),
+        tokens=Ragged.of([number] * length for number, length in enumerate(lengths, 1)),
         targets=LabelTargets(torch.tensor(labels if labels is not None else [0] * len(lengths))),
         fingerprint="",
     )
@@ -44,11 +43,10 @@ def test_a_batch_is_padded_to_its_longest_row_and_names_its_rows():
 
 def test_segments_come_along_where_the_model_has_them():
     split = EncodedSplit(
-        ids=torch.tensor([5, 6, 7], dtype=torch.int32),
-        offsets=torch.tensor([0, 1, 3]),
+        tokens=Ragged.of([[5], [6, 7]]),
         targets=LabelTargets(torch.tensor([0.5, 1.5])),
         fingerprint="",
-        segments=torch.tensor([0, 0, 1], dtype=torch.int8),
+        segments=Ragged.of([[0], [0, 1]]),
     )
     assert split.batch(torch.tensor([1, 0]))["token_type_ids"].tolist() == [[0, 1], [0, 0]]
 

@@ -5,17 +5,18 @@ import logging
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from datasets import Dataset
 from support.tasks import data_of
 
 from prunekit.data import encoding
+from prunekit.data.columns import prefixed
 from prunekit.data.encoding import Encoder, encode_texts, fingerprint, load_tokenizer, tokenizer_fingerprint
 from prunekit.data.errors import DataError
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.rows import Rows
 from prunekit.data.sources import TaskSource, find_task
 from prunekit.data.spec import TaskSpec
+from prunekit.data.tables import read_table
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_many_rows_are_encoded_in_parts_alike(tokenizer, monkeypatch):
     whole = encode_texts(rows, Encoder(tokenizer, 8))
     monkeypatch.setattr(encoding, "CHUNK", 7)
     parts = encode_texts(rows, Encoder(tokenizer, 8))
-    assert torch.equal(whole.ids, parts.ids)
+    assert list(map(whole.row, range(50))) == list(map(parts.row, range(50)))
     assert whole.truncated == parts.truncated > 0
 
 
@@ -86,14 +87,12 @@ def test_a_broken_tokenizer_is_refused(tmp_path):
 def test_a_second_encoding_is_read_from_the_cache(tokenizer, tmp_path, monkeypatch):
     rows = Rows(["bade", "go " * 30], ["ba", "de"], [1, 0])
     first = encode_texts(rows, Encoder(tokenizer, 16, tmp_path))
-    monkeypatch.setattr(encoding, "tokenise_texts", None)
+    monkeypatch.setattr(encoding.TextTokeniser, "__call__", None)
     second = encode_texts(rows, Encoder(tokenizer, 16, tmp_path))
-    for part, again in ((first, second), (first.targets, second.targets)):
-        for field in dataclasses.fields(part):
-            one, other = getattr(part, field.name), getattr(again, field.name)
-            if field.name != "targets":
-                assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
-    assert second.truncated == 1
+    both = torch.arange(2)
+    for name, tensor in first.batch(both).items():
+        assert torch.equal(second.batch(both)[name], tensor), name
+    assert (second.truncated, second.fingerprint, second.padding) == (1, first.fingerprint, first.padding)
 
 
 def test_a_damaged_cache_is_made_again(tokenizer, tmp_path):
@@ -104,13 +103,32 @@ def test_a_damaged_cache_is_made_again(tokenizer, tmp_path):
     for damaged in (b"", whole[: len(whole) // 2], b"x" * len(whole)):
         file.write_bytes(damaged)
         assert encode_texts(rows, Encoder(tokenizer, 16, tmp_path)).row(0) == tokenizer("bade")["input_ids"]
-        assert load_file(file)["labels"].tolist() == [1, 0]
         assert list(tmp_path.iterdir()) == [file]
+        assert len(Dataset.from_file(str(file))) == 2
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tokenizer, tmp_path):
+def test_two_processes_tokenise_alike(tokenizer, tmp_path):
+    rows = Rows([f"bade {'go ' * (row % 7)}" for row in range(50)], None, [0] * 50)
+    one, two = (encode_texts(rows, Encoder(tokenizer, 8, tmp_path / str(n), n)) for n in (1, 2))
+    assert list(map(one.row, range(50))) == list(map(two.row, range(50)))
+    assert (one.truncated, one.fingerprint) == (two.truncated, two.fingerprint)
+
+
+def test_a_prefix_is_before_every_text_on_disk_too(tokenizer, tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "bade"}\n{"text": "bafi"}\n')
+    texts = read_table(tmp_path / "t.jsonl").texts("text", [1, 0])
+    found = encode_texts(Rows(prefixed("go ", texts), None, [0, 1]), Encoder(tokenizer, 16))
+    assert [found.row(0), found.row(1)] == tokenizer(["go bafi", "go bade"])["input_ids"]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without_and_said_once(tokenizer, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert len(encode_texts(Rows(["bade"], None, [0]), Encoder(tokenizer, 16, tmp_path / "file" / "tokens"))) == 1
+    folder = tmp_path / "file" / "tokens"
+    for _ in range(2):
+        assert len(encode_texts(Rows(["bade"], None, [0]), Encoder(tokenizer, 16, folder))) == 1
+    assert (
+        capsys.readouterr().err == f"cache      {folder} cannot be written (Not a directory); continuing without it\n"
+    )
 
 
 def test_a_fingerprint_changes_with_everything_that_the_encoding_hangs_on(tokenizer, backbones):
@@ -218,11 +236,8 @@ def test_a_fingerprint_is_the_same_with_and_without_the_cache(backbones, tmp_pat
     assert data_of(backbones, tmp_path / "b").fingerprint == data_of(backbones, tmp_path / "a").fingerprint
     files = sorted((tmp_path / "a" / "tokens").iterdir())
     assert len(files) == 2
-    with safe_open(files[0], "pt") as stream:
-        assert stream.metadata()["fingerprint"] in (
-            cold.split("train").fingerprint,
-            cold.split("validation").fingerprint,
-        )
+    prints = sorted(cold.split(name).fingerprint for name in ("train", "validation"))
+    assert [file.name for file in files] == [f"{found[:32]}.arrow" for found in prints]
 
 
 def test_evaluation_loaders_give_every_row_once_in_one_order(backbones, tmp_path):

@@ -5,7 +5,6 @@ A task is one file in conf/task with `kind: text`, for methods that prune weight
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunekit.config.errors import ConfigError
+from prunekit.data.contents import content_digest
 from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, why_unreachable
 
 STREAMS = ("open", "domain")
@@ -145,21 +145,21 @@ class TextSource:
     generation: Path | None = None
 
 
-def _configured_files(spec: TextSpec) -> list[Path]:
-    """Return the files that the configuration names by path."""
-    named = [spec.domain.file, spec.domain.eval_file, spec.open.file, spec.open.eval_file]
-    named += [part.file for part in (spec.choice, spec.generation) if part is not None]
-    return [Path(path) for path in named if path is not None]
+def _configured_files(spec: TextSpec) -> dict[str, str]:
+    """Return the files that the configuration names by path, by their keys."""
+    named = {
+        f"{name}.{key}": path
+        for name in (*STREAMS, "choice", "generation")
+        for key in ("file", "eval_file")
+        if (path := getattr(getattr(spec, name), key, None)) is not None
+    }
+    return {key: path for key, path in named.items() if Path(path).is_file()}
 
 
 def text_files_digest(spec: TextSpec) -> str | None:
     """Return the hex digest of the contents of files that the configuration names by path; None if there are none."""
-    files = [path for path in _configured_files(spec) if path.is_file()]
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest() if files else None
+    named = _configured_files(spec)
+    return content_digest(named) if named else None
 
 
 def find_texts(spec: TextSpec, env: Mapping[str, str] | None = None) -> TextSource:

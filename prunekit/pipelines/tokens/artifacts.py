@@ -64,7 +64,7 @@ def write_examples(run: RunInputs, model: Any, data: TokenPruningDataModule, tes
         scores.append(received.movedim(0, -1)[real])
     depth_of = torch.cat(depths).numpy().astype(np.uint8)
     entered = np.arange(pruned.tokens.shape[1]) <= depth_of[:, None]
-    ids = split.ids[: int(split.offsets[wanted])].numpy().astype(np.int32)
+    ids = split.tokens.first(wanted).astype(np.int32)
     types = np.unique(ids)
     most = slice(0, examples.ROWS)
     columns = _predicted(tested.dense.per_row.predictions, pruned.predictions)

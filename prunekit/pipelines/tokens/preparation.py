@@ -154,6 +154,7 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
         spec,
         run.source,
         run.backbone,
+        task=run.data,
         batch_size=trainer["batch_size"],
         eval_batch_size=trainer["eval_batch_size"],
         seed=cfg["seed"],
@@ -162,6 +163,7 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
         train_band=cfg["data"]["train_band"],
         eval_bands=cfg["data"]["eval_bands"],
         workers=cfg["data"]["workers"],
+        num_proc=cfg["data"]["num_proc"],
         cache_dir=cfg["data"]["cache_dir"],
         prefix=spec.prefix(cfg["backbone"].get("prefix")),
     )

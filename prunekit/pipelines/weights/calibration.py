@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from prunekit.console import say
-from prunekit.data.text.samples import Stream, Texts, TokenSample, calibration_samples, read_texts
-from prunekit.data.text.spec import TextSource, TextSpec
+from prunekit.data.text.samples import Stream, Texts, TokenSample, calibration_samples
+from prunekit.data.text.spec import TextSource
 from prunekit.weights.streaming import Sample
 
 CORPORA: tuple[Stream, ...] = ("open", "domain")
@@ -30,14 +30,13 @@ class Calibration:
 
 
 def draw_calibration(
-    spec: TextSpec, source: TextSource, tokenizer: PreTrainedTokenizerBase, seed: int, max_tokens: int
+    texts: Texts, source: TextSource, tokenizer: PreTrainedTokenizerBase, seed: int, max_tokens: int
 ) -> Calibration:
-    """Read all texts, report how many there are, and draw the samples of every stream.
+    """Report how many texts there are, and draw the samples of every stream.
 
     Raises:
-        DataError: texts that cannot be read, or too little text for the samples asked for.
+        DataError: too little text for the samples asked for.
     """
-    texts = read_texts(spec, source)
     for name, documents in texts.documents.items():
         say(
             f"data       {name}: {len(documents.calibration)} documents to calibrate on, "

@@ -54,7 +54,7 @@ class WeightPipeline:
             with value_errors_as_config_errors():
                 loaded = load_model(run.backbone, options, device, scratch / "blocks")
                 # every stream, before anything is measured: there may be too little text
-                calibration = draw_calibration(run.spec, run.source, loaded.tokenizer, seed, loaded.max_tokens)
+                calibration = draw_calibration(run.data, run.source, loaded.tokenizer, seed, loaded.max_tokens)
                 dense = evaluate_dense(loaded, calibration.texts, cache)
 
                 store = StatisticsStore(loaded, calibration, options, cache, scratch / "statistics")

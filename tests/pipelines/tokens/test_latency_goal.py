@@ -11,6 +11,7 @@ from support.models import method_under_test, tiny_model
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.data.encoding import EncodedSplit, LabelTargets
+from prunekit.data.ragged import Ragged
 from prunekit.methods.topk import TopK
 from prunekit.pipelines.run import run
 from prunekit.pipelines.tokens import latency_goal, pipeline, preparation
@@ -249,7 +250,7 @@ def test_five_percent_above_the_goal_it_is_still_met(measured, met, tmp_path, mo
     aim = Aim(2.5, 11.6, 5.0, 26.0)
     (tmp_path / "goal.json").write_text(json.dumps({"aim": asdict(aim), "staircase": asdict(STAIRS)}))
     monkeypatch.setattr(latency_goal, "measure_latency", lambda *_: {"ms": {"median": measured}, "p95_ms": 13.0})
-    split = EncodedSplit(torch.arange(4), torch.arange(5), LabelTargets(torch.zeros(4)), "")
+    split = EncodedSplit(Ragged.of([[0], [1], [2], [3]]), LabelTargets(torch.zeros(4)), "")
     found = latency_goal.verify(GOAL, tmp_path, tiny_model(), split, (torch.ones(2, 4), torch.ones(2, 4)), [0])
     assert found["met"] is met
     assert (found["asked_ms"], found["predicted_ms"], found["measured_ms"]) == (12.0, 11.6, measured)

@@ -1,0 +1,185 @@
+"""Columns of rows that are memory-mapped, and rows of numbers: a value becomes a Python object when it is asked for."""
+
+from __future__ import annotations
+
+import copy
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BLOCK = 4096  # values that are decoded together where all are asked for
+
+Getter = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What of a dataset's column a value is: all of it, or the `part` of a record; `before` is put before texts."""
+
+    column: str
+    part: str | None = None
+    before: str = ""
+    blank: bool = False  # whether nothing is ""
+
+    def value(self, stored: Any) -> Any:
+        """Return the value for what is stored in a row."""
+        if self.part is not None:
+            stored = stored.get(self.part) if isinstance(stored, dict) else None
+        if stored is None and self.blank:
+            stored = ""
+        return self.before + stored if self.before else stored
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether values are what is stored, as it is."""
+        return self == Place(self.column)
+
+
+class Column(Sequence[Any]):
+    """A column of an Arrow table, or the rows of it that `rows` numbers, as a sequence of Python values.
+
+    Nothing is kept of what was decoded, so a column takes no memory whatever its length.
+    """
+
+    def __init__(self, chunks: Sequence[Any], name: str = "", dataset: Dataset | None = None) -> None:
+        """Read Arrow arrays, end to end, which are the column `name` of a dataset, if it is given."""
+        self.chunks = list(chunks)
+        self.place = Place(name)
+        self.dataset = dataset
+        self.rows: np.ndarray | None = None
+        self._is_whole = True
+        self._ends = list(accumulate(map(len, self.chunks)))
+        self._starts = [end - len(chunk) for end, chunk in zip(self._ends, self.chunks, strict=True)]
+        self._getters: list[Getter | None] = [None] * len(self.chunks)
+
+    def __len__(self) -> int:
+        return (self._ends[-1] if self._ends else 0) if self.rows is None else len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return list(map(self._value, range(len(self))[place] if self.rows is None else self.rows[place].tolist()))
+        count = len(self)
+        if not -count <= place < count:
+            raise IndexError(f"row {place} of {count}")
+        place = place % count
+        return self._value(place if self.rows is None else int(self.rows[place]))
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.rows is not None:
+            for start in range(0, len(self.rows), BLOCK):
+                yield from map(self._value, self.rows[start : start + BLOCK].tolist())
+            return
+        for chunk in self.chunks:
+            for start in range(0, len(chunk), BLOCK):
+                values = _storage(chunk.slice(start, BLOCK)).to_pylist()
+                found = (
+                    [None if value is None else json.loads(value) for value in values] if _is_json(chunk) else values
+                )
+                yield from found if self._is_whole else map(self.place.value, found)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self[:5]!r}{', ...' if len(self) > 5 else ''})"
+
+    def take(self, rows: Sequence[int]) -> Column:
+        """Return the column of these rows, in this order."""
+        numbers = np.asarray(rows, np.int64)
+        return self._with(rows=numbers if self.rows is None else self.rows[numbers])
+
+    def field(self, part: str) -> Column:
+        """Return the column of one part of records; None where a record does not have it."""
+        return self._with(place=replace(self.place, part=part))
+
+    def texts(self) -> Column:
+        """Return the same column with "" where there is nothing."""
+        return self._with(place=replace(self.place, blank=True))
+
+    def after(self, prefix: str) -> Column:
+        """Return the same column of texts with a prefix."""
+        return self._with(place=replace(self.place, before=prefix))
+
+    def is_beside(self, other: object) -> bool:
+        """Return whether another column has the same rows of the same dataset."""
+        if not isinstance(other, Column) or other.dataset is not self.dataset:
+            return False
+        if self.rows is None or other.rows is None:
+            return self.rows is other.rows
+        return self.rows is other.rows or np.array_equal(self.rows, other.rows)
+
+    def _with(self, **changes: Any) -> Column:
+        column = copy.copy(self)
+        vars(column).update(changes)
+        column._is_whole = column.place.is_whole
+        return column
+
+    def _value(self, number: int) -> Any:
+        chunk = bisect_right(self._ends, number)
+        getter = self._getters[chunk]
+        if getter is None:
+            getter = self._getters[chunk] = _getter(self.chunks[chunk])
+        value = getter(number - self._starts[chunk])
+        return value if self._is_whole else self.place.value(value)
+
+
+def take(values: Sequence[Any], rows: Sequence[int]) -> Sequence[Any]:
+    """Return the values at these places, in this order; those of a column stay where they are."""
+    return values.take(rows) if isinstance(values, Column) else [values[row] for row in rows]
+
+
+def prefixed(prefix: str, texts: Sequence[str]) -> Sequence[str]:
+    """Return texts with a prefix; those of a column stay where they are."""
+    return texts.after(prefix) if isinstance(texts, Column) else [prefix + text for text in texts]
+
+
+def _storage(chunk: Any) -> Any:
+    return getattr(chunk, "storage", chunk)  # of an extension type, such as JSON
+
+
+def _is_json(chunk: Any) -> bool:
+    return getattr(chunk.type, "extension_name", "") == "arrow.json"
+
+
+def _getter(chunk: Any) -> Getter:
+    """Return a function from a place in an Arrow array to its value."""
+    stored = _storage(chunk)
+    if _is_json(chunk):
+        return lambda place: None if (text := stored[place].as_py()) is None else json.loads(text)
+    if str(stored.type) in ("string", "large_string"):
+        return _text_getter(stored)
+    return lambda place: stored[place].as_py()
+
+
+def _text_getter(texts: Any) -> Getter:
+    """Return the same for texts, several times as fast as Arrow's own scalars: each is cut out of the buffer."""
+    _, ends, content = texts.buffers()
+    # a memoryview's numbers are Python's own, which cut bytes faster than numpy's
+    width, code = (8, "q") if str(texts.type).startswith("large") else (4, "i")
+    offsets = memoryview(ends if ends is not None else bytes(width)).cast("B")
+    offsets = offsets[texts.offset * width : (texts.offset + len(texts) + 1) * width].cast(code)
+    raw = memoryview(content if content is not None else b"")
+    is_valid = texts.is_valid().to_numpy(zero_copy_only=False) if texts.null_count else None
+
+    def get(place: int) -> str | None:
+        if is_valid is not None and not is_valid[place]:
+            return None
+        return str(raw[offsets[place] : offsets[place + 1]], "utf-8")
+
+    return get
