@@ -66,7 +66,11 @@ def _check_goal(cfg: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """A goal needs a method that prunes tokens, a task that the packed engine serves, and no budget besides it."""
     if given.get(GOAL) is None:
         return
-    goal, method, kind = f"{GOAL}={shown(given[GOAL])}", given["method.name"], given.get("task.kind", "classification")
+    goal, method, kind = (
+        f"{GOAL}={shown(given[GOAL])}",
+        given["method.name"],
+        given.get("task.kind") or "classification",
+    )
     if given["budget"] is not None:
         raise ConfigError(
             f"budget={shown(given['budget'])} and {goal} both say how much to prune.\n"

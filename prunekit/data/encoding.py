@@ -238,7 +238,7 @@ class Encoder:
             batch_size=CHUNK,
             remove_columns=dataset.column_names,
             num_proc=self.processes if self.processes > 1 else None,
-            new_fingerprint=key,
+            new_fingerprint=key[:32],
             cache_file_name=path,
             keep_in_memory=path is None,
         )

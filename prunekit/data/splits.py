@@ -31,13 +31,9 @@ def read_splits(spec: TaskSpec, source: TaskSource, cache: Path | None = None) -
     if source.kind == "file":
         paths = {"train": spec.file, "validation": spec.validation_file, "test": spec.test_file}
         return {split: read_table(Path(path), cache) for split, path in paths.items() if path is not None}
-    if source.kind == "hub":
-        found = read_hub(source.where, spec.hub_config or spec.subset, spec.revision, cache)
-        return _by_our_names(spec, found, str(source))
     folder = Path(source.where)
-    if spec.dataset is not None or is_saved(folder):
-        subset = spec.subset if source.where == spec.dataset else None
-        return _by_our_names(spec, read_folder(folder, subset, cache), str(folder))
+    if source.kind == "hub" or spec.dataset is not None or is_saved(folder):
+        return _by_our_names(spec, read_all_splits(spec, source, cache), str(source))
     names = [spec.train_split, *spec.validation_splits, *([spec.test_split] if spec.test_split else [])]
     found = {name: table for name in names if (table := read_split(folder, name, cache)) is not None}
     if spec.train_split not in found and len(by_class := read_class_folders(folder, spec.text, spec.label)):
@@ -45,6 +41,18 @@ def read_splits(spec: TaskSpec, source: TaskSource, cache: Path | None = None) -
     if not found and any(folder.glob("*/*")):  # files deeper in the folder, as data/train-00000-of-00001.parquet
         found = read_folder(folder, None, cache)
     return _by_our_names(spec, found, str(folder))
+
+
+def read_all_splits(spec: TaskSpec, source: TaskSource, cache: Path | None = None) -> dict[str, Table]:
+    """Read the splits of a dataset of the hub, or of a folder that is laid out like one, by its names.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if source.kind == "hub":
+        return read_hub(source.where, spec.hub_config or spec.subset, spec.revision, cache)
+    # a folder that was found for the dataset is that of the subset
+    return read_folder(Path(source.where), spec.subset if source.where == spec.dataset else None, cache)
 
 
 def _by_our_names(spec: TaskSpec, found: Mapping[str, Table], where: str) -> dict[str, Table]:

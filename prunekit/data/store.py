@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = "1"  # part of the name of every file here: raise it when what is read or written changes
 SMALL = 16 * 2**20  # bytes of a file; rows of smaller ones are kept in memory, which leaves nothing behind
-BATCH_ROWS, BATCH_SIZE = 8192, 16 * 2**20  # rows, and characters, that are written at a time
+BATCH_ROWS, BATCH_SIZE = 8192, 4 * 2**20  # rows, and characters, that are written at a time
 WHOLE = {str: "string", int: "int64", bool: "bool", float: "double"}  # columns with values of one of these types
 
 

@@ -19,6 +19,11 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
 
     A dense run has neither a budget nor a teacher. A budget has one spelling: 0.5 and 2.0x are 2x.
     """
+    if cfg["task"].get("dataset") is not None:
+        from prunekit.data.guessing import complete_task  # of one task
+
+        cache = cfg["data"]["cache_dir"]
+        cfg = cfg | {"task": complete_task(cfg["task"], None if cache is None else Path(cache))}
     kind = kind_of(cfg)
     cfg = without_idle_goal(kind.without_idle_keys(cfg))
     if (reduction := parse_budget(cfg["budget"])) is not None:

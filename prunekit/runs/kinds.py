@@ -189,7 +189,7 @@ def kind_of(cfg: Config) -> RunKind:
         ConfigError: the method cannot run on this task.
     """
     what = cfg["method"].get("prunes", "tokens")
-    kinds, given = KINDS[what], cfg["task"].get("kind", "classification")
+    kinds, given = KINDS[what], cfg["task"].get("kind") or "classification"
     for kind in kinds:
         if given in kind.tasks:
             return kind

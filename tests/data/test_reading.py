@@ -290,29 +290,3 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, name, conten
 
 def test_a_data_error_is_a_config_error_so_that_the_run_exits_with_4():
     assert issubclass(DataError, ConfigError)
-
-
-# -- the hub -----------------------------------------------------------------------------------------
-
-
-def test_the_hub_is_read_like_a_folder(cola, monkeypatch):
-    asked = {}
-
-    def snapshot_download(repo, **arguments):
-        asked.update(arguments, repo=repo)
-        return str(cola.parent)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    spec = TaskSpec.from_config(
-        {
-            "name": "c",
-            "text": "sentence",
-            "hub": "nyu-mll/glue",
-            "hub_config": cola.name,
-            "validation_splits": ["validation"],
-        }
-    )
-    assert len(read_task(spec, TaskSource("hub", "nyu-mll/glue")).splits["train"]) == 3
-    assert asked["repo"] == "nyu-mll/glue"
-    assert asked["repo_type"] == "dataset"
-    assert asked["allow_patterns"] == [f"{cola.name}/*"]
