@@ -3,9 +3,10 @@
     bins: 50  # int 1..1000; rank bins per location
               #   domain      ; prose
 
-A comment is `<domain>[ or null][, machine][, knob][, before <value>][; <prose>]`. `machine` marks a key that cannot
-change a result: the hash that names a run leaves it out. `knob` marks a method's own setting of how much to prune,
-which replaces `budget`. `before` is what runs did before there was the key: the hash leaves the key out at that value.
+A comment is `<domain>[ or null][, machine][, knob][, before <value>][, was <value>][; <prose>]`. `machine` marks a key
+that cannot change a result: the hash that names a run leaves it out. `knob` marks a method's own setting of how much to
+prune, which replaces `budget`. `before` is what runs did before there was the key: the hash leaves the key out at that
+value. `was` is the default before it changed: the hash counts the default as that one.
 Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its number), `bool`, `text`, `path`, `budget`,
 `block`, `one of a|b`, `list of <domain>`, `layers 1..` (rising layer numbers, checked against the backbone), `band` and
 `bands`: two, or two or more, rising lengths of texts, each a number of tokens, `q25` (a quantile), `median` or `max`.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prunekit.config.budget import without_idle_goal
-from prunekit.config.keys import machine_keys, path_keys, values_before, without_machine_keys
+from prunekit.config.keys import former_defaults, machine_keys, path_keys, values_before, without_machine_keys
 from prunekit.files import json_sha256
 
 # the method that prunes nothing, the only one known by name: it trains the teachers of all others, has neither a budget
@@ -26,12 +27,16 @@ def is_dense(method: str) -> bool:
 def config_hash(cfg: Mapping[str, Any]) -> str:
     """Return eight hex digits that name a configuration, whatever the order of its keys and the machine it runs on.
 
-    A key that is younger than its file does not count where it has the value that runs had before. Files that `own` has
-    digests of are named by these: neither their paths nor the spelling of them count.
+    A key that is younger than its file does not count where it has the value that runs had before, and a default that
+    changed counts as what it was. Files that `own` has digests of are named by these: neither their paths nor the
+    spelling of them count.
     """
-    before, none = values_before(), object()
-    values = without_machine_keys(without_idle_goal(cfg), machine_keys() | _paths_of_own(cfg))
-    counted = {path: value for path, value in values.items() if value != before.get(path, none)}
+    younger, former = values_before(), former_defaults()
+    counted = {}
+    for path, value in without_machine_keys(without_idle_goal(cfg), machine_keys() | _paths_of_own(cfg)).items():
+        written = (path, json.dumps(value, default=str))
+        if written not in younger:
+            counted[path] = former.get(written, value)
     return json_sha256(counted, ensure_ascii=False, default=str)[:8]
 
 

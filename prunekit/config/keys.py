@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from prunekit.config.search_path import conf_dir, plugin_dirs, sweeps_dir
 
 COMMENT = re.compile(
     r"(?P<domain>.+?)(?P<null> or null)?(?P<flags>(?:, (?:machine|knob))*)(?:, before (?P<before>[^,;]+))?"
-    r"(?:; (?P<prose>.*))?"
+    r"(?:, was (?P<was>[^,;]+))?(?:; (?P<prose>.*))?"
 )
 
 
@@ -35,6 +36,7 @@ class Key:
     prose: str
     file: Path
     before: str | None = None  # what runs from before the key did, as written
+    was: str | None = None  # the default of runs from before it changed, as written
 
     @property
     def allowed(self) -> str:
@@ -127,9 +129,21 @@ def _with_parents(path: str) -> Iterator[str]:
         path = path.rpartition(".")[0]
 
 
-def values_before() -> dict[str, Any]:
-    """Return, for the keys that are younger than their file, what runs did without them, by dotted path."""
-    return {key.path: yaml.safe_load(key.before) for key in all_keys().values() if key.before is not None}
+def values_before() -> set[tuple[str, str]]:
+    """Return the keys that are younger than their files with what runs did without them, as dotted path and JSON."""
+    keys = _declared_below(tuple(search_dirs()))
+    return {(key.path, as_json(key.before)) for key in keys if key.before is not None}
+
+
+def former_defaults() -> dict[tuple[str, str], Any]:
+    """Return what a default stands in the place of, by dotted path and the default as JSON."""
+    keys = _declared_below(tuple(search_dirs()))
+    return {(key.path, as_json(key.default)): yaml.safe_load(key.was) for key in keys if key.was is not None}
+
+
+def as_json(written: str) -> str:
+    """Return a value that is written as in a file as JSON."""
+    return json.dumps(yaml.safe_load(written))
 
 
 def path_keys() -> set[str]:
@@ -144,11 +158,17 @@ def all_keys() -> dict[str, Key]:
 
 @cache
 def _keys_below(folders: tuple[Path, ...]) -> dict[str, Key]:
-    keys: dict[str, Key] = {}
+    return {key.path: key for key in _declared_below(folders)}
+
+
+@cache
+def _declared_below(folders: tuple[Path, ...]) -> list[Key]:
+    """Return the keys of all files; those of several files with the same path are there several times."""
+    keys: list[Key] = []
     for folder in reversed(folders):
         for file in sorted(folder.rglob("*.yaml")):
             group = file.parent.relative_to(folder).parts
-            keys |= read_keys(file, prefix="".join(f"{part}." for part in group))
+            keys += read_keys(file, prefix="".join(f"{part}." for part in group)).values()
     return keys
 
 
@@ -234,6 +254,7 @@ def _key_of(path: str, comment: str, default: str, file: Path) -> Key | None:
         prose=match["prose"] or "",
         file=file,
         before=match["before"],
+        was=match["was"],
     )
 
 
