@@ -41,6 +41,7 @@ VERBS = {
     "dashboard": "prunekit.cli.dashboard:main",
     "export": "prunekit.cli.export:main",
     "bench": "prunekit.cli.bench:main",
+    "data": "prunekit.cli.data:main",
 }
 
 HELP = """prunekit: train, compare and deploy pruned Transformers.

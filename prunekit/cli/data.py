@@ -1,0 +1,135 @@
+"""`prunekit data`: look at a task's data before anything is trained."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help
+from prunekit.config.composition import compose
+from prunekit.config.errors import DONE, ConfigError
+from prunekit.config.validation import validate
+from prunekit.console import silence_libraries
+from prunekit.models.sources import find_backbone
+from prunekit.pipelines.inputs import RunInputs
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import canonical
+from prunekit.runs.kinds import kind_of
+
+if TYPE_CHECKING:
+    from prunekit.data.module import TokenPruningDataModule
+    from prunekit.data.rows import TaskRows
+
+CLASSES = 8  # whose shares are printed
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what a task's data is like, what may go wrong with it, and what to type next. Return 0.
+
+    Raises:
+        ConfigError: a setting that is not allowed, or data that cannot be used.
+    """
+    if asks_for_help(arguments):
+        return print_help("data")
+    given = parse_settings("data", arguments)
+    typed = [f"{key}={value}" for key, value in given["config"].items()]
+    cfg, choices = compose(typed)
+    validate(cfg, choices)
+    kind = kind_of(cfg)
+    if "text" in kind.tasks:
+        raise ConfigError(
+            f"task={cfg['task']['name']} has texts and no labels.\nAllowed: labelled tasks, as task=cola.\n"
+            "Choose one, or run method=wanda, which prints its corpora."
+        )
+    cfg = canonical(cfg)
+    spec = kind.spec(cfg["task"])
+    source = kind.source(spec)
+    task = kind.read(spec, source, cfg)
+    silence_libraries()
+    _print_rows(spec, str(source), task)
+    backbone = find_backbone(cfg["backbone"])
+    data = _encode(cfg, spec, source, task, backbone, given["sample"])
+    _print_tokens(spec, task, data)
+    run = RunInputs(cfg, RunFolder.of(cfg), spec, source, task, backbone, _train_nothing)
+    _print_reductions(run, data, given["budgets"])
+    print(f"next       python train.py {shlex.join([*typed, *(['budget=3x'] * ('budget' not in given['config']))])}")
+    return DONE
+
+
+def _print_rows(spec: Any, source: str, task: TaskRows) -> None:
+    from prunekit.data.preview import class_shares  # loads torch, and --help is printed without it
+
+    columns = [f"text={spec.text}", *([f"text_pair={spec.text_pair}"] if spec.text_pair else []), f"label={spec.label}"]
+    print(f"data       {spec.name}, {spec.kind}, from {source}; columns {', '.join(columns)}")
+    print(f"rows       {', '.join(f'{name} {len(rows):,}' for name, rows in task.splits.items())}")
+    if task.dropped:
+        print(f"left out   {', '.join(f'{count:,} {what}' for what, count in task.dropped.items())}")
+    train = task.splits["train"]
+    if task.label_names:
+        shares = list(class_shares(train, task.label_names).items())
+        shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares[:CLASSES])
+        print(f"labels     {shown}{f' and {len(shares) - CLASSES} more' if len(shares) > CLASSES else ''}")
+    elif isinstance(train.labels[0], float):
+        values = sorted(train.labels)
+        print(f"labels     values from {values[0]:g} to {values[-1]:g}, median {values[len(values) // 2]:g}")
+
+
+def _encode(
+    cfg: Mapping[str, Any], spec: Any, source: Any, task: TaskRows, backbone: Path | str, sample: int
+) -> TokenPruningDataModule:
+    from prunekit.data.module import TokenPruningDataModule  # loads torch
+
+    data = TokenPruningDataModule(
+        spec,
+        source,
+        backbone,
+        task=task,
+        batch_size=cfg["trainer"]["batch_size"],
+        eval_batch_size=cfg["trainer"]["eval_batch_size"],
+        seed=cfg["seed"],
+        train_rows=sample,
+        eval_rows=sample,
+        num_proc=cfg["data"]["num_proc"],
+        cache_dir=cfg["data"]["cache_dir"] and Path(cfg["data"]["cache_dir"]),
+        prefix=spec.prefix(cfg["backbone"].get("prefix")),
+    )
+    data.setup()
+    return data
+
+
+def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> None:
+    from prunekit.data import preview  # loads torch
+    from prunekit.data.encoding import load_tokenizer
+
+    train = data.split("train")
+    lengths = preview.Lengths.of(train)
+    unknown = preview.unknown_share(train, load_tokenizer(data.tokenizer_path).unk_token_id)
+    of = "" if len(train) == len(task.splits["train"]) else f" of {len(train):,} training rows"
+    print(
+        f"tokens     mean {lengths.mean:.1f}, median {lengths.median}, 95 % up to {lengths.q95}, longest "
+        f"{lengths.longest}{of}; {100 * lengths.cut:.1f} % cut at {spec.max_length}, {100 * unknown:.2f} % unknown"
+    )
+    for line in preview.draw(preview.histogram(train.lengths.tolist())):
+        print(f"           {line}")
+    for warning in preview.warnings(task.splits, task.label_names, lengths, unknown, spec.max_length, task.noticed):
+        print(f"warning    {warning}")
+
+
+def _print_reductions(run: RunInputs, data: TokenPruningDataModule, budgets: Sequence[float]) -> None:
+    """Print the range of FLOPs reductions that the method can reach on these lengths, and which budgets are in it."""
+    from prunekit.pipelines.tokens.preparation import build_context, complete_options  # loads torch
+
+    context = build_context(run, data)
+    low, high = complete_options(run.cfg, context).feasible(context)
+    within = [f"{budget:g}x" for budget in budgets if low <= budget <= high]
+    beyond = [f"{budget:g}x" for budget in budgets if not low <= budget <= high]
+    print(
+        f"reduction  method={run.cfg['method']['name']} on {run.cfg['backbone']['name']}: up to {high:.2f}x fewer FLOPs; "
+        f"budgets within reach: {', '.join(within) or 'none'}" + (f"; out of reach: {', '.join(beyond)}" * bool(beyond))
+    )
+
+
+def _train_nothing(cfg: dict[str, Any]) -> NoReturn:
+    raise AssertionError("a preview trains nothing")

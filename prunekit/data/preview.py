@@ -1,0 +1,110 @@
+"""Numbers of a task's data to look at before training: balance, lengths, unknown tokens, repetitions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prunekit.data.encoding import EncodedSplit
+from prunekit.data.rows import Rows
+from prunekit.data.splitting import content_numbers
+
+BINS = 8  # of a histogram
+BAR = 40  # characters of its longest bar
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the texts of a split, special ones included, and the share of texts that are cut."""
+
+    mean: float
+    median: int
+    q95: int
+    longest: int
+    cut: float
+
+    @classmethod
+    def of(cls, split: EncodedSplit) -> Lengths:
+        """Return those of a split."""
+        tokens = split.lengths.numpy()
+        median, q95 = (int(value) for value in np.quantile(tokens, (0.5, 0.95), method="higher"))
+        return cls(float(tokens.mean()), median, q95, int(tokens.max()), split.truncated / len(split))
+
+
+def class_shares(rows: Rows[Any], names: Sequence[str]) -> dict[str, float]:
+    """Return the share of rows of each class, by name, the most frequent first."""
+    counts = Counter(rows.labels)
+    shares = {name: counts.get(number, 0) / len(rows) for number, name in enumerate(names)}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def histogram(lengths: Sequence[int], bins: int = BINS) -> list[tuple[int, int, float]]:
+    """Return (first length, last length, share of texts) per bin, of equal width, from the shortest to the longest."""
+    low, high = int(min(lengths)), int(max(lengths))
+    width = -(-(high - low + 1) // bins)
+    counts = Counter((int(length) - low) // width for length in lengths)
+    last = (high - low) // width
+    return [
+        (low + place * width, min(low + (place + 1) * width - 1, high), counts[place] / len(lengths))
+        for place in range(last + 1)
+    ]
+
+
+def draw(bins: Sequence[tuple[int, int, float]]) -> list[str]:
+    """Return a histogram as lines."""
+    most = max(share for _, _, share in bins)
+    wide = max(len(f"{low}-{high}") for low, high, _ in bins)
+    return [
+        f"{f'{low}-{high}':>{wide}} {'#' * round(BAR * share / most):{BAR}} {100 * share:5.1f} %"
+        for low, high, share in bins
+    ]
+
+
+def unknown_share(split: EncodedSplit, unknown: int | None) -> float:
+    """Return the share of tokens that the vocabulary does not know."""
+    total = int(split.offsets[-1])
+    return split.tokens.count(unknown) / total if unknown is not None and total else 0.0
+
+
+def repeated(rows: Rows[Any]) -> int:
+    """Return how many rows have the same texts as an earlier one."""
+    return len(rows) - len(np.unique(content_numbers(rows.contents)))
+
+
+def warnings(
+    splits: Mapping[str, Rows[Any]],
+    names: Sequence[str] | None,
+    lengths: Lengths,
+    unknown: float,
+    max_length: int,
+    noticed: Mapping[str, int],
+) -> list[str]:
+    """Return what is likely to go wrong with this data, each with what to do about it."""
+    train, found = splits["train"], []
+    if names:
+        shares = class_shares(train, names)
+        rarest = min(shares, key=lambda name: shares[name])
+        if shares[rarest] * len(train) < 20:
+            found.append(f"class {rarest} has {round(shares[rarest] * len(train))} training rows; give 20 or more")
+        if max(shares.values()) > 5 * min(shares.values()):
+            found.append(f"classes are unequal: accuracy hides {rarest}; look at task.metrics=[macro_f1]")
+    if lengths.cut > 0.05:
+        found.append(f"{100 * lengths.cut:.0f} % of the texts are cut at {max_length} tokens; raise task.max_length")
+    if lengths.q95 < max_length / 2:
+        found.append(f"95 % of the texts have at most {lengths.q95} tokens; task.max_length={max_length} is not needed")
+    if unknown > 0.05:
+        found.append(f"{100 * unknown:.0f} % of the tokens are unknown: choose a backbone of the texts' language")
+    if lengths.mean < 16:
+        found.append(f"texts of {lengths.mean:.0f} tokens leave little to prune")
+    if double := repeated(train):
+        found.append(f"{double} training rows repeat the texts of others")
+    for what, count in noticed.items():
+        if what == "contradicting":
+            found.append(f"{count} rows contradict others: the same texts, another label; set task.contradicting=drop")
+        else:
+            found.append(f"{count} rows of {what.removesuffix(' in train')} are trained on too; remove them from one")
+    return found
