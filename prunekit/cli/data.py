@@ -126,7 +126,7 @@ def _print_reductions(run: RunInputs, data: TokenPruningDataModule, budgets: Seq
     within = [f"{budget:g}x" for budget in budgets if low <= budget <= high]
     beyond = [f"{budget:g}x" for budget in budgets if not low <= budget <= high]
     print(
-        f"reduction  method={run.cfg['method']['name']} on {run.cfg['backbone']['name']}: up to {high:.2f}x fewer FLOPs; "
+        f"reduction  {run.cfg['method']['name']} on {run.cfg['backbone']['name']}: up to {high:.2f}x fewer FLOPs; "
         f"budgets within reach: {', '.join(within) or 'none'}" + (f"; out of reach: {', '.join(beyond)}" * bool(beyond))
     )
 
