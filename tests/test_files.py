@@ -1,4 +1,4 @@
-"""Seals that show damage, the errors of disks, digests of JSON, which must stay what they are; cut names."""
+"""Seals that show damage, the errors of disks, and digests of JSON, which must stay what they are."""
 
 import errno
 import hashlib
@@ -16,10 +16,8 @@ from support.paths import visible
 from prunekit import files
 from prunekit.files import (
     append_jsonl,
-    byte_size,
     cache_folder,
     damage,
-    fit_name,
     folder_damage,
     json_sha256,
     move_sealed,
@@ -208,21 +206,3 @@ def test_each_option_is_part_of_the_digest():
     assert json_sha256(value, sort_keys=False) == hashlib.sha256(b'{"b": "\\u00e9", "a": 1}').hexdigest()
     assert json_sha256(value, ensure_ascii=False) == hashlib.sha256('{"a": 1, "b": "\u00e9"}'.encode()).hexdigest()
     assert json_sha256({"a": {1}}, default=sorted) == hashlib.sha256(b'{"a": [1]}').hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("text", "characters", "size"),
-    [
-        ("x" * 16, "x" * 16, "x" * 16),
-        ("x" * 17, "xxxxxxx-d04fd59f", "xxxxxxx-d04fd59f"),
-        ("é" * 16, "é" * 16, "ééé-50bf38cd"),
-        ("a\tb", "a-b-894891f8", "a-b-894891f8"),
-        ("a:b", "a-b-6783a31e", "a-b-6783a31e"),
-        ("\ud83d a", "a-2ec75b6f", "a-2ec75b6f"),
-        ("", "unnamed-e3b0c442", "unnamed-e3b0c442"),
-        ("\U0001f469\u200d\U0001f467", "\U0001f469\u200d\U0001f467", "\U0001f469\u200d\U0001f467"),
-    ],
-)
-def test_a_name_that_does_not_fit_is_cut_and_told_apart_by_its_hash(text: str, characters: str, size: str):
-    assert fit_name(text, 16, forbidden=":") == characters
-    assert fit_name(text, 16, byte_size, forbidden=":") == size

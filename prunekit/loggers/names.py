@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prunekit.config.identity import config_hash
-from prunekit.files import byte_size, fit_name
 from prunekit.runs.folder import RunFolder
+from prunekit.runs.names import byte_size, fit_name
 
 TAG, NAME = 64, 128  # W&B's limits of characters: of a tag; of a run, a group and a project
 PROJECT_FORBIDS = "/\\#?%:"  # by W&B

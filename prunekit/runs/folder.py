@@ -40,14 +40,13 @@ from prunekit.config.identity import config_hash
 from prunekit.environment import environment
 from prunekit.files import (
     atomic_write_text,
-    byte_size,
     damage,
-    fit_name,
     remove_leftovers,
     remove_sealed,
     write_sealed_text,
 )
 from prunekit.runs.kinds import kind_of
+from prunekit.runs.names import byte_size, fit_name
 from prunekit.runs.result import SCHEMA, AnyResult, Status, parse_result
 
 MODEL = "model"  # the folder of the pruned model

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from prunekit.files import byte_size
 from prunekit.loggers.names import join, project_name, run_folder_name, run_group, run_name, run_tags
 from prunekit.runs.folder import RunFolder
+from prunekit.runs.names import byte_size
 
 LONG = "customer-tickets-of-the-european-support-teams-by-product-and-language-" * 3
 

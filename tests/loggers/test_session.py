@@ -15,7 +15,7 @@ from support.run_result import CONTENT, changed
 
 from prunekit.config.composition import compose
 from prunekit.config.errors import shown
-from prunekit.files import append_jsonl, byte_size, read_jsonl
+from prunekit.files import append_jsonl, read_jsonl
 from prunekit.loggers import base, session, tensorboard
 from prunekit.loggers import trackio as trackio_logger
 from prunekit.loggers import wandb as wandb_logger
@@ -27,6 +27,7 @@ from prunekit.loggers.trackio import TrackioSink
 from prunekit.loggers.wandb import WandbSink, has_wandb_key, wandb_mode
 from prunekit.results import examples
 from prunekit.runs.folder import RunFolder
+from prunekit.runs.names import byte_size
 from prunekit.training.metrics_log import JsonlLogger
 
 

@@ -80,7 +80,7 @@ def trained(finished, tmp_path_factory):
     shutil.copytree(finished, place)
     shutil.rmtree(folders(config(place))[0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "test_models", interrupt)
+        patch.setattr(pipeline, "evaluate_models", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config(place))
     return place
