@@ -48,7 +48,7 @@ def test_a_relative_path_is_found_from_any_folder(place, said, tmp_path, monkeyp
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "tickets.csv").write_text("text,label\nanother file,red\n")
-    assert len(open_run(place / "run").data().split("train")) == 32
+    assert len(open_run(place / "run").data().split("train")) == 36
     assert said == []
 
 
@@ -57,11 +57,11 @@ def test_a_file_that_moved_is_refused_with_what_to_type_and_found_where_it_is_sa
     message = f"(?s){place / 'tickets.csv'}, which the run read as task.file, does not exist.*Give data=<its new path>"
     with pytest.raises(ConfigError, match=message):
         open_run(place / "run").data()
-    assert len(open_run(place / "run").data(tmp_path / "moved.csv").split("train")) == 32
+    assert len(open_run(place / "run").data(tmp_path / "moved.csv").split("train")) == 36
     assert said == []
     (tmp_path / "folder").mkdir()
     shutil.move(tmp_path / "moved.csv", tmp_path / "folder" / "tickets.csv")
-    assert len(open_run(place / "run").data(tmp_path / "folder").split("train")) == 32
+    assert len(open_run(place / "run").data(tmp_path / "folder").split("train")) == 36
 
 
 def test_a_file_that_changed_is_said(place, said):
