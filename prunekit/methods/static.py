@@ -134,9 +134,26 @@ class CalibratedMethod(StaticMethod):
     the checkpoint saved with it, meets the budget.
     """
 
+    def set_knob(self, share: float) -> None:
+        """Prune nothing at 0, all that `options.feasible` promises at 1, and more the larger `share` is."""
+        raise NotImplementedError(f"{type(self).__name__} has no knob; define set_knob(share), or meet(measure).")
+
     def meet(self, measure: Callable[[], float]) -> BisectionResult:
-        """Set the knob so that `measure()`, the FLOPs reduction on validation, is what is asked."""
-        raise NotImplementedError(f"{type(self).__name__} has no knob; define meet(measure).")
+        """Set the knob so that `measure()`, the FLOPs reduction on validation, is what is asked; by bisection."""
+        assert self.asked is not None
+        least, most = self.options.feasible(self.context)
+        # closer than the run is checked, because the budget is measured anew under "mask"
+        tolerance, known = self.context.tolerance / 4, {0.0: least, 1.0: most}
+        return bisect(
+            lambda _: measure(),
+            self.asked,
+            low=0.0,
+            high=1.0,
+            tolerance=tolerance,
+            iterations=20,
+            known=known,
+            set_knob=self.set_knob,
+        )
 
     def describe_knob(self) -> str:
         """Return the value of the knob, for the log."""

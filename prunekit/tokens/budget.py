@@ -31,6 +31,7 @@ def bisect(
     tolerance: float = 0.02,
     iterations: int = 40,
     known: Mapping[float, float] | None = None,
+    set_knob: Callable[[float], object] | None = None,
 ) -> BisectionResult:
     """Find the knob whose measured FLOPs reduction is nearest to `target`, for a measure monotonic in the knob.
 
@@ -39,8 +40,17 @@ def bisect(
 
     Where measurements are expensive, `known` maps knobs between `low` and `high`, both included, to their reductions:
     none of these is measured again, and every other step interpolates between the nearest two instead of halving.
+
+    Where measuring needs the knob to be set somewhere, `set_knob` sets it: before each measurement, and at the end to
+    the best knob, which need not be the last one tried, nor one that was measured at all.
     """
-    seen = {low: measure(low), high: measure(high)} if known is None else dict(known)
+
+    def at(knob: float) -> float:
+        if set_knob is not None:
+            set_knob(knob)
+        return measure(knob)
+
+    seen = {low: at(low), high: at(high)} if known is None else dict(known)
     least, most = min(seen[low], seen[high]), max(seen[low], seen[high])
     rises = seen[low] < seen[high]
 
@@ -61,9 +71,11 @@ def bisect(
             share = math.log(target / seen[below]) / math.log(seen[above] / seen[below])
             share = min(0.95, max(0.05, share))
         middle = below + share * (above - below)
-        seen[middle] = measure(middle)
+        seen[middle] = at(middle)
         below, above = (middle, above) if is_below(middle) else (below, middle)
     best = min(seen, key=error)
+    if set_knob is not None:
+        set_knob(best)
     return BisectionResult(best, seen[best], error(best) <= tolerance, least, most)
 
 

@@ -157,14 +157,20 @@ class Threshold(KeepPolicy):
         bisection over s / (1 + s), which maps all scales into the unit interval.
         """
 
-        def at(knob: float) -> float:
-            self.scale.fill_(knob / (1 - knob))
-            return measure()
+        def set_scale(knob: float) -> None:
+            self.scale.fill_(math.inf if knob == 1 else knob / (1 - knob))
 
         known = {1 - 1 / (1 + float(self.scale)): measure(), 0.0: 1.0, 1.0: most}
-        result = bisect(at, target, low=0.0, high=1.0, tolerance=tolerance, iterations=20, known=known)
-        self.scale.fill_(math.inf if result.knob == 1 else result.knob / (1 - result.knob))
-        return result
+        return bisect(
+            lambda _: measure(),
+            target,
+            low=0.0,
+            high=1.0,
+            tolerance=tolerance,
+            iterations=20,
+            known=known,
+            set_knob=set_scale,
+        )
 
 
 class ProfileThreshold(Threshold):
@@ -295,16 +301,22 @@ class MeanMinusStd(KeepPolicy):
         shift is tried first, then a bisection over sigmoid(shift), which maps all shifts into (0, 1).
         """
 
-        def at(knob: float) -> float:
+        def set_shift(knob: float) -> None:
             self.shift.fill_(_logit(knob))
-            return measure()
 
         known = {0.0: least, 1.0: most}
         if target > least:
             known = {float(self.shift.double().sigmoid()): measure(), **known}
-        result = bisect(at, target, low=0.0, high=1.0, tolerance=tolerance, iterations=20, known=known)
-        self.shift.fill_(_logit(result.knob))
-        return result
+        return bisect(
+            lambda _: measure(),
+            target,
+            low=0.0,
+            high=1.0,
+            tolerance=tolerance,
+            iterations=20,
+            known=known,
+            set_knob=set_shift,
+        )
 
 
 def _logit(share: float) -> float:

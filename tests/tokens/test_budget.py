@@ -64,6 +64,32 @@ def test_known_knobs_narrow_the_search():
     assert all(2 < knob < 4 for knob in asked)
 
 
+@pytest.mark.parametrize(
+    ("target", "known", "tried", "left"),
+    [
+        (3.0, None, [0.0, 4.0, 2.0], 2.0),  # the last one tried is the best
+        (2.3, None, [0.0, 4.0, 2.0, 1.0, 1.5, 1.25], 1.25),
+        (1.0, None, [0.0, 4.0], 0.0),  # the first one is, and nothing more is tried
+        (1.0, {0.0: 1.0, 4.0: 5.0}, [], 0.0),  # nothing is measured, and it is set all the same
+    ],
+)
+def test_the_best_knob_is_left_set(target, known, tried, left):
+    place = {"knob": 9.0}
+    measure, asked = counted(lambda knob: 1 + place["knob"])
+    found = bisect(
+        measure, target, low=0.0, high=4.0, known=known, set_knob=lambda knob: place.update(knob=knob), tolerance=0.03
+    )
+    assert (asked, found.knob, place["knob"]) == (tried, left, left)
+
+
+def test_a_knob_that_overshoots_last_is_not_left_set():
+    place = {"knob": 9.0}
+    wobble = {0.0: 1.0, 8.0: 9.0, 4.0: 3.1, 2.0: 3.4, 1.0: 2.0, 3.0: 5.0}
+    measure, asked = counted(lambda knob: wobble[place["knob"]])
+    bisect(measure, 3.0, low=0.0, high=8.0, iterations=3, set_knob=lambda knob: place.update(knob=knob))
+    assert (asked[-1], place["knob"]) == (1.0, 4.0)
+
+
 def test_interpolation_does_not_get_stuck_at_a_cliff():
     measure, asked = counted(lambda knob: 1.0 if knob < 0.9 else 100 * (knob - 0.89))
     found = bisect(measure, 4.0, low=0.0, high=1.0, tolerance=0.01, known={0.0: 1.0, 1.0: 11.0})
