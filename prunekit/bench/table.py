@@ -1,4 +1,4 @@
-"""The table of `prunekit bench`, from its stored timings. Imports nothing heavy."""
+"""The table of `prunekit bench` in Markdown, from its stored timings. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def markdown(result: BenchResult) -> str:
     for block in result.blocks:
         lines += _render_block(result, block)
     if result.absent:
-        lines += [f"Not measured: {_list_absent(result.absent)}.", ""]
+        lines += [f"Not measured: {list_absent(result.absent)}.", ""]
     machine = result.hardware
     versions = ", ".join(f"{name} {number}" for name, number in result.versions.items() if number)
     vectors = "" if machine.instructions is None else f" ({machine.instructions})"
@@ -76,7 +76,7 @@ def put_table(page: Path, table: str, name: str = "bench") -> None:
         ) from error
 
 
-def _list_absent(absent: Mapping[str, str]) -> str:
+def list_absent(absent: Mapping[str, str]) -> str:
     """Return the engines that were not measured, those with the same reason together."""
     names: dict[str, list[str]] = {}
     for name, why in absent.items():

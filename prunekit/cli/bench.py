@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prunekit.bench.console import print_bench
 from prunekit.bench.result import BenchResult
 from prunekit.bench.table import markdown, put_table
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
+from prunekit.console import typed_path
 from prunekit.files import atomic_write_text
 from prunekit.runs.finished import FinishedRun, open_run
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, write raw timings and print the table; or print the table of stored ones. Return 0.
+    """Measure, write raw timings and print tables and a verdict; or do so for stored ones. Return 0.
 
     Raises:
         ConfigError: a setting, a run, a model or a file that cannot be used.
@@ -50,8 +51,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(str(error)) from error
     out = Path(given["out"]) if given["out"] is not None else subject.place / "bench.json"
     atomic_write_text(out, json.dumps(result.to_json(), indent=1) + "\n")
-    print(markdown(result))
-    print(f"raw timings: {out}; the table again: {shlex.join(['prunekit', 'bench', f'from={out}'])}")
+    print_bench(result)
+    print(f"\n raw timings: {out}\n the same again: prunekit bench from={typed_path(out)}", end="")
+    print(f"\n as Markdown, with every number: prunekit bench from={typed_path(out)} into=PAGE.md")
     return DONE
 
 
@@ -71,21 +73,22 @@ def open_classifier(given: str) -> FinishedRun:
 
 
 def print_stored(given: Mapping[str, Any]) -> int:
-    """Print the table of stored timings, or put it into a Markdown file. Return 0.
+    """Print tables and a verdict from stored timings, or put the whole table into a Markdown file. Return 0.
 
     Raises:
         ConfigError: no file of timings, or a Markdown file without the block.
     """
     path = Path(given["from"])
     try:
-        table = markdown(BenchResult.from_json(json.loads(path.read_text(encoding="utf-8"))))
+        result = BenchResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+        table = markdown(result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"from={path} is no file of timings ({type(error).__name__}: {error}).\n"
             "Allowed: what prunekit bench wrote, which is bench.json by default.\nMeasure again, or give another file."
         ) from error
     if given["into"] is None:
-        print(table)
+        print_bench(result)
         return DONE
     page = Path(given["into"])
     put_table(page, table, given["block"])
