@@ -16,7 +16,7 @@ from prunekit.config.composition import configuration
 from prunekit.config.errors import BAD_CONFIG, CRASHED, DONE, ConfigError
 from prunekit.files import atomic_write_text
 from prunekit.pipelines.run import run
-from prunekit.runs.board import Board, title
+from prunekit.runs.board import Board
 from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import BusyError, RunFolder
 from prunekit.runs.identity import canonical, teacher_config
@@ -51,7 +51,7 @@ def job(config: Any) -> float:
 
 
 def _attempt(cfg: dict[str, Any], board: Board, patient: bool) -> tuple[int, float]:
-    folder, name = RunFolder.of(cfg), title(cfg)
+    folder, name = RunFolder.of(cfg), board.name(cfg)
     try:
         if not cfg["force"] and (stored := finished_result(folder)) is not None:
             return stored.exit_code, objective_of(stored)

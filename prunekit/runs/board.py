@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from prunekit.runs.folder import RunFolder
 from prunekit.runs.result import AnyResult
 
 
-def title(cfg: dict[str, Any]) -> str:
-    """Name a run in a few words, such as "top cola minilm 2x s1 1f3a9c0d"."""
+def title(cfg: dict[str, Any], swept: Mapping[str, str] | None = None) -> str:
+    """Name a run in a few words, such as "top cola minilm 2x s1 1f3a9c0d".
+
+    `swept` are the settings that tell the runs of a sweep apart; they stand in the place of the hash.
+    """
     path = RunFolder.of(cfg).path
     task, method, backbone, budget, name = path.parts[-5:]
     seed, _, digest = name.partition("-")
-    return " ".join([method, task, backbone, *([budget] if budget != method else []), seed, digest])
+    told = [digest] if swept is None else [f"{key}={value}" for key, value in swept.items()]
+    return " ".join([method, task, backbone, *([budget] if budget != method else []), seed, *told])
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Board:
     started: float  # seconds since 1970, for the time that is left alone
     runs: tuple[tuple[Path, float], ...]  # folder, and how long it takes relative to the others
     failed_before: frozenset[str] = frozenset()  # ids of the failures that the sweep found at its beginning
+    names: Mapping[str, str] = field(default_factory=dict)  # by folder, what a run of the sweep is called
 
     @classmethod
     def read(cls, folder: Path) -> Board:
@@ -40,14 +46,23 @@ class Board:
                 return cls(time.time(), ())
             content = json.loads(path.read_text(encoding="utf-8"))
             runs = tuple((Path(run), float(weight)) for run, weight in content["runs"])
-            return cls(float(content["started"]), runs, frozenset(content["failed_before"]))
+            return cls(float(content["started"]), runs, frozenset(content["failed_before"]), dict(content["names"]))
         except (OSError, ValueError, KeyError, TypeError):
             return cls(time.time(), ())
+
+    def name(self, cfg: dict[str, Any]) -> str:
+        """Return what the sweep calls a run; of its teachers and without a sweep the run's own title."""
+        return self.names.get(str(RunFolder.of(cfg).path)) or title(cfg)
 
     def write(self, folder: Path) -> None:
         """Write the board where the jobs find it."""
         runs = [[str(path), weight] for path, weight in self.runs]
-        content = {"started": self.started, "runs": runs, "failed_before": sorted(self.failed_before)}
+        content = {
+            "started": self.started,
+            "runs": runs,
+            "failed_before": sorted(self.failed_before),
+            "names": dict(self.names),
+        }
         write_sealed_text(folder / "board.json", json.dumps(content, indent=1) + "\n")
 
     def announce_start(self, name: str, folder: RunFolder) -> None:
@@ -57,7 +72,7 @@ class Board:
     def announce_end(self, name: str, result: AnyResult, seconds: float) -> None:
         """Print the outcome of a run, and when all runs will be done."""
         score = result.score
-        parts = [f"{score.metric} {score.pruned:.4f}", f"{result.budget.reached:.2f}x", clock(seconds)]
+        parts = [f"{score.metric} {100 * score.pruned:.2f}", f"{result.budget.reached:.2f}x", clock(seconds)]
         if result.exit_code == MISSED:
             parts.insert(2, "budget missed")
         _tell(f"{self._count(0)} done    {name}   {', '.join(parts)}{self._eta()}")

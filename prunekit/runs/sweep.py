@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,8 @@ from typing import Any
 
 from prunekit.config.composition import configuration
 from prunekit.config.errors import BAD_CONFIG, CRASHED, DONE, FROM_BEST_TO_WORST, MISSED, ConfigError
-from prunekit.console import clock
+from prunekit.config.identity import is_dense
+from prunekit.console import clock, typed_path
 from prunekit.files import atomic_write_text
 from prunekit.runs.board import Board, _tell, title
 from prunekit.runs.estimate import Estimator
@@ -28,6 +29,7 @@ from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.inputs import cache_of_problems
+from prunekit.runs.result import AnyResult
 
 MOST_LAUNCHES = 3  # of one job; then it is listed as failed, although its folder does not say why
 POLL_SECONDS = 5.0  # between two checks of runs that other processes are running
@@ -68,6 +70,47 @@ class Planned:
         return None if cfg is None else RunFolder.of(cfg)
 
 
+IN_TITLE = ("task", "method", "backbone", "budget", "seed")
+
+
+def settings_of(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the values that a job's overrides set, by key; Hydra's own and deletions are left out."""
+    pairs = (given.lstrip("+").partition("=") for given in overrides if "=" in given)
+    return {key: value for key, _, value in pairs if not key.startswith(("hydra.", "~"))}
+
+
+def swept_keys(jobs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the keys whose values differ between jobs, in the order given, but for those that every title has."""
+    keys = list(dict.fromkeys(key for job in jobs for key in job if key not in IN_TITLE))
+    return [key for key in keys if len({job.get(key) for job in jobs}) > 1]
+
+
+def closing_lines(jobs: Sequence[Planned], names: Mapping[str, str], swept: Sequence[str]) -> list[str]:
+    """Return the best run of each task and budget, and what to type next; nothing where no run is finished.
+
+    The best has the highest validation score among the runs that met their budget; dense runs are no candidates where
+    others are.
+    """
+    finished = [(job.folder, result) for job in jobs if (result := finished_result(job.folder)) is not None]
+    if not finished:
+        return []
+    pruned = [pair for pair in finished if not is_dense(pair[1].method)] or finished
+    groups: dict[tuple[str, str], list[tuple[RunFolder, AnyResult]]] = {}
+    for folder, result in pruned:
+        if result.exit_code == DONE:
+            groups.setdefault((result.task, folder.path.parts[-2]), []).append((folder, result))
+    lines = []
+    for (task, budget), runs in sorted(groups.items()):
+        folder, best = max(runs, key=lambda pair: pair[1].score.validation)
+        score = f"{best.score.metric} {100 * best.score.pruned:.2f}, {best.budget.reached:.2f}x"
+        among = f"best of {len(runs)} by validation" if len(runs) > 1 else "the only run"
+        lines.append(f"best       {task} {budget}: {names[str(folder.path)]}   {score} ({among})   {folder.path}")
+    runs_dir = typed_path(finished[0][0].path.parents[4])
+    keys = [key for key in swept if "." in key]
+    rows = f" rows={','.join(['method', 'budget', *keys])}" if keys else ""
+    return [*lines, f"next       prunekit table {runs_dir}{rows}", f"           prunekit report {runs_dir}"]
+
+
 class Sweep:
     """A grid of configurations; `compose` turns a list of overrides into Hydra's configuration."""
 
@@ -85,6 +128,21 @@ class Sweep:
         self._failed_before = {one.path: one.failure_id() for one in folders}
         self._results_before = {one.path: _version(one.path / "result.json") for one in folders}
         self._given_up: dict[Path, dict[str, Any]] = {}
+
+    @cached_property
+    def swept(self) -> list[str]:
+        """The settings whose values tell jobs apart, besides those that every title has."""
+        return swept_keys([settings_of(job.overrides) for job in self.jobs])
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What each run is called, by its folder."""
+        return {str(job.folder.path): self._name(job) for job in self.jobs}
+
+    def _name(self, job: Planned) -> str:
+        assert job.cfg is not None
+        given = settings_of(job.overrides)
+        return title(job.cfg, {key: given[key] for key in self.swept if key in given})
 
     def _planned(self, overrides: list[str], compose: Callable[[list[str]], Any]) -> Planned:
         try:
@@ -139,7 +197,7 @@ class Sweep:
         usual = sum(known) / len(known) if known else 1.0
         runs = tuple((path, usual if value is None else value) for path, value in seconds.items())
         before = frozenset(found for found in self._failed_before.values() if found is not None)
-        Board(time.time(), runs, before).write(self.folder)
+        Board(time.time(), runs, before, self.names).write(self.folder)
         launched, waiting = 0, False
         launches: Counter[tuple[str, ...]] = Counter()
         while open_jobs := [job for job in self._missing() if self._failure(job) is None]:
@@ -205,7 +263,7 @@ class Sweep:
         missing = self._missing()
         self._announce(missing, self._teachers(missing))
         find_problem = cache_of_problems()
-        problems = {title(job.cfg or {}): find_problem(job.cfg or {}) for job in missing}
+        problems = {self._name(job): find_problem(job.cfg or {}) for job in missing}
         refused = {name: problem for name, problem in problems.items() if problem is not None}
         if refused and len(refused) == len(problems):
             raise ConfigError(next(iter(refused.values())))
@@ -237,8 +295,8 @@ class Sweep:
                 _tell(f"           {count} {'run' if count == 1 else 'runs'} by {by}")
         if len(known) < len(found):
             lacking = len(found) - len(known)
-            which = "nothing tells" if not known else f"and {lacking} runs of which nothing tells"
-            _tell(f"estimate   {which} how long they take before one of their kind is finished")
+            which = "no estimate yet" if not known else f"and {lacking} runs without an estimate yet"
+            _tell(f"estimate   {which}: no comparable run has finished")
         return {path: None if one is None else one.seconds for path, one in found.items()}
 
     def _conclude(self) -> None:
@@ -247,8 +305,7 @@ class Sweep:
             {"job": " ".join(job.overrides), "exit_code": BAD_CONFIG, "message": job.problem} for job in self.broken
         ]
         for job in self.jobs:
-            assert job.cfg is not None
-            row: dict[str, Any] = {"job": title(job.cfg), "overrides": job.overrides, "folder": str(job.folder.path)}
+            row: dict[str, Any] = {"job": self._name(job), "overrides": job.overrides, "folder": str(job.folder.path)}
             if (failure := self._failure(job)) is not None:
                 rows.append(row | {key: failure[key] for key in ("exit_code", "message", "log")})
             else:
@@ -266,6 +323,8 @@ class Sweep:
                 said = str(row.get("message") or "").splitlines()[:1]
                 where = f"   log: {row['log']}" if "log" in row else ""
                 _tell(f"failed     {row['job']}   {''.join(said)[:160]}{where}")
+        for line in closing_lines(self.jobs, self.names, self.swept):
+            _tell(line)
         text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
         atomic_write_text(self.folder / "summary.json", text)
         worst = max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)

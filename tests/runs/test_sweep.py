@@ -18,6 +18,8 @@ import yaml
 from support import fake_sweep
 from support.paths import TESTS
 from support.run_result import changed
+from support.stored_runs import result as stored
+from support.stored_runs import store
 
 from prunekit.cli import main
 from prunekit.config.composition import compose
@@ -28,7 +30,7 @@ from prunekit.pipelines.job import WORST, objective_of
 from prunekit.runs.board import Board, title
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical
-from prunekit.runs.sweep import Sweep
+from prunekit.runs.sweep import Planned, Sweep, closing_lines, settings_of, swept_keys
 
 FAKE = TESTS / "support" / "fake_sweep.py"
 
@@ -394,7 +396,55 @@ def test_progress_counts_what_any_process_finished_and_tells_when_all_will_be(tm
         run.mkdir(parents=True)
         (run / "result.json").write_text("{}")
     board.announce_end("topk", changed(score__pruned=0.9, budget__reached=2.0), 10.0)
-    assert capsys.readouterr().out == "3/4 done    topk   accuracy 0.9000, 2.00x, 00:10 | ETA 00:10\n"
+    assert capsys.readouterr().out == "3/4 done    topk   accuracy 90.00, 2.00x, 00:10 | ETA 00:10\n"
+
+
+def test_the_settings_that_a_sweep_varies_stand_in_place_of_the_hash():
+    jobs = [
+        ["method=topk", "task=cola", "seed=1", "+trainer.lr=1e-4", "hydra.verbose=true"],
+        ["method=topk", "task=cola", "seed=2", "+trainer.lr=1e-5", "hydra.verbose=false"],
+        ["method=lat", "task=cola", "seed=2", "+trainer.lr=1e-5", "method.population=4"],
+    ]
+    assert swept_keys([settings_of(job) for job in jobs]) == ["trainer.lr", "method.population"]
+    cfg, _ = compose(["method=topk", "task=cola", "budget=2x", "seed=7"])
+    assert title(cfg, {"trainer.lr": "1e-4"}) == "topk cola minilm 2x s7 trainer.lr=1e-4"
+    assert title(cfg, {}) == "topk cola minilm 2x s7"
+
+
+def test_a_board_keeps_the_names_and_calls_a_teacher_by_its_title(tmp_path: Path):
+    cfg, _ = compose(["method=topk", "task=cola", "budget=2x", "seed=7"])
+    path = RunFolder.of(cfg).path
+    Board(1.0, ((path, 1.0),), names={str(path): "topk with trainer.lr=1"}).write(tmp_path)
+    board = Board.read(tmp_path)
+    assert board.name(cfg) == "topk with trainer.lr=1"
+    assert board.name(cfg | {"seed": 8}) == title(cfg | {"seed": 8})
+
+
+def test_the_end_of_a_sweep_names_the_best_run_of_each_budget_and_what_to_type(tmp_path: Path):
+    runs = tmp_path / "my runs"
+    folders = [
+        store(runs, stored("topk", "2x", 1, 0.5)),
+        store(runs, stored("topk", "2x", 2, 0.55)),
+        store(runs, stored("ltp", "3x", 1, 0.4)),
+        store(runs, stored("dense", "dense", 1, 0.6)),
+        store(runs, stored("top", "2x", 1, 0.9, exit_code=3, status="budget_missed")),
+        store(runs, stored("lat", "2x", 1, 0.9)),
+    ]
+    for folder in folders[:-1]:  # the last one lost its model, so it is not done
+        (folder / "model").mkdir()
+        (folder / "model" / "config.json").write_text("{}")
+    jobs = [Planned([], {}) for _ in folders]
+    for job, folder in zip(jobs, folders, strict=True):
+        job.__dict__["folder"] = RunFolder(folder, "")
+    names = {str(folder): f"run {number}" for number, folder in enumerate(folders)}
+    lines = closing_lines(jobs, names, ["trainer.lr", "trainer"])
+    assert lines == [
+        f"best       cola 2x: run 1   matthews 55.00, 2.00x (best of 2 by validation)   {folders[1]}",
+        f"best       cola 3x: run 2   matthews 40.00, 3.00x (the only run)   {folders[2]}",
+        f"next       prunekit table '{runs}' rows=method,budget,trainer.lr",
+        f"           prunekit report '{runs}'",
+    ]
+    assert closing_lines(jobs[-1:], names, []) == []
 
 
 def test_a_run_is_called_by_what_tells_it_from_others():
