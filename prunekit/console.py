@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -116,10 +118,10 @@ def fitted(parts: Sequence[str], width: int) -> str:
 
 
 def rate(count: float | int, seconds: float | int) -> str:
-    """Return iterations per second, or seconds per iteration where that is more than one."""
+    """Return iterations per second; always these, so that two lines can be compared."""
     if count <= 0 or seconds <= 0:
         return "- it/s"
-    return f"{count / seconds:.1f} it/s" if count >= seconds else f"{seconds / count:.1f} s/it"
+    return f"{count / seconds:.1f} it/s" if count >= seconds else f"{count / seconds:.2g} it/s"
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
@@ -155,3 +157,9 @@ def clock(seconds: float | int) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+def typed_path(path: Path | str) -> str:
+    """Return a path as one types it in a shell, such that prunekit reads it as a path and not as a setting or flag."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith(("-", "~")) or "=" in text.partition("/")[0] else text)

@@ -16,7 +16,8 @@ class RunInputs:
     """One run: its configuration and folder, the checked task with its data, and the backbone.
 
     `data` is what was read from `source`. `train_dense` runs a dense configuration, or finds its finished run, and
-    returns its result.
+    returns its result. `after_fit` are the estimated seconds from the end of the training to the end of what the user
+    waits for; None where nothing tells.
     """
 
     cfg: dict[str, Any]
@@ -26,3 +27,4 @@ class RunInputs:
     data: Any  # TaskRows or Texts; None reads them when they are needed
     backbone: Path | str  # a folder, or an id on the hub
     train_dense: Callable[[dict[str, Any]], AnyResult]
+    after_fit: float | None = None

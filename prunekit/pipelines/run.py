@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from prunekit.config.errors import ConfigError
+from prunekit.console import say
 from prunekit.environment import command
 from prunekit.files import free_space, remove_leftovers, seal_folder
 from prunekit.models.sources import find_backbone
@@ -17,6 +18,7 @@ from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import MODEL, BusyError, RunFolder, discard_resume_points
 from prunekit.runs.identity import canonical, teacher_config
 from prunekit.runs.kinds import RunKind, kind_of
+from prunekit.runs.plan import Plan, plan_run
 from prunekit.runs.result import AnyResult
 from prunekit.runs.storage import FULL, cache_of, explain, storage_errors
 
@@ -30,6 +32,8 @@ PIPELINES = {
     "weights": ("prunekit.pipelines.weights.pipeline:WeightPipeline", "prunekit.results.weight_summary:print_result"),
 }
 
+TEACHER = "prunekit.results.summary:print_teacher"
+
 
 def train(cfg: dict[str, Any]) -> int:
     """Train, evaluate and report one configuration; return the exit code, 0 done or 3 budget or goal missed.
@@ -42,8 +46,10 @@ def train(cfg: dict[str, Any]) -> int:
     return run(cfg).exit_code
 
 
-def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
+def run(cfg: dict[str, Any], *, wait: bool = True, teacher_for: Plan | None = None) -> AnyResult:
     """Do what `train` does, and return the result.
+
+    A teacher that is run for another run, whose plan is `teacher_for`, prints a line and no table.
 
     Raises:
         BusyError: another process runs this or trains its teacher, and `wait` is false.
@@ -52,7 +58,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
     cfg = canonical(cfg)
     spec = kind.spec(cfg["task"])
     folder = RunFolder.of(cfg)
-    if (stored := _stored(folder, cfg)) is not None:
+    if (stored := _stored(folder, cfg, teacher_for is not None)) is not None:
         return stored
     backbone = find_backbone(cfg["backbone"])
     source = kind.source(spec)
@@ -74,13 +80,16 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
 
     with storage_errors(folder.path, cache_of(cfg)), single_process(), folder.lock(timeout=None if wait else 0):
         # another process may have finished it while this one waited
-        if (stored := _stored(folder, cfg)) is not None:
+        if (stored := _stored(folder, cfg, teacher_for is not None)) is not None:
             return stored
         folder.prepare(cfg, command())
         try:
-            result = pipeline_of(kind)(
-                RunInputs(cfg, folder, spec, source, data, backbone, partial(run, wait=wait))
-            ).execute()
+            plan = plan_run(cfg)
+            if teacher_for is None:
+                say(plan.line)
+            train_dense = partial(run, wait=wait, teacher_for=plan)
+            inputs = RunInputs(cfg, folder, spec, source, data, backbone, train_dense, after_fit(plan, teacher_for))
+            result = pipeline_of(kind)(inputs).execute()
         finally:
             gc.collect()  # a trainer and its modules refer to each other, and a sweep's next run needs their memory
         folder.check_present()
@@ -88,18 +97,18 @@ def run(cfg: dict[str, Any], *, wait: bool = True) -> AnyResult:
         folder.write_result(result)
         # only now: a kill before the result is written must not cost the training
         _tidy(folder, cfg)
-    show(kind, result, folder, stored=False)
+    show(kind, result, folder, stored=False, teacher=teacher_for is not None)
     return result
 
 
-def _stored(folder: RunFolder, cfg: dict[str, Any]) -> AnyResult | None:
+def _stored(folder: RunFolder, cfg: dict[str, Any], teacher: bool) -> AnyResult | None:
     if cfg["force"]:
         return None
     result = finished_result(folder)
     if result is not None:
         with suppress(OSError):  # what is read only may still be looked at
             _tidy(folder, cfg)
-        show(kind_of(cfg), result, folder, stored=True)
+        show(kind_of(cfg), result, folder, stored=True, teacher=teacher)
     return result
 
 
@@ -109,11 +118,19 @@ def _tidy(folder: RunFolder, cfg: dict[str, Any]) -> None:
     remove_leftovers(folder.path, folder.path / MODEL)
 
 
+def after_fit(plan: Plan, teacher_for: Plan | None) -> float | None:
+    """Return the seconds from the end of a run's training to the end of all; a teacher is followed by its pupil."""
+    parts = [plan.after_fit] if teacher_for is None else [plan.after_fit, teacher_for.after_teacher]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
 def pipeline_of(kind: RunKind) -> Any:
     """Import and return the pipeline class of a kind of run."""
     return pkgutil.resolve_name(PIPELINES[kind.name][0])
 
 
-def show(kind: RunKind, result: AnyResult, folder: RunFolder, *, stored: bool) -> None:
-    """Print the result of a run; `stored` says that it was there already."""
-    pkgutil.resolve_name(PIPELINES[kind.name][1])(result, folder.path, stored=stored)
+def show(kind: RunKind, result: AnyResult, folder: RunFolder, *, stored: bool, teacher: bool = False) -> None:
+    """Print the result of a run, or a line of a teacher's; `stored` says that it was there already."""
+    printer = TEACHER if teacher else PIPELINES[kind.name][1]
+    pkgutil.resolve_name(printer)(result, folder.path, stored=stored)

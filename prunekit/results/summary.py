@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from prunekit.config.errors import shorten
+from prunekit.console import clock
+from prunekit.results.closing import advice, headline, next_commands
+from prunekit.results.words import (
+    format_points,
+    format_score,
+    format_seconds,
+    format_significant,
+    noise,
+    speed_verdict,
+)
 from prunekit.runs.result import Flops, Number, RunResult, Score, SpeedRow, Truncation
-
-NOISE = 0.02  # a measured ratio this near to 1 means nothing, even on a quiet machine
 
 
 @dataclass(frozen=True)
@@ -27,46 +35,6 @@ class Row:
     pruned: str
     gain: str
     tone: str = "plain"
-
-
-# -- numbers into words ------------------------------------------------------------------------------
-
-
-def format_score(value: Number) -> str:
-    """Write a score as the literature does: in hundredths, two decimals."""
-    return f"{100 * value:.2f}"
-
-
-def format_points(change: Number) -> str:
-    """Write a change of a score in points (hundredths) with its sign."""
-    text = f"{100 * change:+.2f}"
-    return "0.00 points" if float(text) == 0 else f"{text} points"
-
-
-def format_significant(value: Number, digits: int = 3) -> str:
-    """Write at least `digits` significant digits, and never fewer than the whole part has: 1234, 12.3, 0.0123."""
-    if value == 0:
-        return "0"
-    decimals = 0
-    while abs(value) * 10**decimals < 10 ** (digits - 1) and decimals < 8:
-        decimals += 1
-    return f"{value:.{decimals}f}"
-
-
-def noise(control: Number | None) -> float:
-    """Return how far a ratio may be from 1 without meaning anything: as far as its A/A control is, at least 2 %."""
-    if control is None:
-        return NOISE
-    return max(NOISE, abs(control - 1), abs(1 / control - 1))
-
-
-def speed_verdict(ratio: Number, margin: Number) -> tuple[str, str]:
-    """Return the words and the tone for a measured ratio dense / pruned."""
-    if ratio >= 1 + margin:
-        return f"{ratio:.2f}x faster", "good"
-    if ratio <= 1 / (1 + margin):
-        return f"{ratio:.2f}x: dense is faster here", "bad"
-    return f"{ratio:.2f}x: no difference", "plain"
 
 
 def _tone(change: Number) -> str:
@@ -330,43 +298,71 @@ def table(result: RunResult) -> Table:
 def print_result(
     result: RunResult, path: Path | str | None = None, *, stored: bool = False, console: Console | None = None
 ) -> None:
-    """Print title, table and verdicts; `stored` is whether nothing was run, `path` is the run's folder."""
+    """Print title, table, remarks and closing lines; `stored` is whether nothing was run, `path` is the run's folder.
+
+    The closing lines are a verdict in one sentence, advice, and the commands that may come next.
+    """
     found = [(label, Text(sentence, style=_STYLES[tone])) for label, sentence, tone in verdicts(result)]
     spent = None if stored else format_seconds(result.seconds or {}) or "done"
-    print_report(title(result), table(result), found, path, spent, console)
+    closing = [("verdict", Text(sentence, style="bold")) for sentence in [headline(result)] if sentence]
+    closing += [("advice", Text(sentence)) for sentence in advice(result)]
+    report = Report(title(result), table(result), found, closing, [] if path is None else next_commands(result, path))
+    print_report(report, path, spent, console)
 
 
-def print_report(
-    heading: str,
-    body: Table,
-    remarks: Iterable[tuple[str, str | Text]],
-    path: Path | str | None,
-    spent: str | None,
-    console: Console | None = None,
-) -> None:
-    """Print the result of a run of any kind: a heading, a table, labelled remarks, and the run's folder.
+@dataclass(frozen=True)
+class Report:
+    """What is printed of a finished run: a heading, a table, labelled remarks and closing lines, and commands."""
+
+    heading: str
+    body: Table
+    remarks: Sequence[tuple[str, str | Text]]
+    closing: Sequence[tuple[str, str | Text]] = ()
+    commands: Sequence[tuple[str, str]] = ()  # what it does, and what to type
+
+
+def print_report(report: Report, path: Path | str | None, spent: str | None, console: Console | None = None) -> None:
+    """Print the result of a run of any kind, and the run's folder.
 
     `spent` is how long the run took; None = its result was stored and nothing was run. Without `path` neither is
     printed.
     """
     console = console or Console(highlight=False)
     console.print()
-    console.print(Text(f" {heading}", style="bold"))
-    console.print(body)
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, sentence in remarks:
-        grid.add_row(f" {label}", sentence)
-    console.print(grid)
+    console.print(Text(f" {report.heading}", style="bold"))
+    console.print(report.body)
+    console.print(_labelled(report.remarks))
+    if report.closing:
+        console.print()
+        console.print(_labelled(report.closing))
     if path is not None:
         state = "stored result, nothing was run (force=true runs it again)" if spent is None else spent
         console.print(Text(f"\n {state}\n {path}", style="dim"), soft_wrap=True)
+    if report.commands:
+        console.print(Text("\n next", style="bold"))
+        for purpose, command in report.commands:  # whole, so that it can be copied
+            console.print(Text.assemble(f" {command}", (f"   # {purpose}", "dim")), soft_wrap=True)
 
 
-def format_seconds(seconds: Mapping[str, Number]) -> str:
-    """Write how long each stage of a run took."""
-    return ", ".join(f"{stage} {spent:.0f} s" for stage, spent in seconds.items())
+def _labelled(lines: Iterable[tuple[str, str | Text]]) -> Table:
+    """Return labelled sentences as a grid; a label that repeats is shown once."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    last = None
+    for label, sentence in lines:
+        grid.add_row("" if label == last else f" {label}", sentence)
+        last = label
+    return grid
+
+
+def print_teacher(result: RunResult, path: Path | str, *, stored: bool, console: Console | None = None) -> None:
+    """Print the result of a teacher in the middle of the run that learns from it: a line with its score."""
+    score = result.score
+    spent = "found, not trained again" if stored else f"trained in {clock((result.seconds or {}).get('total', 0))}"
+    name = metric_name(score.metric, score)
+    line = f"teacher    {spent}: {name} {format_score(score.dense)} on {score.rows} {score.split} {score.of or 'text'}s"
+    (console or Console(highlight=False)).print(Text(line), soft_wrap=True)
 
 
 def markdown(result: RunResult) -> str:

@@ -8,7 +8,8 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from prunekit.results.summary import format_score, format_seconds, print_report
+from prunekit.results.summary import Report, print_report
+from prunekit.results.words import format_score, format_seconds
 from prunekit.runs.result import WeightRunResult
 
 NO_FASTER = (
@@ -84,7 +85,7 @@ def print_result(
     for row in lines(result):
         table.add_row(*row)
     spent = f"{format_seconds(result.seconds)}, at most {result.peak_memory_mib:.0f} MiB of memory"
-    print_report(title(result), table, remarks(result), path, None if stored else spent, console)
+    print_report(Report(title(result), table, remarks(result)), path, None if stored else spent, console)
 
 
 def title(result: WeightRunResult) -> str:

@@ -169,6 +169,22 @@ class Estimator:
         estimate = self._by_kind(cfg)
         return self._by_tokens(cfg) if estimate is None and "max_length" in cfg["task"] else estimate
 
+    def besides(self, cfg: Mapping[str, Any]) -> float | None:
+        """Estimate the seconds that a run takes besides its training, from runs of its kind, or of its task and model.
+
+        They are for reading data before it, and for tests, speed and saving after it.
+        """
+        like = [
+            lambda run: run.kind == kind_of(cfg),
+            lambda run: (
+                run.task == task_of(cfg)
+                and _machine(run.cfg) == _machine(cfg)
+                and (_is_dense(run.cfg), is_timed(run.cfg)) == (_is_dense(cfg), is_timed(cfg))
+            ),
+        ]
+        found = _first_matching(like, self.runs)
+        return float(median(run.rest for run in found)) if found else None
+
     def size(self, cfg: Mapping[str, Any]) -> float | None:
         """Estimate the bytes of a run's folder, from any run of the backbone: the model is most of it."""
         sizes = [run.size for run in self.runs if run.cfg["backbone"]["name"] == cfg["backbone"]["name"]]

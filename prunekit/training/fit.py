@@ -32,11 +32,13 @@ def fit(
     asked: float | None = None,
     loggers: list[Logger] | None = None,
     owner: str = "",
+    after: float | None = None,
 ) -> None:
     """Train, or resume where a killed run stopped; the module then has the weights of the chosen checkpoint.
 
-    `settings` is the trainer block of the configuration, `asked` the FLOPs reduction that the progress line shows,
-    `owner` the hash of the run, whose checkpoints alone are resumed.
+    `settings` is the trainer block of the configuration, `owner` the hash of the run, whose checkpoints alone are
+    resumed. The progress line shows `asked`, the FLOPs reduction, and counts `after`, the estimated seconds that the
+    run takes after this fit.
 
     Raises:
         KeyboardInterrupt: the user or the system ended the training, which can be resumed.
@@ -56,7 +58,7 @@ def fit(
             LastCheckpoint(checkpoints, seconds=settings["checkpoint_seconds"], owner=owner),
             RngState(),
             StopAfter(settings["max_steps"]),
-            Progress(asked, settings["max_steps"]),
+            Progress(asked, settings["max_steps"], after),
         ],
         val_check_interval=1.0 / settings["evals_per_epoch"],
         num_sanity_val_steps=0,

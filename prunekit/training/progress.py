@@ -16,12 +16,16 @@ from prunekit.console import SEPARATOR, StatusLine, clock, rate, say
 class Progress(Callback):
     """Callback that shows step, losses, budget, tokens and ETA of a fit.
 
-    `budget` is the FLOPs reduction asked for, or None. The values come from what the module logs: train/<term>, score,
-    tokens/layer_<i> or keep/layer_<i>, budget/expected (share of FLOPs saved), val/flops_vs_unpadded.
+    `budget` is the FLOPs reduction asked for, or None; `after` are the estimated seconds from the end of this fit to
+    the end of the whole run, with which a second ETA is shown. The values come from what the module logs: train/<term>,
+    score, tokens/layer_<i> or keep/layer_<i>, budget/expected (share of FLOPs saved), val/flops_vs_unpadded.
     """
 
-    def __init__(self, budget: float | int | None = None, max_steps: int | None = None) -> None:
+    def __init__(
+        self, budget: float | int | None = None, max_steps: int | None = None, after: float | None = None
+    ) -> None:
         self.budget = budget
+        self.after = after
         self.max_steps = max_steps  # where training stops before its last epoch
         self._line: StatusLine | None = None
         self._began = 0.0
@@ -106,7 +110,8 @@ class Progress(Callback):
             left = training / (steps - self._first) * max(0, total - steps)
             if self._evaluations:
                 left += self._evaluating / self._evaluations * _remaining_evaluations(trainer, steps, total)
-            parts.append(f"ETA {clock(left)}")
+            whole = "" if self.after is None else f" (whole run {clock(left + self.after)})"
+            parts.append(f"ETA {clock(left)}{whole}")
         parts.append(rate(steps - self._first, training))
         return parts + losses[1:] + _score_parts(metrics) + _token_parts(metrics)
 
@@ -168,7 +173,7 @@ def _loss_parts(metrics: Mapping[str, float], now: Collection[str] | None) -> li
 
 
 def _score_parts(metrics: Mapping[str, float]) -> list[str]:
-    return [f"score {metrics['score']:.4f}"] if "score" in metrics else []
+    return [f"score {100 * metrics['score']:.2f}"] if "score" in metrics else []
 
 
 def _token_parts(metrics: Mapping[str, float]) -> list[str]:

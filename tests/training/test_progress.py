@@ -45,7 +45,7 @@ def without_controls(text):
 
 def test_times_and_rates():
     assert [clock(0), clock(59.6), clock(220), clock(3661)] == ["00:00", "01:00", "03:40", "1:01:01"]
-    assert [rate(61, 10), rate(10, 10), rate(4, 10), rate(0, 1)] == ["6.1 it/s", "1.0 it/s", "2.5 s/it", "- it/s"]
+    assert [rate(61, 10), rate(10, 10), rate(4, 10), rate(0, 1)] == ["6.1 it/s", "1.0 it/s", "0.4 it/s", "- it/s"]
 
 
 def test_a_narrow_line_omits_whole_parts_from_the_end():
@@ -80,7 +80,7 @@ def test_a_log_file_gets_a_line_every_ten_seconds_with_an_eta(log, monkeypatch):
     for _ in track(slow(), "speed", 100):
         pass
     lines = log.getvalue().splitlines()
-    assert lines[0] == "speed              | 9/100 | 1.1 s/it | ETA 01:41"
+    assert lines[0] == "speed              | 9/100 | 0.9 it/s | ETA 01:41"
     assert len(lines) == 11  # every ten seconds, and at the end
     assert lines[-1] == "speed              | 100 | 1.0 it/s | 01:40"
 
@@ -156,7 +156,7 @@ def test_a_log_file_gets_one_line_per_evaluation_of_a_short_fit(log):
     fit(Progress(3.0))
     lines = log.getvalue().splitlines()
     assert len(lines) == 2
-    losses, rest = "loss 0.750 | kd 0.250 rank 0.500", "score 0.9600 | budget 2.90x -> 3.00x | tokens 126 55"
+    losses, rest = "loss 0.750 | kd 0.250 rank 0.500", "score 96.00 | budget 2.90x -> 3.00x | tokens 126 55"
     assert lines[0].startswith(f"epoch 1/2 | step 60 | {losses} | {rest} | 00:0")
 
 
@@ -167,6 +167,12 @@ def test_the_live_line_shows_step_loss_budget_and_eta_first(terminal):
     first = next(line for line in lines if line.startswith("fit epoch 1/2 | step 30/120"))
     assert re.match(r"fit epoch 1/2 \| step 30/120 \| loss 0\.750 \| budget 2\.00x -> 3\.00x \| ETA 00:0\d", first)
     assert any(line.startswith("evaluate epoch 1/2 | batch 1/2") for line in lines)
+
+
+def test_with_an_estimate_of_what_follows_there_is_an_eta_of_the_whole_run(terminal):
+    fit(Progress(3.0, after=600.0))
+    first = next(line for line in without_controls(terminal.getvalue()) if line.startswith("fit epoch 1/2 | step 30/"))
+    assert re.search(r"\| ETA 00:0\d \(whole run 10:0\d\)", first)
 
 
 def test_loss_terms_of_an_earlier_stage_are_no_longer_shown(log):

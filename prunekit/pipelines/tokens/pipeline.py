@@ -54,6 +54,7 @@ class Pipeline:
                     asked=method.asked,
                     loggers=loggers,
                     owner=run.folder.hash,
+                    after=run.after_fit,
                 )
                 seconds["fit"] = time.monotonic() - start
             else:
