@@ -43,6 +43,11 @@ class Result:
         return None if self.names is None else [self.names[best] for best in self.logits.argmax(-1).tolist()]
 
     @cached_property
+    def probabilities(self) -> Float[Tensor, "batch classes"] | None:
+        """The probability of each class, float32; None for regression and question answering."""
+        return None if self.names is None else self.logits.softmax(-1)
+
+    @cached_property
     def kept(self) -> list[list[list[int]]]:
         """For each layer and sentence, the positions of the tokens that entered the layer's feed-forward.
 

@@ -96,6 +96,11 @@ class Outcome:
     depth: list[Int[np.ndarray, "_"]]
 
     @property
+    def probabilities(self) -> Float[Tensor, "batch classes"] | None:
+        """The probability of each class; None for regression and question answering."""
+        return None if self.labels is None else self.logits.softmax(-1)
+
+    @property
     def kept(self) -> list[list[list[int]]]:
         """For each layer and text, the positions of the tokens that entered the layer's feed-forward."""
         layers = max(int(depth.max()) for depth in self.depth)

@@ -1,0 +1,81 @@
+"""`prunekit predict`: apply a run's pruned model to the texts of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help
+from prunekit.config.errors import DONE, ConfigError
+from prunekit.runs.finished import FinishedRun, open_run
+
+FORMATS = (".csv", ".jsonl")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict every row of a file, write them, and print how many there were. Return 0.
+
+    Raises:
+        ConfigError: a setting, a run, a file or a column that cannot be used.
+    """
+    if asks_for_help(arguments):
+        return print_help("predict")
+    given = parse_settings("predict", arguments)
+    run = _open(given["run"])
+    data, out = _files(given["data"], given["out"])
+    columns = {"text": given["text"] or run.spec.text}
+    if run.spec.text_pair is not None:
+        columns["text_pair"] = given["text_pair"] or run.spec.text_pair
+    elif given["text_pair"] is not None:
+        raise ConfigError(
+            f"text_pair={given['text_pair']}, but run={given['run']} reads one text per row.\n"
+            "Allowed: text_pair only for a run of pairs of texts.\nLeave it out."
+        )
+    # torch takes seconds to import, and the answers above come without it
+    from prunekit.pipelines.predict import check_rows, predict_file, read_rows
+
+    rows = check_rows(read_rows(data), columns, given["empty"])
+    predicted = predict_file(run, rows, out, given["batch_size"])
+    print(f"{out}: {predicted} of {len(rows.table)} rows predicted")
+    return DONE
+
+
+def _open(given: str | None) -> FinishedRun:
+    run = open_run(given)
+    if not run.spec.kind.labels_texts:
+        raise ConfigError(
+            f"run={given} {run.spec.kind.does}; predict does not do that.\n"
+            "Allowed: a run of classification or regression.\nGive such a run, or use prunekit.load(...) in Python."
+        )
+    return run
+
+
+def _files(data: str | None, out: str | None) -> tuple[Path, Path]:
+    """Return the two files, if the first exists and the second has a suffix that can be written."""
+    if data is None or out is None:
+        raise ConfigError(
+            f"predict needs {'data' if data is None else 'out'}=...\nAllowed: data=<.csv, .tsv, .jsonl or .parquet> "
+            "out=<.csv or .jsonl>.\nAs prunekit predict run=... data=new.csv out=predicted.csv"
+        )
+    source, target = Path(data), Path(out)
+    if not source.is_file():
+        raise ConfigError(
+            f"data={data} does not exist (looked in {Path.cwd()}).\n"
+            "Allowed: a .csv, .tsv, .jsonl or .parquet file.\nGive its path."
+        )
+    if target.suffix.lower() not in FORMATS:
+        raise ConfigError(
+            f"out={out} has {f'the suffix {target.suffix}' if target.suffix else 'no suffix'}.\n"
+            f"Allowed: {', '.join(FORMATS)}.\nType out={target.with_suffix('.csv')}"
+        )
+    if target.resolve() == source.resolve():
+        raise ConfigError(
+            f"out={out} is the file that is read.\nAllowed: another file.\n"
+            f"Type out={target.with_name(f'{target.stem}_predicted{target.suffix}')}"
+        )
+    if not target.parent.is_dir():
+        raise ConfigError(
+            f"out={out}: the folder {target.parent} does not exist.\nAllowed: a file in a folder that exists.\n"
+            f"mkdir -p {target.parent}"
+        )
+    return source, target

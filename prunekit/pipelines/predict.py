@@ -1,0 +1,214 @@
+"""Predict the rows of a file with the model of a finished run, and write them as they come."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import torch
+from transformers import AutoTokenizer
+
+from prunekit.config.errors import ConfigError
+from prunekit.console import silence_libraries, track
+from prunekit.data.tables import Table, read_table
+from prunekit.evaluation.evaluate import predict
+from prunekit.models import pretrained
+from prunekit.runs.finished import FinishedRun
+from prunekit.tokens.encoder import encoder_of
+
+BATCHES = 16  # that are sorted by length together, so that little is padded
+NAMED = 5  # rows that a message names
+
+
+@dataclass(frozen=True)
+class PredictionRows:
+    """A table, its columns of texts in the order in which the model reads them, and which rows have texts."""
+
+    table: Table
+    columns: tuple[str, ...]
+    whole: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one row; `probabilities` by class, empty under regression; `kept` tokens per layer."""
+
+    predicted: str | float
+    probabilities: Mapping[str, float]
+    kept: tuple[int, ...]
+
+
+def read_rows(path: Path) -> Table:
+    """Read the table of a file.
+
+    Raises:
+        DataError: it cannot be read, or has no rows.
+    """
+    table = read_table(path)
+    if not len(table):
+        raise ConfigError(f"data={path} has no rows.\nAllowed: a file with a row per text.\nGive another file.")
+    return table
+
+
+def check_rows(table: Table, columns: Mapping[str, str], empty: str) -> PredictionRows:
+    """Return the rows with those marked that have all their texts; `columns` are by the name of their setting.
+
+    Raises:
+        ConfigError: a column is missing, holds something else than text, or has empty texts and `empty` is "error".
+    """
+    for key, column in columns.items():
+        if column not in table.columns:
+            raise ConfigError(
+                f"{table.path} has no column {column!r}.\nAllowed: {', '.join(map(str, table.columns))}.\n"
+                f"Name the column of the texts: {key}=..."
+            )
+        for row, value in enumerate(table.columns[column]):
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(
+                    f"{table.at(row)}: column {column!r} holds {str(value)[:80]!r}, which is not text.\n"
+                    f"Allowed: a column of texts, of {', '.join(map(str, table.columns))}.\n"
+                    f"Name it: {key}=..., or put quotes around the value."
+                )
+    texts = [table.columns[column] for column in columns.values()]
+    whole = tuple(all(value and value.strip() for value in row) for row in zip(*texts, strict=True))
+    if not all(whole) and empty == "error":
+        missing = [str(row + 1) for row, good in enumerate(whole) if not good]
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        raise ConfigError(
+            f"{table.path}: {len(missing)} of {len(whole)} rows have no text: row {', '.join(missing[:NAMED])}{more}.\n"
+            "Allowed: a text in every row, or empty=skip.\nType empty=skip to write such rows without a prediction."
+        )
+    return PredictionRows(table, tuple(columns.values()), whole)
+
+
+def predict_file(run: FinishedRun, rows: PredictionRows, out: Path, batch_size: int) -> int:
+    """Write all rows with their predictions, as they are computed; return how many were predicted.
+
+    What is written stands beside `out` until it is whole, so that a killed command leaves nothing that looks finished.
+
+    Raises:
+        ConfigError: the table has a column that would be written, or the file cannot be written.
+    """
+    silence_libraries()
+    predictor = _Predictor(run, batch_size)
+    writer = {".csv": _CsvWriter, ".jsonl": _JsonWriter}[out.suffix.lower()]
+    names = writer.names(predictor.classes, predictor.layers)
+    if taken := [name for name in names if name in rows.table.columns]:
+        raise ConfigError(
+            f"{rows.table.path} has a column {taken[0]!r} already, which predict writes.\n"
+            f"Allowed: files without {', '.join(names[:3])} and so on.\nRename that column, or leave it out."
+        )
+    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    count = 0
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as stream:
+            written = writer(stream, tuple(rows.table.columns), names)
+            texts = [rows.table.columns[column] for column in rows.columns]
+            places = track(range(len(rows.table)), "predict")
+            for row, prediction in zip(places, predictor.all(texts, rows.whole), strict=True):
+                written.write({name: values[row] for name, values in rows.table.columns.items()}, prediction)
+                count += prediction is not None
+        os.replace(beside, out)
+    except OSError as error:
+        raise ConfigError(
+            f"out={out} cannot be written ({error.strerror}).\nAllowed: a file in a folder that can be written.\n"
+            "Give another out=..."
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+class _Predictor:
+    """The model of a run with its tokenizer."""
+
+    def __init__(self, run: FinishedRun, batch_size: int) -> None:
+        self.model = pretrained.load_hf(run.model)
+        self.execution = encoder_of(self.model).execution
+        self.tokenizer = AutoTokenizer.from_pretrained(run.model)
+        self.max_length, self.batch_size = run.spec.max_length, batch_size
+        config = self.model.config
+        self.layers = len(encoder_of(self.model).blocks)
+        self.classes = tuple(str(config.id2label[n]) for n in range(config.num_labels)) if config.num_labels > 1 else ()
+
+    def all(self, columns: Sequence[Sequence[Any]], whole: Sequence[bool]) -> Iterator[Prediction | None]:
+        """Yield a prediction for each row, None for one without text."""
+        chunk = BATCHES * self.batch_size
+        for start in range(0, len(whole), chunk):
+            rows = [row for row in range(start, min(start + chunk, len(whole))) if whole[row]]
+            rows.sort(key=lambda row: sum(len(column[row]) for column in columns))
+            found: dict[int, Prediction] = {}
+            for first in range(0, len(rows), self.batch_size):
+                batch = rows[first : first + self.batch_size]
+                texts = [[column[row] for row in batch] for column in columns]
+                found |= zip(batch, self._batch(texts), strict=True)
+            yield from (found.get(row) for row in range(start, min(start + chunk, len(whole))))
+
+    def _batch(self, texts: Sequence[list[str]]) -> Iterator[Prediction]:
+        cut = {"truncation": True, "max_length": self.max_length, "padding": True}
+        encoded = self.tokenizer(*texts, **cut, return_tensors="pt", verbose=False)
+        batch = {name: tensor for name, tensor in encoded.items() if isinstance(tensor, torch.Tensor)}
+        logits, trace = predict(self.model, batch, self.execution)
+        kept = trace.tokens_out.T.int().tolist()
+        values = logits.softmax(-1).tolist() if self.classes else logits.squeeze(-1).tolist()
+        for value, counts in zip(values, kept, strict=True):
+            if not self.classes:
+                yield Prediction(value, {}, tuple(counts))
+                continue
+            best = max(range(len(value)), key=value.__getitem__)
+            yield Prediction(self.classes[best], dict(zip(self.classes, value, strict=True)), tuple(counts))
+
+
+class _Writer(Protocol):
+    """A format of the file that is written, row by row."""
+
+    @staticmethod
+    def names(classes: Sequence[str], layers: int) -> tuple[str, ...]:
+        """Return the columns that are added."""
+
+    def write(self, row: Mapping[str, Any], prediction: Prediction | None) -> None:
+        """Write one row with its prediction."""
+
+
+class _CsvWriter(_Writer):
+    def __init__(self, stream: TextIO, columns: Sequence[str], names: Sequence[str]) -> None:
+        self.writer = csv.writer(stream)
+        self.width = len(names)
+        self.writer.writerow([*columns, *names])
+
+    @staticmethod
+    def names(classes: Sequence[str], layers: int) -> tuple[str, ...]:
+        counts = (f"kept_layer_{layer:02d}" for layer in range(layers))
+        return ("predicted", *(f"p_{name}" for name in classes), *counts)
+
+    def write(self, row: Mapping[str, Any], prediction: Prediction | None) -> None:
+        added: list[Any] = [""] * self.width
+        if prediction is not None:
+            shares = [f"{share:.6f}" for share in prediction.probabilities.values()]
+            added = [prediction.predicted, *shares, *prediction.kept]
+        self.writer.writerow([*row.values(), *added])
+
+
+class _JsonWriter(_Writer):
+    def __init__(self, stream: TextIO, columns: Sequence[str], names: Sequence[str]) -> None:
+        self.stream = stream
+
+    @staticmethod
+    def names(classes: Sequence[str], layers: int) -> tuple[str, ...]:
+        return ("predicted", *(("probabilities",) if classes else ()), "kept")
+
+    def write(self, row: Mapping[str, Any], prediction: Prediction | None) -> None:
+        added: dict[str, Any] = {"predicted": None, "kept": None}
+        if prediction is not None:
+            shares = {name: round(share, 6) for name, share in prediction.probabilities.items()}
+            added = {
+                "predicted": prediction.predicted,
+                **({"probabilities": shares} if shares else {}),
+                "kept": list(prediction.kept),
+            }
+        self.stream.write(json.dumps({**row, **added}, ensure_ascii=False, default=str) + "\n")
