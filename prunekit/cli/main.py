@@ -42,6 +42,8 @@ VERBS = {
     "export": "prunekit.cli.export:main",
     "bench": "prunekit.cli.bench:main",
     "data": "prunekit.cli.data:main",
+    "predict": "prunekit.cli.predict:main",
+    "new": "prunekit.cli.new:main",
 }
 
 HELP = """prunekit: train, compare and deploy pruned Transformers.
@@ -61,6 +63,7 @@ TRAIN_HELP = """prunekit train: {summary}
   python train.py experiment=top_cola                 a published recipe
   python train.py -m seed=1,2,3                       one run per value; --dry says what would run
   python train.py --cfg job                           print the configuration, run nothing
+  python train.py --config-dir my_conf task=mine      my_conf/task/mine.yaml, a file of your own; the same for any group
 
 Groups, as group=option:
 
@@ -88,12 +91,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run_verb(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in HELP_WORDS:
+    if not arguments or (arguments[0] in HELP_WORDS and (len(arguments) == 1 or asks_for_help(arguments[1:]))):
         print(_help())
         return DONE
-    verb, rest = (arguments[0], arguments[1:]) if arguments[0].isidentifier() else ("train", arguments)
+    if arguments[0] == "help":
+        arguments = [arguments[1], "--help"]
+    verb, rest = (arguments[0], arguments[1:]) if _is_word(arguments[0]) else ("train", arguments)
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
+        near = difflib.get_close_matches(verb.lower(), VERBS, n=1)
         advice = f"Did you mean {near[0]}?" if near else "Settings are written as key=value."
         raise ConfigError(f"{verb} is not a command.\nAllowed: {', '.join(VERBS)}.\n{advice}")
     if list(rest) == ["--version"]:
@@ -101,6 +106,11 @@ def _run_verb(arguments: Sequence[str]) -> int:
         return DONE
     code: int = pkgutil.resolve_name(VERBS[verb])(list(rest))
     return code
+
+
+def _is_word(argument: str) -> bool:
+    """Return whether an argument is neither a setting nor a flag: then it is to be a verb."""
+    return "=" not in argument and not argument.startswith(("-", "~", "+"))
 
 
 def _help() -> str:

@@ -66,15 +66,12 @@ def advice(result: RunResult) -> list[str]:
 
 
 def _collapse(result: RunResult) -> str:
-    one_class = result.score.one_class or {}
-    if result.is_dense or "dense" in one_class:
-        longer, fits = "trainer.epochs" if result.is_dense else "teacher.epochs", "dense" in one_class
-    else:
-        longer, fits = "trainer.epochs", bool(one_class)
-    if not fits:
+    models = result.score.one_class or {}
+    model = next((name for name in ("dense", "pruned") if name in models), None)
+    if model is None:
         return ""
-    model = "the dense model" if "dense" in one_class else "the pruned model"
-    return f"{model} predicts one class only: train longer ({longer}), or on more rows (data.train_rows)"
+    longer = "teacher.epochs" if model == "dense" and not result.is_dense else "trainer.epochs"
+    return f"the {model} model predicts one class only: train longer ({longer}), or on more rows (data.train_rows)"
 
 
 def _loss(result: RunResult) -> str:

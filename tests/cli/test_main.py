@@ -128,6 +128,7 @@ def test_help_shows_groups_examples_and_exit_codes(typed):
     (methods,) = [line for line in out.splitlines() if line.startswith("method: ")]
     assert {"dense,", "dpruner,", "first,", "ltp,", "top,"} <= set(methods.split())
     assert "python train.py experiment=top_cola" in out
+    assert "--config-dir" in out
     assert "0 done, 3 budget or goal missed, 4 bad configuration, 130 interrupted" in out
 
 
@@ -159,6 +160,22 @@ def test_python_runs_the_package_as_the_script_does(tmp_path: Path):
 
 def test_the_verb_train_may_be_left_out(typed):
     assert typed("train", "method=dense", "seed=2") == typed("method=dense", "seed=2") == (0, "trained dense 2\n", "")
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [("tabel", "table"), ("Bench", "bench"), ("re-port", "report"), ("exports", "export"), ("predic", "predict")],
+)
+def test_a_word_that_is_nearly_a_verb_is_told_the_verb(word, near, typed):
+    code, out, err = typed(word)
+    assert (code, out) == (4, "")
+    assert err.splitlines()[0] == f"{word} is not a command."
+    assert err.splitlines()[2] == f"Did you mean {near}?"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_for_a_verb_may_be_asked_for_in_either_order(verb, typed):
+    assert typed("help", verb) == typed(verb, "--help")
 
 
 def test_an_unknown_verb_is_named(typed):

@@ -1,5 +1,6 @@
-"""The package of docs/add_a_method.md, built from the page, installed, trained, and tested by the suite."""
+"""The packages of docs/add_a_method.md and of its part two, built, installed, trained, and tested by the suite."""
 
+import json
 import os
 import re
 import shlex
@@ -12,11 +13,14 @@ from support.paths import ROOT
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.config.validation import validate
+from prunekit.conformance import MethodConformance
 
 PAGE = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
 # a block belongs to the path that the paragraph above it begins with
 BLOCK = re.compile(r"^`([\w./]+)` (?:[^\n]+\n)+\n```(?:toml|yaml|python)\n(.*?)```", re.MULTILINE | re.DOTALL)
 FILES = dict(BLOCK.findall(PAGE))
+LEARNED_PAGE = (ROOT / "docs" / "add_a_learned_method.md").read_text(encoding="utf-8")
+LEARNED = dict(BLOCK.findall(LEARNED_PAGE))
 TINY = (
     "task=synthetic",
     "task.synthetic_rows=32",
@@ -80,3 +84,50 @@ def test_the_page_s_test_passes(site, tmp_path):
     (tmp_path / "test_entropy.py").write_text(FILES["test_entropy.py"])
     shown = run(site, tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_entropy.py")
     assert re.search(r"\b12 passed", shown), shown
+
+
+# -- part two: a learned method ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """The package of part two, found as an installed one is."""
+    folder = tmp_path_factory.mktemp("learned")
+    for path, text in LEARNED.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    info = folder / "prunekit_shares-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: prunekit-shares\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[prunekit.plugins]\nshares = prunekit_shares\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield folder
+
+
+def test_part_two_has_the_whole_package():
+    method, keys = "prunekit_shares/__init__.py", "prunekit_shares/conf/method/shares.yaml"
+    assert set(LEARNED) == {"pyproject.toml", keys, method, "test_shares.py"}
+    assert 'overrides = ("method=shares",)' in LEARNED["test_shares.py"]
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_learned_method_is_trained_in_two_stages_and_meets_its_budget(tmp_path, capsys):
+    from prunekit.pipelines.run import run as run_once  # torch, which a check of configurations does without
+
+    given = [word for word in TINY if word != "trainer.epochs=1"]
+    given += ["trainer.epochs=2", f"runs_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'cache'}"]
+    cfg, choices = compose(["method=shares", "budget=1.5x", "budget_tolerance=0.08", *given])
+    validate(cfg, choices)
+    result = run_once(cfg)
+    assert (result.budget.met, result.exit_code) == (True, 0)
+    shown = capsys.readouterr().out
+    assert "calibrate  shares shifted by" in shown
+    steps = [json.loads(line) for line in (tmp_path / "runs").rglob("metrics.jsonl").__next__().open()]
+    assert any("train/budget" in step for step in steps)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("learned")
+class TestLearned(MethodConformance):
+    overrides = ("method=shares",)
