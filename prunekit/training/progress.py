@@ -17,7 +17,7 @@ class Progress(Callback):
     """Callback that shows step, losses, budget, tokens and ETA of a fit.
 
     `budget` is the FLOPs reduction asked for, or None; `after` are the estimated seconds from the end of this fit to
-    the end of the whole run, with which a second ETA is shown. The values come from what the module logs: train/<term>,
+    the end of the whole run, whose ETA is then shown, and that of the fit beside it. The values come from what the module logs: train/<term>,
     score, tokens/layer_<i> or keep/layer_<i>, budget/expected (share of FLOPs saved), val/flops_vs_unpadded.
     """
 
@@ -110,8 +110,9 @@ class Progress(Callback):
             left = training / (steps - self._first) * max(0, total - steps)
             if self._evaluations:
                 left += self._evaluating / self._evaluations * _remaining_evaluations(trainer, steps, total)
-            whole = "" if self.after is None else f" (whole run {clock(left + self.after)})"
-            parts.append(f"ETA {clock(left)}{whole}")
+            parts.append(f"ETA {clock(left + (self.after or 0.0))}")
+            if self.after is not None:
+                losses = [*losses[:1], f"fit {clock(left)}", *losses[1:]]
         parts.append(rate(steps - self._first, training))
         return parts + losses[1:] + _score_parts(metrics) + _token_parts(metrics)
 

@@ -75,7 +75,7 @@ def test_the_table_has_the_fastest_first_and_ratios_to_hugging_face():
 @pytest.mark.parametrize("width", [80, 100])
 def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(width):
     absent = {f"peer {number}": "not installed: pip install something" for number in range(9)}
-    text = printed(bench_result(*SIZES, absent=absent, metric="mean_of_pearson_spearman"), width)
+    text = printed(bench_result(*SIZES, absent=absent), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert "peer 8" in text

@@ -169,10 +169,17 @@ def test_the_live_line_shows_step_loss_budget_and_eta_first(terminal):
     assert any(line.startswith("evaluate epoch 1/2 | batch 1/2") for line in lines)
 
 
-def test_with_an_estimate_of_what_follows_there_is_an_eta_of_the_whole_run(terminal):
+def test_with_an_estimate_of_what_follows_the_eta_is_that_of_the_whole_run(terminal):
     fit(Progress(3.0, after=600.0))
     first = next(line for line in without_controls(terminal.getvalue()) if line.startswith("fit epoch 1/2 | step 30/"))
-    assert re.search(r"\| ETA 00:0\d \(whole run 10:0\d\)", first)
+    assert re.search(r"\| ETA 10:0\d", first)
+
+
+def test_a_wide_terminal_has_the_eta_of_the_fit_too(terminal, monkeypatch):
+    monkeypatch.setattr(console.CONSOLE, "width", 120)
+    fit(Progress(3.0, after=600.0))
+    first = next(line for line in without_controls(terminal.getvalue()) if line.startswith("fit epoch 1/2 | step 30/"))
+    assert re.search(r"\| ETA 10:0\d \| [\d.]+ it/s \| fit 00:0\d \|", first)
 
 
 def test_loss_terms_of_an_earlier_stage_are_no_longer_shown(log):
