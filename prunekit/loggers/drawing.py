@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from prunekit.files import json_sha256
 from prunekit.loggers.panels import Panel
+from prunekit.results.fonts import families, legible
 
 COLOURS = ("#2f6db3", "#c46a1b", "#3b8f5a", "#8b5fbf", "#b3423f", "#5f7f8a", "#b08a1e", "#8a8a8a")
 ACROSS = 2  # panels in a row
@@ -69,9 +70,10 @@ def _scatter(axes: Axes, panel: Panel) -> None:
 
 def _bars(axes: Axes, panel: Panel) -> None:
     rows = sorted(panel.whole_rows, key=lambda row: row[1])
-    bars = axes.barh([row[0] for row in rows], [row[1] for row in rows], color=COLOURS[0])
+    names = [row[0] for row in rows]
+    bars = axes.barh(range(len(rows)), [row[1] for row in rows], color=COLOURS[0])
     axes.bar_label(bars, fmt="%.4g", fontsize=7)
-    axes.tick_params(axis="y", labelsize=6)
+    axes.set_yticks(range(len(rows)), [legible(name) for name in names], fontsize=6, fontfamily=families(names))
     _label(axes, panel.columns[1], "")
 
 
@@ -102,7 +104,7 @@ def _parallel(axes: Axes, panel: Panel) -> None:
         axes.plot(places, heights, color=mpl.colormaps["viridis"](heights[-1]), linewidth=1)
     for place, scale in zip(places, scales, strict=True):
         for value in {scale[0], scale[-1]} if scale else ():
-            text = value if isinstance(value, str) else f"{value:.4g}"
+            text = legible(value) if isinstance(value, str) else f"{value:.4g}"
             axes.annotate(text, (place, _height(scale, value)), fontsize=7, xytext=(3, 3), textcoords="offset points")
     axes.set_xticks(list(places), [name.replace(".", ".\n").replace("/", "/\n") for name in columns], fontsize=6)
     axes.set_yticks([])
@@ -123,7 +125,7 @@ def _importance(axes: Axes, panel: Panel) -> None:
 
 
 def _table(axes: Axes, panel: Panel) -> None:
-    cells = [["" if value is None else f"{value}" for value in row] for row in panel.rows[:LINES]]
+    cells = [["" if value is None else legible(f"{value}") for value in row] for row in panel.rows[:LINES]]
     axes.set_axis_off()
     table = axes.table(cellText=cells, colLabels=panel.columns, loc="center", edges="horizontal")
     table.auto_set_font_size(False)

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from prunekit.results.examples import Examples, decode_scores
+from prunekit.results.fonts import families, legible
 
 WIDE = 48  # tokens of a text that the picture has room for
 
@@ -57,15 +58,17 @@ def heat_map(examples: Examples, places: list[int]) -> Figure:
             np.where(kept, shade, np.nan), cmap="Blues", vmin=-5, vmax=2, aspect="auto", interpolation="nearest"
         )
         axes.set_xlim(-0.5, WIDE - 0.5)
-        names = [_without_formulas(pieces[int(piece)]) for piece in ids]
-        axes.set_xticks(range(len(ids)), names, rotation=90, fontsize=7)
+        names = [pieces[int(piece)] for piece in ids]
+        axes.set_xticks(
+            range(len(ids)), [legible(name) for name in names], rotation=90, fontsize=7, fontfamily=families(names)
+        )
         axes.set_yticks([0, examples.layers - 1], ["layer 0", str(examples.layers - 1)], fontsize=7)
         axes.spines[:].set_visible(False)
         more = len(examples.ids[tokens]) - len(ids)
         label, dense, pruned = examples.outputs(row)
         rest = f"; {more} more tokens" if more else ""
         title = f"test row {row}: {label}; dense says {dense}, pruned {pruned}{rest}"
-        axes.set_title(_without_formulas(title), fontsize=8, loc="left")
+        axes.set_title(legible(title), fontsize=8, loc="left", fontfamily=families([title]))
     for axes in all_axes[len(places) :]:
         axes.set_axis_off()
     return figure
@@ -76,7 +79,3 @@ def pixels(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _without_formulas(text: str) -> str:
-    return text.replace("$", r"\$")  # between dollars matplotlib reads a formula

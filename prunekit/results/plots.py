@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from prunekit.evaluation.evaluate import PerRow
 from prunekit.files import atomic_write_bytes, atomic_write_text
 from prunekit.results.curves import budget_over_steps
+from prunekit.results.fonts import families, legible
 from prunekit.runs.result import Band
 
 DENSE, PRUNED, TARGET = "#8a8a8a", "#2f6db3", "#c46a1b"
@@ -172,7 +173,7 @@ def write_plots(
 def _axes(title: str, across: str, up: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_title(legible(title), fontsize=11, loc="left", fontfamily=families([title]))
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.spines[["top", "right"]].set_visible(False)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prunekit.results import examples, heatmap
+from prunekit.results import examples, fonts, heatmap
 
 
 @pytest.fixture
@@ -51,6 +51,17 @@ def test_the_table_has_a_row_per_token_with_what_became_of_it(found):
 def test_values_stand_in_the_table_where_there_are_no_classes(found):
     values = replace(found, classes=(), labels=np.array([0.25, 0.5, 1.0]))
     assert heatmap.token_table(values, [0])[1][0][1] == 0.25
+
+
+def test_letters_without_a_font_are_code_points_in_the_picture_and_themselves_in_the_table(found, monkeypatch):
+    monkeypatch.setattr(fonts, "font_of", lambda letter: "DejaVu Sans" if letter < "\u3000" else None)
+    japanese = replace(found, pieces=np.array(["[CLS]", "日本", "$good"]), classes=("悪", "fine"))
+    figure = heatmap.heat_map(japanese, [1])
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["[CLS]", "U+65E5 U+672C"]
+    assert axes.get_title(loc="left") == "test row 1: fine; dense says fine, pruned U+60AA"
+    assert heatmap.pixels(figure).shape[2] == 3  # and no warning, which would be an error here
+    assert [row[5] for row in heatmap.token_table(japanese, [1])[1]] == ["[CLS]", "日本"]
 
 
 def test_who_left_is_white_in_the_picture_and_who_stayed_is_not(found):
