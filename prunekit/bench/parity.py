@@ -17,6 +17,7 @@ from prunekit.data.encoding import Batch
 from prunekit.evaluation.evaluate import predict
 from prunekit.models.forward import model_inputs
 from prunekit.models.heads import by_token
+from prunekit.runtime.engine import PackedEngine
 
 # by which two orders of summation in float32 may differ
 FLOAT32_TOLERANCE = 1e-3
@@ -58,6 +59,22 @@ def engine_runtime(call: Callable[..., Any]) -> Runtime:
             TextOutput(_logits_of_text(output.logits, row, chosen).numpy(), depth)
             for row, (chosen, depth) in enumerate(zip(real, output.depth, strict=True))
         ]
+
+    return run
+
+
+def packed_runtime(engine: PackedEngine, *, prune: bool = True) -> Runtime:
+    """Return the packed engine as a runtime; make it with `cls_last=False`, so that its last layer keeps all tokens."""
+
+    def run(batch: Batch) -> list[TextOutput]:
+        output = engine(model_inputs(batch), prune=prune)
+        real, texts = batch["attention_mask"] > 0, []
+        for row, chosen in enumerate(real):
+            depth = np.zeros(int(chosen.sum()), np.int64)
+            for layer in output.kept:
+                depth[layer[row]] += 1
+            texts.append(TextOutput(_logits_of_text(output.logits, row, chosen).numpy(), depth))
+        return texts
 
     return run
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prunekit.bench.inputs import BatchPadder
 from prunekit.bench.protocol import BenchError, Engine
@@ -26,6 +26,7 @@ from prunekit.config.errors import first_line
 from prunekit.console import silence
 from prunekit.models.heads import CLASSIFIER, head_of
 from prunekit.models.loading import load_stock
+from prunekit.models.reading import read_config
 from prunekit.runtime.extras import MissingPackageError, need, version
 from prunekit.runtime.onnx_engine import quantise
 from prunekit.runtime.onnx_graph import OPSET, export_settings
@@ -163,7 +164,7 @@ def build_onnxruntime(folder: Path, threads: int, name: str, dtype: str, scratch
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     graph = prepare_fused_graph(folder, dtype, scratch)
     session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    padder = BatchPadder.of(AutoConfig.from_pretrained(folder))
+    padder = BatchPadder.of(read_config(folder))
     return DenseGraphEngine(name, padder, lambda inputs: session.run(["logits"], inputs)[0])
 
 
@@ -190,7 +191,7 @@ def prepare_openvino_graph(folder: Path, dtype: str, scratch: Path) -> Path:
     path = scratch / "openvino_int8.xml"
     if not path.is_file():
         nncf = need("nncf", f"openvino {dtype}")
-        config, random = AutoConfig.from_pretrained(folder), np.random.default_rng(0)
+        config, random = read_config(folder), np.random.default_rng(0)
         texts = [random.integers(5, int(config.vocab_size), (1, n)).tolist() for n in (8, 16, 32, 64) * 8]
         samples = nncf.Dataset([BatchPadder.of(config).pad(text) for text in texts])
         nncf.set_log_level(logging.ERROR)
@@ -208,7 +209,7 @@ def build_openvino(folder: Path, threads: int, name: str, dtype: str, scratch: P
         "INFERENCE_NUM_THREADS": threads,
     }
     compiled = ov.Core().compile_model(str(prepare_openvino_graph(folder, dtype, scratch)), "CPU", settings)
-    padder = BatchPadder.of(AutoConfig.from_pretrained(folder))
+    padder = BatchPadder.of(read_config(folder))
     return DenseGraphEngine(name, padder, lambda inputs: compiled(inputs)["logits"])
 
 

@@ -236,7 +236,8 @@ class ExportReport(JsonObject):
     metric: str
     folder: str
     variants: Mapping[str, ExportedFile]
-    faithful: bool  # whether all exact files are the same function as the model
+    faithful: bool  # whether all exact files, and the packed engine, are the same function as the model
+    packed: Parity | None = None  # of the packed engine, where it knows the family; it reads the model's own files
 
 
 @dataclass(frozen=True, kw_only=True)

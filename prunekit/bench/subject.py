@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prunekit.bench.inputs import encode_row
 from prunekit.bench.protocol import Encoded
@@ -18,11 +18,11 @@ from prunekit.console import silence_libraries
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.tables import read_table
 from prunekit.evaluation.metrics import build_metrics
-from prunekit.models import loading, pretrained
+from prunekit.models import pretrained
 from prunekit.models.heads import CLASSIFIER, stored_head
+from prunekit.models.tokenizers import check_tokenizer, longest_text
 from prunekit.runs.finished import FinishedRun
-from prunekit.tokens.encoder import encoder_of, install
-from prunekit.tokens.families.embeddings import most_tokens
+from prunekit.tokens.encoder import encoder_of
 
 MODEL_EXAMPLES, MODEL_TOKENS = 64, 512
 
@@ -100,15 +100,15 @@ def load_model(given: Mapping[str, Any]) -> BenchSubject:
             "Allowed: a .csv, .tsv, .jsonl or .parquet file.\nGive its path."
         )
     silence_libraries()
-    load_tokenizer(folder)  # names what is missing
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     table = read_table(file)
     column = given["text"] or _choose_text_column(table.columns)
     entries = [str(entry) for entry in table.column(column)]
     examples = MODEL_EXAMPLES if given["examples"] is None else given["examples"]
     chosen = _sample_rows(len(entries), examples, given["seed"])
     model = _load_classifier(folder)
-    longest = min(MODEL_TOKENS, tokenizer.model_max_length, most_tokens(model))
+    check_tokenizer(folder, model.config, tokenizer)
+    longest = min(MODEL_TOKENS, longest_text(model.config, tokenizer))
     width = min(longest, given["max_length"] or longest)
     ids = tokenizer([entries[row] for row in chosen], truncation=True, max_length=width, verbose=False)["input_ids"]
     score = None
@@ -135,14 +135,12 @@ def load_model(given: Mapping[str, Any]) -> BenchSubject:
 
 
 def _load_classifier(folder: Path) -> PreTrainedModel:
-    if (folder / pretrained.SETTINGS).is_file():
-        return pretrained.load_hf(folder)
     if stored_head(folder) is not CLASSIFIER:
         raise ConfigError(
             f"model={folder} has no classifier: its architecture is {stored_head(folder)}.\n"
             "Allowed: a fine-tuned ...ForSequenceClassification.\nGive the folder of a fine-tuned model."
         )
-    return install(loading.load_stock(folder), None, "pack")
+    return pretrained.load_packable(folder)
 
 
 def _choose_text_column(columns: Mapping[str, Sequence[Any]]) -> str:

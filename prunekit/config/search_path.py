@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -49,6 +50,18 @@ def plugin_dirs() -> list[Path]:
 def _plugin_points(path: tuple[str, ...]) -> list[EntryPoint]:
     """Return the entry points of plug-ins on this search path, sorted by name."""
     return sorted(entry_points(group=PLUGINS), key=lambda point: point.name)
+
+
+def plugin_targets() -> list[str]:
+    """Return what installed plug-ins declare as code: the modules of their entry points, and the methods of their conf.
+
+    Raises:
+        ConfigError: a plug-in has no configuration.
+    """
+    modules = [point.module for point in entry_points(group=PLUGINS)]
+    files = [file for folder in plugin_dirs() for file in sorted((folder / "method").glob("*.yaml"))]
+    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+    return modules + [str(content["_target_"]) for content in contents if content and "_target_" in content]
 
 
 def _plugin_dir(point: EntryPoint) -> Path:

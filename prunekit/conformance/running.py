@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prunekit.config.composition import compose
 from prunekit.config.validation import validate
-from prunekit.data.encoding import Batch
+from prunekit.data.encoding import Batch, load_tokenizer
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.sources import find_task
 from prunekit.data.spec import TaskSpec
@@ -101,7 +101,7 @@ def _teacher(backbone: tuple[tuple[str, Any], ...], labels: tuple[str, ...] | No
     """Save a random classifier with its tokenizer, which stands for a fine-tuned model; return the folder."""
     folder = Path(tempfile.mkdtemp(dir=_workplace()))
     _random_classifier(dict(backbone), labels).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(find_backbone(dict(backbone))).save_pretrained(folder)
+    load_tokenizer(find_backbone(dict(backbone))).save_pretrained(folder)
     return folder
 
 

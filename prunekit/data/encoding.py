@@ -152,7 +152,7 @@ def load_tokenizer(source: str | Path) -> Any:
             f"tokenizer_config.json there, or write it with tokenizer.save_pretrained."
         )
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # transformers lets any error of a broken file through
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise DataError(

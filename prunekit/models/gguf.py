@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,13 +31,13 @@ def dequantise(file: Path, cache: Path) -> Path:
     folder = cache / f"{file.stem}-{sha256(file)[:8]}"
     if is_whole(folder):
         return folder
-    place = {"gguf_file": file.name}
+    place: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # a quantised model cannot be saved, but this one is dequantised
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
     scratch = cache / f"{folder.name}.{os.getpid()}.tmp"

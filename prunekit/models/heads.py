@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -25,6 +24,7 @@ from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.span import SPAN
 from prunekit.data.kinds.translation import TRANSLATION
+from prunekit.models.reading import read_config
 
 # logit of a position where nothing is: no probability in float32, and no infinity that differences could not bear
 MASKED_LOGIT = -1e4
@@ -111,11 +111,21 @@ HEADS: dict[TaskKind, HeadType] = {
 
 def stored_head(source: Any) -> HeadType | None:
     """Return the head that a model was saved with; None where it has none that is known here."""
-    return _head_called((AutoConfig.from_pretrained(source).architectures or [""])[0])
+    return head_called((read_config(source).architectures or [""])[0])
 
 
-def _head_called(architecture: str) -> HeadType | None:
+def head_called(architecture: str) -> HeadType | None:
+    """Return the head of an architecture as config.json names it; None where it has none that is known here."""
     return next((head for head in HEADS.values() if architecture.endswith(head.architecture)), None)
+
+
+def reorder_classes(model: Any, order: Sequence[int]) -> None:
+    """Make output i of a classifier what was output `order[i]`."""
+    classifier = model.classifier
+    last: nn.Linear = getattr(classifier, "out_proj", classifier)  # RoBERTa and ELECTRA have two layers
+    with torch.no_grad():
+        last.weight.copy_(last.weight[list(order)])
+        last.bias.copy_(last.bias[list(order)])
 
 
 def logits_of(output: Any, batch: Batch) -> Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens 2"]:
@@ -141,7 +151,7 @@ def head_of(model: Any) -> Head:
         ValueError: the head is not supported here.
     """
     name = type(model).__name__
-    head = _head_called(name)
+    head = head_called(name)
     if head is None or head.head_of is None:
         raise ValueError(
             f"{name} has a head that this runtime does not support; "

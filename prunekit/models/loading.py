@@ -5,34 +5,75 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from prunekit.console import silence
+from prunekit.config.errors import ConfigError
 from prunekit.data.kinds.base import TaskKind
-from prunekit.models.heads import CLASSIFIER, HEADS, HeadType, stored_head
+from prunekit.models.classes import class_order, shown_names
+from prunekit.models.heads import CLASSIFIER, HEADS, HeadType, reorder_classes, stored_head
+from prunekit.models.reading import read_config, read_model
 
 
-def load_model(source: str | Path, kind: TaskKind, labels: Sequence[str] | None) -> PreTrainedModel:
+def load_model(
+    source: str | Path, kind: TaskKind, labels: Sequence[str] | None, *, new_head: bool = True
+) -> PreTrainedModel:
     """Load a model with the head that a kind of task needs; `labels` are the class names, None where there are none.
 
-    A missing head is initialised at random, but a missing decoder is an error.
+    The outputs of a classifier are put into the order of `labels`. A model without a head gets one at random, unless
+    `new_head` is false; a missing decoder is always an error.
 
     Raises:
-        ValueError: `source` has a head of another kind or size, or lacks the decoder that translation needs.
+        ConfigError: `source` has a head of another kind or size or with other classes, or lacks the head.
     """
-    head, stored = HEADS[kind], stored_head(source)
-    if stored is not None and stored != head:
-        raise ValueError(
-            f"{source} has a head for {stored.pipeline}, but the task is {head.pipeline}; "
-            f"choose a model fine-tuned on this task, or a backbone without a head."
+    check_head(source, HEADS[kind], new_head=new_head)
+    return _load(source, HEADS[kind], labels)
+
+
+def check_head(source: str | Path, head: HeadType, *, new_head: bool = False) -> None:
+    """Check that a model has this head; with `new_head`, that it has none other. Reads its configuration only.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    stored = stored_head(source)
+    if stored == head or (stored is None and new_head and not head.decodes):
+        return
+    if stored is not None:
+        raise ConfigError(
+            f"{source} has a head for {stored.pipeline}, but the task is {head.pipeline}.\n"
+            "Allowed: a model fine-tuned on this task, or a backbone without a head.\nChoose another model."
         )
-    if stored is None and head.decodes:
-        raise ValueError(
-            f"{source} has no decoder, but the task is {head.pipeline}; "
-            f"choose a model that translates, as Marian or T5."
+    what = "decoder" if head.decodes else "head"
+    raise ConfigError(
+        f"{source} has no {what}, but the task is {head.pipeline}: it is a {_architecture(source)}.\n"
+        f"Allowed: a model that {'translates, as Marian or T5' if head.decodes else 'was fine-tuned on the task'}.\n"
+        "Choose such a model" + ("." if head.decodes else ", or train the head first: method=dense backbone.path=<it>.")
+    )
+
+
+def check_classes(source: str | Path, labels: Sequence[str] | None) -> None:
+    """Check that a fine-tuned classifier has an output for each class; None = one output, which is a value.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    config = read_config(source)
+    stored, asked = config.num_labels, len(labels) if labels else 1
+    if stored != asked:
+        classes = f": {shown_names(labels)}" if labels else ""
+        advice = " Give task.kind=regression if its output is a value." if stored == 1 else ""
+        raise ConfigError(
+            f"{source} has a head with {stored} outputs, but the task has {asked}{classes}.\n"
+            "Allowed: a model fine-tuned on this task, or a backbone without a head.\n"
+            f"Choose another model, or another task.{advice}"
         )
-    return _load(source, head, labels)
+    if config.problem_type == "multi_label_classification":
+        raise ConfigError(
+            f"{source} gives a text several classes at once (problem_type=multi_label_classification).\n"
+            "Allowed: one class per text, or one value.\nChoose another model."
+        )
+    if labels:
+        class_order(source, config, labels)
 
 
 def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreTrainedModel:
@@ -41,24 +82,42 @@ def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreT
     `labels` are the class names, or None for regression (one output).
 
     Raises:
-        ValueError: `source` has a head of another size.
+        ConfigError: `source` has a head of another size, or with other classes.
     """
     return _load(source, CLASSIFIER, labels)
 
 
 def load_stock(folder: str | Path) -> PreTrainedModel:
-    """Load the plain Hugging Face model of a folder with the head it was saved with, in float32 and evaluation mode."""
-    with silence("transformers"):  # its report of a new head, which fine-tuning expects
-        return (stored_head(folder) or CLASSIFIER).auto.from_pretrained(folder, dtype=torch.float32).eval()
+    """Load the plain Hugging Face model of a folder with the head it was saved with, in float32 and evaluation mode.
+
+    Raises:
+        ConfigError: it has no head.
+    """
+    return read_model(_head_of(folder).auto, folder).eval()
+
+
+def _head_of(source: str | Path) -> HeadType:
+    head = stored_head(source)
+    if head is None:
+        raise ConfigError(
+            f"{source} has no head: it is a {_architecture(source)}.\n"
+            f"Allowed: {', '.join(dict.fromkeys(head.pipeline for head in HEADS.values()))}.\n"
+            "Give the folder of a fine-tuned model."
+        )
+    return head
+
+
+def _architecture(source: str | Path) -> str:
+    return (read_config(source).architectures or ["model that names no architecture"])[0]
 
 
 def _load(source: str | Path, head: HeadType, labels: Sequence[str] | None) -> PreTrainedModel:
-    config, settings = AutoConfig.from_pretrained(source), head.settings(labels)
-    count = settings.get("num_labels", config.num_labels)
-    if stored_head(source) == head and config.num_labels != count:
-        raise ValueError(
-            f"{source} has a head with {config.num_labels} outputs, but the task has {count}; "
-            f"choose a model fine-tuned on this task, or a backbone without a head."
-        )
-    with silence("transformers"):  # its report of a new head, which fine-tuning expects
-        return head.auto.from_pretrained(source, **settings, dtype=torch.float32)
+    has_head = stored_head(source) == head
+    is_classifier = has_head and head == CLASSIFIER
+    if is_classifier:
+        check_classes(source, labels)
+    order = class_order(source, read_config(source), labels) if is_classifier and labels else []
+    model = read_model(head.auto, source, new_head=not has_head, **head.settings(labels))
+    if order != sorted(order):
+        reorder_classes(model, order)
+    return model

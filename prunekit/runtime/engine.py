@@ -21,20 +21,22 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
+from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
-from prunekit.models.pretrained import load_hf
+from prunekit.models.pretrained import load_packable
+from prunekit.models.tokenizers import longest_text
 from prunekit.runtime.extras import need
 from prunekit.runtime.forward import CompiledLayer, ForwardPass, Result, protected_tokens
-from prunekit.runtime.inputs import Inputs, Rows, is_ids, row_counts, unpad
+from prunekit.runtime.inputs import Inputs, Rows, is_ids, row_counts, tokenizer_of, unpad
 from prunekit.runtime.kernels.attention import FusedAttention
 from prunekit.runtime.kernels.linears import ACTIVATION_DTYPE, Dtype, choose, dtype_of, has_instructions
 from prunekit.runtime.kernels.memory import keep_freed
 from prunekit.runtime.kernels.native import native_attention
 from prunekit.runtime.kernels.threads import threads as use_threads
 from prunekit.tokens.encoder import encoder_of
-from prunekit.tokens.families.embeddings import most_tokens, row_embedder
+from prunekit.tokens.families.embeddings import row_embedder
 from prunekit.tokens.families.registry import family_of
 from prunekit.tokens.packing import Packing
 from prunekit.tokens.pruner import TokenPruner
@@ -43,12 +45,16 @@ from prunekit.tokens.pruner import TokenPruner
 def load_packed(
     folder: str | Path, *, dtype: str = "fp32", threads: int | None = None, device: str = "cpu", **options: Any
 ) -> PackedEngine:
-    """Return the engine of a checkpoint folder, with its tokenizer if it has one; options as in `PackedEngine`."""
+    """Return the engine of a checkpoint folder, pruned or dense, with its tokenizer if it has one.
+
+    Texts are cut where they were cut in training; options as in `PackedEngine`.
+    """
     dtype_of(dtype)
     device_of(device)
-    has_tokenizer = any(Path(folder).glob("tokenizer*")) or (Path(folder) / "vocab.txt").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
-    return PackedEngine(load_hf(folder), tokenizer, dtype=dtype, threads=threads, device=device, **options)
+    model = load_packable(folder)
+    given = {"max_length": longest_text_of(Path(folder)), **options}
+    tokenizer = tokenizer_of(folder, model.config)
+    return PackedEngine(model, tokenizer, dtype=dtype, threads=threads, device=device, **given)
 
 
 @contextmanager
@@ -101,7 +107,8 @@ class PackedEngine:
     runtime/kernels/linears.py; "auto" takes the fastest one that works on this machine. `attention` is "native" (C++,
     built at first use), "triton" (GPU), "torch", or "auto": native on the CPU and triton on a GPU if they can be built
     and pass their check, else torch. `cls_last` computes the last layer for the first token only where the head reads
-    no other; that does not change any logit, and its saving is not due to pruning.
+    no other; that does not change any logit, and its saving is not due to pruning. Texts are cut at `max_length`;
+    `load` gives the length at which the model was trained, None means all that the model reads.
 
     On the CPU, creating an engine makes glibc keep freed memory, for the whole process
     (prunekit.runtime.kernels.memory). Some weights are shared with the model and others are copied: create a new engine
@@ -124,6 +131,7 @@ class PackedEngine:
         linears: str = "auto",
         attention: str = "auto",
         cls_last: bool = True,
+        max_length: int | None = None,
     ) -> None:
         self.dtype = dtype_of(dtype)
         self.device = device_of(device)
@@ -163,7 +171,8 @@ class PackedEngine:
         self.threads = threads
         self.pruner: TokenPruner | None = encoder.pruner
         self.config = model.config
-        self.most_tokens = most_tokens(model)
+        self.most_tokens = longest_text(model.config, tokenizer)
+        self.max_length = min(max_length or self.most_tokens, self.most_tokens)
         self.head = head_of(model)
         self.cls_last = cls_last and is_first_enough(model)
         self._embed = row_embedder(model)
@@ -230,7 +239,7 @@ class PackedEngine:
         if self.tokenizer is None:
             raise ValueError("this engine has no tokenizer, so it reads token ids only; give it one when creating it.")
         pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
-        encoded = self.tokenizer(*zip(*pairs, strict=True), truncation=True, max_length=self.most_tokens)
+        encoded = self.tokenizer(*zip(*pairs, strict=True), truncation=True, max_length=self.max_length)
         types = encoded.get("token_type_ids")
         return encoded["input_ids"], None if types is None else [kind for row in types for kind in row]
 

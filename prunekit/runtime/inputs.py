@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from prunekit.data.encoding import VOCABULARIES, load_tokenizer
+from prunekit.models.tokenizers import check_tokenizer, longest_text
 from prunekit.tokens.host import send
 from prunekit.tokens.packing import Packing
 
@@ -20,6 +23,20 @@ Inputs = Text | Sequence[Text] | Mapping[str, Tensor]
 # product anew for each number of rows
 ROUNDING = ((32, 4), (128, 8), (512, 16))
 ROUNDING_ABOVE = 32
+
+
+def tokenizer_of(folder: str | Path, config: Any) -> Any:
+    """Return the tokenizer of a model's folder, which cuts texts at what the model reads; None where there is none.
+
+    Raises:
+        ValueError: the model cannot read what the tokenizer makes.
+    """
+    if not any(any(Path(folder).glob(name)) for name in VOCABULARIES):
+        return None
+    tokenizer = load_tokenizer(folder)
+    check_tokenizer(folder, config, tokenizer)
+    tokenizer.model_max_length = longest_text(config, tokenizer)
+    return tokenizer
 
 
 def round_up(rows: int, sentences: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +22,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prunekit.console import silence
+from prunekit.data.encoding import load_tokenizer
 from prunekit.files import atomic_write_text
 from prunekit.models import pretrained
+from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token
+from prunekit.models.reading import read_config
 from prunekit.runtime.extras import need, version
-from prunekit.runtime.inputs import Inputs
+from prunekit.runtime.inputs import Inputs, tokenizer_of
 from prunekit.runtime.onnx_graph import OUTPUTS, write_graph
 
 FOLDER = "onnx"  # inside a model's folder, where other tools also look for a Hugging Face model's ONNX files
@@ -212,15 +216,18 @@ def build_graph_engine(
 
 
 def _open(path: Path, folder: Path, threads: int | None, name: str) -> GraphEngine:
-    tokenizer = AutoTokenizer.from_pretrained(folder) if any(folder.glob("tokenizer*")) else None
-    return GraphEngine(OnnxRuntime(path, threads), name, tokenizer, AutoConfig.from_pretrained(folder))
+    config = read_config(folder)
+    tokenizer = tokenizer_of(folder, config)
+    if tokenizer is not None:
+        tokenizer.model_max_length = min(longest_text_of(folder) or sys.maxsize, tokenizer.model_max_length)
+    return GraphEngine(OnnxRuntime(path, threads), name, tokenizer, config)
 
 
 def graph_inputs(folder: str | Path, *, protected: bool = False) -> tuple[str, ...]:
     """Return the inputs of a model's graph: token ids, token types if its tokenizer makes them, protected tokens."""
-    typed = getattr(AutoConfig.from_pretrained(folder), "type_vocab_size", 0) > 1
+    typed = getattr(read_config(folder), "type_vocab_size", 0) > 1
     if typed and any(Path(folder).glob("tokenizer*")):
-        typed = "token_type_ids" in AutoTokenizer.from_pretrained(folder).model_input_names
+        typed = "token_type_ids" in load_tokenizer(folder).model_input_names
     return ("input_ids", *["token_type_ids"] * typed, *["protected"] * protected)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunekit.tokens.budget import BisectionResult, bisect
 from prunekit.tokens.state import TokenState
 
+BEYOND = 1e30  # of thresholds: no score reaches it, and it is a number, as a saved model needs
 MOST_SHIFT = 1e6  # of k: a deviation is at least 1e-3, so this prunes every candidate, or none
 LEAST_SHARE = 0.01  # the floor of the published schedule, whatever its rate
 
@@ -158,7 +159,7 @@ class Threshold(KeepPolicy):
         """
 
         def set_scale(knob: float) -> None:
-            self.scale.fill_(math.inf if knob == 1 else knob / (1 - knob))
+            self.scale.fill_(BEYOND if knob == 1 else knob / (1 - knob))
 
         known = {1 - 1 / (1 + float(self.scale)): measure(), 0.0: 1.0, 1.0: most}
         return bisect(

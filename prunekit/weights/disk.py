@@ -230,11 +230,11 @@ def load_streamed(folder: Path, scratch: Path, device: torch.device | str = "cpu
         ValueError: a checkpoint that cannot be read tensor by tensor.
     """
     checkpoint, device = Checkpoint(folder), torch.device(device)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with empty_parameters():
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = GenerationConfig.from_pretrained(folder)  # JSON alone
     shutil.rmtree(scratch, ignore_errors=True)
     store = BlockStore(model, checkpoint, scratch, device)
     # parameters outside the blocks, with every module that shares them

@@ -8,10 +8,12 @@ import weakref
 import pytest
 import torch
 from support.decisions import DECISIONS, LENGTHS, batch_of, masked
+from support.folders import classifier_folder, edit_json
 from support.models import FAMILIES, sentences, tiny_model
 from support.paths import ROOT
 
 import prunekit
+from prunekit.data.encoding import load_tokenizer
 from prunekit.models.heads import Head, logits_of
 from prunekit.models.loading import load_classifier
 from prunekit.models.pretrained import save
@@ -274,6 +276,74 @@ def test_a_long_text_is_cut_and_too_many_token_ids_are_refused(with_tokenizer):
     assert engine("a " * 2 * most).trace.tokens_in[0].tolist() == [most]
     with pytest.raises(ValueError, match=rf"text 1 has {most + 1} tokens; this model takes 1 to {most}"):
         engine([[5, 6], [5] * (most + 1)])
+
+
+def test_a_text_is_cut_where_it_was_in_training(with_tokenizer, tmp_path):
+    from prunekit.models.pretrained import load_hf
+
+    model = load_hf(with_tokenizer)
+    save(model, load_tokenizer(with_tokenizer), tmp_path / "model", max_length=20)
+    engine = prunekit.load(tmp_path / "model", engine="packed")
+    assert engine("a " * 60).trace.tokens_in[0].tolist() == [20]
+    assert engine([[5] * 30]).trace.tokens_in[0].tolist() == [30]
+    longer = prunekit.load(tmp_path / "model", engine="packed", max_length=40)
+    assert longer("a " * 60).trace.tokens_in[0].tolist() == [40]
+
+
+@pytest.mark.parametrize("said", [10**30, 600])
+def test_a_tokenizer_without_a_longest_text_has_that_of_the_model(tmp_path, said):
+    folder = classifier_folder(tmp_path / "m", family="roberta")
+    edit_json(folder / "tokenizer_config.json", model_max_length=said)
+    engine = prunekit.load(folder, engine="packed")
+    assert engine.most_tokens == 513
+    assert engine("a " * 700).trace.tokens_in[0].tolist() == [513]
+
+
+def test_a_dense_model_of_transformers_is_packed(tmp_path, family):
+    folder = tmp_path / "m"
+    model = tiny_model(family)
+    model.save_pretrained(folder)
+    batch = batch_of(model)
+    with torch.no_grad():
+        expected = model(**batch).logits
+    engine = prunekit.load(folder, engine="packed")
+    torch.testing.assert_close(engine(batch).logits, expected, atol=1e-4, rtol=0)
+    assert engine(batch).names == model.config.id2label
+
+
+def test_a_pruned_model_whose_settings_are_gone_is_not_packed_unpruned(with_tokenizer, tmp_path):
+    import shutil
+
+    shutil.copytree(with_tokenizer, tmp_path / "m")
+    (tmp_path / "m" / "prunekit.json").unlink()
+    with pytest.raises(ValueError, match=r"has prunekit\.safetensors but no prunekit\.json"):
+        prunekit.load(tmp_path / "m", engine="packed")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        prunekit.load(tmp_path / "nowhere", engine="packed")
+
+
+def test_more_tokens_than_embeddings_are_refused_before_a_text_comes(tmp_path):
+    folder = classifier_folder(tmp_path / "m")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"a tokenizer with \d+ tokens, but embeddings of \d+"):
+        prunekit.load(folder, engine="packed")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert"])
+def test_a_padding_token_inside_a_text_is_read_as_the_model_reads_it(family):
+    model = install(tiny_model(family), DECISIONS["ratio"]()).eval()
+    pad = model.config.pad_token_id
+    texts = [[5, 6, pad, 7, 8, 9], [pad, 5, pad, pad, 6], [7, 8, 9, pad], [11, 12]]
+    engine = PackedEngine(model)
+    result = engine(texts)
+    for row, ids in enumerate(texts):
+        with torch.no_grad():
+            alone = model(
+                input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)).long(), execution="mask"
+            )
+        torch.testing.assert_close(result.logits[row], alone.logits[0], atol=1e-4, rtol=0)
 
 
 def test_invalid_inputs_are_refused():

@@ -135,7 +135,7 @@ def test_a_budget_that_no_scale_meets_gets_the_nearest():
     assert (found.met, found.reached) == (False, pytest.approx(4 / 3))
 
 
-def test_dropping_everything_takes_an_infinite_scale():
+def test_dropping_everything_takes_a_scale_that_no_score_reaches():
     scores = torch.tensor([[0.5, 1.0, 1.0, 1.0]])
     policy = Threshold({0: 1.0})
     policy.meet(falling(policy, scores), 4.0, most=4.0, tolerance=0.005)

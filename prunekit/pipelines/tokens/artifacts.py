@@ -98,7 +98,7 @@ def save_model(run: RunInputs, prepared: Prepared, tokenizer: Any) -> Path:
     """Save the pruned model with its tokenizer as a Hugging Face folder, and return the folder."""
     folder, method = run.folder.path / "model", prepared.method
     encoder_of(method.model).execution = method.test_execution
-    pretrained.save(method.model, tokenizer, folder)
+    pretrained.save(method.model, tokenizer, folder, max_length=run.spec.max_length)
     return folder
 
 

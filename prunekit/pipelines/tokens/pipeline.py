@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from transformers import AutoTokenizer
-
 from prunekit.config.errors import DONE, MISSED
+from prunekit.data.encoding import load_tokenizer
 from prunekit.loggers.session import log_result, log_tokens, tracking
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens.artifacts import (
@@ -70,7 +69,7 @@ class Pipeline:
             if finalised:
                 search = {key: finalised[key] for key in ("score", "chosen", "pareto")}
                 result = replace(result, search=Search.from_json(search))
-            tokenizer = AutoTokenizer.from_pretrained(run.backbone)
+            tokenizer = load_tokenizer(run.backbone)
             write_artifacts(run, prepared, tested, tokenizer, finalised)
             other_splits = evaluate_other_splits(run, prepared, tested)
             result = replace(result, score=replace(result.score, other_splits=other_splits))

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prunekit.console import track
 from prunekit.cost import DecoderShape, decoder_macs, dense_macs, encoder_macs
-from prunekit.data.encoding import Batch
+from prunekit.data.encoding import Batch, load_tokenizer
 from prunekit.data.kinds.translation import WORD_ACCURACY
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.evaluation.evaluate import EvaluationResult
 from prunekit.evaluation.translation import BUCKETS, TranslationQuality, translation_quality
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.models.forward import model_inputs, run_encoder
+from prunekit.models.reading import read_config
 from prunekit.pipelines.tokens.pipeline import Pipeline
 from prunekit.pipelines.tokens.testing import ExtraTests
 from prunekit.runs.result import Band, RunResult
@@ -58,7 +59,7 @@ class TranslationTests(ExtraTests):
         self, model: PreTrainedModel, data: TokenPruningDataModule, execution: Execution
     ) -> tuple[list[str], dict[str, Any]]:
         """Return the test rows' translations, in order, and the CPU seconds of that and of the encoder alone."""
-        tokenizer = AutoTokenizer.from_pretrained(self.run.backbone)
+        tokenizer = load_tokenizer(self.run.backbone)
         batches = data.loader("test")
         texts: dict[int, str] = {}
         start = time.process_time()
@@ -83,7 +84,7 @@ class TranslationTests(ExtraTests):
     def details(self, method: TokenPruningMethod, test: EvaluationResult, dense: EvaluationResult) -> dict[str, Any]:
         """Return how BLEU was computed, what reaches the decoder, and what the decoder adds to the cost."""
         lengths, kept, words = test.per_row.lengths, test.per_row.tokens[:, -1], test.per_row.decisions
-        decoder = DecoderShape.from_config(AutoConfig.from_pretrained(self.run.backbone))
+        decoder = DecoderShape.from_config(read_config(self.run.backbone))
         encoder = {"dense": test.cost["dense_unpadded_g"], "pruned": test.cost["pruned_g"]}
         giga = {
             name: encoder[name] + 2e-9 * float(decoder_macs(decoder, sources, words).mean())

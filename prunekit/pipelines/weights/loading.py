@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from prunekit.config.errors import ConfigError
 from prunekit.console import say
+from prunekit.data.encoding import load_tokenizer
 from prunekit.files import sha256
 from prunekit.methods.weight_base import WeightOptions
+from prunekit.models.reading import read_config, read_model
+from prunekit.models.tokenizers import check_tokens, longest_text
 from prunekit.weights.decoder import FAMILIES, Matrices, all_matrices, prunable_matrices, weight_of
 from prunekit.weights.disk import Checkpoint, exceeds_memory, free_memory, load_streamed
 
@@ -40,7 +43,7 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int:
         """The longest sequence that the model takes."""
-        return int(getattr(self.model.config, "max_position_embeddings", 0) or 2**20)
+        return min(longest_text(self.model.config, self.tokenizer), 2**20)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -49,17 +52,19 @@ class LoadedModel:
 
 
 def check_family(backbone: Path | str, name: str) -> None:
-    """Check that the decoder blocks of the backbone called `name` can be found.
+    """Check that the decoder blocks of the backbone called `name` can be found, and that it has a tokenizer.
 
     Raises:
-        ConfigError: prunekit does not know the family.
+        ConfigError: prunekit does not know the family, or there is no tokenizer, or one of another model.
     """
-    family = AutoConfig.from_pretrained(backbone).model_type
+    config = read_config(backbone)
+    family = config.model_type
     if family not in FAMILIES:
         raise ConfigError(
             f"backbone={name} is of the family {family!r}, which has no decoder blocks that prunekit knows.\n"
             f"Allowed: {', '.join(sorted(FAMILIES))}.\nChoose another backbone, as backbone=smollm2."
         )
+    check_tokens(backbone, config, load_tokenizer(backbone))
 
 
 def load_model(backbone: Path | str, options: WeightOptions, device: torch.device, scratch: Path) -> LoadedModel:
@@ -73,11 +78,11 @@ def load_model(backbone: Path | str, options: WeightOptions, device: torch.devic
     """
     folder = _streamed_folder(backbone, options, device)
     if folder is None:
-        model = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32).to(device).eval()
+        model = read_model(AutoModelForCausalLM, backbone).to(device).eval()
     else:
         say(f"stream     blocks stay on disk, one in memory at a time: {folder}")
         model = load_streamed(folder, scratch, device)
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    tokenizer = load_tokenizer(backbone)
     digest = weights_digest(Path(backbone)) or ""
     blocks = prunable_matrices(model, options.scope)
     return LoadedModel(model, tokenizer, blocks, folder is not None, backbone, digest)

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prunekit.tokens.families.positions import AFTER_PADDING, count_positions
+
 
 def embeddings_of(model: PreTrainedModel) -> nn.Module:
     """Return the embedding module; for a translation model only the word embeddings, which its decoder shares."""
@@ -26,26 +28,36 @@ EmbedRows = Callable[
 def row_embedder(model: PreTrainedModel) -> EmbedRows:
     """Return a function that embeds packed rows of token ids as the input of the first layer.
 
-    The function holds a reference to the embeddings only, not to the model. Sentences must not contain the padding
-    token.
+    The function holds a reference to the embeddings only, not to the model.
     """
     base: Any = model.base_model
     embeddings, project = base.embeddings, getattr(base, "embeddings_project", None)
-    # RoBERTa and its relatives start positions after the padding token's id
-    first = getattr(embeddings, "padding_idx", -1) + 1
+    padding = embeddings.padding_idx if model.config.model_type in AFTER_PADDING else None
     has_types = hasattr(embeddings, "token_type_embeddings")
 
     def embed(
         ids: Int[Tensor, "rows"], types: Int[Tensor, "rows"] | None, places: Int[Tensor, "rows"]
     ) -> Float[Tensor, "rows hidden"]:
         type_ids = {"token_type_ids": (torch.zeros_like(ids) if types is None else types)[None]} if has_types else {}
-        rows = embeddings(input_ids=ids[None], position_ids=places[None] + first, **type_ids)[0]
+        positions = places if padding is None else _positions_after_padding(ids, places, padding)
+        rows = embeddings(input_ids=ids[None], position_ids=positions[None], **type_ids)[0]
         return rows if project is None else project(rows)
 
     return embed
 
 
-def most_tokens(model: PreTrainedModel) -> int:
-    """Return the maximum number of tokens in a sentence, which is the number of positions."""
-    base: Any = model.base_model
-    return model.config.max_position_embeddings - getattr(base.embeddings, "padding_idx", -1) - 1
+def _positions_after_padding(
+    ids: Int[Tensor, "rows"], places: Int[Tensor, "rows"], padding: int
+) -> Int[Tensor, "rows"]:
+    """Return the positions of packed rows: each counts the tokens up to it in its sentence that are not padding."""
+    counted = (ids != padding).long()
+    total = counted.cumsum(0)
+    start = torch.arange(len(ids), device=ids.device) - places
+    before = (total - counted).index_select(0, start)
+    return (total - before) * counted + padding
+
+
+def most_tokens(config: Any) -> int | None:
+    """Return the maximum number of tokens in a sentence, which is that of positions; None where they are relative."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return count_positions(config.model_type, positions, config.pad_token_id)

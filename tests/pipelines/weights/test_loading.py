@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from support.folders import edit_json
 
 from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.data.encoding import load_tokenizer
 from prunekit.models.tiny import build_tiny_backbone
 from prunekit.pipelines.weights import loading
-from prunekit.pipelines.weights.loading import load_model, weights_digest
+from prunekit.pipelines.weights.loading import check_family, load_model, weights_digest
 from prunekit.pipelines.weights.pipeline import build_method
 
 
@@ -46,3 +49,34 @@ def test_the_digest_of_shards_is_one_of_all(tmp_path):
     both = weights_digest(tmp_path)
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"c")
     assert len({one, both, weights_digest(tmp_path)}) == 3
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    build_tiny_backbone(tmp_path / "mute", "llama")
+    for file in (tmp_path / "mute").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match="mute has no tokenizer"):
+        check_family(tmp_path / "mute", "mute")
+
+
+def test_more_tokens_than_embeddings_are_refused(tmp_path):
+    build_tiny_backbone(tmp_path / "short", "opt")
+    tokenizer = load_tokenizer(tmp_path / "short")
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(tmp_path / "short")
+    with pytest.raises(ConfigError, match="short has a tokenizer with"):
+        check_family(tmp_path / "short", "short")
+
+
+@pytest.mark.parametrize(("said", "longest"), [(10**30, 514), (100, 100)])
+def test_the_longest_text_is_the_smaller_of_tokenizer_and_model(tmp_path, said, longest):
+    build_tiny_backbone(tmp_path / "tiny", "llama")
+    edit_json(tmp_path / "tiny" / "tokenizer_config.json", model_max_length=said)
+    assert load(tmp_path, "false").max_tokens == longest
+
+
+def test_a_layer_that_is_missing_is_named(tmp_path):
+    build_tiny_backbone(tmp_path / "tiny", "llama")
+    edit_json(tmp_path / "tiny" / "config.json", num_hidden_layers=5)
+    with pytest.raises(ConfigError, match=r"lacks 9 tensors: model\.layers\.4\."):
+        load(tmp_path, "false")

@@ -1,0 +1,67 @@
+"""What a task of one's own takes from the model that was given: kind, classes and length. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prunekit.tokens.families.positions import count_positions
+
+UNLIMITED = 10**6  # transformers writes 10**30 where a tokenizer knows no longest text
+
+
+def with_settings_of(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's block with what it leaves open, as the model in a folder was trained.
+
+    A model with one output makes a task without classes a regression; one that names its classes gives their names.
+    """
+    config = _read(folder / "config.json")
+    names = _class_names(config)
+    found = dict(task)
+    if found.get("kind") == "classification" and found.get("labels") is None:
+        if len(names) == 1 or config.get("problem_type") == "regression":
+            found["kind"] = "regression"
+        elif names and names != [f"LABEL_{number}" for number in range(len(names))]:
+            found["labels"] = names
+    if "max_length" in found and found["max_length"] is None:
+        found["max_length"] = longest_text_of(folder, config)
+    return found
+
+
+def longest_text_of(folder: Path, config: Mapping[str, Any] | None = None) -> int | None:
+    """Return the number of tokens at which a model was trained or tested; else the most that it reads; None = unknown.
+
+    It is written by prunekit, or in tokenizer.json where a tokenizer was told to cut texts.
+    """
+    config = _read(folder / "config.json") if config is None else config
+    trained = _read(folder / "prunekit.json").get("max_length")
+    cut = (_read(folder / "tokenizer.json").get("truncation") or {}).get("max_length")
+    for length in (trained, cut):
+        if isinstance(length, int):
+            return length
+    positions, padding = config.get("max_position_embeddings"), config.get("pad_token_id")
+    limits = [
+        _read(folder / "tokenizer_config.json").get("model_max_length"),
+        count_positions(str(config.get("model_type")), positions, padding),
+    ]
+    known = [int(limit) for limit in limits if isinstance(limit, int | float) and limit < UNLIMITED]
+    return min(known, default=None)
+
+
+def _class_names(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes of a configuration in the order of the outputs; empty where there are none."""
+    names = config.get("id2label")
+    if not isinstance(names, Mapping):
+        return []
+    return [str(names[number]) for number in sorted(names, key=int)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; empty where there is none: the model is checked when it is loaded."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

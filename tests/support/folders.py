@@ -1,0 +1,36 @@
+"""Folders with models as people bring them: whole ones, and what is wrong with them."""
+
+import json
+
+from safetensors.torch import load_file, save_file
+
+
+def classifier_folder(folder, *, names=("red", "green", "blue"), family="bert", seed=0):
+    """A tiny fine-tuned classifier with its tokenizer, saved by transformers; it knows these classes."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from prunekit.models.tiny import build_tiny_backbone
+
+    build_tiny_backbone(folder, family, seed)
+    about = {"num_labels": len(names)}
+    if len(names) > 1:
+        about["id2label"] = dict(enumerate(names))
+        about["label2id"] = {name: number for number, name in enumerate(names)}
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **about)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def edit_json(path, **changes):
+    """Overwrite keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_tensors(path, change):
+    """Overwrite a file of tensors by what `change` makes of their dict."""
+    save_file({name: tensor.contiguous() for name, tensor in change(load_file(path)).items()}, path, {"format": "pt"})
