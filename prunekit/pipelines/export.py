@@ -18,9 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.bench import parity
-from prunekit.bench.result import ExportedFile, ExportReport
+from prunekit.bench.result import ExportedFile, ExportReport, Parity
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import say, silence_libraries, track
+from prunekit.data.encoding import Batch
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.evaluation.metrics import build_metrics
@@ -28,8 +29,10 @@ from prunekit.files import atomic_write_text
 from prunekit.models import loading, pretrained
 from prunekit.runs.finished import FinishedRun
 from prunekit.runtime import onnx_engine
+from prunekit.runtime.engine import PackedEngine
 from prunekit.runtime.extras import need
 from prunekit.tokens.encoder import install
+from prunekit.tokens.families.registry import family_of
 
 PARITY = "parity.json"
 BATCH = 16  # texts of the reference at a time; the graphs read one by one
@@ -72,6 +75,7 @@ def export(run: FinishedRun, options: ExportOptions) -> ExportReport:
     data = _read_data(run, options)  # before anything is written: it may no longer be where it was
     variants = list(WRITERS[options.format](run, model, folder, options))
     files = {} if data is None else _compare(run, model, data, variants, options)
+    packed = None if data is None else _compare_packed(model, data, options)
     report = ExportReport(
         format=options.format,
         run=run.result.hash,
@@ -82,7 +86,10 @@ def export(run: FinishedRun, options: ExportOptions) -> ExportReport:
         metric=run.spec.score,
         folder=str(folder),
         variants=files,
-        faithful=all(parity.is_faithful(file) for file in files.values() if file.exact),
+        faithful=all(
+            map(parity.is_faithful, [*(file for file in files.values() if file.exact), *([packed] if packed else [])])
+        ),
+        packed=packed,
     )
     atomic_write_text(folder / PARITY, json.dumps(report.to_json(), indent=2) + "\n")
     return report
@@ -108,8 +115,7 @@ def _compare(
     options: ExportOptions,
 ) -> dict[str, ExportedFile]:
     """Compare each file that was written with the model."""
-    split = data.split("validation")
-    batches = [split.batch(rows) for rows in _batches_of_rows(len(split), options.rows)]
+    batches = _batches(data, options)
     reference = parity.model_runtime(model, prune=options.prune)
     metrics = partial(build_metrics, run.spec, data.num_labels) if run.spec.kind.labels_texts else None
     files = {}
@@ -122,6 +128,22 @@ def _compare(
             bytes=variant.path.stat().st_size,
         )
     return files
+
+
+def _compare_packed(model: PreTrainedModel, data: TokenPruningDataModule, options: ExportOptions) -> Parity | None:
+    """Compare the packed engine, which servers use, with the model; None for families that it cannot read."""
+    if family_of(model).parts is None:
+        return None
+    batches = _batches(data, options)
+    engine, reference = PackedEngine(model, cls_last=False), parity.model_runtime(model, prune=options.prune)
+    rounds = track(batches, "parity packed", len(batches))
+    return parity.compare(reference, parity.packed_runtime(engine, prune=options.prune), rounds)
+
+
+def _batches(data: TokenPruningDataModule, options: ExportOptions) -> list[Batch]:
+    """Return the rows of the validation split that are compared."""
+    split = data.split("validation")
+    return [split.batch(rows) for rows in _batches_of_rows(len(split), options.rows)]
 
 
 def _check_packages(options: ExportOptions) -> None:
@@ -272,6 +294,12 @@ def format_report(report: ExportReport) -> str:
             )
         if not file.exact:
             lines.append(f"{name}: rounds weights and activations; look at the labels, not at the logits")
+    if report.packed is not None:
+        lines.append(
+            f"the packed engine: {100 * report.packed.labels_agree:.2f} % of labels agree, "
+            f"{100 * report.packed.tokens_equal:.2f} % the same tokens kept, logits differ by at most "
+            f"{report.packed.max_difference:.1e}"
+        )
     if not report.faithful:
         lines.append("NOT the same function: do not use these files; please report the run's method and this table")
     return "\n".join(lines)

@@ -44,11 +44,15 @@ def test_a_run_is_exported_and_held_to_its_model(method, tmp_path, capsys):
     assert (exact["rows"], exact["labels_agree"], exact["kept_equal"]) == (12, 1.0, 1.0)
     assert exact["max_difference"] < 1e-4
     assert exact["score"]["model"] == exact["score"]["export"]
+    packed = report["packed"]
+    assert (packed["rows"], packed["labels_agree"], packed["kept_equal"]) == (12, 1.0, 1.0)
+    assert packed["max_difference"] < 1e-4
     rounded = report["variants"]["onnx int8"]
     assert 1e-4 < rounded["max_difference"] < 1
     printed = capsys.readouterr().out
     assert f"{method} on synthetic, validation" in printed
     assert "onnx fp32  12    100.00 %" in printed
+    assert "the packed engine: 100.00 % of labels agree, 100.00 % the same tokens kept" in printed
 
 
 def test_the_graph_is_the_second_runtime(run):
@@ -128,6 +132,15 @@ def test_a_file_that_is_another_function_ends_with_3(run, monkeypatch, capsys):
 
     monkeypatch.setattr(parity, "engine_runtime", wrong)
     assert main([f"run={run}", "int8=false", "rows=4"]) == 3
+    assert "NOT the same function" in capsys.readouterr().out
+
+
+def test_a_packed_engine_that_is_another_function_ends_with_3(run, monkeypatch, capsys):
+    from prunekit.runtime import forward
+
+    right = forward.ForwardPass.restore
+    monkeypatch.setattr(forward.ForwardPass, "restore", lambda self: right(self) * 0.9)
+    assert main([f"run={run}", "format=hf", "rows=4"]) == 3
     assert "NOT the same function" in capsys.readouterr().out
 
 
