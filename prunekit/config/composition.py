@@ -19,7 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from prunekit.config.budget import has_goal
 from prunekit.config.domains import LARGEST
 from prunekit.config.errors import ConfigError, first_line, listed, shell_words, shorten, shown
-from prunekit.config.keys import declared, options, read_keys, search_dirs, unknown_key
+from prunekit.config.keys import Key, declared, options, read_keys, search_dirs, unknown_key
 from prunekit.config.search_path import conf_dir, plugin_dirs, prepare
 from prunekit.config.validation import validate
 from prunekit.config.verbatim import quote_texts, text_of, written_in
@@ -40,8 +40,10 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
         with hydra.initialize_config_dir(version_base="1.3", config_dir=folder, job_name="train"):
             composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
         choices = _choices(composed.hydra)
+        folders = [Path(folder), *plugin_dirs()]
         cfg = goal_before_default(resolve(composed), overrides)
-        return with_declared_types(cfg, choices, [Path(folder), *plugin_dirs()]), choices
+        cfg = model_before_default(cfg, declared(choices, folders), overrides)
+        return with_declared_types(cfg, choices, folders), choices
     except Exception as error:
         explained = explain(error, overrides)
         if explained is None:
@@ -105,6 +107,20 @@ def goal_before_default(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[s
     if not has_goal(cfg) or "budget" in given or shown(cfg.get("budget")) != default:
         return cfg
     return cfg | {"budget": None}
+
+
+def model_before_default(cfg: dict[str, Any], keys: Mapping[str, Key], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration without the task's default length where a model is given that has one.
+
+    A length that `overrides`, or a file chosen by them, sets is kept.
+    """
+    key = keys.get("task.max_length")
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    if not cfg.get("model") or key is None or not key.nullable or key.path in typed:
+        return cfg
+    if shown(cfg["task"].get("max_length")) != key.default:
+        return cfg
+    return cfg | {"task": cfg["task"] | {"max_length": None}}
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | None:
@@ -227,6 +243,7 @@ def configuration(config: Any, context: Any) -> dict[str, Any]:
     choices = _choices(context)
     folders = [Path(source.path) for source in context.runtime.config_sources if source.schema == "file"]
     cfg = goal_before_default(resolve(config), _overrides(context))
+    cfg = model_before_default(cfg, declared(choices, folders or [conf_dir()]), _overrides(context))
     cfg = with_declared_types(cfg, choices, folders or [conf_dir()])
     validate(cfg, choices, folders or [conf_dir()])
     return cfg

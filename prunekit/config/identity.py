@@ -17,6 +17,7 @@ DENSE = "dense"
 
 # the block of digests of files that the configuration names by path, which stands in its place for their contents
 OWN, FILES = "own", "files"
+FROM_MODEL = {"backbone.name", "backbone.hub"}  # of a given model, which is known by its weights and not by its name
 
 
 def is_dense(method: str) -> bool:
@@ -32,8 +33,9 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
     spelling of them count.
     """
     younger, former = values_before(), former_defaults()
+    idle = machine_keys() | _paths_of_own(cfg) | (FROM_MODEL if cfg.get("model") else set())
     counted = {}
-    for path, value in without_machine_keys(without_idle_goal(cfg), machine_keys() | _paths_of_own(cfg)).items():
+    for path, value in without_machine_keys(without_idle_goal(cfg), idle).items():
         written = (path, json.dumps(value, default=str))
         if written not in younger:
             counted[path] = former.get(written, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from prunekit.files import cache_folder
 from prunekit.models.cached import is_whole
 from prunekit.models.sizes import aliases
 
+# keys of a backbone that say where its model is; a given model needs none
+SOURCES = ("path", "family", "seed", "package", "package_folder", "gguf", "folder", "hub")
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # what is downloaded: no code, nothing pickled
 TINY_VERSION = 1  # of the folders that models/tiny.py writes: raise it when their content changes
 
 
@@ -54,6 +58,48 @@ def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = N
         f"Option 1: {DATA_VARIABLE}=<folder with models/{names[0]}/config.json>, or backbone.path=<that folder>.\n"
         + embedded_option(package, "task=bbc_news backbone=minilm")
     )
+
+
+def find_model(given: str, env: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of `model=...`: a folder, the model/ of a run's folder, or a model of the hub.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    env = os.environ if env is None else env
+    folder = Path(given).expanduser()
+    for place in (folder, folder / "model"):
+        if (place / "config.json").is_file():
+            return place
+    why = f"{folder.resolve()} has no config.json" if folder.is_dir() else f"there is no folder {folder.absolute()}"
+    if not folder.is_dir() and is_hub_id(given):
+        if cached := cached_snapshot(given, "model", env):
+            return cached
+        unreachable = why_unreachable(given, "models", env)
+        if not unreachable:
+            from huggingface_hub import snapshot_download  # slow, and only the hub needs it
+
+            return Path(snapshot_download(given, allow_patterns=HUB_FILES))
+        why += f"; {unreachable}"
+    raise ConfigError(
+        f"model={given[:80]} is no model: {why}.\n"
+        "Allowed: a folder that model.save_pretrained and tokenizer.save_pretrained wrote, a run, or a hub id.\n"
+        "Give such a folder, as model=./my_model, or an id, as model=org/name."
+    )
+
+
+def is_hub_id(given: str) -> bool:
+    """Return whether a model is named as on the hub: name, or owner/name."""
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", given) is not None and not Path(given).exists()
+
+
+def name_of_model(given: str, folder: Path) -> str:
+    """Return what runs of `model=...` are called after: the folder, or the model on the hub."""
+    if is_hub_id(given):
+        return given.rpartition("/")[2]
+    place = folder.resolve()
+    is_part = place.name == "model" or place.name.startswith("checkpoint-")
+    return f"{place.parent.name}-{place.name}" if is_part else place.name
 
 
 def backbone_shape(source: Path | str) -> dict[str, Any]:

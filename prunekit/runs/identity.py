@@ -10,7 +10,10 @@ from typing import Any
 
 from prunekit.config.budget import parse_budget, without_idle_goal
 from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
 from prunekit.config.identity import DENSE, FILES, OWN, is_dense, with_absolute_paths
+from prunekit.models.given import with_settings_of
+from prunekit.models.sources import SOURCES, find_model, is_hub_id, name_of_model
 from prunekit.runs.kinds import kind_of
 
 
@@ -24,6 +27,7 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
 
         cache = cfg["data"]["cache_dir"]
         cfg = cfg | {"task": complete_task(cfg["task"], None if cache is None else Path(cache))}
+    cfg = with_given_model(cfg)
     kind = kind_of(cfg)
     cfg = without_idle_goal(kind.without_idle_keys(cfg))
     if (reduction := parse_budget(cfg["budget"])) is not None:
@@ -32,9 +36,35 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
         default = _dense_defaults()
         cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}
     models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg.get(key, {}).get("path")}
+    if cfg.get("model"):
+        models["model"] = model_digest(find_model(cfg["model"]))
     digests = {FILES: kind.digest(kind.spec(cfg["task"])), **models}
     given = {key: digest for key, digest in digests.items() if digest is not None}
     return with_absolute_paths(cfg | {OWN: given}) if given else cfg
+
+
+def with_given_model(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with what follows from `model`: the backbone's name, and what the task leaves open.
+
+    Raises:
+        ConfigError: it is no model, or another key names one too.
+    """
+    if not cfg.get("model"):
+        return cfg
+    for block in ("backbone", "teacher"):
+        if path := cfg.get(block, {}).get("path"):
+            raise ConfigError(
+                f"model={cfg['model']} and {block}.path={path} both name a model.\n"
+                "Allowed: model alone, which is teacher and backbone; or teacher.path and backbone.path.\n"
+                f"Leave {block}.path out."
+            )
+    folder = find_model(cfg["model"])
+    is_on_hub = is_hub_id(cfg["model"])
+    kept = {key: value for key, value in cfg["backbone"].items() if key not in SOURCES}
+    backbone = kept | {"name": name_of_model(cfg["model"], folder)} | ({"hub": cfg["model"]} if is_on_hub else {})
+    given = {"model": cfg["model"] if is_on_hub else str(folder.resolve()), "backbone": backbone}
+    teacher = {"teacher": copy.deepcopy(_dense_defaults()["teacher"])} if "teacher" in cfg else {}
+    return cfg | given | teacher | {"task": with_settings_of(folder, cfg["task"])}
 
 
 def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -60,13 +90,13 @@ def _dense_defaults() -> dict[str, Any]:
 
 
 def teacher_config(cfg: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the configuration of the teacher that a run trains or reuses; None if it has none, or a path to one."""
-    if "teacher" not in cfg or is_dense(cfg["method"]["name"]) or cfg["teacher"]["path"]:
+    """Return the configuration of the teacher that a run trains or reuses; None if it has none, or was given one."""
+    if "teacher" not in cfg or is_dense(cfg["method"]["name"]) or cfg["teacher"]["path"] or cfg.get("model"):
         return None
     return dense_config(cfg)
 
 
-def model_digest(folder: str) -> str | None:
+def model_digest(folder: str | Path) -> str | None:
     """Return the hex digest of the weights and configuration in a folder; None where there is neither."""
     digest = hashlib.sha256()
     files = [path for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".bin", ".json")]

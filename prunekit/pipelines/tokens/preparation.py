@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prunekit.config.budget import parse_budget
 from prunekit.config.errors import ConfigError
@@ -24,14 +22,15 @@ from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.vocabulary import left_out, remarks
 from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
-from prunekit.models.heads import HEADS, stored_head
+from prunekit.models.heads import stored_head
+from prunekit.models.reading import read_config
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens import latency_goal
+from prunekit.pipelines.tokens.checks import check_models
 from prunekit.pipelines.tokens.teacher import Teacher, find_teacher, load_task_model, read_outputs
 from prunekit.runs.kinds import method_options, target_of
 from prunekit.tokens.budget import InfeasibleBudgetError, check_feasible
 from prunekit.tokens.encoder import install
-from prunekit.tokens.families.registry import FAMILIES
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.training.hardware import accelerator_of, use_threads
 
@@ -90,63 +89,6 @@ def prepare(run: RunInputs) -> Prepared:
     return Prepared(method, data, teacher, goal, seconds)
 
 
-def check_models(run: RunInputs) -> None:
-    """Check that backbone and teacher are dense models of a family that this task can prune; reads their configs only.
-
-    Raises:
-        ConfigError: one of them is not.
-    """
-    cfg, spec = run.cfg, run.spec
-    for key, source in (("backbone", run.backbone), ("teacher.path", cfg["teacher"]["path"])):
-        if source is None:
-            continue
-        try:
-            kind = AutoConfig.from_pretrained(source).model_type
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{key}={source} is no model ({str(error).splitlines()[0][:80]}).\n"
-                "Allowed: a folder with config.json, model.safetensors and tokenizer, as transformers saves it.\n"
-                "Give the model/ folder of a dense run, or leave it out."
-            ) from error
-        check_dense(key, source)
-        head = HEADS[spec.kind]
-        supported = sorted(name for name, family in FAMILIES.items() if family.has_decoder == head.decodes)
-        if kind not in supported:
-            known = kind in FAMILIES
-            raise ConfigError(
-                f"{key}={source} is of the family {kind!r}, which "
-                + (f"is not for task.kind={spec.kind}.\n" if known else "prunekit cannot prune.\n")
-                + f"Allowed: {', '.join(supported)}.\nChoose another backbone{' or task' * known}."
-            )
-        if is_dense(cfg["method"]["name"]) and cfg["trainer"]["epochs"] == 0 and stored_head(source) != head:
-            raise ConfigError(
-                f"trainer.epochs=0 takes {key}={source} as it is, but it has no head for {head.pipeline}.\n"
-                "Allowed: 1 and more, which trains the head, or a model that has one.\n"
-                "Give trainer.epochs=2, or as a teacher's teacher.epochs=2."
-            )
-
-
-def check_dense(key: str, folder: Path | str) -> None:
-    """Check that a folder holds a dense model, and a teacher's folder weights with a digest.
-
-    Raises:
-        ConfigError: it does not; `key` is the setting that named the folder.
-    """
-    told = Path(folder) / "prunekit.json"
-    if told.is_file() and json.loads(told.read_text(encoding="utf-8")).get("pruner") is not None:
-        raise ConfigError(
-            f"{key}={folder} is a pruned model, which would run unpruned here.\n"
-            "Allowed: a dense model: the model/ folder of a method=dense run, or one from elsewhere.\n"
-            "Name another folder."
-        )
-    if key == "teacher.path" and not (Path(folder) / "model.safetensors").is_file():
-        raise ConfigError(
-            f"{key}={folder} holds no model.safetensors.\n"
-            "Allowed: a folder with config.json, model.safetensors and tokenizer, as save_pretrained writes it.\n"
-            "Load it in transformers and call save_pretrained(folder) on the model and on its tokenizer."
-        )
-
-
 def read_data(run: RunInputs) -> TokenPruningDataModule:
     """Read and tokenise the task; print what was read and how many texts were truncated."""
     cfg, spec, trainer = run.cfg, run.spec, run.cfg["trainer"]
@@ -193,7 +135,7 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
     dense = is_dense(cfg["method"]["name"])
     return MethodContext(
         spec=run.spec,
-        shape=Shape.from_config(AutoConfig.from_pretrained(run.backbone)),
+        shape=Shape.from_config(read_config(run.backbone)),
         training=Training(
             epochs=trainer["epochs"],
             steps_per_epoch=len(data.train_dataloader()),
@@ -225,13 +167,13 @@ def derive_budget(
     names = run.cfg["method"]["name"], run.cfg["backbone"]["name"], run.spec.name
 
     def model(pruner: TokenPruner) -> PreTrainedModel:
-        return install(load_task_model(run.backbone, run.spec, data), pruner)
+        return install(load_task_model(run.backbone, run.spec, data, new_head=True), pruner)
 
     subject = latency_goal.GoalSubject(
         complete_options(run.cfg, context),
         context,
         model,
-        AutoConfig.from_pretrained(run.backbone).model_type,
+        read_config(run.backbone).model_type,
         f"method={names[0]} on {names[1]} and {names[2]}",
     )
     return latency_goal.aim(goal, subject, run.folder.path, data.cache_dir / "staircases").budget
@@ -271,7 +213,10 @@ def build_method(
 ) -> TokenPruningMethod:
     """Return the method on the teacher's model, or on the backbone where there is no teacher."""
     kind = method_class(run.cfg)
-    model = load_task_model(teacher.folder if teacher else run.backbone, run.spec, data)
+    source = teacher.folder if teacher else run.backbone
+    model = load_task_model(source, run.spec, data, new_head=teacher is None)
+    if stored_head(source) is None:
+        say(f"head       {run.cfg['backbone']['name']} has none: it starts from random numbers, and is trained")
     if kind.uses_teacher and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))
     install(model, options.build_pruner(context.shape), "pack", prefix=data.prefix_tokens)

@@ -10,7 +10,6 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from prunekit import files
-from prunekit.config.errors import ConfigError
 from prunekit.config.identity import is_dense
 from prunekit.console import say, track
 from prunekit.data.module import TokenPruningDataModule
@@ -53,6 +52,8 @@ def find_teacher(run: RunInputs) -> Teacher | None:
     """
     if is_dense(run.cfg["method"]["name"]):
         return None
+    if run.cfg.get("model"):
+        return _check(Teacher(Path(run.backbone), None), "model=", "Give a whole copy of the model")
     if given := run.cfg["teacher"]["path"]:
         return _check(Teacher(Path(given), None), "teacher.path=", "Give a whole copy of the model")
     cfg = dense_config(run.cfg)
@@ -82,16 +83,15 @@ def _check(teacher: Teacher, what: str, advice: str, run: RunFolder | None = Non
     return teacher
 
 
-def load_task_model(source: Path | str, spec: TaskSpec, data: TokenPruningDataModule) -> PreTrainedModel:
-    """Load a model with the head of the task.
+def load_task_model(
+    source: Path | str, spec: TaskSpec, data: TokenPruningDataModule, *, new_head: bool = False
+) -> PreTrainedModel:
+    """Load a model with the head of the task; with `new_head` one without a head gets one, at random.
 
     Raises:
-        ConfigError: it has a head of another kind or size.
+        ConfigError: it has a head of another kind or size, other classes, or none.
     """
-    try:
-        return loading.load_model(source, spec.kind, data.label_names)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return loading.load_model(source, spec.kind, data.label_names, new_head=new_head)
 
 
 def load_dense(teacher: Teacher, spec: TaskSpec, data: TokenPruningDataModule) -> PreTrainedModel:
