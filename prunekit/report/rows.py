@@ -31,7 +31,9 @@ SCHEMA = 1  # of a results file
 FIELDS = ("task", "method", "backbone", "budget", "seed", "hash", "status")
 NAMES = (*FIELDS, "variant")  # what a line or column may be named by; variant: the method in a few words
 # what cannot change a score; runs that differ in nothing else are one configuration
-NEUTRAL = ("seed", "bench.", "budget_tolerance", "logger.", "own.teacher", "teacher.path", "backbone.path", "hardware")
+NEUTRAL = ("seed", "bench.", "budget_tolerance", "logger.", "hardware")
+# the place of a model whose weights count by their digest
+PLACES = {"teacher.path": "own.teacher", "backbone.path": "own.backbone"}
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,10 @@ def _counting_keys(row: Row) -> dict[str, Any]:
         key: value
         for key, value in row["config"].items()
         # a method's own seed that follows the run's makes no other configuration
-        if value is not None and not key.startswith(NEUTRAL) and not (key.endswith(".seed") and value == row["seed"])
+        if value is not None
+        and not key.startswith(NEUTRAL)
+        and row["config"].get(PLACES.get(key, "")) is None
+        and not (key.endswith(".seed") and value == row["seed"])
     }
 
 

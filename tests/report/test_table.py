@@ -10,7 +10,7 @@ from support.stored_runs import result, store, weight_result
 from prunekit.cli.main import main
 from prunekit.config.errors import ConfigError
 from prunekit.report.formats import markdown
-from prunekit.report.rows import collect, save, select
+from prunekit.report.rows import collect, one_per_seed, save, select, variant
 from prunekit.report.seeds import difference, holm, summary
 from prunekit.report.table import build, default_rows
 
@@ -80,6 +80,27 @@ def test_what_cannot_be_tested_has_no_p_value(other):
 
 def test_holm_corrects_for_the_number_of_comparisons():
     assert holm([0.01, None, 0.04, 0.03]) == [0.03, None, 0.06, 0.06]
+
+
+# -- which model -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", ["teacher", "backbone"])
+def test_runs_of_other_weights_are_other_lines_wherever_they_were(tmp_path, shell, block):
+    """Four models at one seed stay four; a copy elsewhere is the same one."""
+    for number, score in enumerate((0.5, 0.6, 0.7, 0.8, 0.8)):
+        config = {block: {"path": f"models/m{number}"}, "own": {block: f"digest{min(number, 3)}"}}
+        store(tmp_path, result("top", "2x", 1, score, hash=f"1a2b3c4{number}"), config)
+    rows = collect([tmp_path]).rows
+    assert len({variant(row) for row in rows}) == 4
+    assert len(one_per_seed(rows)) == 4
+
+
+def test_a_model_without_a_digest_is_known_by_its_place(tmp_path):
+    for number in range(2):
+        config = {"teacher": {"path": f"models/m{number}"}}
+        store(tmp_path, result("top", "2x", 1, 0.5, hash=f"1a2b3c4{number}"), config)
+    assert len({variant(row) for row in collect([tmp_path]).rows}) == 2
 
 
 # -- the table ---------------------------------------------------------------------------------------
@@ -345,8 +366,8 @@ def test_different_teachers_of_one_seed_are_said(runs):
 
 
 def test_less_perplexity_is_better_and_variants_of_a_method_are_lines(tmp_path):
-    for number, (variant, here) in enumerate([("dpruner, lambda 1", 40.0), ("dpruner, lambda 3", 30.0)]):
-        found = weight_result("dpruner", 1, here, hash=f"{number}", variant=variant, peak_memory_mib=100.0 + number)
+    for number, (name, here) in enumerate([("dpruner, lambda 1", 40.0), ("dpruner, lambda 3", 30.0)]):
+        found = weight_result("dpruner", 1, here, hash=f"{number}", variant=name, peak_memory_mib=100.0 + number)
         store(tmp_path / "runs", found, {"method": {"lambda_": number}})
     save(collect([tmp_path / "runs"]).rows, tmp_path / "saved.json")
     for place in (tmp_path / "runs", tmp_path / "saved.json"):
