@@ -1,4 +1,4 @@
-"""What a task of one's own takes from the model that was given: kind, classes and length. Imports no torch."""
+"""What a task of one's own takes from the model that was given: kind and length. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ UNLIMITED = 10**6  # transformers writes 10**30 where a tokenizer knows no longe
 def with_settings_of(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's block with what it leaves open, as the model in a folder was trained.
 
-    A model with one output makes a task without classes a regression; one that names its classes gives their names.
+    A model with one output makes a task that names no classes a regression.
     """
-    config = _read(folder / "config.json")
-    names = _class_names(config)
-    found = dict(task)
+    config, found = _read(folder / "config.json"), dict(task)
     if found.get("kind") == "classification" and found.get("labels") is None:
-        if len(names) == 1 or config.get("problem_type") == "regression":
-            found["kind"] = "regression"
-        elif names and names != [f"LABEL_{number}" for number in range(len(names))]:
-            found["labels"] = names
+        names = config.get("id2label")
+        has_one = isinstance(names, Mapping) and len(names) == 1
+        found["kind"] = "regression" if has_one or config.get("problem_type") == "regression" else "classification"
     if "max_length" in found and found["max_length"] is None:
         found["max_length"] = longest_text_of(folder, config)
     return found
@@ -48,14 +45,6 @@ def longest_text_of(folder: Path, config: Mapping[str, Any] | None = None) -> in
     ]
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and limit < UNLIMITED]
     return min(known, default=None)
-
-
-def _class_names(config: Mapping[str, Any]) -> list[str]:
-    """Return the classes of a configuration in the order of the outputs; empty where there are none."""
-    names = config.get("id2label")
-    if not isinstance(names, Mapping):
-        return []
-    return [str(names[number]) for number in sorted(names, key=int)]
 
 
 def _read(path: Path) -> dict[str, Any]:

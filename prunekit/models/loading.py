@@ -61,11 +61,17 @@ def check_classes(source: str | Path, labels: Sequence[str] | None) -> None:
     stored, asked = config.num_labels, len(labels) if labels else 1
     if stored != asked:
         classes = f": {shown_names(labels)}" if labels else ""
-        advice = " Give task.kind=regression if its output is a value." if stored == 1 else ""
+        names = [str(config.id2label.get(number, "")) for number in range(stored)]
+        if labels and stored == 1:
+            advice = "Give task.kind=regression, if its output is a value."
+        elif labels and set(labels) < set(names):
+            advice = f"Name all of its classes: task.labels=[{','.join(names)}]."
+        else:
+            advice = "Choose another model."
+        theirs = f"; the model has {shown_names(names)}" if labels and stored > 1 else ""
         raise ConfigError(
-            f"{source} has a head with {stored} outputs, but the task has {asked}{classes}.\n"
-            "Allowed: a model fine-tuned on this task, or a backbone without a head.\n"
-            f"Choose another model, or another task.{advice}"
+            f"{source} has a head with {stored} outputs, but the task has {asked}{classes}{theirs}.\n"
+            f"Allowed: a model fine-tuned on this task, or a backbone without a head.\n{advice}"
         )
     if config.problem_type == "multi_label_classification":
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.folders import edit_json
 from support.models import FAMILIES, sentences, tiny_model
 
 from prunekit.config.errors import ConfigError
@@ -75,6 +76,11 @@ def test_a_model_in_another_order_computes_the_task_s_order(tmp_path, family):
 
 def test_other_numbers_of_classes_are_refused(tmp_path):
     tiny_model(classes=1).save_pretrained(tmp_path / "one")
+    tiny_model(classes=3).save_pretrained(tmp_path / "three")
+    edit_json(tmp_path / "three" / "config.json", id2label={"0": "c", "1": "b", "2": "a"})
+    message = r"(?s)3 outputs, but the task has 2: \[a, b\]; the model has \[c, b, a\]\..*task\.labels=\[c,b,a\]"
+    with pytest.raises(ConfigError, match=message):
+        load_model(tmp_path / "three", CLASSIFICATION, ["a", "b"])
     message = r"(?s)a head with 1 outputs, but the task has 2: \[a, b\].*task\.kind=regression"
     with pytest.raises(ConfigError, match=message):
         load_model(tmp_path / "one", CLASSIFICATION, ["a", "b"])

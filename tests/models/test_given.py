@@ -1,4 +1,4 @@
-"""What a task of one's own takes from a given model: kind, classes and length."""
+"""What a task of one's own takes from a given model: kind and length."""
 
 import json
 
@@ -20,8 +20,8 @@ def folder(tmp_path):
     return tmp_path / "my_model"
 
 
-def test_classes_and_length_are_the_model_s(folder):
-    assert with_settings_of(folder, TASK) == {"kind": "classification", "labels": ["spam", "ham"], "max_length": 512}
+def test_the_length_is_the_model_s(folder):
+    assert with_settings_of(folder, TASK) == {"kind": "classification", "labels": None, "max_length": 512}
 
 
 def test_what_the_task_says_is_kept(folder):
@@ -30,19 +30,18 @@ def test_what_the_task_says_is_kept(folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "labels"),
+    ("changes", "kind"),
     [
-        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, "classification", None),
-        ({"id2label": {"0": "LABEL_0"}}, "regression", None),
-        ({"id2label": None}, "classification", None),
-        ({"id2label": [1]}, "classification", None),
-        ({"problem_type": "regression"}, "regression", None),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, "classification"),
+        ({"id2label": {"0": "LABEL_0"}}, "regression"),
+        ({"id2label": None}, "classification"),
+        ({"id2label": [1]}, "classification"),
+        ({"problem_type": "regression"}, "regression"),
     ],
 )
-def test_the_head_decides_the_kind(folder, changes, kind, labels):
+def test_the_head_decides_the_kind(folder, changes, kind):
     edit_json(folder / "config.json", **changes)
-    found = with_settings_of(folder, TASK)
-    assert (found["kind"], found["labels"]) == (kind, labels)
+    assert with_settings_of(folder, TASK)["kind"] == kind
 
 
 def test_the_length_is_that_of_training_where_it_is_known(folder):

@@ -27,7 +27,6 @@ def composed(folder, *given):
 def test_the_run_is_called_after_the_model_and_takes_what_the_task_leaves_open(folder):
     cfg = composed(folder)
     assert RunFolder.of(cfg).path.as_posix().startswith("runs/csv/top/my_model/3x/s1-")
-    assert cfg["task"]["labels"] == ["red", "green", "blue"]
     assert cfg["task"]["max_length"] == 512
     assert teacher_config(cfg) is None
     assert "package" not in cfg["backbone"]

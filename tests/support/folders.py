@@ -23,6 +23,7 @@ def classifier_folder(folder, *, names=("red", "green", "blue"), family="bert", 
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
+    (folder / ".sha256").unlink(missing_ok=True)  # prunekit's seal of the backbone that was there
     return folder
 
 

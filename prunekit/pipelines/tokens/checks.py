@@ -109,10 +109,11 @@ def _check_teacher(run: RunInputs, key: str, source: Path | str) -> None:
 
 
 def _check_given(run: RunInputs, source: Path | str, head: HeadType) -> None:
-    """Check that a fine-tuned model has the task's head and classes, as far as they are known before the data."""
+    """Check that a fine-tuned model has the task's head and classes."""
     check_head(source, head)
-    if head == CLASSIFIER and (run.spec.labels or run.spec.kind == REGRESSION):
-        check_classes(source, run.spec.labels)
+    labels = run.spec.labels or getattr(run.data, "label_names", None)
+    if head == CLASSIFIER and (labels or run.spec.kind == REGRESSION):
+        check_classes(source, labels)
 
 
 def _check_same_shape(run: RunInputs, key: str, teacher: Path | str) -> None:
