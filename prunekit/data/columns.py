@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -167,11 +167,16 @@ def _getter(chunk: Any) -> Getter:
     return lambda place: stored[place].as_py()
 
 
+# bytes of an offset in Arrow's two types of text, and their code in memoryview
+_LARGE: tuple[int, Literal["q"]] = (8, "q")
+_SMALL: tuple[int, Literal["i"]] = (4, "i")
+
+
 def _text_getter(texts: Any) -> Getter:
     """Return the same for texts, several times as fast as Arrow's own scalars: each is cut out of the buffer."""
     _, ends, content = texts.buffers()
     # a memoryview's numbers are Python's own, which cut bytes faster than numpy's
-    width, code = (8, "q") if str(texts.type).startswith("large") else (4, "i")
+    width, code = _LARGE if str(texts.type).startswith("large") else _SMALL
     offsets = memoryview(ends if ends is not None else bytes(width)).cast("B")
     offsets = offsets[texts.offset * width : (texts.offset + len(texts) + 1) * width].cast(code)
     raw = memoryview(content if content is not None else b"")

@@ -77,9 +77,12 @@ class _Dialect:
         return cls("\t", False)
 
     def reader(self, lines: Iterable[str]) -> Any:
-        quoting = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
         return csv.reader(
-            lines, delimiter=self.separator, quoting=quoting, strict=True, skipinitialspace=self.skips_blanks
+            lines,
+            delimiter=self.separator,
+            quoting=csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE,
+            strict=True,
+            skipinitialspace=self.skips_blanks,
         )
 
 

@@ -128,9 +128,11 @@ def _importance(config: Config, runs: Sequence[OfflineRun]) -> Reading:
     rows: list[list[Any]] = []
     for key in _differing(known):
         values = [flatten(run.config).get(key) for run in known]
-        pairs = [(value, score) for value, score in zip(values, scores, strict=True) if _is_number(value)]
-        if len(pairs) > 1 and all(np.std(pairs, axis=0) > 0):
-            rows.append([key, round(float(np.corrcoef(np.transpose(pairs))[0, 1]), 3)])
+        pairs = np.array(
+            [(value, score) for value, score in zip(values, scores, strict=True) if _is_number(value)], dtype=float
+        )
+        if len(pairs) > 1 and all(pairs.std(axis=0) > 0):
+            rows.append([key, round(float(np.corrcoef(pairs.T)[0, 1]), 3)])
     return f"correlation with {target}", ["key", target], rows
 
 

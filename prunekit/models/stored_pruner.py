@@ -61,7 +61,7 @@ def read_settings(path: Path, required: Mapping[str, Check]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds a {type(found).__name__} instead of an object; save the model again.")
     written = found.get("format")
-    if not _is_count(written) or written < 1:
+    if not isinstance(written, int) or not _is_count(written) or written < 1:
         raise _wrong(path, "format", written)
     if written > FORMAT:
         number = reprlib.repr(written)

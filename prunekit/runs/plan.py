@@ -49,8 +49,8 @@ def plan_run(cfg: Mapping[str, Any]) -> Plan:
     task, method, backbone, label, _ = folder.path.parts[-5:]
     whole = None
     if len(known) == len(parts):
-        sums = (sum(getattr(part, name) for part in known) for name in ("seconds", "low", "high"))
-        whole = Estimate(*sums, by=known[-1].by)
+        seconds, low, high = (sum(getattr(part, name) for part in known) for name in ("seconds", "low", "high"))
+        whole = Estimate(seconds, low, high, by=known[-1].by)
     return Plan(
         " ".join(
             [

@@ -17,8 +17,9 @@ class Progress(Callback):
     """Callback that shows step, losses, budget, tokens and ETA of a fit.
 
     `budget` is the FLOPs reduction asked for, or None; `after` are the estimated seconds from the end of this fit to
-    the end of the whole run, whose ETA is then shown, and that of the fit beside it. The values come from what the module logs: train/<term>,
-    score, tokens/layer_<i> or keep/layer_<i>, budget/expected (share of FLOPs saved), val/flops_vs_unpadded.
+    the end of the whole run, whose ETA is then shown, and that of the fit beside it. The values come from what the
+    module logs: train/<term>, score, tokens/layer_<i> or keep/layer_<i>, budget/expected (share of FLOPs saved),
+    val/flops_vs_unpadded.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from prunekit import files
+from prunekit.config.errors import ConfigError
 from prunekit.config.identity import is_dense
 from prunekit.console import say, track
 from prunekit.data.module import TokenPruningDataModule
