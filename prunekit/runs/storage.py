@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.config.errors import CRASHED, ConfigError
-from prunekit.console import say
 from prunekit.files import cache_folder, free_space, storage_error
 
 # of the operating system, when a disk is full, gone, or not to be written
@@ -78,6 +77,8 @@ def keep_in_cache(path: Path, write: Callable[[], object]) -> bool:
         if cause is None:
             raise
         why = f"{cause.strerror}; {free_space(path.parent)}"
+        from prunekit.console import say  # rich takes as long as the rest of --help
+
         say(f"cache      {path.parent} cannot be written ({why}); the run continues without it.")
         return False
     return True
