@@ -125,7 +125,7 @@ def rate(count: float | int, seconds: float | int) -> str:
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items of an iterable with a status line, and print how long it took at the end.
+    """Yield the items of an iterable with a status line, and print how long it took at the end, if there were any.
 
     `total` defaults to `len(iterable)` where there is one; without it there is no ETA.
     """
@@ -140,6 +140,8 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
             done += 1
     finally:
         line.close()
+    if total == 0:
+        return
     seconds = time.monotonic() - start
     say(SEPARATOR.join([f"{label:<18}", str(done), rate(done, seconds), clock(seconds)]))
 

@@ -86,7 +86,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True, teacher_for: Plan | None = No
         try:
             plan = plan_run(cfg)
             if teacher_for is None:
-                say(plan.line)
+                say(plan.text)
             train_dense = partial(run, wait=wait, teacher_for=plan)
             inputs = RunInputs(cfg, folder, spec, source, data, backbone, train_dense, after_fit(plan, teacher_for))
             result = pipeline_of(kind)(inputs).execute()

@@ -26,7 +26,9 @@ def headline(result: RunResult) -> str:
         return ""
     flops = result.flops
     part = f" of the {flops.of}" if flops.of else ""
-    cost = f"{flops.flops_vs_unpadded:.2f}x fewer FLOPs{part} for {_points(result.score.pruned - result.score.dense)}"
+    change = result.score.pruned - result.score.dense
+    joined = "and" if change > 0 else "for"
+    cost = f"{flops.flops_vs_unpadded:.2f}x fewer FLOPs{part} {joined} {_points(change)}"
     speeds = sorted(result.speed, key=lambda row: row.batch_size, reverse=True)
     return "; ".join([cost, *([", ".join(_speeds(speeds))] if speeds else [])])
 
@@ -137,7 +139,7 @@ def next_commands(result: RunResult, path: Path | str) -> list[tuple[str, str]]:
     found = [("compare all runs", f"prunekit report {typed_path(runs)}")]
     if result.translation is None:
         found.append(("for ONNX Runtime", f"prunekit export {run}"))
-    if result.translation is None and result.score.of is None:
+    if result.translation is None and result.score.of in (None, "text"):
         found.append(("milliseconds beside other runtimes", f"prunekit bench {run}"))
         found.append(("your own texts", f"prunekit predict {run} data=new.csv out=predicted.csv"))
     return [*found, ("in Python", f"model = prunekit.load({str(path)!r})")]

@@ -1,4 +1,4 @@
-"""What a run is about to do and how long that takes: the line that it begins with. Imports nothing heavy."""
+"""What a run is about to do and how long that takes: the first lines that it prints. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Plan:
     after_fit: float | None
 
     @property
-    def line(self) -> str:
-        """The plan as one line."""
+    def text(self) -> str:
+        """The plan as three lines, which fit a terminal."""
         how_long = "no estimate yet: no comparable run has finished"
         if (found := self.estimate) is not None:
             how_long = f"about {clock(found.seconds)} ({clock(found.low)} to {clock(found.high)})"
-        return f"plan       {self.name}: {', '.join(self.stages)}; {how_long}"
+        return f"plan       {self.name}\n           {', '.join(self.stages)}\n           {how_long}"
 
 
 def plan_run(cfg: Mapping[str, Any]) -> Plan:

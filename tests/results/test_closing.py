@@ -36,7 +36,7 @@ GOOD = {"score__rows": 2000, "truncated": {}, "speed__0__speedup_vs_packed": 1.3
             "2.98x fewer FLOPs for -0.6 points; slower at batch 32 (0.90x), 1.2x faster at batch 1",
         ),
         ({"speed": [], "score__pruned": 0.968}, "2.98x fewer FLOPs for 0.0 points"),
-        ({"speed": [], "score__pruned": 0.9704}, "2.98x fewer FLOPs for +0.2 points"),
+        ({"speed": [], "score__pruned": 0.9704}, "2.98x fewer FLOPs and +0.2 points"),
         ({"speed": [], "flops__of": "encoder"}, "2.98x fewer FLOPs of the encoder for -0.6 points"),
         ({"method": "dense"}, ""),
     ],
@@ -129,6 +129,8 @@ def test_the_commands_can_be_pasted_whatever_the_folder_is_called(top):
 
 
 def test_a_translation_is_neither_exported_nor_timed():
+    text = changed(score__of="text")
+    assert len(next_commands(text, "r/a/b/c/d/e")) == 5
     question = changed(score__of="question")
     assert [command.split()[1] for _, command in next_commands(question, "r/a/b/c/d/e")] == ["report", "export", "="]
 

@@ -1,4 +1,4 @@
-"""The line that a run begins with: its stages, and how long all of them take."""
+"""The first lines of a run: its stages, and how long all of them take."""
 
 from dataclasses import replace
 
@@ -38,22 +38,25 @@ def plan_of(tmp_path, monkeypatch):
 
 
 def test_a_run_with_its_teacher_is_announced_with_the_time_of_both(plan_of):
-    assert plan_of("method=topk", "budget=2x", "seed=3").line == (
-        "plan       topk on synthetic, tiny, 2x, seed 3: train the teacher, train pruned, test, measure speed; "
-        "about 03:00 (01:30 to 06:00)"
+    assert plan_of("method=topk", "budget=2x", "seed=3").text == (
+        "plan       topk on synthetic, tiny, 2x, seed 3\n"
+        "           train the teacher, train pruned, test, measure speed\n"
+        "           about 03:00 (01:30 to 06:00)"
     )
 
 
 def test_a_dense_run_and_one_that_trains_nothing(plan_of):
     dense = plan_of("method=dense", "bench.enabled=false")
-    assert dense.line == "plan       dense on synthetic, tiny, seed 1: train, test; about 01:00 (00:30 to 02:00)"
-    assert "set the budget, test, measure speed" in plan_of("method=topk", "budget=2x", "method.train=false").line
+    assert dense.text == (
+        "plan       dense on synthetic, tiny, seed 1\n           train, test\n           about 01:00 (00:30 to 02:00)"
+    )
+    assert "set the budget, test, measure speed" in plan_of("method=topk", "budget=2x", "method.train=false").text
 
 
 def test_a_teacher_that_is_there_is_not_counted(plan_of, monkeypatch):
     monkeypatch.setattr(plans, "finished_result", lambda folder: RESULT)
-    line = plan_of("method=topk", "budget=2x").line
-    assert line.endswith(": train pruned, test, measure speed; about 02:00 (01:00 to 04:00)")
+    line = plan_of("method=topk", "budget=2x").text
+    assert line.endswith("\n           train pruned, test, measure speed\n           about 02:00 (01:00 to 04:00)")
 
 
 def test_without_a_comparable_run_it_says_so(plan_of):
@@ -65,7 +68,7 @@ def test_without_a_comparable_run_it_says_so(plan_of):
             return None
 
     plan = plan_of("method=topk", "budget=2x", estimator=Unknown)
-    assert plan.line.endswith("; no estimate yet: no comparable run has finished")
+    assert plan.text.endswith("\n           no estimate yet: no comparable run has finished")
     assert (plan.after_teacher, plan.after_fit) == (None, None)
 
 

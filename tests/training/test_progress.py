@@ -85,6 +85,11 @@ def test_a_log_file_gets_a_line_every_ten_seconds_with_an_eta(log, monkeypatch):
     assert lines[-1] == "speed              | 100 | 1.0 it/s | 01:40"
 
 
+def test_nothing_is_said_of_no_items(log):
+    assert list(track([], "kept tokens")) == []
+    assert log.getvalue() == ""
+
+
 def test_without_a_total_there_is_no_eta(log, monkeypatch):
     monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
     list(track(iter("ab"), "reading"))
