@@ -117,7 +117,9 @@ def test_a_learned_method_is_trained_in_two_stages_and_meets_its_budget(tmp_path
 
     given = [word for word in TINY if word != "trainer.epochs=1"]
     given += ["trainer.epochs=2", f"runs_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'cache'}"]
-    cfg, choices = compose(["method=shares", "budget=1.5x", "budget_tolerance=0.08", *given])
+    cfg, choices = compose(
+        ["method=shares", "method.hard_fraction=0.25", "budget=1.5x", "budget_tolerance=0.08", *given]
+    )
     validate(cfg, choices)
     result = run_once(cfg)
     assert (result.budget.met, result.exit_code) == (True, 0)

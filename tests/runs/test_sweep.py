@@ -433,6 +433,7 @@ def test_the_end_of_a_sweep_names_the_best_run_of_each_budget_and_what_to_type(t
     for folder in folders[:-1]:  # the last one lost its model, so it is not done
         (folder / "model").mkdir()
         (folder / "model" / "config.json").write_text("{}")
+        (folder / "model" / "model.safetensors").write_bytes(b"")
     jobs = [Planned([], {}) for _ in folders]
     for job, folder in zip(jobs, folders, strict=True):
         job.__dict__["folder"] = RunFolder(folder, "")
