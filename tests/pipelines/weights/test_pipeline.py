@@ -117,7 +117,8 @@ def test_damaged_files_of_the_cache_are_made_again_with_a_line_each(tmp_path, ca
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, capsys):
-    cfg = configured(tmp_path, "method=wanda") | {"data": {"cache_dir": "/dev/null/cache", "workers": 0}}
+    cfg = configured(tmp_path, "method=wanda")
+    cfg["data"] |= {"cache_dir": "/dev/null/cache"}
     assert run(cfg).sparsity.of_prunable == pytest.approx(0.5, abs=0.02)
     assert capsys.readouterr().out.count("/dev/null/cache/weights cannot be written (") == 2
 
@@ -314,7 +315,7 @@ def test_a_calibration_sequence_is_never_longer_than_the_model_takes(tmp_path):
         f"task.open.file={tmp_path / 'own.txt'}",
         f"task.domain.file={tmp_path / 'own.txt'}",
     )
-    assert result.calibration["open"].tokens == 514
+    assert result.calibration["open"].tokens == 512  # of the tokenizer; the model has two positions more
 
 
 def test_warnings_about_the_hessian_reach_the_log(caplog):
