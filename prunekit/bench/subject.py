@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,14 @@ from transformers import PreTrainedModel
 
 from prunekit.bench.inputs import encode_row
 from prunekit.bench.protocol import Encoded
-from prunekit.config.errors import ConfigError
-from prunekit.console import silence_libraries
+from prunekit.config.errors import ConfigError, listed, quoted, shown
+from prunekit.console import say, silence_libraries
+from prunekit.data.cells import is_missing, is_unlabelled, label_fault, spelling, text_fault
 from prunekit.data.encoding import load_tokenizer
-from prunekit.data.tables import read_table
+from prunekit.data.errors import DataError
+from prunekit.data.faults import Faults
+from prunekit.data.tables import Table, read_table
+from prunekit.data.vocabulary import is_tokenless
 from prunekit.evaluation.metrics import build_metrics
 from prunekit.models import pretrained
 from prunekit.models.heads import CLASSIFIER, stored_head
@@ -25,6 +30,7 @@ from prunekit.runs.finished import FinishedRun
 from prunekit.tokens.encoder import encoder_of
 
 MODEL_EXAMPLES, MODEL_TOKENS = 64, 512
+NUMBER = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -96,21 +102,22 @@ def load_model(given: Mapping[str, Any]) -> BenchSubject:
         )
     if not file.is_file():
         raise ConfigError(
-            f"data={given['data']} does not exist (looked in {Path.cwd()}).\n"
+            f"data={shown(given['data'])} does not exist (looked in {Path.cwd()}).\n"
             "Allowed: a .csv, .tsv, .jsonl or .parquet file.\nGive its path."
         )
     silence_libraries()
     tokenizer = load_tokenizer(folder)
     table = read_table(file)
     column = given["text"] or _choose_text_column(table.columns)
-    entries = [str(entry) for entry in table.column(column)]
+    usable = _usable_rows(table, column, tokenizer)
     examples = MODEL_EXAMPLES if given["examples"] is None else given["examples"]
-    chosen = _sample_rows(len(entries), examples, given["seed"])
+    chosen = [usable[place] for place in _sample_rows(len(usable), examples, given["seed"])]
     model = _load_classifier(folder)
     check_tokenizer(folder, model.config, tokenizer)
     longest = min(MODEL_TOKENS, longest_text(model.config, tokenizer))
     width = min(longest, given["max_length"] or longest)
-    ids = tokenizer([entries[row] for row in chosen], truncation=True, max_length=width, verbose=False)["input_ids"]
+    texts = [table.column(column)[row] for row in chosen]
+    ids = tokenizer(texts, truncation=True, max_length=width, verbose=False)["input_ids"]
     score = None
     if given["label"] is not None:
         score = _accuracy([table.column(given["label"])[row] for row in chosen], model.config)
@@ -144,10 +151,32 @@ def _load_classifier(folder: Path) -> PreTrainedModel:
 
 
 def _choose_text_column(columns: Mapping[str, Sequence[Any]]) -> str:
-    """Return `text`, or else the column with the longest entries."""
+    """Return `text`, or else the column with the longest texts."""
     if "text" in columns:
         return "text"
-    return max(columns, key=lambda name: sum(len(str(entry)) for entry in columns[name][:100]))
+    return max(columns, key=lambda name: sum(len(entry) for entry in columns[name][:100] if isinstance(entry, str)))
+
+
+def _usable_rows(table: Table, column: str, tokenizer: Any) -> list[int]:
+    """Return the rows with a text, and report how many have none.
+
+    Raises:
+        DataError: a cell holds something else, or no row has a text.
+    """
+    rows, wrong = [], Faults()
+    for row, entry in enumerate(table.column(column)):
+        if fault := "" if is_missing(entry) else text_fault(entry):
+            wrong.add(table.place(row), f": column {quoted(column)} holds {fault}")
+        elif entry and not is_missing(entry) and not is_tokenless(entry, tokenizer):
+            rows.append(row)
+    if wrong or not rows:
+        raise DataError(
+            f"{f'{table.prefix}{wrong}' if wrong else f'{table.path}: no row of column {quoted(column)} has a text'}.\n"
+            f"Allowed: a column of texts; the columns are {listed(table.columns)}.\nName it with text=..."
+        )
+    if len(rows) < len(table):
+        say(f"data       {len(table) - len(rows)} of {len(table)} rows of {table.path} have no text and are left out")
+    return rows
 
 
 def _accuracy(labels: Sequence[Any], config: Any) -> Callable[[np.ndarray], dict[str, float]]:
@@ -159,10 +188,11 @@ def _accuracy(labels: Sequence[Any], config: Any) -> Callable[[np.ndarray], dict
     known = {str(name): int(number) for name, number in (config.label2id or {}).items()}
     numbers = []
     for label in labels:
-        number = known.get(str(label), int(str(label)) if str(label).isdigit() else -1)
+        name = "" if is_unlabelled(label) or label_fault(label) else spelling(label)
+        number = known.get(name, int(name) if NUMBER.fullmatch(name) else -1)
         if not 0 <= number < config.num_labels:
             raise ConfigError(
-                f"label {label!r} is none of the model's.\nAllowed: {', '.join(known)}, or 0 to "
+                f"label {quoted(label)} is none of the model's.\nAllowed: {listed(known)}, or 0 to "
                 f"{config.num_labels - 1}.\nName another column with label=..., or leave it out."
             )
         numbers.append(number)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from prunekit.data.folders import data_files
 from prunekit.files import sha256
 
 
@@ -17,7 +18,7 @@ def content_digest(named: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
     for role, given in sorted(named.items()):
         path = Path(given)
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files = data_files(path) if path.is_dir() else [path]
         for file in filter(Path.is_file, files):
             place = file.relative_to(path).as_posix() if path.is_dir() else "".join(file.suffixes[-2:]).lower()
             digest.update(f"{role} {place} {sha256(file)}\n".encode())

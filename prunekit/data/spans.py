@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prunekit.config.errors import quoted
+from prunekit.data.cells import is_unlabelled, text_fault
 from prunekit.data.errors import DataError
+from prunekit.data.json_rows import parse_json
 from prunekit.data.keys import TaskKeys
 from prunekit.data.tables import Table
 
@@ -58,7 +60,7 @@ def read_answers(keys: TaskKeys, table: Table, kept: Sequence[int]) -> list[Answ
         answer = _answer(table, row, raw[row])
         if not answer.texts and not keys.unanswerable:
             raise DataError(
-                f"{table.at(row)}: column {keys.label!r} holds no answer, and task.unanswerable=false.\n"
+                f"{table.at(row)}: column {quoted(keys.label)} holds no answer, and task.unanswerable=false.\n"
                 f"Give one, leave the row out, or set task.unanswerable=true (task=squad2 does)."
             )
         for text, start in zip(answer.texts, answer.starts, strict=True):
@@ -70,32 +72,40 @@ def read_answers(keys: TaskKeys, table: Table, kept: Sequence[int]) -> list[Answ
 def _check_ids(name: str, table: Table) -> None:
     seen: dict[Any, int] = {}
     for row, value in enumerate(table.column(name)):
+        fault = "" if isinstance(value, bool | int | float) else text_fault(value)
+        if fault:
+            raise DataError(
+                f"{table.at(row)}: column {quoted(name)} holds {fault}.\n"
+                "Allowed: ids that are text or numbers.\nCorrect it, or set task.id=null if these are not ids."
+            )
         first = seen.setdefault(value, row) if value is not None else row
         if first != row:
             raise DataError(
-                f"{table.at(row)}: {name} {value!r} is also that of row {first + 1}; ids must be unique. "
+                f"{table.at(row)}: {name} {quoted(value)} is also that of row {first + 1}; ids must be unique. "
                 f"Correct it, or set task.id=null if these are not ids."
             )
 
 
 def _answer(table: Table, row: int, value: Any) -> Answer:
     """Read an answer in the hub's layout, {text: [...], answer_start: [...]}, or in SQuAD's, [{text, answer_start}]."""
+    if is_unlabelled(value):
+        return Answer()
     try:
         if isinstance(value, str):  # from a CSV
-            value = json.loads(value)
+            value = parse_json(value)
         if isinstance(value, Mapping):
             texts, starts = value["text"], value["answer_start"]
         else:
             texts, starts = zip(*((one["text"], one["answer_start"]) for one in value or ()), strict=True) or ((), ())
     except (ValueError, KeyError, TypeError, IndexError):
         texts, starts = (None,), (None,)
-        if value is None or (isinstance(value, list) and not value):
+        if isinstance(value, list) and not value:
             return Answer()
     are_lists = isinstance(texts, list | tuple) and isinstance(starts, list | tuple) and len(texts) == len(starts)
     have_texts = are_lists and all(isinstance(text, str) for text in texts)
     if not (have_texts and all(isinstance(start, int) and not isinstance(start, bool) for start in starts)):
         raise DataError(
-            f"{table.at(row)}: {str(value)[:SHOWN]!r} is not an answer; allowed are {{text: [...], answer_start: "
+            f"{table.at(row)}: {quoted(value)} is not an answer; allowed are {{text: [...], answer_start: "
             f"[...]}}, a list of {{text, answer_start}}, or empty. Name the column of answers with task.label=..."
         )
     return Answer(tuple(texts), tuple(starts))
@@ -109,6 +119,6 @@ def _check_start(table: Table, row: int, context: str, text: str, start: int) ->
         place = context.find(text)
         instead = f"It starts at {place}" if place >= 0 else "It does not occur in the context"
         raise DataError(
-            f"{table.at(row)}: the answer {text[:SHOWN]!r} is not at answer_start={start} of the context, where "
-            f"{there[:SHOWN]!r} is.\n{instead}; positions are characters, counted from 0. Correct answer_start or text."
+            f"{table.at(row)}: the answer {quoted(text[:SHOWN])} is not at answer_start={start} of the context, where "
+            f"{quoted(there[:SHOWN])} is.\n{instead}; positions are characters, counted from 0. Correct answer_start or text."
         )

@@ -174,6 +174,8 @@ def _read_dataset(path: Path, cache: Path | None) -> Dataset:
     if suffix not in SUFFIXES:
         actual = f"the suffix {suffix}" if suffix else "no suffix"
         raise DataError(f"{path} has {actual}, but tables are read from {', '.join(SUFFIXES)}; convert it.")
+    if not path.is_file():
+        raise DataError(f"{path} is no file.\nAllowed: a file of rows, or a folder.\nGive the path of one.")
     _check_signature(path, suffix)
     readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".json": _json, ".txt": _text}
     return readers[suffix.removesuffix(".gz")](path, RowStore(path, cache))
@@ -204,6 +206,10 @@ def _check_signature(path: Path, suffix: str) -> None:
             head = stream.read(512)
     except (gzip.BadGzipFile, EOFError) as error:
         raise DataError(f"{path} is no gzip archive ({first_line(error)}); compress it again.") from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}).\nAllowed: a file that you may read.\nChange its permissions."
+        ) from error
     if not head.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{path} is empty; give a file with one row per text.")
     kind = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_stat_scores
 from torchmetrics.functional.text import rouge_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prunekit.data.text.samples import token_ids
 from prunekit.weights.streaming import all_logits
 
 Progress = Callable[[range], Iterable[int]]
@@ -81,7 +82,7 @@ def choose(
             f"the longest choice has {max(map(len, after))} tokens, and the model takes {longest}.\n"
             "Allowed: choices that leave room for a prompt.\nShorten task.choice.choices."
         )
-    start = list(tokenizer(prompt, verbose=False)["input_ids"])[-room:]
+    start = token_ids(tokenizer, prompt)[-room:]
     start = start or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
     before = torch.tensor(start, device=model.device)
     # the prompt is read once; each choice continues from a copy of its cache
@@ -122,7 +123,7 @@ def rouge(
         )
     made = []
     for prompt, _ in pairs:
-        ids = tokenizer(prompt, return_tensors="pt", verbose=False)["input_ids"][:, -(longest - new_tokens) :]
+        ids = torch.tensor([token_ids(tokenizer, prompt)])[:, -(longest - new_tokens) :]
         out = model.generate(
             ids.to(model.device),
             attention_mask=torch.ones_like(ids).to(model.device),

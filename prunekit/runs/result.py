@@ -312,6 +312,7 @@ class CalibrationText(OpenJsonObject):
     sha256: str
     overlap: int  # documents left out because they are also measured on
     duplicates: int
+    empty: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,11 @@ from transformers import AutoTokenizer
 from prunekit.bench import peers
 from prunekit.bench.machine import gemm_peak
 from prunekit.bench.peers import Peer
+from prunekit.bench.subject import _usable_rows
 from prunekit.cli.bench import main
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
+from prunekit.data.tables import Table
 from prunekit.models.sources import find_backbone
 from prunekit.runtime.kernels.linears import choose
 
@@ -41,6 +43,17 @@ def model(tmp_path):
     rows = [f"the film was {('good', 'very bad and dull')[n % 2]},{n % 3}" for n in range(12)]
     (tmp_path / "tickets.csv").write_text("body,queue\n" + "\n".join(rows) + "\n")
     return folder
+
+
+def test_only_texts_are_timed(model, tmp_path, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    table = Table({"body": ["ba", None, float("nan"), " ", "\u200b", "de"], "n": [1] * 6}, "t.jsonl")
+    assert _usable_rows(table, "body", tokenizer) == [0, 5]
+    assert "4 of 6 rows of t.jsonl have no text and are left out" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"t.jsonl, row 1: column 'n' holds 1, which is not text \(6 such rows"):
+        _usable_rows(table, "n", tokenizer)
+    with pytest.raises(ConfigError, match=r"t: no row of column 'a' has a text"):
+        _usable_rows(Table({"a": [None, ""]}, "t"), "a", tokenizer)
 
 
 def broken(folder, threads, scratch):

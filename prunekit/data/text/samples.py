@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -15,15 +14,16 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
-from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prunekit.config.errors import listed, quoted
+from prunekit.data.cells import is_missing, label_fault, spelling
 from prunekit.data.errors import DataError
+from prunekit.data.faults import Faults
 from prunekit.data.loading import generator_of
 from prunekit.data.synthetic import FILLERS, MARKERS
-from prunekit.data.tables import read_table
+from prunekit.data.text.rendering import is_text, render
 from prunekit.data.text.spec import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec
 
 Stream = Literal["open", "domain", "mixed"]
@@ -42,7 +42,8 @@ class Documents:
     """Rendered documents of one corpus.
 
     `prompts` is the number of leading prompt characters of each calibration document. `overlap` calibration documents
-    were left out because they are also evaluated, and `duplicates` because they are exact repetitions.
+    were left out because they are also evaluated, `duplicates` because they are exact repetitions, and `empty` rows of
+    both kinds because nothing in them can be seen.
     """
 
     calibration: list[str]
@@ -50,6 +51,7 @@ class Documents:
     prompts: list[int]
     overlap: int = 0
     duplicates: int = 0
+    empty: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,12 @@ def read_documents(corpus: Corpus, files: CorpusFiles, name: str) -> Documents:
     Raises:
         DataError: no document is left to calibrate on, or to evaluate.
     """
-    rendered, duplicates = _drop_duplicates(_render(corpus, files.calibration, name))
+    documents, empty = _render(corpus, files.calibration, name)
+    rendered, duplicates = _drop_duplicates(documents)
     if files.evaluation is not None:
-        held_out = [prompt + completion for prompt, completion in _render(corpus, files.evaluation, name)]
+        measured, also_empty = _render(corpus, files.evaluation, name)
+        held_out = [prompt + completion for prompt, completion in measured]
+        empty += also_empty
     else:
         order = sorted("".join(pair) for pair in rendered)
         order.sort(key=_hash_fraction)
@@ -122,51 +127,14 @@ def read_documents(corpus: Corpus, files: CorpusFiles, name: str) -> Documents:
             f"measure on.\nAllowed: 1 or more of each.\nGive more text, or task.{name}.eval_file=..."
         )
     overlap = len(rendered) - len(kept)
-    return Documents([p + c for p, c in kept], held_out, [len(p) for p, _ in kept], overlap, duplicates)
+    return Documents([p + c for p, c in kept], held_out, [len(p) for p, _ in kept], overlap, duplicates, empty)
 
 
-def _render(corpus: Corpus, path: Path, name: str) -> list[tuple[str, str]]:
-    """Return prompt and completion of each row, "" if there is no completion; empty documents are left out."""
-    rows = _rows(path)
-    prompt = _template(corpus.template, f"task.{name}.template")
-    completion = _template(corpus.completion or "", f"task.{name}.completion")
-    pairs = []
-    for number, row in enumerate(rows):
-        pair = (_fill(prompt, row, path, number, name), _fill(completion, row, path, number, name))
-        if "".join(pair).strip():
-            pairs.append(pair)
-    return pairs
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix.lower() == ".txt":
-        # documents are separated by blank lines; if there are none, each line is a document
-        text = path.read_text(encoding="utf-8", errors="replace")
-        parts = re.split(r"\n\s*\n", text) if re.search(r"\n\s*\n", text.strip()) else text.splitlines()
-        return [{"text": part.strip("\n")} for part in parts]
-    table = read_table(path)
-    names = list(table.columns)
-    return [dict(zip(names, values, strict=True)) for values in zip(*table.columns.values(), strict=True)]
-
-
-def _template(text: str, key: str) -> Template:
-    try:
-        return SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)
-    except TemplateError as error:
-        raise DataError(
-            f"{key}={text!r} is not a Jinja template ({error}).\nAllowed: text with {{{{ column }}}}.\nCorrect it."
-        ) from error
-
-
-def _fill(template: Template, row: Mapping[str, Any], path: Path, number: int, name: str) -> str:
-    try:
-        # as one mapping, because a column may be called self
-        return str(template.render({key: "" if value is None else value for key, value in row.items()}))
-    except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
-        raise DataError(
-            f"{path}, row {number + 1}: the template of task.{name} cannot be filled ({error}).\n"
-            f"Allowed: the columns {', '.join(row)}.\nSet task.{name}.template='...{{{{ column }}}}...'"
-        ) from error
+def _render(corpus: Corpus, path: Path, name: str) -> tuple[list[tuple[str, str]], int]:
+    """Return prompt and completion of each row, "" if there is no completion, and how many rows were empty."""
+    rows = render(path, f"task.{name}", corpus.template, corpus.completion)
+    pairs = [(texts[0], texts[1]) for _, texts in rows if is_text("".join(texts))]
+    return pairs, len(rows) - len(pairs)
 
 
 def _drop_duplicates(pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], int]:
@@ -190,27 +158,38 @@ def read_questions(spec: ChoiceSpec, path: Path) -> list[Question]:
     Raises:
         DataError: an answer that is not among the choices.
     """
-    template = _template(spec.template, "task.choice.template")
-    questions = []
-    for number, row in enumerate(_rows(path)):
-        prompt = _fill(template, row, path, number, "choice")
-        answer = str(row.get(spec.answer, "")).strip()
-        if answer not in spec.choices:
+    questions: list[Question] = []
+    faults, number_of = Faults(), {choice: place for place, choice in enumerate(spec.choices)}
+    for number, (row, (prompt,)) in enumerate(render(path, "task.choice", spec.template), 1):
+        if spec.answer not in row:
             raise DataError(
-                f"{path}, row {number + 1}: column {spec.answer!r} holds {answer!r}.\n"
-                f"Allowed: {', '.join(spec.choices)}.\nCorrect task.choice.choices or task.choice.answer."
+                f"{path} has no column {quoted(spec.answer)}; its columns are {listed(row)}.\n"
+                "Allowed: the column of the correct choice.\nName it with task.choice.answer=..."
             )
-        questions.append(Question(prompt, spec.choices, spec.choices.index(answer)))
+        answer = row[spec.answer]
+        place = None if is_missing(answer) or label_fault(answer) else number_of.get(spelling(answer))
+        if place is None or not is_text(prompt):
+            what = f"column {quoted(spec.answer)} holds {quoted(answer)}" if place is None else "the prompt is empty"
+            faults.add(f"row {number}", f": {what}")
+        else:
+            questions.append(Question(prompt, spec.choices, place))
+    if faults:
+        raise DataError(
+            f"{path}, {faults}.\nAllowed: {listed(spec.choices)}, and a prompt.\n"
+            "Correct these rows, task.choice.choices or task.choice.answer."
+        )
     return sorted(questions, key=lambda question: _hash_fraction(question.prompt))[: spec.rows]
 
 
 def _references(spec: GenerationSpec, path: Path) -> list[tuple[str, str]]:
-    prompt = _template(spec.template, "task.generation.template")
-    reference = _template(spec.reference, "task.generation.reference")
-    pairs = [
-        (_fill(prompt, row, path, n, "generation"), _fill(reference, row, path, n, "generation"))
-        for n, row in enumerate(_rows(path))
-    ]
+    rows = render(path, "task.generation", spec.template, spec.reference)
+    faults = Faults()
+    for number, (_, texts) in enumerate(rows, 1):
+        if not all(map(is_text, texts)):
+            faults.add(f"row {number}", ": the prompt or its reference is empty")
+    if faults:
+        raise DataError(f"{path}, {faults}.\nAllowed: rows with both.\nCorrect or remove these rows.")
+    pairs = [(texts[0], texts[1]) for _, texts in rows]
     return sorted(pairs, key=lambda pair: _hash_fraction(pair[0]))[: spec.rows]
 
 
@@ -280,8 +259,11 @@ def calibration_samples(
     return samples
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, verbose=False)["input_ids"])
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a text, with one beginning where both the tokenizer and a template write it."""
+    ids = list(tokenizer(text, verbose=False)["input_ids"])
+    begins_twice = tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2
+    return ids[1:] if begins_twice else ids
 
 
 def _pack_documents(
@@ -311,7 +293,7 @@ def _pack_documents(
             if not ids and len(text) > 20 * length:
                 begin = random.randrange(len(text) - 10 * length)
                 text = text[begin : begin + 10 * length]
-            ids += _ids(tokenizer, text if not ids else "\n" + text)
+            ids += token_ids(tokenizer, text if not ids else "\n" + text)
             used.add(place)
             place += 1
         if len(ids) >= length:
@@ -334,12 +316,12 @@ def _take_examples(
         if len(samples) == count:
             break
         text, prompt = documents.calibration[place], documents.prompts[place]
-        ids = _ids(tokenizer, text)[:length]
+        ids = token_ids(tokenizer, text)[:length]
         if len(ids) < 2:
             continue
         counts = None
         if completion_only:
-            before = min(len(_ids(tokenizer, text[:prompt])), len(ids))
+            before = min(len(token_ids(tokenizer, text[:prompt])), len(ids))
             if before >= len(ids):
                 continue
             counts = torch.tensor([0] * before + [1] * (len(ids) - before))
@@ -360,7 +342,7 @@ def evaluation_ids(texts: Texts, stream: str, tokenizer: PreTrainedTokenizerBase
     documents = texts.documents[stream].evaluation
     ids: list[int] = []
     for text in documents:
-        ids += _ids(tokenizer, text[: 10 * count] + "\n")[: max(64, count // 8)]
+        ids += token_ids(tokenizer, text[: 10 * count] + "\n")[: max(64, count // 8)]
         if len(ids) >= count:
             break
     if len(ids) < 2:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, shown
 from prunekit.data.contents import content_digest
 from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, why_unreachable
 
@@ -114,13 +114,13 @@ class TextSpec:
             corpus = getattr(spec, name)
             if corpus.hub and not corpus.hub_file and not (corpus.file or corpus.folder):
                 raise ConfigError(
-                    f"task.{name}.hub={corpus.hub} without task.{name}.hub_file.\n"
+                    f"task.{name}.hub={shown(corpus.hub)} without task.{name}.hub_file.\n"
                     "Allowed: both, a dataset and the path of a .jsonl, .csv, .txt or .parquet file in it.\n"
                     f"Give task.{name}.hub_file=..."
                 )
             if corpus.eval_file and not corpus.file:
                 raise ConfigError(
-                    f"task.{name}.eval_file={corpus.eval_file} without task.{name}.file.\n"
+                    f"task.{name}.eval_file={shown(corpus.eval_file)} without task.{name}.file.\n"
                     "Allowed: both, or the file alone, from which some documents are then held out.\n"
                     f"Give task.{name}.file=..."
                 )
@@ -228,11 +228,11 @@ def _check_file(key: str, given: str) -> Path:
     path = Path(given)
     if not path.is_file():
         raise ConfigError(
-            f"{key}={given} is not a file (looked in {Path.cwd()}).\nAllowed: {', '.join(SUFFIXES)}.\nCorrect the path."
+            f"{key}={shown(given)} is not a file (looked in {Path.cwd()}).\nAllowed: {', '.join(SUFFIXES)}.\nCorrect the path."
         )
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
-            f"{key}={given} has the suffix {path.suffix or '(none)'}.\n"
+            f"{key}={shown(given)} has the suffix {shown(path.suffix) or '(none)'}.\n"
             f"Allowed: {', '.join(SUFFIXES)}.\nConvert the file."
         )
     return path

@@ -41,7 +41,7 @@ def draw_calibration(
         say(
             f"data       {name}: {len(documents.calibration)} documents to calibrate on, "
             f"{len(documents.evaluation)} to measure on; left out: {documents.duplicates} duplicates, "
-            f"{documents.overlap} that are also measured on"
+            f"{documents.overlap} that are also measured on, {documents.empty} empty"
         )
     streams: tuple[Stream, ...] = (*CORPORA, "mixed")
     samples = {stream: calibration_samples(texts, stream, tokenizer, seed, max_tokens) for stream in streams}

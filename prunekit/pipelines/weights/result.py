@@ -131,6 +131,7 @@ def _provenance(calibration: Calibration) -> dict[str, Any]:
             "sha256": samples_digest(samples),
             "overlap": documents.overlap,
             "duplicates": documents.duplicates,
+            "empty": documents.empty,
         }
     return found
 

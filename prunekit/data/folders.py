@@ -1,0 +1,42 @@
+"""Look at a folder of data before anything in it is read: what it holds, and whether that can be the data of a task."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prunekit.config.errors import listed
+from prunekit.data.errors import DataError
+
+MOST_FILES = 200_000
+MOST_OTHER = 1 << 30  # bytes in files that no reader reads
+DATA = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".arrow", ".gz")
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Return the files of a folder and of those in it, sorted.
+
+    Raises:
+        DataError: they are too many, or hold much that is no data, as a home folder does; said before any is read.
+    """
+    files: list[Path] = []
+    other, names = 0, []
+    for parent, _, entries in os.walk(folder):
+        for entry in entries:
+            path = Path(parent) / entry
+            if not path.is_file():
+                continue
+            files.append(path)
+            if path.suffix.lower() not in DATA:
+                other += path.stat().st_size
+                names.append(entry)
+        if len(files) > MOST_FILES or other > MOST_OTHER:
+            holds = f"more than {MOST_FILES:,} files"
+            if other > MOST_OTHER:
+                holds = f"more than 1 GB in other files, as {listed(names, 3)}"
+            raise DataError(
+                f"{folder} holds {holds}, so it is no folder of data.\n"
+                "Allowed: a folder with one file per split, or with a folder of .txt files per class.\n"
+                "Give the folder of the data alone, or a file, as task.file=..."
+            )
+    return sorted(files)
