@@ -120,5 +120,6 @@ def _check_start(table: Table, row: int, context: str, text: str, start: int) ->
         instead = f"It starts at {place}" if place >= 0 else "It does not occur in the context"
         raise DataError(
             f"{table.at(row)}: the answer {quoted(text[:SHOWN])} is not at answer_start={start} of the context, where "
-            f"{quoted(there[:SHOWN])} is.\n{instead}; positions are characters, counted from 0. Correct answer_start or text."
+            f"{quoted(there[:SHOWN])} is.\n{instead}; positions are characters, counted from 0. "
+            "Correct answer_start or text."
         )

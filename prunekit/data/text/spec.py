@@ -228,7 +228,8 @@ def _check_file(key: str, given: str) -> Path:
     path = Path(given)
     if not path.is_file():
         raise ConfigError(
-            f"{key}={shown(given)} is not a file (looked in {Path.cwd()}).\nAllowed: {', '.join(SUFFIXES)}.\nCorrect the path."
+            f"{key}={shown(given)} is not a file (looked in {Path.cwd()}).\n"
+            f"Allowed: {', '.join(SUFFIXES)}.\nCorrect the path."
         )
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
