@@ -101,19 +101,20 @@ def _encode(
 
 def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> None:
     from prunekit.data import preview  # loads torch
-    from prunekit.data.encoding import load_tokenizer
+    from prunekit.data.vocabulary import remarks
 
     train = data.split("train")
     lengths = preview.Lengths.of(train)
-    unknown = preview.unknown_share(train, load_tokenizer(data.tokenizer_path).unk_token_id)
     of = "" if len(train) == len(task.splits["train"]) else f" of {len(train):,} training rows"
     print(
         f"tokens     mean {lengths.mean:.1f}, median {lengths.median}, 95 % up to {lengths.q95}, longest "
-        f"{lengths.longest}{of}; {100 * lengths.cut:.1f} % cut at {spec.max_length}, {100 * unknown:.2f} % unknown"
+        f"{lengths.longest}{of}; {100 * lengths.cut:.1f} % cut at {spec.max_length}, "
+        f"{100 * data.unknown_share:.2f} % unknown"
     )
     for line in preview.draw(preview.histogram(train.lengths.tolist())):
         print(f"           {line}")
-    for warning in preview.warnings(task.splits, task.label_names, lengths, unknown, spec.max_length, task.noticed):
+    found = preview.warnings(task.splits, task.label_names, lengths, spec.max_length)
+    for warning in [*found, *remarks(data.noticed, data.unknown_share)]:
         print(f"warning    {warning}")
 
 

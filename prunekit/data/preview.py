@@ -64,24 +64,13 @@ def draw(bins: Sequence[tuple[int, int, float]]) -> list[str]:
     ]
 
 
-def unknown_share(split: EncodedSplit, unknown: int | None) -> float:
-    """Return the share of tokens that the vocabulary does not know."""
-    total = int(split.offsets[-1])
-    return split.tokens.count(unknown) / total if unknown is not None and total else 0.0
-
-
 def repeated(rows: Rows[Any]) -> int:
     """Return how many rows have the same texts as an earlier one."""
     return len(rows) - len(np.unique(content_numbers(rows.contents)))
 
 
 def warnings(
-    splits: Mapping[str, Rows[Any]],
-    names: Sequence[str] | None,
-    lengths: Lengths,
-    unknown: float,
-    max_length: int,
-    noticed: Mapping[str, int],
+    splits: Mapping[str, Rows[Any]], names: Sequence[str] | None, lengths: Lengths, max_length: int
 ) -> list[str]:
     """Return what is likely to go wrong with this data, each with what to do about it."""
     train, found = splits["train"], []
@@ -96,15 +85,8 @@ def warnings(
         found.append(f"{100 * lengths.cut:.0f} % of the texts are cut at {max_length} tokens; raise task.max_length")
     if lengths.q95 < max_length / 2:
         found.append(f"95 % of the texts have at most {lengths.q95} tokens; task.max_length={max_length} is not needed")
-    if unknown > 0.05:
-        found.append(f"{100 * unknown:.0f} % of the tokens are unknown: choose a backbone of the texts' language")
     if lengths.mean < 16:
         found.append(f"texts of {lengths.mean:.0f} tokens leave little to prune")
     if double := repeated(train):
         found.append(f"{double} training rows repeat the texts of others")
-    for what, count in noticed.items():
-        if what == "contradicting":
-            found.append(f"{count} rows contradict others: the same texts, another label; set task.contradicting=drop")
-        else:
-            found.append(f"{count} rows of {what.removesuffix(' in train')} are trained on too; remove them from one")
     return found

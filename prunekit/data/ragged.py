@@ -56,10 +56,6 @@ class Ragged:
         start = int(self.offsets[number]) - self._starts[part]
         return self._values[part][start : start + int(self.offsets[number + 1] - self.offsets[number])]
 
-    def count(self, value: int) -> int:
-        """Return how often a number is in the rows."""
-        return sum(int((part == value).sum()) for part in self._values)
-
     def first(self, count: int) -> np.ndarray:
         """Return the numbers of the first rows, end to end."""
         return np.concatenate([np.zeros(0, np.int32), *(self.row(number) for number in range(count))])

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from prunekit.data.columns import take
 
 Label = TypeVar("Label")  # a class number, a value, an answer or a target: the task's kind decides
+
+
+@dataclass(frozen=True)
+class Contents(Sequence[tuple[str, str]]):
+    """Texts and second texts, row by row; none are kept in memory."""
+
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.texts[row], "" if self.pairs is None else self.pairs[row]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        yield from zip(self.texts, repeat("") if self.pairs is None else self.pairs, strict=False)
 
 
 @dataclass(frozen=True)
@@ -28,9 +46,9 @@ class Rows(Generic[Label]):
         return len(self.texts)
 
     @property
-    def contents(self) -> list[tuple[str, str]]:
+    def contents(self) -> Contents:
         """The text and the second text of each row, "" where there is none; equal means a duplicate."""
-        return list(zip(self.texts, self.pairs or [""] * len(self), strict=True))
+        return Contents(self.texts, self.pairs)
 
     def take(self, rows: Sequence[int]) -> Rows[Label]:
         """Return the rows of these numbers, in this order; what is on disk stays there."""

@@ -29,33 +29,43 @@ def hash_split(
     decision, too, one is kept; `decisions` None = they do not differ in it. A part gets its fraction of every class,
     counting texts with their lowest class and rounded half up; the rest is "train".
     """
-    hashes = [content_hash(key) for key in keys]
-    order = sorted(range(len(keys)), key=lambda row: (hashes[row], classes[row]))
-    distinct: list[int] = []
-    others: dict[int, list[int]] = {}  # row of `distinct` -> rows with the same texts and another decision
-    seen: set[Hashable] = set()
-    for place, row in enumerate(order):
-        decision = None if decisions is None else decisions[row]
-        if place == 0 or hashes[row] != hashes[order[place - 1]]:
-            distinct.append(row)
-            seen = {decision}
-        elif decision not in seen:
-            others.setdefault(distinct[-1], []).append(row)
-            seen.add(decision)
-    by_class: dict[int, list[int]] = {}
-    for row in distinct:
-        by_class.setdefault(classes[row], []).append(row)
-    part_of: dict[int, str] = {}
-    for rows in by_class.values():
+    # the numbers of a few million rows are kept in arrays: as Python objects they are as large as the texts
+    digests = b"".join(bytes.fromhex(content_hash(key)) for key in keys)
+    hashes = np.frombuffer(digests, ">u8").reshape(-1, 4)
+    numbers = np.asarray(classes, np.int64)
+    order = np.lexsort((numbers, *hashes.T[::-1]))
+    is_first = np.r_[True, (hashes[order[1:]] != hashes[order[:-1]]).any(1)][: len(order)]
+    distinct = order[is_first]
+    others = _others(order, is_first, decisions)
+    part = np.zeros(len(distinct), np.int8)
+    for number in np.unique(numbers[distinct]):
+        places = np.flatnonzero(numbers[distinct] == number)
         start = 0
-        for name, fraction in fractions.items():
-            end = start + int(fraction * len(rows) + 0.5)
-            part_of |= dict.fromkeys(rows[start:end], name)
+        for code, fraction in enumerate(fractions.values(), 1):
+            end = start + int(fraction * len(places) + 0.5)
+            part[places[start:end]] = code
             start = end
-    parts: dict[str, list[int]] = {"train": [], **{name: [] for name in fractions}}
-    for row in distinct:
-        parts[part_of.get(row, "train")] += [row, *others.get(row, ())]
-    return parts
+    return {
+        name: [one for row in distinct[part == code].tolist() for one in (row, *others.get(row, ()))]
+        for code, name in enumerate(["train", *fractions])
+    }
+
+
+def _others(order: np.ndarray, is_first: np.ndarray, decisions: Sequence[Hashable] | None) -> dict[int, list[int]]:
+    """Return, for the first of rows with the same texts, those with other decisions, one of each."""
+    others: dict[int, list[int]] = {}
+    if decisions is None:
+        return others
+    first, seen = -1, set[Hashable]()
+    for place in np.flatnonzero(~is_first).tolist():
+        if is_first[place - 1]:
+            first = int(order[place - 1])
+            seen = {decisions[first]}
+        row = int(order[place])
+        if decisions[row] not in seen:
+            others.setdefault(first, []).append(row)
+            seen.add(decisions[row])
+    return others
 
 
 def content_numbers(contents: Iterable[Sequence[str]]) -> np.ndarray:

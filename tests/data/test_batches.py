@@ -12,7 +12,6 @@ import pyarrow.parquet
 import pytest
 from support.paths import TESTS
 
-from prunekit.data import store
 from prunekit.data.loading import StepLoader
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.sources import TaskSource, find_task
@@ -32,7 +31,14 @@ def words(number, *, most=40):
 # values that other readers take for something else: missing, a number, a separator, a quote
 ODD = ["NA", "nan", "1", "1.0", 'he said "bade"', "  bade  ", "né, bafi; bago", "null", "\u00a0bago", "TRUE"]
 TEXTS = ODD + [words(number) for number in range(60)] + ["bade bafi"] * 2
-LABELS = [("no", "yes")[number % 2] for number in range(len(TEXTS))]
+
+
+def number_of(text):
+    """A number that rows with the same text have in common, so that none contradicts another."""
+    return sum(map(ord, text))
+
+
+LABELS = [("no", "yes")[number_of(text) % 2] for text in TEXTS]
 
 
 def write_csv(path, columns, separator):
@@ -68,7 +74,7 @@ def tsv_file(folder):
 
 
 def jsonl_numbers(folder):
-    labels = [number % 3 for number in range(len(TEXTS))]
+    labels = [number_of(text) % 3 for text in TEXTS]
     write_jsonl(folder / "t.jsonl", {"text": [*TEXTS[:-1], None], "label": labels, "more": ["x", 1] * 36})
     return {"file": "t.jsonl", "empty": "drop"}
 
@@ -76,7 +82,7 @@ def jsonl_numbers(folder):
 def parquet_shards(folder):
     for shard in range(2):
         part = slice(shard * 30, shard * 30 + 30)
-        labels = [number % 2 for number in range(len(TEXTS))][part]
+        labels = [number_of(text) % 2 for text in TEXTS][part]
         write_parquet(folder / f"hub/train-0000{shard}-of-00002.parquet", {"sentence": TEXTS[part], "label": labels})
     write_parquet(folder / "hub/validation-00000-of-00001.parquet", {"sentence": TEXTS[5:20], "label": [1, 0, 1] * 5})
     return {"file": "hub", "text": "sentence", "labels": ["bad", "good"], "validation_splits": ["validation"]}
@@ -84,20 +90,20 @@ def parquet_shards(folder):
 
 def class_folders(folder):
     for number, text in enumerate(TEXTS):
-        place = folder / "classes" / ("sport", "tech")[number % 2]
+        place = folder / "classes" / ("sport", "tech")[number_of(text) % 2]
         place.mkdir(exist_ok=True, parents=True)
         (place / f"{number:03}.txt").write_bytes(f"{text}\r\n£ {number}\n".encode(("utf-8", "cp1252")[number % 2]))
     return {"file": "classes", "test_fraction": 0.2, "test_split": None}
 
 
 def pairs(folder):
-    turned = TEXTS[::-1]
+    turned = [text[::-1] for text in TEXTS]
     write_csv(folder / "t.csv", {"first": TEXTS, "second": turned, "label": LABELS}, ";")
     return {"file": "t.csv", "text": "first", "text_pair": "second"}
 
 
 def regression(folder):
-    values = [round(number / 7, 3) for number in range(len(TEXTS))]
+    values = [round(number_of(text) / 7, 3) for text in TEXTS]
     write_jsonl(folder / "t.jsonl", {"text": TEXTS, "score": values})
     return {"file": "t.jsonl", "label": "score", "kind": "regression"}
 
@@ -115,7 +121,7 @@ def squad(folder):
 
 
 def translation(folder):
-    records = [{"en": text, "xx": words(number + 200)} for number, text in enumerate(TEXTS)]
+    records = [{"en": text, "xx": words(number_of(text))} for text in TEXTS]
     write_parquet(folder / "t.parquet", {"translation": records})
     spec = {"kind": "translation", "text": "translation.en", "label": "translation.xx"}
     return {"file": "t.parquet", "max_target_length": 20, **spec}
@@ -192,7 +198,7 @@ def module_of(folder, models, make, **keys):
 @pytest.mark.parametrize("kept", ["in memory", "on disk"])
 def test_batches_are_those_of_before(name, kept, models, tmp_path, monkeypatch):
     if kept == "on disk":
-        monkeypatch.setattr(store, "SMALL", 0)
+        monkeypatch.setattr("prunekit.data.store.SMALL", 0)
     found = described(module_of(tmp_path, models, FILES[name]))
     assert json.loads(json.dumps(found)) == json.loads(STORED.read_text())[name]
 

@@ -61,7 +61,23 @@ def _rows(path: Path) -> list[Row]:
         return [{"text": part.strip("\n")} for part in parts]
     table = read_table(path)
     names = list(table.columns)
-    return [dict(zip(names, values, strict=True)) for values in zip(*table.columns.values(), strict=True)]
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*table.columns.values(), strict=True)]
+    if len(rows) == 1 and isinstance(articles := rows[0].get("data"), list):  # SQuAD's layout, as of CUAD
+        return [
+            {"title": article.get("title"), "text": paragraph["context"]}
+            for article in articles
+            for paragraph in article["paragraphs"]
+        ]
+    return [_with_short_names(row) for row in rows]
+
+
+def _with_short_names(row: Row) -> Row:
+    """Return a row whose columns also have their names in lower case, and whose records' parts have their own.
+
+    Copies of a dataset differ in these: `question` is Question in one, and `contexts` is context.contexts in another.
+    """
+    parts = {name: value for record in row.values() if isinstance(record, Mapping) for name, value in record.items()}
+    return {**parts, **{name.lower(): value for name, value in row.items()}, **row}
 
 
 def _template(text: str, key: str, columns: Sequence[str]) -> Template:

@@ -36,6 +36,7 @@ class Corpus:
     hub: str | None = None
     hub_file: str | None = None
     eval_hub_file: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class ChoiceSpec:
     rows: int = 200
     file: str | None = None
     folder: str | None = None
+    hub: str | None = None
+    hub_file: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class GenerationSpec:
     new_tokens: int = 64
     file: str | None = None
     folder: str | None = None
+    hub: str | None = None
+    hub_file: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -194,13 +201,10 @@ def _corpus(name: str, corpus: Corpus, env: Mapping[str, str]) -> CorpusFiles:
             return CorpusFiles(path, evaluation)
         tried.append(problem or eval_problem)
     if corpus.hub and corpus.hub_file:
-        cached = cached_snapshot(corpus.hub, "dataset", env)
-        problem = "" if cached else why_unreachable(corpus.hub, "datasets", env)
+        problem = _why_not_on_hub(corpus, env)
         if not problem:
-            return CorpusFiles(
-                _from_hub(corpus.hub, corpus.hub_file),
-                _from_hub(corpus.hub, corpus.eval_hub_file) if corpus.eval_hub_file else None,
-            )
+            held_out = corpus.eval_hub_file and _from_hub(corpus.hub, corpus.eval_hub_file, corpus.revision)
+            return CorpusFiles(_from_hub(corpus.hub, corpus.hub_file, corpus.revision), held_out or None)
         tried.append(problem)
     raise ConfigError(
         f"task.{name}: no texts. Tried {'; '.join(tried) or 'nothing: no file, folder or hub is given'}.\n"
@@ -215,12 +219,24 @@ def _table(name: str, part: ChoiceSpec | GenerationSpec | None, env: Mapping[str
     if part.file is not None:
         return _check_file(f"task.{name}.file", part.file)
     path, problem = _find_in_data_folder(part.folder or name, env)
+    if path is None and part.hub and part.hub_file:
+        unreachable = _why_not_on_hub(part, env)
+        if not unreachable:
+            return _from_hub(part.hub, part.hub_file, part.revision)
+        problem = f"{problem}; {unreachable}"
     if path is None:
         raise ConfigError(
             f"task.{name}: no rows. Tried {problem}.\nWay on 1: task.{name}.file=<a .jsonl, .csv or .parquet file>.\n"
             f"Way on 2: task.{name}.enabled=false leaves it out."
         )
     return path
+
+
+def _why_not_on_hub(part: Corpus | ChoiceSpec | GenerationSpec, env: Mapping[str, str]) -> str:
+    """Return why a file of the hub can be had neither from its cache nor from there; "" if it can."""
+    assert part.hub is not None
+    cached = cached_snapshot(part.hub, "dataset", env, part.revision or "main")
+    return "" if cached else why_unreachable(part.hub, "datasets", env)
 
 
 def _check_file(key: str, given: str) -> Path:
@@ -248,13 +264,13 @@ def _find_in_data_folder(place: str, env: Mapping[str, str]) -> tuple[Path | Non
     return (path, "") if path.is_file() else (None, f"{DATA_VARIABLE}={root} (has no {place})")
 
 
-def _from_hub(repo: str, file: str) -> Path:
+def _from_hub(repo: str, file: str, revision: str | None) -> Path:
     # heavy, and most tasks read no file from the hub
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(hf_hub_download(repo, file, repo_type="dataset"))
+        return Path(hf_hub_download(repo, file, repo_type="dataset", revision=revision))
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise ConfigError(
             f"the hub's dataset {repo} has no file {file} ({type(error).__name__}).\n"

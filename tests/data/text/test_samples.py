@@ -10,6 +10,7 @@ from support.letters import letters
 
 from prunekit.config.errors import ConfigError
 from prunekit.data.errors import DataError
+from prunekit.data.text import samples as corpora_samples
 from prunekit.data.text import spec as corpora
 from prunekit.data.text.samples import calibration_samples, evaluation_ids, read_documents, read_questions, read_texts
 from prunekit.data.text.spec import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec, find_texts
@@ -199,19 +200,31 @@ def test_a_corpus_is_read_from_the_hub(tmp_path, monkeypatch):
     """Its two files are fetched by name; a file that is not there is refused, and so is a missing name."""
     fetched = []
 
-    def fetch(repo, file, repo_type):
-        fetched.append((repo, file, repo_type))
+    def fetch(repo, file, repo_type, revision):
+        fetched.append((repo, file, repo_type, revision))
         if "none" in file:
             raise EntryNotFoundError("404")
         return str(lines(tmp_path / file, {"text": "a"}))
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     monkeypatch.setattr(corpora, "cached_snapshot", lambda *given: True)
-    corpus = Corpus(hub="some/texts", hub_file="train.jsonl", eval_hub_file="test.jsonl")
+    corpus = Corpus(hub="some/texts", hub_file="train.jsonl", eval_hub_file="test.jsonl", revision="abc")
     found = find_texts(TextSpec("t", corpus, corpus), {})
     assert (found.open.calibration, found.open.evaluation) == (tmp_path / "train.jsonl", tmp_path / "test.jsonl")
-    assert fetched[:2] == [("some/texts", "train.jsonl", "dataset"), ("some/texts", "test.jsonl", "dataset")]
+    assert fetched[:2] == [("some/texts", f"{split}.jsonl", "dataset", "abc") for split in ("train", "test")]
     with pytest.raises(ConfigError, match=r"some/texts has no file none\.jsonl"):
         find_texts(TextSpec("t", Corpus(hub="some/texts", hub_file="none.jsonl"), corpus), {})
     with pytest.raises(ConfigError, match=r"task\.open\.hub=some/texts without task\.open\.hub_file"):
         TextSpec.from_config({"name": "t", "open": {"hub": "some/texts"}, "domain": {"file": "x.txt"}})
+
+
+def test_copies_of_a_dataset_whose_columns_are_called_otherwise_are_read_alike(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"Question": "q", "context": {"contexts": ["c"], "labels": []}}\n')
+    (row,) = corpora_samples._rows(tmp_path / "a.jsonl")
+    assert (row["question"], row["Question"], row["contexts"]) == ("q", "q", ["c"])
+
+
+def test_documents_in_the_layout_of_squad_are_their_contexts(tmp_path):
+    articles = [{"title": "t", "paragraphs": [{"context": "one", "qas": []}, {"context": "two", "qas": []}]}]
+    (tmp_path / "a.json").write_text(json.dumps({"version": "1", "data": articles}))
+    assert corpora_samples._rows(tmp_path / "a.json") == [{"title": "t", "text": "one"}, {"title": "t", "text": "two"}]
