@@ -12,6 +12,7 @@ from prunekit.config.composition import compose
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.config.validation import validate
 from prunekit.console import silence_libraries
+from prunekit.data.vocabulary import remarks
 from prunekit.models.sources import find_backbone
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.folder import RunFolder
@@ -101,7 +102,6 @@ def _encode(
 
 def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> None:
     from prunekit.data import preview  # loads torch
-    from prunekit.data.vocabulary import remarks
 
     train = data.split("train")
     lengths = preview.Lengths.of(train)

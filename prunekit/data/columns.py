@@ -27,13 +27,13 @@ class Place:
     column: str
     part: str | None = None
     before: str = ""
-    blank: bool = False  # whether nothing is ""
+    blank: bool = False  # whether what is no text is ""
 
     def value(self, stored: Any) -> Any:
         """Return the value for what is stored in a row."""
         if self.part is not None:
             stored = stored.get(self.part) if isinstance(stored, dict) else None
-        if stored is None and self.blank:
+        if self.blank and not isinstance(stored, str):
             stored = ""
         return self.before + stored if self.before else stored
 
@@ -109,7 +109,7 @@ class Column(Sequence[Any]):
         return self._with(place=replace(self.place, part=part))
 
     def texts(self) -> Column:
-        """Return the same column with "" where there is nothing."""
+        """Return the same column with "" where there is no text."""
         return self._with(place=replace(self.place, blank=True))
 
     def after(self, prefix: str) -> Column:

@@ -73,7 +73,7 @@ def _read_saved(folder: Path) -> dict[str, Table]:
 
 
 def _read(place: Place, shown: str, cache: Path | None) -> dict[str, Table]:
-    import datasets
+    import datasets  # heavy
 
     path, subset, revision = place
 

@@ -65,7 +65,7 @@ class RowStore:
     def keep(self, names: Sequence[str], types: Sequence[str], read: Callable[[], Iterable[Sequence[Any]]]) -> Dataset:
         """Return rows of these columns: those that were written before, or else those that `read` reads now."""
         import datasets  # heavy, as pyarrow is, and a configuration is checked without them
-        import pyarrow
+        import pyarrow  # heavy
 
         schema = _schema(names, types)
         if self.folder is None:
@@ -90,8 +90,8 @@ class RowStore:
 
 def in_memory(table: Any) -> Dataset:
     """Return an Arrow table as a Dataset."""
-    import datasets
-    from datasets.table import InMemoryTable
+    import datasets  # heavy
+    from datasets.table import InMemoryTable  # heavy
 
     return datasets.Dataset(InMemoryTable(table))
 
@@ -110,7 +110,7 @@ def is_writable(folder: Path) -> bool:
 @contextmanager
 def datasets_quiet() -> Iterator[None]:
     """Hide the progress bars of `datasets` within the block: a run prints its own output."""
-    import datasets
+    import datasets  # heavy
 
     shown = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
@@ -127,7 +127,7 @@ def _say_uncached(folder: Path, why: str) -> None:
 
 
 def _schema(names: Sequence[str], types: Sequence[str]) -> Any:
-    import pyarrow
+    import pyarrow  # heavy
 
     arrow = {"json": pyarrow.json_(), "string": pyarrow.large_string()}
     return pyarrow.schema(
@@ -136,7 +136,7 @@ def _schema(names: Sequence[str], types: Sequence[str]) -> Any:
 
 
 def _batches(schema: Any, types: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[Any]:
-    import pyarrow
+    import pyarrow  # heavy
 
     for some in _groups(rows):
         columns = [

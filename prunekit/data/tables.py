@@ -229,9 +229,12 @@ def _parquet(path: Path, store: RowStore) -> Dataset:
     try:
         check_names(str(path), pyarrow.parquet.read_schema(path).names)  # pyarrow's own message names neither of two
         if store.folder is None:
-            return in_memory(pyarrow.parquet.read_table(path, partitioning=None))
-        with datasets_quiet():
-            return datasets.Dataset.from_parquet(str(path), cache_dir=str(store.folder))
+            found = in_memory(pyarrow.parquet.read_table(path, partitioning=None))
+        else:
+            with datasets_quiet():
+                found = datasets.Dataset.from_parquet(str(path), cache_dir=str(store.folder))
+        found.data.table.validate(full=True)  # texts are decoded later, when nothing says which file they are from
+        return found
     except (pyarrow.ArrowException, OSError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
             f"{path} cannot be read as Parquet ({first_line(error.__cause__ or error)}); download or write it again."
@@ -260,8 +263,16 @@ def _text(path: Path, store: RowStore) -> Dataset:
 
 def _csv(path: Path, store: RowStore) -> Dataset:
     tabs = ".tsv" in _suffix(path)
-    names, _ = csv_rows(path, lambda: _lines(path), tabs=tabs)
-    return store.keep(names, ["string"] * len(names), lambda: csv_rows(path, lambda: _lines(path), tabs=tabs)[1])
+    header, _ = csv_rows(path, lambda: _lines(path), tabs=tabs)
+    # columns without a name may be several, and cannot be meant
+    places = {name: place for place, name in reversed(list(enumerate(header)))}
+    names = [name for place, name in enumerate(header) if places[name] == place]
+
+    def rows() -> Iterator[Sequence[str]]:
+        _, found = csv_rows(path, lambda: _lines(path), tabs=tabs)
+        return found if names == header else ([row[places[name]] for name in names] for row in found)
+
+    return store.keep(names, ["string"] * len(names), rows)
 
 
 def _json(path: Path, store: RowStore) -> Dataset:
