@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import torch
-from transformers import AutoTokenizer
 
 from prunekit.config.errors import ConfigError
 from prunekit.console import silence_libraries, track
+from prunekit.data.encoding import load_tokenizer
 from prunekit.data.tables import Table, read_table
 from prunekit.evaluation.evaluate import predict
 from prunekit.models import pretrained
@@ -130,7 +130,7 @@ class _Predictor:
     def __init__(self, run: FinishedRun, batch_size: int) -> None:
         self.model = pretrained.load_hf(run.model)
         self.execution = encoder_of(self.model).execution
-        self.tokenizer = AutoTokenizer.from_pretrained(run.model)
+        self.tokenizer = load_tokenizer(run.model)
         self.max_length, self.batch_size = run.spec.max_length, batch_size
         config = self.model.config
         self.layers = len(encoder_of(self.model).blocks)

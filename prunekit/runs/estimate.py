@@ -317,7 +317,7 @@ def read_past_run(folder: Path) -> PastRun | None:
             fit=fit,
             rest=float(seconds["total"]) - fit - float(seconds.get("teacher", 0.0)),
             size=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-            texts=_texts_read(result, manifest, cfg, taken / epochs),
+            texts=_texts_read(result, manifest, cfg, taken / (epochs or 1)),  # 0 where nothing is trained
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return None  # half-written, or of another version

@@ -57,7 +57,11 @@ class Checkpoint:
                     self.size += torch.Size(opened.get_slice(name).get_shape()).numel()
 
     def read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
-        """Return float32 copies of the tensors named by the values of `names`, under its keys."""
+        """Return float32 copies of the tensors named by the values of `names`, under its keys.
+
+        Raises:
+            ValueError: one holds NaN or an infinity.
+        """
         tensors: dict[str, Tensor] = {}
         for file in {self.places[stored] for stored in names.values()}:
             # copies, because the file is only mapped into memory while it is open
@@ -65,7 +69,16 @@ class Checkpoint:
                 for name, stored in names.items():
                     if self.places[stored] == file:
                         tensors[name] = opened.get_tensor(stored).to(torch.float32, copy=True)
+                        _check_finite(file, stored, tensors[name])
         return tensors
+
+
+def _check_finite(file: Path, name: str, tensor: Tensor) -> None:
+    if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        raise ValueError(
+            f"{file} holds {'NaN' if tensor.isnan().any() else 'an infinity'} in {name}.\n"
+            "Allowed: finite numbers.\nTake an earlier checkpoint of that training."
+        )
 
 
 class BlockStore:

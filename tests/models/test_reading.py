@@ -1,11 +1,13 @@
 """Any folder may be named: nothing of it is run, and what is missing or broken is refused by name."""
 
+import ast
 import json
 
 import pytest
 import torch
 from support.folders import edit_json, edit_tensors
 from support.models import tiny_model
+from support.paths import ROOT
 from transformers import AutoModelForSequenceClassification
 
 from prunekit.config.errors import ConfigError
@@ -168,3 +170,24 @@ def test_a_new_head_does_not_hide_a_layer_too_many(tmp_path):
 def test_weights_load_as_they_were_saved(folder):
     before = tiny_model(layers=2).state_dict()
     assert all(torch.equal(tensor, before[name]) for name, tensor in loaded(folder).state_dict().items())
+
+
+# -- every place that reads a model ----------------------------------------------------------------------
+
+
+def calls():
+    """Every call of transformers that may load code of a folder, as (place, names of its keyword arguments)."""
+    for path in sorted((ROOT / "prunekit").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = ast.unparse(node.func.value)
+                if node.func.attr in ("from_pretrained", "from_config") and owner.lower().startswith("auto"):
+                    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", keywords
+
+
+def test_no_place_trusts_code_of_a_folder():
+    told = [(place, keywords) for place, keywords in calls() if "tiny.py" not in place]  # which reads nothing
+    assert len(told) >= 5
+    for place, keywords in told:
+        assert keywords.get("trust_remote_code") == "False" or keywords.get(None) == "place", place

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.folders import edit_json
+from support.folders import edit_json, edit_tensors
 
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
@@ -80,3 +80,12 @@ def test_a_layer_that_is_missing_is_named(tmp_path):
     edit_json(tmp_path / "tiny" / "config.json", num_hidden_layers=5)
     with pytest.raises(ConfigError, match=r"lacks 9 tensors: model\.layers\.4\."):
         load(tmp_path, "false")
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_weights_are_numbers_in_memory_and_on_disk(tmp_path, stream):
+    name = "model.embed_tokens.weight"
+    build_tiny_backbone(tmp_path / "tiny", "llama")
+    edit_tensors(tmp_path / "tiny" / "model.safetensors", lambda found: found | {name: found[name] * float("nan")})
+    with pytest.raises(ValueError, match=rf"holds NaN in {name}"):
+        load(tmp_path, stream)
