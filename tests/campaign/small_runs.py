@@ -1,0 +1,150 @@
+"""The smallest runs of both pipelines, what they must come out with, and what became of a repeated command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from safetensors.torch import load_file
+from support.weight_runs import SMALL as WEIGHTS
+
+from campaign.frame import DEAD_END, REFUSED, REPAIRED, SAME, SILENT, quietly
+from prunekit.config.composition import compose
+from prunekit.config.errors import ConfigError
+from prunekit.files import read_jsonl
+from prunekit.pipelines import run as runs
+from prunekit.pipelines.tokens import artifacts
+from prunekit.runs.folder import RunFolder
+from prunekit.runs.identity import canonical, teacher_config
+
+TOKENS = (
+    "task=synthetic",
+    "backbone=tiny",
+    "trainer=debug",
+    "task.synthetic_rows=48",
+    "logger.wandb.enabled=false",
+    "bench.enabled=false",
+    "teacher.epochs=1",
+    "trainer.epochs=1",
+    "trainer.max_steps=6",
+    "budget=1.5x",
+    "budget_tolerance=0.5",
+    "examples=16",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line; its runs, its caches and its backbone are below one folder."""
+
+    words: Sequence[str]
+
+    def cfg(self, place: Path) -> dict[str, Any]:
+        """Return the configuration."""
+        words = [*self.words, f"runs_dir={place / 'runs'}", f"data.cache_dir={place / 'cache'}"]
+        return canonical(compose(words)[0])
+
+    def folder(self, place: Path) -> Path:
+        """Return the folder of the run."""
+        return RunFolder.of(self.cfg(place)).path
+
+    def teacher(self, place: Path) -> Path | None:
+        """Return the folder of the teacher's run; None where there is none."""
+        cfg = teacher_config(self.cfg(place))
+        return None if cfg is None else RunFolder.of(cfg).path
+
+    def run(self, place: Path) -> str:
+        """Run the command in this process and return what it printed."""
+        with at_home(place), quietly() as printed:
+            runs.run(self.cfg(place))
+        return printed.getvalue()
+
+    def truth(self, place: Path) -> dict[str, str]:
+        """Return what a run came out with: digests of its weights, its numbers, and the rows of its record."""
+        folder = self.folder(place)
+        result = json.loads((folder / "result.json").read_text())
+        numbers = {key: value for key, value in result.items() if key not in ("seconds", "command", "peak_memory_mib")}
+        numbers.pop("reused", None)
+        rows = [{key: value for key, value in row.items() if key != "time"} for row in _rows(folder)]
+        found = {"numbers": json.dumps(numbers, sort_keys=True), "record": json.dumps(rows)}
+        for path in sorted((folder / "model").glob("*.safetensors")):
+            digest = hashlib.sha256()  # of the tensors: safetensors writes its notes in any order
+            for name, tensor in sorted(load_file(path).items()):
+                digest.update(name.encode() + tensor.numpy().tobytes())
+            found[path.name] = digest.hexdigest()
+        return found
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    with suppress(ValueError):
+        return read_jsonl(folder / "metrics.jsonl")
+    return []
+
+
+@contextmanager
+def at_home(place: Path) -> Iterator[None]:
+    """Have the user's cache below a folder, where it can be harmed, and draw no plots, which take most of the time."""
+    home = mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(place / "home")})
+    with home, mock.patch.object(artifacts, "write_plots"):
+        yield
+
+
+JOBS = {
+    "top": Job([*TOKENS, "method=top", "method.bins=8", "method.hard_fraction=0.5"]),
+    "topk": Job([*TOKENS, "method=topk"]),
+    "ltp": Job([*TOKENS, "method=ltp", "method.hard_fraction=0.5"]),
+    "wanda": Job([*WEIGHTS, "method=wanda", "trainer.threads=1"]),
+    "dpruner": Job([*WEIGHTS, "method=dpruner"]),
+}
+
+
+def judge(job: Job, place: Path, truth: dict[str, str], command: Callable[[], str] | None = None) -> str:
+    """Give the command again, follow its advice once if it refuses, and return what became of the run."""
+    give = command or partial(job.run, place)
+    try:
+        printed = give()
+    except ConfigError as error:
+        if len(str(error).splitlines()) > 3:
+            raise
+        if not follow(str(error), place):
+            return f"{DEAD_END}: {error}"
+        try:
+            give()
+        except ConfigError:
+            return DEAD_END
+        found = job.truth(place)
+        return REFUSED if found == truth else f"{SILENT}: {differing(found, truth)}"
+    found = job.truth(place)
+    if found == truth:
+        return (
+            REPAIRED if re.search(r"not what was written|another run|is gone|cannot be read|again", printed) else SAME
+        )
+    is_said = "metrics.jsonl is not what was written" in re.sub(r"\s+", " ", printed)
+    is_whole = is_said and found | {"record": ""} == truth | {"record": ""}
+    return REPAIRED if is_whole else f"{SILENT}: {differing(found, truth)}"
+
+
+def differing(found: dict[str, str], truth: dict[str, str]) -> str:
+    """Return the names of what differs from the truth."""
+    return ", ".join(sorted(name for name in truth.keys() | found.keys() if truth.get(name) != found.get(name)))
+
+
+def follow(advice: str, place: Path) -> bool:
+    """Delete the file or folder that a message says to delete; return whether there was one."""
+    named = [Path(word.rstrip(".,:;")) for word in re.findall(rf"{re.escape(str(place))}\S*", advice)]
+    there = [path for path in named if path.exists()]
+    if "elete" not in advice or not there:
+        return False
+    path = there[0]
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return True
