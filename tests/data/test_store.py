@@ -111,7 +111,9 @@ def test_a_text_file_has_a_row_per_line(tmp_path, kept):
     assert dict(read_table(tmp_path / "t.txt", tmp_path).columns) == {"text": ["a b", "", "c\u2028d"]}
 
 
-@pytest.mark.parametrize("content", [b"no archive at all", gzip.compress(b"text,label\n" + b"a,b\n" * 9999)[:-20]])
+@pytest.mark.parametrize(
+    "content", [b"no archive at all", gzip.compress(b"text,label\n" + b"a,b\n" * 9999)[:-20]], ids=["none", "cut"]
+)
 def test_a_damaged_archive_is_refused(tmp_path, content):
     (tmp_path / "t.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"t\.csv\.gz is (no gzip|a damaged) archive .*; compress it again"):
