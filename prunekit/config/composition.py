@@ -41,7 +41,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> tuple[d
             composed = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
         choices = _choices(composed.hydra)
         folders = [Path(folder), *plugin_dirs()]
-        cfg = goal_before_default(resolve(composed), overrides)
+        cfg = with_default_budget(resolve(composed), overrides)
         cfg = model_before_default(cfg, declared(choices, folders), overrides)
         return with_declared_types(cfg, choices, folders), choices
     except Exception as error:
@@ -97,16 +97,17 @@ def resolve(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def goal_before_default(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the configuration without config.yaml's default budget where a goal says how much to prune.
+def with_default_budget(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration with the task's default budget, or none with a goal, in place of config.yaml's.
 
-    A budget that `overrides`, or a file chosen by them, sets is kept: validation then reports that there are two.
+    A budget that `overrides`, or a file chosen by them, sets is kept: validation then reports that there are two, if
+    there is a goal too.
     """
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
     default = read_keys(conf_dir() / "config.yaml")["budget"].default
-    if not has_goal(cfg) or "budget" in given or shown(cfg.get("budget")) != default:
+    if "budget" in given or shown(cfg.get("budget")) != default:
         return cfg
-    return cfg | {"budget": None}
+    return cfg | {"budget": None if has_goal(cfg) else cfg["task"].get("budget", default)}
 
 
 def model_before_default(cfg: dict[str, Any], keys: Mapping[str, Key], overrides: Sequence[str]) -> dict[str, Any]:
@@ -242,7 +243,7 @@ def configuration(config: Any, context: Any) -> dict[str, Any]:
     """
     choices = _choices(context)
     folders = [Path(source.path) for source in context.runtime.config_sources if source.schema == "file"]
-    cfg = goal_before_default(resolve(config), _overrides(context))
+    cfg = with_default_budget(resolve(config), _overrides(context))
     cfg = model_before_default(cfg, declared(choices, folders or [conf_dir()]), _overrides(context))
     cfg = with_declared_types(cfg, choices, folders or [conf_dir()])
     validate(cfg, choices, folders or [conf_dir()])

@@ -20,6 +20,7 @@ class TaskKeys:
     """
 
     name: str
+    budget: str | float | None = None  # the default of the run's
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"

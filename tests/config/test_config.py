@@ -559,3 +559,30 @@ def test_one_and_one_point_zero_name_the_same_run():
     assert type(whole["method"]["rank_alpha"]) is float
     assert type(whole["method"]["bins"]) is int
     assert config_hash(whole) == config_hash(fraction)
+
+
+def test_a_key_at_the_value_that_runs_had_before_it_does_not_change_the_hash():
+    recipe = compose(["experiment=top_cola"])[0]
+    older = recipe | {"method": {key: value for key, value in recipe["method"].items() if key != "init"}}
+    assert config_hash(recipe) == config_hash(older)
+    assert config_hash(compose(["experiment=top_cola", "method.init=topk"])[0]) != config_hash(older)
+
+
+@pytest.mark.parametrize(
+    ("typed", "budget"),
+    [
+        ("task=cola", "2x"),
+        ("task=sst2", "3x"),
+        ("task=cola budget=3x", "3x"),
+        ("task=cola task.budget=1.5x", "1.5x"),
+        ("task=cola goal.latency_ms=9", None),
+        ("experiment=top_cola", None),
+    ],
+)
+def test_a_task_may_bring_the_budget_that_is_taken_where_none_is_given(typed, budget):
+    assert checked(*typed.split())["budget"] == budget
+
+
+def test_a_tasks_budget_names_the_run_that_the_same_budget_typed_names():
+    named = [canonical(compose(f"task=cola {more}".split())[0]) for more in ("", "budget=2x")]
+    assert config_hash(named[0]) == config_hash(named[1])
