@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
     modules: dict[str, Any] = {}
     with TemporaryDirectory() as scratch:
         for name, fraction in (("soft", 0), ("hard", 1)):
-            cfg, choices = compose(["method=top", *overrides, f"method.hard_fraction={fraction}"])
+            cfg, choices = compose(["method=top", "method.init=open", *overrides, f"method.hard_fraction={fraction}"])
             validate(cfg, choices)
             cfg, kind = canonical(cfg), kind_of(cfg)
             spec, folder = kind.spec(cfg["task"]), RunFolder(Path(scratch) / name, name)

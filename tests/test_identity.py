@@ -15,7 +15,7 @@ SAVED_MODELS = TESTS / "fixtures" / "saved_models"
 
 # typed -> the run's folder and its teacher's
 FOLDERS = {
-    "": ("bbc_news/top/minilm/3x/s1-4a2c8803", "bbc_news/dense/minilm/dense/s1-cc77d9ec"),
+    "": ("bbc_news/top/minilm/3x/s1-1106a494", "bbc_news/dense/minilm/dense/s1-cc77d9ec"),
     "method=ltp task=sst2": ("sst2/ltp/minilm/3x/s1-168c1f85", "sst2/dense/minilm/dense/s1-99c1f4e5"),
     "method=topk task=cola budget=2x": ("cola/topk/minilm/2x/s1-b1efa426", "cola/dense/minilm/dense/s1-581a4a1e"),
     "method=tsdtp task=mrpc": ("mrpc/tsdtp/minilm/3x/s1-138673e5", "mrpc/dense/minilm/dense/s1-e6a8d717"),

@@ -26,6 +26,16 @@ del suite  # pytest would collect the last one under this name too
 
 
 @pytest.mark.slow
+class TestTopLearning(MethodConformance):
+    overrides = ("method=top", "method.hard_fraction=0.5")
+
+
+@pytest.mark.slow
+class TestTopOpen(MethodConformance):
+    overrides = ("method=top", "method.init=open")
+
+
+@pytest.mark.slow
 class TestThresholdProfile(MethodConformance):
     overrides = ("method=threshold", "method.profile=geometric")
 

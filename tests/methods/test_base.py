@@ -59,10 +59,14 @@ def test_biases_and_norms_do_not_decay():
 # -- stages --------------------------------------------------------------------------------------------
 
 
+# the default of ToP learns in the middle: test_top.py
+OPEN = {"top": {"init": "open"}}
+
+
 @pytest.mark.parametrize("name", ["top", "ltp"])
 def test_each_stage_has_a_schedule_of_its_own(name):
     """The rate rises and falls in the soft stage, and again in the hard one."""
-    found = method_under_test(name, epochs=4, hard_fraction=0.5)
+    found = method_under_test(name, epochs=4, hard_fraction=0.5, **OPEN.get(name, {}))
     rates = [found.weights_rate(step) for step in (0, 10, 20, 30, 40)]
     assert rates == pytest.approx([1.0, 0.5, 1.0, 0.5, 0.0])
 
@@ -75,7 +79,7 @@ def test_a_method_that_learns_no_decision_is_in_its_hard_stage_from_the_first_st
 
 @pytest.mark.parametrize("name", ["top", "ltp"])
 def test_the_hard_stage_begins_with_an_optimiser_that_knows_nothing_of_the_soft_one(name):
-    found = method_under_test(name, epochs=4, step=20, hard_fraction=0.5)
+    found = method_under_test(name, epochs=4, step=20, hard_fraction=0.5, **OPEN.get(name, {}))
     fixed = []
     found.freeze_decisions = lambda: fixed.append(True)
     weight = torch.nn.Parameter(torch.ones(2))

@@ -1,4 +1,7 @@
-"""ToP's training: which terms, which groups, when the gates are fixed, what counts as reached."""
+"""ToP's training: which terms, which groups, when the gates are fixed, what counts as reached.
+
+`module` builds open gates, as published, and `tied` those that start as top-k.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,20 +11,23 @@ import torch
 from support.models import sentences, tiny_model
 
 from prunekit.config.composition import compose
-from prunekit.cost import Shape
+from prunekit.config.errors import ConfigError
+from prunekit.cost import Shape, dense_macs, encoder_macs
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.distillation_targets import RowLogits, TeacherOutputs
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.top import ToP
+from prunekit.methods.topk import TopK
 from prunekit.runs.kinds import method_options
 from prunekit.tokens.encoder import install
+from prunekit.tokens.state import Trace
 
 LENGTHS = torch.tensor([12, 7, 9, 5])
 
 
 def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
     cfg, _ = compose(["task=synthetic", "backbone=tiny"])
-    chosen = ToP.Options.from_config(method_options(cfg) | {"bins": 4, "rank_layers": [1]} | options)
+    chosen = ToP.Options.from_config(method_options(cfg) | {"init": "open", "bins": 4, "rank_layers": [1]} | options)
     regression = {"kind": "regression", "metrics": ["pearson"], "score": "pearson", "labels": None}
     spec = TaskSpec.from_config(cfg["task"] | (regression if kind == "regression" else {}))
     classes = 1 if kind == "regression" else 3
@@ -46,8 +52,20 @@ def module(*, kind="classification", epochs=4, budget=2.0, step=0, **options):
 
     found = AtStep(model, context, chosen)
     found.log_dict = lambda *args, **kwargs: None
-    found._trainer = SimpleNamespace(optimizers=[])
+    found._trainer = SimpleNamespace(optimizers=[], _results=SimpleNamespace(reset=lambda: None))
     return found
+
+
+def tied(**options):
+    """Gates that start as top-k, completed for the budget as in a run."""
+    given = {"init": "topk", "hard_fraction": 0.5} | options
+    context = module(budget=given.get("budget", 2.0)).context
+    start = ToP.Options.from_config(
+        method_options(compose(["task=synthetic", "backbone=tiny"])[0])
+        | {"rank_layers": [1]}
+        | {key: value for key, value in given.items() if key not in ("budget", "step", "epochs", "kind")}
+    ).completed(context)
+    return module(**given | {"init_shares": start.init_shares})
 
 
 def batch(kind="classification"):
@@ -126,8 +144,6 @@ def test_the_gates_are_fixed_within_the_budget_where_the_hard_stage_begins():
     found.on_train_batch_start(batch(), 0)
     assert found.policy.shift.any()
     tokens_in, tokens_out = found.policy.counts(LENGTHS, 4)
-    from prunekit.cost import dense_macs, encoder_macs
-
     shape = found.context.shape
     reached = float(dense_macs(shape, LENGTHS).sum() / encoder_macs(shape, tokens_in, tokens_out).sum())
     assert reached == pytest.approx(1.6, rel=0.05)  # four short sentences: one token is 3 % of the FLOPs
@@ -191,11 +207,9 @@ def test_bins_left_to_the_texts_are_those_that_nine_of_ten_reach(lengths, bins):
 
 def test_feasible_ends_with_cls_alone_behind_the_first_location():
     cfg, _ = compose(["task=synthetic", "backbone=tiny"])
-    low, high = ToP.Options.from_config(method_options(cfg)).feasible(module().context)
+    low, high = ToP.Options.from_config(method_options(cfg) | {"init": "open"}).feasible(module().context)
     assert low == 1.0
     shape = module().context.shape
-    from prunekit.cost import dense_macs, encoder_macs
-
     whole, alone = LENGTHS.float(), torch.ones(4)
     tokens_in = torch.stack([whole, whole, alone, alone])
     tokens_out = torch.stack([whole, alone, alone, alone])
@@ -214,3 +228,144 @@ def test_compat_scores_as_the_reference_and_keeps_ghost_keys():
     assert type(found.pruner.scorer).__name__ == "ReferenceReceived"
     assert not found.pruner.hide_gone
     assert found.policy.compat
+
+
+# -- gates that start as top-k ---------------------------------------------------------------------------
+
+
+def test_before_it_learns_it_is_topk():
+    """Same tokens and logits as method=topk with the same profile."""
+    found = tied(budget=1.8)
+    cfg, _ = compose(["task=synthetic", "backbone=tiny", "method=topk", "method.schedule=geometric"])
+    ratio = TopK.Options.from_config(method_options(cfg)).completed(found.context)
+    other = install(tiny_model(), ratio.build_pruner(found.context.shape))
+    seen = []
+    for model in (found.model.eval(), other):
+        trace = Trace()
+        with torch.no_grad():
+            logits = model(**sentences(LENGTHS.tolist()), execution="mask", trace=trace).logits
+        seen.append((logits, [entry.keep for entry in trace.layers]))
+    torch.testing.assert_close(seen[0][0], seen[1][0], atol=0, rtol=0)
+    assert all(torch.equal(one, two) for one, two in zip(seen[0][1], seen[1][1], strict=True))
+
+
+def test_a_profile_of_ones_own_is_bent_to_the_budget():
+    shares = list(tied(budget=1.8, init_shares=[0.9, 0.3, 0.2]).policy.profile().values())
+    assert 0 < shares[2] < shares[1] < shares[0] < 1
+    assert reduction_of(tied(budget=1.8, init_shares=[0.9, 0.3, 0.2])) == pytest.approx(1.8, rel=0.05)
+
+
+def reduction_of(found):
+    tokens_in, tokens_out = found.policy.counts(LENGTHS, 4)
+    shape = found.context.shape
+    return float(dense_macs(shape, LENGTHS).sum() / encoder_macs(shape, tokens_in, tokens_out).sum())
+
+
+def test_the_gates_learn_from_the_task_alone_and_the_weights_from_ranks_too():
+    """20 of 40 steps are hard: the first 10 and the last 10."""
+    for step, terms in (
+        (9, {"kd", "task", "rank"}),
+        (10, {"kd", "task"}),
+        (29, {"kd", "task"}),
+        (30, {"kd", "task", "rank"}),
+    ):
+        assert set(tied(step=step).terms(batch())) == terms
+
+
+def test_the_schedule_of_the_weights_stands_still_while_the_gates_learn():
+    found = tied(hard_fraction=0.5)  # of 40 steps
+    rates = [round(found.weights_rate(step), 3) for step in (0, 9, 10, 20, 29, 30, 31, 39)]
+    assert rates == [1.0, 0.55, 0.5, 0.5, 0.5, 0.5, 0.45, 0.05]
+
+
+def test_the_weights_are_left_alone_while_the_gates_learn():
+    for step, learns in ((9, True), (10, False), (29, False), (30, True)):
+        found = tied(step=step)
+        sum(found.terms(batch()).values()).backward()
+        found.on_before_optimizer_step(found.configure_optimizers()["optimizer"])
+        assert any(weight.grad is not None for _, weight in found.weights()) == learns
+        assert (found.policy.loga.grad is not None) != learns
+
+
+def test_every_evaluation_may_become_the_best():
+    """The budget holds throughout, unlike that of open gates, which meet it where the hard stage begins."""
+    assert all(tied(step=step).meets_budget(2.0) for step in (1, 15, 40))
+
+
+def test_by_default_the_profile_stays():
+    found = tied(hard_fraction=None)
+    assert found.parameter_groups() == []
+    assert not found.policy.loga.requires_grad
+    assert [tied(hard_fraction=None, step=step).hard for step in (0, 20, 39)] == [True] * 3
+
+
+def test_there_are_no_multipliers():
+    found = tied()
+    assert [group["name"] for group in found.parameter_groups()] == ["gates"]
+    assert not hasattr(found, "lambda1")
+
+
+def test_the_gates_gradient_leaves_the_cost_as_it_is():
+    found = tied(step=10)
+    found.policy.loga.grad = torch.tensor([1.0, 2.0, 3.0])
+    cost = torch.autograd.grad(found.expected_sparsity(LENGTHS), found.policy.loga)[0]
+    found.on_before_optimizer_step(found.configure_optimizers()["optimizer"])
+    assert found.policy.loga.grad.norm() > 0.1
+    assert float(found.policy.loga.grad @ cost) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_budget_holds_after_every_step(monkeypatch):
+    found = tied(budget=1.8, step=10)
+    with torch.no_grad():
+        found.policy.loga.copy_(torch.full((3,), 3.0))
+    monkeypatch.setattr("lightning.pytorch.LightningModule.optimizer_step", lambda *args, **kwargs: None)
+    found.optimizer_step()
+    assert reduction_of(found) == pytest.approx(1.8, rel=0.05)  # four short sentences: one token is 3 % of the FLOPs
+
+
+@pytest.mark.parametrize(("learned", "before", "taken"), [(0.8, 0.7, "learned"), (0.7, 0.7, "before")])
+def test_of_the_learned_profile_and_the_first_one_the_better_is_taken(monkeypatch, learned, before, taken):
+    found = tied(step=30)
+    first = found.policy.loga.detach().clone()
+    with torch.no_grad():
+        found.policy.loga.add_(torch.tensor([0.5, -0.5, 0.0]))
+    scores = iter([learned, before])  # in the order in which they are measured
+    monkeypatch.setattr(ToP, "_validation_score", lambda self: next(scores))
+    found.on_train_batch_start(batch(), 0)
+    assert torch.equal(found.policy.loga, first) == (taken == "before")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": "topk", "compat": True}, r"method\.compat=true does not go with .*init=topk"),
+        ({"init": "topk", "sparsity_of": "nominal"}, r"method\.sparsity_of=nominal .*\nAllowed: method\.init=open"),
+        ({"init": "topk", "monotone": True}, r"method\.monotone=true"),
+        ({"init": "topk", "min_tokens": 2}, r"method\.min_tokens=2"),
+        ({"init": "topk", "hard_fraction": 0.0}, r"method\.hard_fraction=0\.0"),
+        ({"init": "topk", "init_shares": (0.5,)}, r"method\.init_shares has 1 shares, and 3 locations"),
+        ({"init": "open", "init_shares": (0.5, 0.2)}, r"method\.init_shares=.*\nAllowed: method\.init=topk"),
+        ({"init": None, "compat": True, "init_shares": (0.5, 0.2)}, r"method\.init_shares=.*init=open"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(module().options, **options).completed(module().context)
+
+
+def test_feasible_of_a_profile_ends_with_cls_alone():
+    found = module()
+    start = replace(found.options, init="topk")
+    assert start.feasible(found.context) == pytest.approx(found.options.feasible(found.context))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({}, "PrefixGate")]
+    + [({name: value}, "RankGate") for name, value in (("compat", True), ("hard_fraction", 0.0), ("monotone", True))]
+    + [({name: value}, "RankGate") for name, value in (("min_tokens", 1), ("sparsity_of", "nominal"))],
+)
+def test_what_only_open_gates_have_asks_for_open_gates(options, kind):
+    found = module()
+    chosen = replace(found.options, init=None, **options).completed(found.context)
+    assert type(chosen.build_pruner(found.context.shape).policy).__name__ == kind

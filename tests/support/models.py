@@ -108,7 +108,7 @@ def method_under_test(
     chosen = kind.Options.from_config(method_options(cfg) | options).completed(context)
     install(model, chosen.build_pruner(shape))
     found = type("AtStep", (kind,), {"global_step": step})(model, context, chosen)
-    found._trainer = SimpleNamespace(optimizers=[])
+    found._trainer = SimpleNamespace(optimizers=[], _results=SimpleNamespace(reset=lambda: None))
     found.logged = {}
     found.log_dict = lambda values, **kwargs: found.logged.update(values)
     found.log = lambda key, value, **kwargs: found.logged.update({key: value})
