@@ -101,6 +101,17 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             over_seeds, "tsdtp_ablation", ["method", "method.gamma", "method.task_attention"], ["budget"]
         ),
     },
+    "docs/methods/top.md": {
+        "tried": partial(
+            over_seeds,
+            "top_init",
+            [
+                *("method", "method.schedule", "method.dense_layers", "method.train"),
+                *("method.init", "method.init_shares", "method.hard_fraction"),
+            ],
+            metrics=["score", "reduction"],
+        )
+    },
     "docs/translation.md": {"trained": translations},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }
