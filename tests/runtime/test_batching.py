@@ -12,11 +12,12 @@ from prunekit.runtime.batching import (
     Batcher,
     BatcherClosedError,
     BatchFailedError,
+    CallTooLongError,
     Limits,
     QueueFullError,
     RequestTimeoutError,
-    percentile_ms,
 )
+from prunekit.runtime.tally import percentile_ms
 
 ROOMY = Limits(texts=8, tokens=100, wait_s=0.02, queue=100, timeout_s=20)
 
@@ -206,6 +207,143 @@ def test_an_error_in_a_batch_reaches_its_requests_and_stops_nothing_else(desk):
     assert batcher.tally.outcomes == {"failed": 1, "ok": 1}
 
 
+def test_an_error_in_a_batch_fails_the_item_that_causes_it_alone(desk):
+    async def scene(batcher):
+        return await asyncio.gather(*(batcher.submit([text]) for text in ("a", "bad", "bb")), return_exceptions=True)
+
+    (first, failed, last), batcher = run(desk, scene)
+    assert (first, str(failed), last) == ([1], "ValueError: cannot compute bad", [2])
+    assert desk.batches == [["a", "bad", "bb"], ["a"], ["bad"], ["bb"]]
+    assert batcher.tally.outcomes == {"failed": 1, "ok": 2}
+
+
+def test_a_result_that_is_an_exception_is_raised_in_its_caller_alone(desk):
+    desk.compute = lambda batch: [OverflowError(text) if text == "huge" else len(text) for text in batch]
+
+    async def scene(batcher):
+        return await asyncio.gather(*(batcher.submit([text]) for text in ("a", "huge")), return_exceptions=True)
+
+    (first, failed), _ = run(desk, scene)
+    assert (first, type(failed)) == ([1], OverflowError)
+
+
+# -- fairness ------------------------------------------------------------------------------------------------
+
+
+async def submitted(batcher, owner, *texts):
+    """A call that waits in the queue."""
+    task = asyncio.create_task(batcher.submit(texts, owner))
+    await asyncio.sleep(0.05)  # until it is read
+    return task
+
+
+def test_who_asks_for_much_waits_behind_who_asks_for_little(desk):
+    async def scene(batcher):
+        first = await desk.hold(batcher)
+        much = await submitted(batcher, "a", "a1", "a2", "a3", "a4")
+        little = await submitted(batcher, "b", "b1")
+        desk.go.set()
+        return await asyncio.gather(first, much, little)
+
+    answers, _ = run(desk, scene, texts=2)
+    assert answers == [[4], [2, 2, 2, 2], [2]]
+    assert desk.batches == [["held"], ["a1", "b1"], ["a2", "a3"], ["a4"]]
+
+
+def test_reading_is_fair_by_size_and_a_long_call_is_read_in_pieces(desk):
+    reading = threading.Event()
+    read = []
+
+    def slow(texts):
+        read.append(list(texts))
+        assert reading.wait(20)
+        return list(texts)
+
+    desk.read = slow
+
+    async def scene(batcher):
+        much = asyncio.create_task(batcher.submit(["aaaaaaaa"] * 4 + ["aa", "aa"], "a"))
+        await asyncio.sleep(0.05)
+        little = asyncio.create_task(batcher.submit(["b"], "b"))
+        await asyncio.sleep(0.05)
+        reading.set()
+        return await asyncio.gather(much, little)
+
+    answers, _ = run(desk, scene, piece=16)
+    assert answers == [[8, 8, 8, 8, 2, 2], [1]]
+    assert read == [["aaaaaaaa"] * 2, ["b"], ["aaaaaaaa"] * 2, ["aa", "aa"]]
+
+
+def test_several_readers_read_at_the_same_time(desk):
+    together = threading.Barrier(2, timeout=20)
+
+    def read(texts):
+        together.wait()
+        return list(texts)
+
+    desk.read = read
+    answers, _ = run(desk, lambda batcher: asyncio.gather(batcher.submit(["a"]), batcher.submit(["b"])), readers=2)
+    assert answers == [[1], [1]]
+
+
+def test_several_lanes_compute_at_the_same_time(desk):
+    together = threading.Barrier(2, timeout=20)
+
+    def compute(batch):
+        together.wait()
+        return [len(text) for text in batch]
+
+    desk.compute = compute
+    answers, _ = run(desk, lambda batcher: batcher.submit(["a", "bb"]), texts=1, lanes=2)
+    assert answers == [1, 2]
+
+
+def test_where_the_queue_is_full_the_owner_of_most_gives_way_to_one_of_less(desk):
+    async def scene(batcher):
+        first = await desk.hold(batcher)
+        old, new = await submitted(batcher, "a", "a1", "a2"), await submitted(batcher, "a", "a3", "a4")
+        less = asyncio.create_task(batcher.submit(["b1"], "b"))
+        with pytest.raises(QueueFullError, match="4 texts are waiting, and 1 more would exceed the limit of 4"):
+            await asyncio.wait_for(new, 20)
+        assert batcher.waiting == 3
+        with pytest.raises(QueueFullError):  # nobody holds more than these would be
+            await batcher.submit(["c1", "c2"], "c")
+        desk.go.set()
+        return [await first, await old, await less]
+
+    answers, batcher = run(desk, scene, queue=4)
+    assert answers == [[4], [2, 2], [2]]
+    assert desk.batches == [["held"], ["a1", "b1", "a2"]]
+    assert batcher.tally.outcomes == {"ok": 3, "full": 2}
+
+
+def test_a_batch_takes_no_more_tokens_than_are_computed_in_its_time(desk):
+    def compute(batch):
+        desk.batches.append(batch)
+        time.sleep(0.01 * sum(map(len, batch)))
+        return [len(text) for text in batch]
+
+    desk.compute = compute
+
+    async def scene(batcher):
+        await batcher.submit(["aaaa"])
+        return await batcher.submit(["bbb"] * 6 + ["b" * 9])
+
+    answers, _ = run(desk, scene, batch_s=0.069)
+    assert answers == [3] * 6 + [9]
+    assert [len(batch) for batch in desk.batches] == [1, 2, 2, 2, 1]
+
+
+def test_a_call_has_a_limit_of_tokens_together(desk):
+    async def scene(batcher):
+        with pytest.raises(CallTooLongError, match="6 tokens together"):
+            await batcher.submit(["abc", "def"])
+        return await batcher.submit(["abc", "de"])
+
+    answers, batcher = run(desk, scene, call_tokens=5)
+    assert (answers, batcher.waiting) == ([3, 2], 0)
+
+
 def test_an_error_while_reading_reaches_the_caller(desk):
     def read(texts):
         raise KeyError("unreadable")
@@ -235,6 +373,21 @@ def test_closing_finishes_accepted_requests_and_accepts_no_more(desk):
 
     assert asyncio.run(play()) == [[4], [6]]
     assert desk.batches == [["held"], ["second"]]
+
+
+def test_giving_up_answers_everything_at_once(desk):
+    async def play():
+        async with Batcher(desk.read, desk.compute, ROOMY) as batcher:
+            calls = [await desk.hold(batcher), await submitted(batcher, "b", "waits")]
+            batcher.close()
+            batcher.give_up()
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            desk.go.set()
+            return ends, batcher.tally.outcomes
+
+    ends, outcomes = asyncio.run(play())
+    assert [type(end) for end in ends] == [BatcherClosedError] * 2
+    assert (desk.batches, outcomes) == ([["held"]], {"left": 2})
 
 
 def test_percentiles_are_measured_times_without_interpolation():
