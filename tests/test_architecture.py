@@ -29,7 +29,7 @@ floors = script(ROOT / "docs" / "floors.py")
 FLOORS = {
     8: ("cli", "conformance"),
     7: ("pipelines",),
-    6: ("report", "loggers"),
+    6: ("report", "loggers", "serving"),
     5: ("methods", "bench", "results", "training"),
     4: ("evaluation", "runtime", "runs"),
     3: ("models",),
@@ -69,6 +69,7 @@ LIGHT = (
     "train", "prunekit", "prunekit.__main__", "prunekit.config", "prunekit.cli", "prunekit.pipelines.run",
     "prunekit.runs.folder", "prunekit.runs.finished", "prunekit.data.spec", "prunekit.data.sources",
     "prunekit.data.packages", "prunekit.report", "prunekit.runtime.batching",
+    "prunekit.serving.address",
     "prunekit.bench.result", "prunekit.bench.table",  # stored timings; the rest of bench measures, and loads torch
 )  # fmt: skip
 HEAVY = (

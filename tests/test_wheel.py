@@ -43,7 +43,7 @@ def test_the_page_of_reports_is_in_the_wheel(site: Path):
 
 
 def test_the_settings_of_other_commands_are_in_the_wheel(site: Path):
-    for name in ("table", "report", "dashboard", "export", "bench"):
+    for name in ("table", "report", "dashboard", "export", "bench", "serve"):
         assert list(site.rglob(f"prunekit/cli/{name}.yaml")), name
 
 

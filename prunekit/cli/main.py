@@ -44,6 +44,7 @@ VERBS = {
     "data": "prunekit.cli.data:main",
     "predict": "prunekit.cli.predict:main",
     "new": "prunekit.cli.new:main",
+    "serve": "prunekit.cli.serve:main",
 }
 
 HELP = """prunekit: train, compare and deploy pruned Transformers.

@@ -1,4 +1,4 @@
-"""Optional packages of some runtimes: imported when used, with an error that says how to install them."""
+"""Optional packages of runtimes and of the server: imported when used, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ EXTRA = {
     "ctranslate2": "peers",
     "nncf": "peers",
     "triton": "triton",
+    "fastapi": "serve",
+    "uvicorn": "serve",
 }
 
 

@@ -1,0 +1,86 @@
+"""`prunekit serve`: answer requests over HTTP with the models of finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help
+from prunekit.config.errors import DONE, ConfigError
+from prunekit.runs.finished import FinishedRun, open_run
+from prunekit.runtime.extras import MissingPackageError, need
+from prunekit.serving.address import bind
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until SIGTERM or Ctrl-C, then finish what was accepted. Return 0.
+
+    The port is opened when every model is loaded and has answered, so a server that can be reached works.
+
+    Raises:
+        ConfigError: a setting, a run, a model or an address with which this is not possible.
+    """
+    if asks_for_help(arguments):
+        return print_help("serve")
+    given = parse_settings("serve", arguments)
+    check_sizes(given)
+    tokens = read_tokens(given["tokens"])
+    runs = [open_labelling(path) for path in given["run"] or [None]]
+    try:
+        for package in ("fastapi", "uvicorn"):
+            need(package, "prunekit serve")
+    except MissingPackageError as error:
+        raise ConfigError(str(error)) from error
+    with bind(given["host"], given["port"]) as bound:
+        # torch takes seconds to import: settings, runs and the address are checked before
+        from prunekit.serving.model import load_all
+        from prunekit.serving.server import serve
+
+        what = ", ".join(str(run.path) for run in runs)
+        answered = serve(bound, what, load_all(runs, given), given, tokens)
+    print(f"answered {answered} requests", flush=True)
+    return DONE
+
+
+def check_sizes(given: Mapping[str, Any]) -> None:
+    """Check that the largest request fits into the queue. Raises ConfigError."""
+    if given["request_texts"] > given["queue"]:
+        raise ConfigError(
+            f"request_texts={given['request_texts']}, but queue={given['queue']}: such a request would never fit.\n"
+            f"Allowed: request_texts up to {given['queue']}.\nGive a smaller number, or a longer queue."
+        )
+
+
+def open_labelling(path: str | None) -> FinishedRun:
+    """Open a run that the server can answer with. Raises ConfigError if it is none."""
+    run = open_run(path)
+    if not run.spec.kind.labels_texts:
+        raise ConfigError(
+            f"run={path} {run.spec.kind.does}, which this server does not support.\n"
+            "Allowed: a run of classification or regression.\nUse prunekit.load(folder) for it."
+        )
+    return run
+
+
+def read_tokens(path: str | None) -> list[str]:
+    """Return the tokens in a file, one a line; none without a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no token, or one that no header could carry.
+    """
+    if path is None:
+        return []
+    try:
+        tokens = Path(path).expanduser().read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        tokens, problem = [], f"cannot be read ({reason})"
+    else:
+        problem = "holds no token"
+    if not tokens:
+        raise ConfigError(
+            f"tokens={path} {problem}.\nAllowed: a file with one token in a line.\n"
+            "Make one: python -c 'import secrets; print(secrets.token_urlsafe())' > tokens.txt"
+        )
+    return tokens

@@ -1,0 +1,173 @@
+"""A run's model as the server uses it: reads texts, computes batches of them, and says what it can do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prunekit.bench.inputs import to_engine_inputs
+from prunekit.bench.protocol import Encoded
+from prunekit.config.errors import ConfigError, first_line
+from prunekit.console import silence_libraries
+from prunekit.data.encoding import load_tokenizer
+from prunekit.data.vocabulary import is_tokenless
+from prunekit.runs.finished import FinishedRun
+from prunekit.runtime.loading import load
+from prunekit.serving.requests import RequestError, Text, empty
+
+
+class ReadText(Encoded):
+    """The token ids of a text of a request."""
+
+    place: str = ""
+
+
+class Model:
+    """A packed engine with its tokenizer: tokenises texts and answers batches of them."""
+
+    def __init__(self, engine: Any, tokenizer: Any, *, max_length: int, cut: bool) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.cut = cut
+        # of an unknown word there was something to read
+        self.special = set() if tokenizer is None else set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        # one that never cuts: threads may share a tokenizer as long as none changes how it cuts
+        self.whole = copy.deepcopy(tokenizer)
+
+    def read(self, texts: Sequence[Text]) -> list[ReadText]:
+        """Return the token ids of each text, as in training.
+
+        Raises:
+            RequestError: a text is too long, or has no token besides the special ones.
+        """
+        columns = [list(column) for column in zip(*(text.parts for text in texts), strict=True)]
+        cutting = {"truncation": True, "max_length": self.max_length} if self.cut else {}
+        encoded = self.tokenizer(*columns, return_attention_mask=False, verbose=False, **cutting)
+        types = encoded.get("token_type_ids")
+        items = []
+        for number, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
+            self._check(text, ids)
+            items.append(ReadText(ids))
+            items[-1].place = text.place
+            if types is not None and any(types[number]):
+                items[-1].types = types[number]
+        return items
+
+    def _check(self, text: Text, ids: Sequence[int]) -> None:
+        if len(ids) > self.max_length:
+            raise RequestError(
+                422,
+                f"{text.place} has {len(ids)} tokens",
+                f"{self.max_length} tokens",
+                "shorten it, or start the server with cut=true",
+            )
+        for half, part in enumerate(text.parts):
+            if is_tokenless(part, self.whole):
+                raise empty(f"{text.place}[{half}]" if len(text.parts) > 1 else text.place)
+        if self.special.issuperset(ids):
+            raise empty(text.place)
+
+    def compute(self, batch: Sequence[ReadText]) -> list[dict[str, Any] | RequestError]:
+        """Compute the answer to each text, as one packed batch; an error where an answer has no finite number."""
+        result = self.engine(to_engine_inputs(batch))
+        names = [self.engine.config.id2label[number] for number in range(result.logits.shape[-1])]
+        scores = result.logits.double().softmax(-1) if result.labels is not None else result.logits
+        labels = result.labels or [None] * len(batch)
+        kept = result.trace.tokens_out.T.long().tolist()
+        finite = torch.isfinite(result.logits).all(-1).tolist()
+        return [
+            {"label": label, "scores": dict(zip(names, row, strict=True)), "tokens": len(ids), "kept": counts}
+            if is_finite
+            else _not_finite(ids)
+            for label, row, ids, counts, is_finite in zip(labels, scores.tolist(), batch, kept, finite, strict=True)
+        ]
+
+
+def _not_finite(ids: ReadText) -> RequestError:
+    given = f"{ids.place}, for which the model computes no finite number"
+    return RequestError(422, given, "texts like those of the training", "leave it out, or serve the model as fp32")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model with its name in requests, what it is, and what it can do."""
+
+    name: str
+    model: Any  # reads and computes, as Model does
+    about: Mapping[str, Any]
+    pairs: bool = False  # its texts are pairs
+    ranks: bool = False  # of a pair it says how well the second text fits the first
+
+
+def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
+    """Load the run's model and warm it up, so that everything built at first use exists.
+
+    Raises:
+        ConfigError: a damaged model, inconsistent lengths, a model that the packed engine does not support or that
+            computes no finite numbers.
+    """
+    silence_libraries()
+    try:
+        engine = load(run.model, engine="packed", dtype=given["dtype"], threads=given["threads"])
+        tokenizer = engine.tokenizer or load_tokenizer(run.model)  # which says that there is none
+    except Exception as error:  # the libraries that read damaged files raise whatever they meet
+        raise _not_served(run, f"{type(error).__name__}: {first_line(error)}") from error
+    longest = given["max_length"] or min(run.spec.max_length, engine.most_tokens)
+    if longest > engine.most_tokens:
+        raise ConfigError(
+            f"max_length={longest}, but this model reads {engine.most_tokens} tokens.\n"
+            f"Allowed: 8 to {engine.most_tokens}.\nGive less, or leave it out."
+        )
+    if given["batch_tokens"] < longest:
+        raise ConfigError(
+            f"batch_tokens={given['batch_tokens']} has no room for one text of max_length={longest}.\n"
+            f"Allowed: {longest} and more.\nGive more, or a shorter max_length."
+        )
+    model = Model(engine, tokenizer, max_length=longest, cut=given["cut"])
+    try:
+        engine.warm(min(given["batch_tokens"], 1024))  # so that few requests wait for a compiler
+        first = Text("a first text", ("warm", "up") if run.spec.text_pair else ("warm up",))
+        answers = [
+            answer
+            for texts in ([first], [first] * min(2, given["batch_texts"]))
+            for answer in model.compute(model.read(texts))
+        ]
+    except Exception as error:  # as above
+        raise _not_served(run, f"{type(error).__name__}: {first_line(error)}") from error
+    for answer in answers:
+        if isinstance(answer, RequestError):
+            raise _not_served(run, str(answer))
+    return model
+
+
+def _not_served(run: FinishedRun, reason: str) -> ConfigError:
+    return ConfigError(
+        f"run={run.path} cannot be served ({reason}).\nAllowed: the run of a whole model of finite weights.\n"
+        "Train it again, with the command in its config.yaml's folder, or give another run."
+    )
+
+
+def load_all(runs: Sequence[FinishedRun], given: Mapping[str, Any]) -> dict[str, Served]:
+    """Load the models of several runs, each under its task's name, which the run's hash follows where it is not unique.
+
+    Raises:
+        ConfigError: as of `load_model`, or the same run twice.
+    """
+    tasks = [run.result.task for run in runs]
+    served: dict[str, Served] = {}
+    for run, task in zip(runs, tasks, strict=True):
+        name = task if tasks.count(task) == 1 else f"{task}-{run.result.hash}"
+        if name in served:
+            raise ConfigError(f"run={run.path} is given twice.\nAllowed: every run once.\nLeave one of them out.")
+        model = load_model(run, given)
+        about = {"task": task, "method": run.result.method, "hash": run.result.hash}
+        about |= {"dtype": given["dtype"], "max_length": model.max_length}
+        pairs = run.spec.text_pair is not None
+        ranks = pairs and model.engine.config.num_labels == 1
+        served[name] = Served(name, model, about, pairs, ranks)
+    return served
