@@ -3,9 +3,10 @@
 python benchmarks/serving.py run=runs/<task>/<method>/<backbone>/<budget>/s<seed>-<hash> 'server=[threads=1]'
 python benchmarks/serving.py                        # the table of docs/serving.md again, from what is stored
 
-The server is examples/serve.py in a process of its own; this one asks, over loopback, with keep-alive. In a closed loop
+The server is `prunekit serve` in a process of its own; this one asks, over loopback, with keep-alive. In a closed loop
 a client asks again as soon as it is answered. Requests that arrive at random (Poisson) do not wait for each other, and
-their times count from the moment they were due.
+their times count from the moment they were due. Under attack (attacks.py, in a third process), such requests are
+compared with the same ones without an attack.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ from prunekit.config.errors import DONE, ConfigError
 from prunekit.environment import environment
 from prunekit.files import atomic_write_text
 from prunekit.runs.finished import FinishedRun, open_run
-from prunekit.runtime.batching import percentile_ms
+from prunekit.runtime.tally import percentile_ms
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
-SERVER = ROOT / "examples" / "serve.py"
+ATTACKS = Path(__file__).with_name("attacks.py")
 RESULTS = ROOT / "benchmarks" / "results"
-SCHEMA = 1
+SCHEMA = 2
 PATIENCE_S = 120.0  # of a client; longer than the server's
 ENDING_S = 60.0  # for the server to finish its queue
 
@@ -89,7 +90,7 @@ async def measured(
     """What came of a load that lasted so many seconds, and what the server says that it did meanwhile."""
     loop = asyncio.get_running_loop()
     heard = Heard()
-    before, cpu = (await client.get("/stats")).json(), time.process_time()
+    before, cpu = await stats(client), time.process_time()
     start = loop.time()
     counted_from = start + seconds / 10
     until = counted_from + seconds
@@ -115,7 +116,7 @@ async def measured(
 
     await load(ask, until)
     spent = loop.time() - start
-    after, cpu = (await client.get("/stats")).json(), time.process_time() - cpu
+    after, cpu = await stats(client), time.process_time() - cpu
     batches = after["batches"] - before["batches"]
     ordered = sorted(heard.seconds)
     return {
@@ -128,7 +129,20 @@ async def measured(
         "mean_batch_texts": (after["texts"] - before["texts"]) / batches if batches else None,
         "server_computing": (after["computing_s"] - before["computing_s"]) / spent,
         "client_cpu": cpu / spent,
+        "memory_mb": await memory_mb(client),
     }
+
+
+async def stats(client: httpx2.AsyncClient) -> dict[str, Any]:
+    """What the server's only model did since its start."""
+    (found,) = (await client.get("/stats")).json()["models"].values()
+    return dict(found)
+
+
+async def memory_mb(client: httpx2.AsyncClient) -> float:
+    """Resident memory of the server."""
+    (size,) = re.findall(r"^prunekit_resident_memory_bytes (\S+)$", (await client.get("/metrics")).text, re.MULTILINE)
+    return float(size) / 1e6
 
 
 # -- the server ----------------------------------------------------------------------------------------------
@@ -141,8 +155,8 @@ async def served(run: FinishedRun, given: Mapping[str, Any]) -> AsyncIterator[st
     Raises:
         ConfigError: it did not start; what it said is on stderr.
     """
-    words = [sys.executable, str(SERVER), f"run={run.path}", "port=0", "cut=true", *given["server"]]
-    child = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    words = ["-m", "prunekit", "serve", f"run={run.path}", "port=0", "cut=true", *given["server"]]
+    child = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
     try:
         assert child.stdout is not None
         try:
@@ -153,18 +167,39 @@ async def served(run: FinishedRun, given: Mapping[str, Any]) -> AsyncIterator[st
         if address is None:
             raise ConfigError(
                 f"the server did not start within {given['start_s']:g} s, or ended; it was\n"
-                f"python examples/serve.py run={run.path} port=0 cut=true {' '.join(given['server'])}\n"
+                f"prunekit serve run={run.path} port=0 cut=true {' '.join(given['server'])}\n"
                 "See what it wrote above, or try that command by itself."
             )
         yield address[0]
     finally:
-        if child.returncode is None:
-            child.terminate()
-            try:
-                await asyncio.wait_for(child.wait(), ENDING_S)
-            except TimeoutError:
-                child.kill()
-                await child.wait()
+        await end(child)
+
+
+@asynccontextmanager
+async def attacked(name: str, address: str, start_s: float) -> AsyncIterator[str]:
+    """What an attack is, for a block during which a process attacks; at first there is time for it to take hold."""
+    words = [sys.executable, str(ATTACKS), name, address.rpartition(":")[2]]
+    child = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        what = (await child.stdout.readline()).decode().strip()
+        await asyncio.sleep(start_s)
+        yield what
+        if child.returncode is not None:
+            raise ConfigError(f"the attack {name} ended.\nAllowed: one that goes on.\nSee what it wrote above.")
+    finally:
+        await end(child)
+
+
+async def end(child: asyncio.subprocess.Process) -> None:
+    """Terminate a process, and kill it if it does not end."""
+    if child.returncode is None:
+        child.terminate()
+        try:
+            await asyncio.wait_for(child.wait(), ENDING_S)
+        except TimeoutError:
+            child.kill()
+            await child.wait()
 
 
 def bodies(run: FinishedRun, count: int, seed: int) -> Iterator[bytes]:
@@ -191,21 +226,27 @@ async def measure(run: FinishedRun, given: Mapping[str, Any]) -> dict[str, Any]:
         served(run, given) as address,
         httpx2.AsyncClient(base_url=address, limits=limits, timeout=PATIENCE_S, trust_env=False) as client,
     ):
-        about = (await client.get("/healthz")).json()
+        (about,) = (await client.get("/models")).json()["models"].values()
+        started_mb = await memory_mb(client)
+
+        async def timed(load: Callable[[Ask, float], Awaitable[None]], **what: Any) -> None:
+            loads.append({**what, **await measured(client, requests, given["seconds"], load)})
+            print(f"  {name_of(loads[-1])}: {loads[-1]['requests_per_s']:.1f} requests/s", flush=True)
+
+        def at_random(per_s: float) -> Callable[[Ask, float], Awaitable[None]]:
+            rng = random.Random(given["seed"])  # the same arrivals each time
+            return lambda ask, until: arrivals(ask, per_s, until, rng)
+
         for clients in given["clients"]:
-            found = await measured(
-                client, requests, given["seconds"], lambda ask, until, n=clients: closed_loop(ask, n, until)
-            )
-            loads.append({"kind": "closed", "clients": clients, **found})
-            print(f"  {name_of(loads[-1])}: {found['requests_per_s']:.1f} requests/s", flush=True)
+            await timed(lambda ask, until, n=clients: closed_loop(ask, n, until), kind="closed", clients=clients)
         most = max((load["requests_per_s"] for load in loads), default=0.0)
         for share in given["shares"] if most else []:
-            rng = random.Random(given["seed"])
-            found = await measured(
-                client, requests, given["seconds"], lambda ask, until, s=share, r=rng: arrivals(ask, s * most, until, r)
-            )
-            loads.append({"kind": "random", "share": share, "asked_per_s": share * most, **found})
-            print(f"  {name_of(loads[-1])}: {found['requests_per_s']:.1f} requests/s", flush=True)
+            await timed(at_random(share * most), kind="random", share=share, asked_per_s=share * most)
+        for attack in given["attacks"] if most else []:
+            asked = {"kind": "attack", "share": given["attacked_share"], "asked_per_s": given["attacked_share"] * most}
+            await timed(at_random(asked["asked_per_s"]), attack=None, **asked)
+            async with attacked(attack, address, min(2.0, given["seconds"])) as what:
+                await timed(at_random(asked["asked_per_s"]), attack=what, **asked)
     around = environment()
     return {
         "schema": SCHEMA,
@@ -215,6 +256,7 @@ async def measure(run: FinishedRun, given: Mapping[str, Any]) -> dict[str, Any]:
         "hardware": {name: around[name] for name in ("cpu", "cpus")},
         "versions": {name: around["versions"].get(name) for name in ("prunekit", "torch", "transformers")},
         "load_average": {"before": load_before[0], "after": os.getloadavg()[0]},
+        "started_mb": started_mb,
         "settings": {name: given[name] for name in ("server", "seconds", "texts", "seed")},
         "loads": loads,
     }
@@ -227,6 +269,8 @@ def name_of(load: Mapping[str, Any]) -> str:
     """A load, as the table calls it."""
     if load["kind"] == "closed":
         return "1 client" if load["clients"] == 1 else f"{load['clients']} clients"
+    if load["kind"] == "attack":
+        return load["attack"] or "no attack"
     return f"at random, {load['asked_per_s']:.1f} per s"
 
 
@@ -248,28 +292,47 @@ def _table(result: Mapping[str, Any]) -> str:
         f"request, {sum(lengths) / max(1, len(lengths)):.0f} tokens on average, cut at {result['max_length']}; "
         f"server: {settings}",
         "",
-        "| load | requests/s | p50 ms | p95 ms | p99 ms | texts per batch | computing | errors |",
-        "|---" + "|---:" * 7 + "|",
+        "| load | requests/s | p50 ms | p95 ms | p99 ms | texts per batch | computing | memory MB | errors |",
+        "|---" + "|---:" * 8 + "|",
     ]
     for load in result["loads"]:
-        errors = ", ".join(f"{count} x {name}" for name, count in sorted(load["errors"].items()))
-        cells = [
-            name_of(load),
-            f"{load['requests_per_s']:.1f}",
-            *("-" if value is None else f"{value:.0f}" for value in load["latency_ms"].values()),
-            "-" if load["mean_batch_texts"] is None else f"{load['mean_batch_texts']:.1f}",
-            f"{100 * load['server_computing']:.0f} %",
-            errors or "none",
+        if load["kind"] != "attack":
+            batch = "-" if load["mean_batch_texts"] is None else f"{load['mean_batch_texts']:.1f}"
+            cells = [*_cells(load), batch, f"{100 * load['server_computing']:.0f} %", f"{load['memory_mb']:.0f}"]
+            lines.append(f"| {' | '.join([*cells, _errors(load)])} |")
+    if attacks := [load for load in result["loads"] if load["kind"] == "attack"]:
+        lines += ["", f"Under attack, {attacks[0]['asked_per_s']:.1f} requests per s at random:", ""]
+        lines += [
+            "| attack | requests/s | p50 ms | p95 ms | p99 ms | p99 before | times | memory MB | errors |",
+            "|---" + "|---:" * 8 + "|",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        for quiet, load in pairwise(attacks):
+            if load["attack"] is not None:
+                before, under = (one["latency_ms"]["p99"] for one in (quiet, load))
+                times = f"{under / before:.2f}" if before and under else "-"
+                cells = [*_cells(load), _whole(before), times, f"{load['memory_mb']:.0f}", _errors(load)]
+                lines.append(f"| {' | '.join(cells)} |")
     machine, average = result["hardware"], result["load_average"]
     lines += [
         "",
         f"{machine['cpus']} cores of {machine['cpu']}, load average {average['before']:.1f} before; {result['date']}, "
-        f"{result['settings']['seconds']:g} s per load; the clients ran on the same machine.",
+        f"{result['settings']['seconds']:g} s per load; the clients ran on the same machine. Memory is the server's, "
+        f"after the load, {result['started_mb']:.0f} MB at the start.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _cells(load: Mapping[str, Any]) -> list[str]:
+    return [name_of(load), f"{load['requests_per_s']:.1f}", *map(_whole, load["latency_ms"].values())]
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _errors(load: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count} x {name}" for name, count in sorted(load["errors"].items())) or "none"
 
 
 def stored(folder: Path = RESULTS) -> list[dict[str, Any]]:

@@ -27,18 +27,19 @@ RESULT = {
     "date": "2026-01-02",
     "hardware": {"cpu": "a CPU", "cpus": 2},
     "load_average": {"before": 0.1, "after": 1.5},
+    "started_mb": 400.0,
     "settings": {"server": ["threads=1"], "seconds": 20, "texts": 1, "seed": 0},
     "loads": [
         {
             "kind": "closed", "clients": 8, "timed": 1000, "errors": {}, "requests_per_s": 50.0,
             "texts_per_s": 50.0, "tokens_per_text": 120.0, "latency_ms": {"p50": 150.4, "p95": 200.0, "p99": 251.0},
-            "mean_batch_texts": 7.5, "server_computing": 0.95, "client_cpu": 0.1,
+            "mean_batch_texts": 7.5, "server_computing": 0.95, "client_cpu": 0.1, "memory_mb": 410.2,
         },
         {
             "kind": "random", "share": 0.8, "asked_per_s": 40.0, "timed": 0, "errors": {"503": 2},
             "requests_per_s": 0.0, "texts_per_s": 0.0, "tokens_per_text": None,
             "latency_ms": {"p50": None, "p95": None, "p99": None}, "mean_batch_texts": None, "server_computing": 0.0,
-            "client_cpu": 0.1,
+            "client_cpu": 0.1, "memory_mb": 410.2,
         },
     ],
 }  # fmt: skip
@@ -50,9 +51,26 @@ def test_the_table_says_what_was_measured_and_of_what():
         "**top on bbc_news, 3.00x fewer FLOPs**, fp32; 1 text in a request, 120 tokens on average, cut at 128; "
         "server: threads=1"
     )
-    assert "| 8 clients | 50.0 | 150 | 200 | 251 | 7.5 | 95 % | none |" in lines
-    assert "| at random, 40.0 per s | 0.0 | - | - | - | - | 0 % | 2 x 503 |" in lines
+    assert "| 8 clients | 50.0 | 150 | 200 | 251 | 7.5 | 95 % | 410 | none |" in lines
+    assert "| at random, 40.0 per s | 0.0 | - | - | - | - | 0 % | 410 | 2 x 503 |" in lines
     assert "2 cores of a CPU, load average 0.1 before; 2026-01-02, 20 s per load" in lines[-1]
+
+
+def test_attacks_are_compared_with_the_same_requests_just_before():
+    def attacked(attack, p99, errors):
+        latency = {"p50": 10.0, "p95": 15.0, "p99": p99}
+        return (
+            RESULT["loads"][0]
+            | {"kind": "attack", "asked_per_s": 9.0, "attack": attack}
+            | {"latency_ms": latency, "errors": errors, "memory_mb": 420.0}
+        )
+
+    loads = [attacked(None, 20.0, {}), attacked("12 clients", 30.0, {"503": 1})]
+    loads += [attacked(None, 22.0, {}), attacked("400 clients", None, {})]
+    text = serving.markdown([RESULT | {"loads": RESULT["loads"] + loads}])
+    assert "| 12 clients | 50.0 | 10 | 15 | 30 | 20 | 1.50 | 420 | 1 x 503 |" in text
+    assert "| 400 clients | 50.0 | 10 | 15 | - | 22 | - | 420 | none |" in text
+    assert "no attack" not in text
 
 
 def test_the_table_of_the_docs_is_that_of_the_stored_results(tmp_path):
@@ -72,7 +90,10 @@ class Server:
 
     async def __call__(self, request):
         if request.url.path == "/stats":
-            return httpx2.Response(200, json={"batches": self.asked // 2, "texts": self.asked, "computing_s": 0.0})
+            found = {"batches": self.asked // 2, "texts": self.asked, "computing_s": 0.0}
+            return httpx2.Response(200, json={"models": {"news": found}})
+        if request.url.path == "/metrics":
+            return httpx2.Response(200, text="# a\nprunekit_resident_memory_bytes 410000000\n")
         self.asked += 1
         if self.asked % 3 == 0:
             return httpx2.Response(503, json={})
@@ -148,12 +169,16 @@ def test_a_run_is_served_and_asked(tmp_path, monkeypatch, capsys):
     run = stored_run(tmp_path, "topk", PRUNERS["topk"]())
     (tmp_path / "serving.md").write_text("<!-- serving -->\n<!-- end of serving -->\n")
     out = tmp_path / "results" / "serving_tiny.json"
-    given = ["server=[threads=1]", "clients=[1,3]", "shares=[0.5]", "seconds=1"]
+    given = ["server=[threads=1,read_s=1]", "clients=[1,3]", "shares=[0.5]", "seconds=2"]
     assert serving.main([f"run={run}", *given, f"out={out}", f"into={tmp_path / 'serving.md'}"]) == 0
     found = json.loads(out.read_text())
-    assert [load["kind"] for load in found["loads"]] == ["closed", "closed", "random"]
+    assert [load["kind"] for load in found["loads"]] == ["closed", "closed", "random", *["attack"] * 12]
+    attacks = [load["attack"] for load in found["loads"][3:]]
+    assert attacks[::2] == [None] * 6
+    assert (attacks[1], attacks[7]) == ("12 clients with a text of 1 MB", "400 clients that drip a body")
     for load in found["loads"]:
-        assert load["errors"] == {}
+        assert load["errors"] == {}  # under attack, others notice nothing but time
+        assert load["memory_mb"] < found["started_mb"] + 200
         assert load["timed"] > 0
         assert 0 < load["latency_ms"]["p50"] <= load["latency_ms"]["p99"]
         assert load["mean_batch_texts"] >= 1
