@@ -118,7 +118,7 @@ def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> No
         print(f"warning    {warning}")
 
 
-def _print_reductions(run: RunInputs, data: TokenPruningDataModule, budgets: Sequence[float]) -> None:
+def _print_reductions(run: RunInputs, data: TokenPruningDataModule, budgets: Sequence[int | float]) -> None:
     """Print the range of FLOPs reductions that the method can reach on these lengths, and which budgets are in it."""
     from prunekit.pipelines.tokens.preparation import build_context, complete_options  # loads torch
 

@@ -203,8 +203,10 @@ def _corpus(name: str, corpus: Corpus, env: Mapping[str, str]) -> CorpusFiles:
     if corpus.hub and corpus.hub_file:
         problem = _why_not_on_hub(corpus, env)
         if not problem:
-            held_out = corpus.eval_hub_file and _from_hub(corpus.hub, corpus.eval_hub_file, corpus.revision)
-            return CorpusFiles(_from_hub(corpus.hub, corpus.hub_file, corpus.revision), held_out or None)
+            return CorpusFiles(
+                _from_hub(corpus.hub, corpus.hub_file, corpus.revision),
+                _from_hub(corpus.hub, corpus.eval_hub_file, corpus.revision) if corpus.eval_hub_file else None,
+            )
         tried.append(problem)
     raise ConfigError(
         f"task.{name}: no texts. Tried {'; '.join(tried) or 'nothing: no file, folder or hub is given'}.\n"
