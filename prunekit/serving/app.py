@@ -170,7 +170,7 @@ def build_app(
     for router in routers:
         app.include_router(router)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    endpoints = ", ".join(f"{method} {route.path}" for route in routes for method in sorted(route.methods))
+    endpoints = ", ".join(f"{method} {route.path}" for route in routes for method in sorted(route.methods or ()))
     _add_error_handlers(app, service, endpoints)
     return app
 

@@ -165,7 +165,7 @@ def load_all(runs: Sequence[FinishedRun], given: Mapping[str, Any]) -> dict[str,
         if name in served:
             raise ConfigError(f"run={run.path} is given twice.\nAllowed: every run once.\nLeave one of them out.")
         model = load_model(run, given)
-        about = {"task": task, "method": run.result.method, "hash": run.result.hash}
+        about: dict[str, Any] = {"task": task, "method": run.result.method, "hash": run.result.hash}
         about |= {"dtype": given["dtype"], "max_length": model.max_length}
         pairs = run.spec.text_pair is not None
         ranks = pairs and model.engine.config.num_labels == 1

@@ -54,7 +54,8 @@ class Server(uvicorn.Server):
         last.daemon = True
         last.start()
         await super().shutdown(sockets)
-        for step in (*steps, last):
+        last.cancel()
+        for step in steps:
             step.cancel()
 
 
