@@ -63,7 +63,7 @@ def _save(workspace: Any) -> int:
 
 def _draw(given: Mapping[str, Any]) -> int:
     from prunekit.loggers import drawing, offline, panels  # as above
-    from prunekit.loggers.dashboard import build, definition
+    from prunekit.loggers.dashboard import build, definition  # as above
 
     if given["out"] is None:
         raise ConfigError(

@@ -1,5 +1,7 @@
 """`prunekit data`: what it says about a task's data, and that it says it before anything is trained."""
 
+from pathlib import Path
+
 import pytest
 
 from prunekit.cli import data
@@ -33,7 +35,8 @@ def test_a_table_is_described_with_what_may_go_wrong_and_what_to_type_next(previ
     tickets(tmp_path / "t.csv")
     code, lines = preview("task=csv", "task.file=t.csv", "method=topk", "task.max_length=16")
     assert code == 0
-    assert said(lines, "data")[0].startswith("csv, classification, from t.csv; columns text=text, label=label")
+    place = Path("t.csv").absolute()
+    assert said(lines, "data")[0].startswith(f"csv, classification, from {place}; columns text=text, label=label")
     assert said(lines, "left out") == ["1 duplicates"]
     (rows,) = said(lines, "rows")
     assert rows.startswith("train ")

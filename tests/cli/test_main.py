@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.bench_result import RESULT
 from support.paths import ROOT
 from support.stored_runs import result, store
 
@@ -275,13 +276,8 @@ def test_a_command_to_type_again_quotes_blanks(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(bench, "open_classifier", lambda given: given)
     monkeypatch.setattr(bench, "markdown", lambda result: "a table")
-    monkeypatch.setattr("prunekit.bench.bench.bench", lambda subject, given: BenchStub())
+    monkeypatch.setattr("prunekit.bench.bench.bench", lambda subject, given: RESULT)
     monkeypatch.setattr("prunekit.bench.subject.load_run", lambda *given: None)
     out = tmp_path / "my timings.json"
     assert bench.main(["run=x", f"out={out}"]) == 0
     assert f"the table again: prunekit bench 'from={out}'" in capsys.readouterr().out
-
-
-class BenchStub:
-    def to_json(self):
-        return {}

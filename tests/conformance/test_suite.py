@@ -114,7 +114,7 @@ def test_a_broken_method_fails_and_is_told_where_and_why(method, check, message)
     ("method", "message"),
     [
         ("Secretive", r"layer 0, row \d: 'mask' before keeps .*, after saving"),
-        ("Unloadable", r"cannot be loaded \(TypeE"),
+        ("Unloadable", r"cannot be loaded \(ConfigE"),
     ],
 )
 def test_a_method_that_does_not_survive_saving_is_told(method, message, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from prunekit.data.encoding import LabelTargets
+from prunekit.data.ragged import Ragged
 from prunekit.data.spans import Answer
 from prunekit.data.spec import TaskSpec
 from prunekit.data.translations import TranslationTargets
@@ -51,7 +52,8 @@ def test_answers_are_judged_by_question_and_known_by_window():
     spans = torch.tensor([[-1, -1], [-1, -1], [-1, -1], [0, 2], [3, 5]])
     questions = Questions(["?", "?"], ["aa bb", "aa bb"], [Answer(("bb",), (3,)), Answer()], ["x", "y"])
     windows = torch.tensor([0, 1, 0])
-    targets = SpanTargets(torch.tensor([[4, 4], [0, 0], [4, 4]]), spans.repeat(3, 1), windows, questions)
+    starts, ends = (Ragged.of([side.tolist()] * 3) for side in spans.T)
+    targets = SpanTargets(torch.tensor([[4, 4], [0, 0], [4, 4]]), starts, ends, windows, questions)
     found = judge(targets, kind="span", text_pair="context", max_length=384, unanswerable=True, metrics=["exact_match"])
     logits = torch.zeros(3, 5, 2)
     logits[0, 4], logits[1, 0] = 5.0, 7.0
@@ -65,7 +67,7 @@ def test_answers_are_judged_by_question_and_known_by_window():
 
 
 def test_words_are_judged_and_rows_are_not():
-    targets = TranslationTargets(torch.tensor([1, 2, 3]), torch.tensor([0, 2, 3]))
+    targets = TranslationTargets(Ragged.of([[1, 2], [3]]))
     found = judge(targets, kind="translation")
     labels = torch.tensor([[1, 2], [3, -100]])
     found.update(torch.eye(4)[[1, 0, 3]], {"index": torch.arange(2), "labels": labels})

@@ -9,6 +9,7 @@ import torch
 from support.models import method_under_test, sentences, tiny_model
 
 from prunekit.cost import BERT_BASE, Shape, encoder_macs, layer_macs
+from prunekit.data.ragged import Ragged
 from prunekit.data.translations import TranslationTargets
 from prunekit.evaluation.evaluate import evaluate
 from prunekit.losses import candidate_share, consistency
@@ -342,7 +343,7 @@ def test_a_translators_source_is_counted_as_it_will_be_pruned(family, name):
     ).eval()  # fmt: skip
     found.terms(batch)["aux"].backward()
     context = found.context
-    of_batch = TranslationTargets(targets.flatten(), torch.arange(9) * 6)
+    of_batch = TranslationTargets(Ragged.of(targets.tolist()))
     hard = evaluate(found.model, [batch], context.spec, context.shape, of_batch, "mask").reduction
     assert 1.1 < hard < 1.6
     assert found.logged["budget/expected"].item() == pytest.approx(1 - 1 / hard, abs=1e-5)

@@ -31,7 +31,7 @@ def render(path: Path, key: str, *templates: str | None) -> list[tuple[Row, tupl
     Raises:
         DataError: a template is none, or cannot be filled with some rows; the message counts these.
     """
-    table = _rows(path)
+    table = read_rows(path)
     columns = list(table[0]) if table else []
     made = [_template(text or "", key, columns) for text in templates]
     rows, faults = [], Faults()
@@ -53,9 +53,9 @@ def render(path: Path, key: str, *templates: str | None) -> list[tuple[Row, tupl
     return rows
 
 
-def _rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """Read the rows of a file of texts; of a .txt its documents, between blank lines, or else its lines."""
     if path.suffix.lower() == ".txt":
-        # documents are separated by blank lines; if there are none, each line is a document
         text = decode_file(path, western=False)
         parts = BLANK_LINES.split(text) if BLANK_LINES.search(text.strip()) else text.split("\n")
         return [{"text": part.strip("\n")} for part in parts]
@@ -77,7 +77,11 @@ def _with_short_names(row: Row) -> Row:
     Copies of a dataset differ in these: `question` is Question in one, and `contexts` is context.contexts in another.
     """
     parts = {name: value for record in row.values() if isinstance(record, Mapping) for name, value in record.items()}
-    return {**parts, **{name.lower(): value for name, value in row.items()}, **row}
+    return {**row, **{name: value for name, value in (parts | _in_lower_case(row)).items() if name not in row}}
+
+
+def _in_lower_case(row: Row) -> dict[str, Any]:
+    return {name.lower(): value for name, value in row.items()}
 
 
 def _template(text: str, key: str, columns: Sequence[str]) -> Template:

@@ -10,8 +10,8 @@ from support.letters import letters
 
 from prunekit.config.errors import ConfigError
 from prunekit.data.errors import DataError
-from prunekit.data.text import samples as corpora_samples
 from prunekit.data.text import spec as corpora
+from prunekit.data.text.rendering import read_rows
 from prunekit.data.text.samples import calibration_samples, evaluation_ids, read_documents, read_questions, read_texts
 from prunekit.data.text.spec import ChoiceSpec, Corpus, CorpusFiles, GenerationSpec, TextSource, TextSpec, find_texts
 from prunekit.models.gguf import dequantise
@@ -220,11 +220,11 @@ def test_a_corpus_is_read_from_the_hub(tmp_path, monkeypatch):
 
 def test_copies_of_a_dataset_whose_columns_are_called_otherwise_are_read_alike(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"Question": "q", "context": {"contexts": ["c"], "labels": []}}\n')
-    (row,) = corpora_samples._rows(tmp_path / "a.jsonl")
+    (row,) = read_rows(tmp_path / "a.jsonl")
     assert (row["question"], row["Question"], row["contexts"]) == ("q", "q", ["c"])
 
 
 def test_documents_in_the_layout_of_squad_are_their_contexts(tmp_path):
     articles = [{"title": "t", "paragraphs": [{"context": "one", "qas": []}, {"context": "two", "qas": []}]}]
     (tmp_path / "a.json").write_text(json.dumps({"version": "1", "data": articles}))
-    assert corpora_samples._rows(tmp_path / "a.json") == [{"title": "t", "text": "one"}, {"title": "t", "text": "two"}]
+    assert read_rows(tmp_path / "a.json") == [{"title": "t", "text": "one"}, {"title": "t", "text": "two"}]
