@@ -10,10 +10,11 @@ from prunekit.config.errors import ConfigError
 from prunekit.console import say
 from prunekit.data.spec import TaskSpec
 from prunekit.files import folder_damage
-from prunekit.runs.folder import MODEL, TASK_FILES, RunFolder
+from prunekit.runs.folder import MODEL, RunFolder
 from prunekit.runs.kinds import kind_of
 from prunekit.runs.result import AnyResult, RunResult
 
+TASK_FILES = ("file", "validation_file", "test_file")  # keys of a task that name files of the user's own
 _WEIGHTS = ("model.safetensors",)
 
 
@@ -83,18 +84,15 @@ class FinishedRun:
                 f"{', '.join(path.name for path in named.values())}.\n"
                 "Allowed: the folder that holds all of them.\nGive data=<that folder>."
             )
-        stored = RunFolder(self.path, "").manifest().get("files", {})
         found: dict[str, Any] = {}
         for key, typed in named.items():
-            places = [Path(stored[key])] if key in stored else []
-            places.append(typed)
+            place = typed  # absolute, except in runs of older versions
             if elsewhere is not None:
                 inside = Path(elsewhere) / typed.name
-                places = [inside if inside.exists() and not typed.is_dir() else Path(elsewhere)]
-            place = next((place for place in places if place.exists()), None)
-            if place is None:
+                place = inside if inside.exists() and not typed.is_dir() else Path(elsewhere)
+            if not place.exists():
                 raise ConfigError(
-                    f"{places[0]}, which the run read as task.{key}, does not exist.\n"
+                    f"{place}, which the run read as task.{key}, does not exist.\n"
                     "Allowed: the file that the run was trained on, wherever it is now.\nGive data=<its new path>."
                 )
             found[key] = str(place)

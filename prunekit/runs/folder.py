@@ -50,7 +50,6 @@ from prunekit.runs.names import byte_size, fit_name
 from prunekit.runs.result import SCHEMA, AnyResult, Status, parse_result
 
 MODEL = "model"  # the folder of the pruned model
-TASK_FILES = ("file", "validation_file", "test_file")  # keys of a task that name files of the user's own
 LAST, PREVIOUS, BEST, CLOSEST = "last.ckpt", "previous.ckpt", "best.ckpt", "closest.ckpt"
 LONGEST = 255  # bytes of a folder's name
 SETTLING = "settle"  # the folder of what a method measures after the fit
@@ -121,7 +120,6 @@ class RunFolder:
                 **environment(),
                 "hash": self.hash,
                 "command": command,
-                "files": _absolute_files(cfg["task"]),
                 "started": before.get("started", now),
                 "resumed": [*before.get("resumed", []), *([now] if "started" in before else [])],
             }
@@ -296,11 +294,6 @@ class RunFolder:
         """Return what tells this failure from later ones, whatever clocks say; None without one."""
         found = self.failure()
         return None if found is None else _id_of(found)
-
-
-def _absolute_files(task: Mapping[str, Any]) -> dict[str, str]:
-    """Return where the task's own files are, for readers in other working directories."""
-    return {key: str(Path(task[key]).absolute()) for key in TASK_FILES if task.get(key)}
 
 
 def _id_of(failure: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ MOST_KILLS = 3  # of one run
 def cases(count: int, rng: random.Random, folder: Path) -> Iterator[Case]:
     """Yield histories: a method, and after how many seconds each of its processes is killed."""
     truths: dict[str, tuple[dict[str, str], float]] = {}
+    Training(["--help"], folder.parent).wait()  # the first process waits for the imports of all
     for number in range(count):
         name = rng.choice(sorted(JOBS))
         if name not in truths:

@@ -127,7 +127,9 @@ def judge(job: Job, place: Path, truth: dict[str, str], command: Callable[[], st
     found = job.truth(place)
     if found == truth:
         return (
-            REPAIRED if re.search(r"not what was written|another run|is gone|cannot be read|again", printed) else SAME
+            REPAIRED
+            if re.search(r"not what was written|another run|is gone|cannot be read|made again|finished now", printed)
+            else SAME
         )
     is_said = "metrics.jsonl is not what was written" in re.sub(r"\s+", " ", printed)
     is_whole = is_said and found | {"record": ""} == truth | {"record": ""}
