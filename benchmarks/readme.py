@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,15 @@ def translations() -> str:
     return "\n".join(lines) + "\n"
 
 
+def campaign() -> str:
+    """Return the table of the campaign of attacks."""
+    stored = RESULTS / "campaign.json"
+    if not stored.is_file():
+        return "No campaign is committed yet.\n"
+    table: str = runpy.run_path(str(ROOT / "benchmarks" / "campaign.py"))["table"](json.loads(stored.read_text()))
+    return table
+
+
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls"), "own model": own_model},
@@ -113,6 +123,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         )
     },
     "docs/translation.md": {"trained": translations},
+    "docs/reliability.md": {"campaign": campaign},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }
 
