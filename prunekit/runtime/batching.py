@@ -153,7 +153,6 @@ class Batcher:
         self._unread: FairQueue[_Piece] = FairQueue()
         self._queue: FairQueue[_Entry] = FairQueue()
         self._calls: dict[_Call, None] = {}  # open calls of submit, in order of arrival
-        self._reading = 0  # items that are being read
         self._readers: set[asyncio.Task[None]] = set()
         self._batches: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # the queue grew, a batch is done, or it is time to stop
@@ -186,7 +185,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Number of items accepted whose computation has not started."""
-        return sum(len(piece.given) for piece in self._unread) + self._reading + len(self._queue)
+        return sum(call.size for call in self._calls if not call.entries) + len(self._queue)
 
     @property
     def is_alive(self) -> bool:
@@ -284,10 +283,8 @@ class Batcher:
             self._drop(next(call for call in reversed(self._calls) if call.owner == most), full)
 
     def _waiting_of(self, call: _Call) -> int:
-        """Return how many items of a call could still leave the queue."""
-        if call.entries:
-            return sum(entry in self._queue for entry in call.entries)
-        return sum(len(piece.given) for piece in call.pieces if piece in self._unread)
+        """Return how many items of a call wait: before they are read, all of them."""
+        return sum(entry in self._queue for entry in call.entries) if call.entries else call.size
 
     def _drop(self, call: _Call, error: Exception) -> None:
         """Answer a call with an error, and remove what of it is waiting."""
@@ -309,7 +306,6 @@ class Batcher:
         while len(self._unread) and len(self._readers) < self.limits.readers:
             piece = next(iter(self._unread))
             self._unread.serve(piece)
-            self._reading += len(piece.given)
             task = asyncio.create_task(self._read(piece))
             self._readers.add(task)
             task.add_done_callback(self._reader_is_free)
@@ -326,8 +322,6 @@ class Batcher:
         except Exception as error:
             if not piece.items.done():
                 piece.items.set_exception(error)
-        finally:
-            self._reading -= len(piece.given)
 
     # -- batches ---------------------------------------------------------------------------------------
 
