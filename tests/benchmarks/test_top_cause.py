@@ -12,7 +12,7 @@ def test_the_committed_figure_is_that_of_the_committed_numbers(tmp_path, monkeyp
     monkeypatch.setattr(top_cause, "FIGURE", tmp_path / "figure.svg")
     assert top_cause.main([]) == 0
     drawn = (tmp_path / "figure.svg").read_text()
-    for name in ("top, init=open", "topk, geometric"):
+    for name in ("top, init=open", "topk, linear"):
         assert name in drawn
 
 

@@ -275,9 +275,8 @@ def test_a_command_to_type_again_quotes_blanks(tmp_path, capsys, monkeypatch):
     from prunekit.cli import bench
 
     monkeypatch.setattr(bench, "open_classifier", lambda given: given)
-    monkeypatch.setattr(bench, "markdown", lambda result: "a table")
     monkeypatch.setattr("prunekit.bench.bench.bench", lambda subject, given: RESULT)
     monkeypatch.setattr("prunekit.bench.subject.load_run", lambda *given: None)
     out = tmp_path / "my timings.json"
     assert bench.main(["run=x", f"out={out}"]) == 0
-    assert f"the table again: prunekit bench 'from={out}'" in capsys.readouterr().out
+    assert f"the same again: prunekit bench from='{out}'" in capsys.readouterr().out

@@ -111,6 +111,7 @@ def test_part_two_has_the_whole_package():
     assert 'overrides = ("method=shares",)' in LEARNED["test_shares.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("learned")
 def test_a_learned_method_is_trained_in_two_stages_and_meets_its_budget(tmp_path, capsys):
     from prunekit.pipelines.run import run as run_once  # torch, which a check of configurations does without

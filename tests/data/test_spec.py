@@ -61,7 +61,7 @@ def test_columns_are_text_pair_and_label():
         ({"lable": "y"}, r"task.lable is no key of a task; did you mean task.label\?"),
         (
             {"xyzzy": "y"},
-            r"task.xyzzy is no key of a task; known: beams, contradicting, dataset, empty, file, .*validation_splits\.",
+            r"task.xyzzy is no key of a task; known: beams, budget, contradicting, .*, validation_splits\.",
         ),
         ({"kind": "ranking"}, "task.kind=ranking; allowed: classification, regression, span"),
         ({"metrics": ["bleu"]}, "metric bleu is not for task.kind=classification; choose from accuracy, f1"),

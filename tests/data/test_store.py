@@ -199,6 +199,7 @@ def test_ragged_rows_of_several_parts_are_one():
     assert rows.offsets.tolist() == [0, 2, 3, 4, 4]
 
 
+@pytest.mark.slow
 def test_reading_a_large_file_keeps_nothing_in_memory(tmp_path, monkeypatch):
     """What Python allocates for 40,000 rows of 1 kB stays far below their 40 MB."""
     monkeypatch.setattr(store, "SMALL", 0)

@@ -43,7 +43,7 @@ def kept(scores, k=1.0, space="linear", least=0, protected=()):
 
 def dtp(name="dtp", **given):
     found = method_under_test(name, lengths=ROWS * 4, validation=VALIDATION, **given)
-    found._trainer = SimpleNamespace(optimizers=[])
+    found._trainer = SimpleNamespace(optimizers=[], _results=SimpleNamespace(reset=lambda: None))
     return found
 
 

@@ -98,6 +98,7 @@ def interrupt(*given):
 # -- checkpoints -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_model_and_no_checkpoint(finished):
     left, _ = folders(config(finished))
     assert not (left / "checkpoints").exists()
@@ -112,6 +113,7 @@ def test_a_key_keeps_the_best_checkpoint_and_changes_no_hash(own):
     assert visible(left / "checkpoints") in (["best.ckpt"], ["closest.ckpt"])
 
 
+@pytest.mark.slow
 def test_what_a_kill_after_the_result_left_is_removed_by_the_same_command(own):
     place, left, _ = own
     (left / "checkpoints").mkdir()
@@ -126,6 +128,7 @@ HARMS = [("last.ckpt", 0.5), ("kept", 0.5)]
 MORE_HARMS = [("last.ckpt", 0.1), ("last.ckpt", 0.99), ("kept and cut", 0.5), ("kept and gone", 0.5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "place"), [*HARMS, *(pytest.param(*harm, marks=pytest.mark.slow) for harm in MORE_HARMS)]
 )
@@ -158,6 +161,7 @@ def test_a_result_with_another_number_counts_as_none(own, capsys):
     assert "result.json is not what was written: it was damaged, or changed by hand" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.yaml", "model/model.safetensors", "model/prunekit.json", "model/config.json"])
 def test_a_finished_run_with_a_damaged_file_is_not_opened(own, name):
     _, left, _ = own
@@ -167,6 +171,7 @@ def test_a_finished_run_with_a_damaged_file_is_not_opened(own, name):
         open_run(left)
 
 
+@pytest.mark.slow
 def test_a_model_of_another_run_is_not_opened(own):
     _, left, teacher = own
     shutil.rmtree(left / "model")
@@ -191,6 +196,7 @@ def test_of_a_damaged_record_what_can_be_read_is_kept_and_that_is_said(trained, 
 # -- the teacher and caches --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_damaged_teacher_is_refused_by_name(own):
     place, left, teacher = own
     shutil.rmtree(left)
@@ -212,6 +218,7 @@ def test_a_teacher_whose_weights_are_gone_is_trained_again(own):
     assert_same(before, weights(left))
 
 
+@pytest.mark.slow
 def test_the_digest_in_the_teachers_manifest_is_compared_where_there_is_no_seal(own):
     place, left, teacher = own
     shutil.rmtree(left)
@@ -221,6 +228,7 @@ def test_the_digest_in_the_teachers_manifest_is_compared_where_there_is_no_seal(
         run(config(place))
 
 
+@pytest.mark.slow
 def test_damaged_teacher_outputs_are_made_again_with_one_line(own, capsys):
     place, left, _ = own
     before = weights(left)
@@ -248,6 +256,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(finished, own, capsys):
     assert "free" in out
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_removed_in_the_middle_ends_the_run_with_1(own, monkeypatch):
     cfg = config(own[0], "trainer.evals_per_epoch=4")
     left = folders(cfg)[0]
@@ -289,6 +298,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_a_run_ends_with_one_message_and_the_same_command_resumes(finished, small_disk, capsys):
     """Its teacher is done and elsewhere; it fills the disk with its checkpoints."""
     teacher = folders(config(finished))[1] / "model"
@@ -302,6 +312,7 @@ def test_on_a_full_disk_a_run_ends_with_one_message_and_the_same_command_resumes
     assert not list(small_disk.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_on_a_disk_that_cannot_be_written_a_run_ends_with_one_message(own, small_disk):
     place, _, teacher = own
     cfg = config(small_disk / "x", f"teacher.path={teacher / 'model'}", f"data.cache_dir={place / 'cache'}")
@@ -314,6 +325,7 @@ def test_on_a_disk_that_cannot_be_written_a_run_ends_with_one_message(own, small
 # -- where it runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ranks_that_a_launcher_left_change_nothing(own, monkeypatch):
     place, left, _ = own
     before, rows = weights(left), len(read_jsonl(left / "metrics.jsonl"))

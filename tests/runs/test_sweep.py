@@ -137,6 +137,7 @@ def test_when_no_job_can_be_configured_the_reason_is_given_once(sweep, tmp_path:
     assert len(err.splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_a_missed_budget_is_listed_as_such_and_is_worth_the_least(sweep, tmp_path: Path):
     code, out, _ = sweep("method=dense", "seed=3,1")
     assert code == 3
@@ -293,6 +294,7 @@ def test_a_board_that_was_damaged_is_an_empty_one(tmp_path: Path):
     assert Board.read(tmp_path).runs == ()
 
 
+@pytest.mark.slow
 def test_when_a_teacher_fails_its_runs_are_not_tried(sweep, tmp_path: Path):
     code, out, _ = sweep("method=topk,random", "seed=4,1")
     assert code == 4
@@ -335,6 +337,7 @@ def test_a_key_that_no_swept_method_has_is_refused(sweep, tmp_path: Path):
     assert "there is no key method.trian" in err.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_file_of_sweeps_is_a_grid_and_what_is_typed_goes_on_top(sweep, tmp_path: Path, monkeypatch):
     (tmp_path / "tiny_grid.yaml").write_text(
         "# @package _global_\n"

@@ -201,6 +201,7 @@ def test_one_key_names_the_model_everywhere_and_changes_no_answer(own, tmp_path)
     assert json.loads((folder / "model" / "prunekit.json").read_text())["max_length"] == 512
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["model", "teacher.path"])
 def test_a_model_in_another_order_gives_the_same_names(own, tmp_path, key):
     table = colours(tmp_path)

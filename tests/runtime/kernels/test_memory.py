@@ -28,6 +28,7 @@ def run_script(**environment):
     return once, again, *map(int, numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="concerns glibc only")
 def test_kept_memory_is_not_requested_from_the_system_again():
     once, again, _, _, later = run_script()
