@@ -306,7 +306,7 @@ def read_past_run(folder: Path) -> PastRun | None:
         seconds = result.seconds
         steps = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if isinstance(row.get("step"), int)]
         fit = float(seconds.get("fit", 0.0))
-        epochs = float(cfg["trainer"].get("epochs", 1))
+        epochs = float(cfg["trainer"].get("epochs", 1)) or 1.0  # 0 where nothing is trained, nor a step taken
         taken = max(steps) + 1 if steps and fit else 0
         return PastRun(
             kind=kind_of(cfg),
@@ -317,7 +317,7 @@ def read_past_run(folder: Path) -> PastRun | None:
             fit=fit,
             rest=float(seconds["total"]) - fit - float(seconds.get("teacher", 0.0)),
             size=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-            texts=_texts_read(result, manifest, cfg, taken / (epochs or 1)),  # 0 where nothing is trained
+            texts=_texts_read(result, manifest, cfg, taken / epochs),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return None  # half-written, or of another version

@@ -144,3 +144,10 @@ def test_any_run_of_the_backbone_tells_the_disk(tmp_path: Path):
     finished_run(tmp_path, steps=10, fit=10.0, total=60.0)
     assert 1000 < (Estimator(tmp_path).size(planned("method=random", "task=mrpc")) or 0) < 10_000
     assert Estimator(tmp_path).size(planned("backbone=tiny")) is None
+
+
+def test_a_run_that_trained_nothing_tells_what_the_rest_takes(tmp_path: Path):
+    untrained = ["method=topk", "method.train=false", "trainer.epochs=0", "budget=2x", "data.train_rows=320"]
+    finished_run(tmp_path, *untrained, steps=0, fit=0.0, total=80.0)
+    estimate = Estimator(tmp_path)
+    assert estimate.seconds(planned(*untrained, "seed=2")) == 30.0
