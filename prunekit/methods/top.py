@@ -306,7 +306,11 @@ class ToP(TokenPruningMethod):
             sparsity = self.expected_sparsity(batch["attention_mask"].sum(-1), protected_count(batch))
             target = linear_warmup(step, self.warmup_steps, self.target)
             terms["lagrangian"] = lagrangian(sparsity, target, self.lambda1, self.lambda2)
-            self._log_constraint(sparsity, target)
+            self.log_dict({"lagrange/lambda1": self.lambda1.detach(), "lagrange/lambda2": self.lambda2.detach()})
+            self.log_dict({"budget/target": target, "budget/expected": sparsity.detach()})
+        elif isinstance(self.policy, PrefixGate):
+            sparsity = self.expected_sparsity(batch["attention_mask"].sum(-1), protected_count(batch))
+            self.log_dict({"budget/target": self.target, "budget/expected": sparsity.detach()})
         return terms
 
     def _task_terms(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -352,16 +356,6 @@ class ToP(TokenPruningMethod):
     def _step(self) -> int:
         # the reference trains two steps before it starts to prune
         return max(0, self.global_step - 2) if self.options.compat else self.global_step
-
-    def _log_constraint(self, sparsity: Tensor, target: float) -> None:
-        self.log_dict(
-            {
-                "budget/target": target,
-                "budget/expected": sparsity.detach(),
-                "lagrange/lambda1": self.lambda1.detach(),
-                "lagrange/lambda2": self.lambda2.detach(),
-            }
-        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the gates, trained by descent, and the multipliers, by ascent, both at `reg_lr`."""

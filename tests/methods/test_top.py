@@ -95,7 +95,7 @@ def test_the_target_rises_over_the_warm_up():
     shown = {}
     for step in (0, 10, 20, 30):
         found = module(step=step, warmup_epochs=2.0, budget=2.0, hard_fraction=0.0)
-        found.log_dict = lambda values, step=step: shown.update({step: values["budget/target"]})
+        found.log_dict = lambda values, step=step: shown.update({step: values.get("budget/target")})
         found.terms(batch())
     assert shown == {0: 0.0, 10: 0.25, 20: 0.5, 30: 0.5}
 
@@ -104,7 +104,7 @@ def test_the_reference_trains_two_steps_before_it_prunes():
     shown = []
     for compat in (False, True):
         found = module(step=12, warmup_epochs=2.0, hard_fraction=0.0, compat=compat)
-        found.log_dict = lambda values: shown.append(values["budget/target"])
+        found.log_dict = lambda values: shown.extend([values["budget/target"]] * ("budget/target" in values))
         found.terms(batch())
     assert shown == pytest.approx([0.30, 0.25])
 
@@ -369,3 +369,11 @@ def test_what_only_open_gates_have_asks_for_open_gates(options, kind):
     found = module()
     chosen = replace(found.options, init=None, **options).completed(found.context)
     assert type(chosen.build_pruner(found.context.shape).policy).__name__ == kind
+
+
+def test_what_the_profile_spends_is_logged_beside_the_budget():
+    found, shown = tied(budget=2.0, step=0), {}
+    found.log_dict = shown.update
+    found.terms(batch())
+    assert shown["budget/target"] == 0.5
+    assert float(shown["budget/expected"]) == pytest.approx(0.5, abs=0.1)  # without rounding to whole tokens
