@@ -127,7 +127,9 @@ def main(arguments: Sequence[str]) -> int:
             cfg, kind = canonical(cfg), kind_of(cfg)
             spec, folder = kind.spec(cfg["task"]), RunFolder(Path(scratch) / name, name)
             folder.prepare(cfg, "")
-            prepared = prepare(RunInputs(cfg, folder, spec, kind.source(spec), find_backbone(cfg["backbone"]), run))
+            prepared = prepare(
+                RunInputs(cfg, folder, spec, kind.source(spec), None, find_backbone(cfg["backbone"]), run)
+            )
             modules[name], data, teacher = prepared.method, prepared.data, prepared.teacher
     modules["hard"].freeze_decisions()
     split, size = data.split("train"), cfg["trainer"]["batch_size"]

@@ -118,7 +118,14 @@ GRID = ["trainer.lr=2e-3,2e-4", "method.reg_lr=0.2,0.05", "method.rank_alpha=1e-
 TINY = ["task=synthetic", "task.synthetic_rows=200", "backbone=tiny", "trainer=debug", "trainer.epochs=2"]
 TINY += ["teacher.epochs=2", "teacher.lr=2e-3", "budget=2x", "method.target_sparsity=null", "budget_tolerance=0.5"]
 TINY += ["method.sparsity_of=measured", "method.prune_location=[1,2,3]", "method.warmup_epochs=0.5"]
-TINY += ["method.hard_fraction=0.5", "bench.enabled=true", "bench.rounds=1", "logger.texts=1", "wandb.project=grid"]
+TINY += [
+    "method.init=open",
+    "method.hard_fraction=0.2",
+    "bench.enabled=true",
+    "bench.rounds=1",
+    "logger.texts=1",
+    "wandb.project=grid",
+]
 
 
 @pytest.mark.slow
