@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 VERBS = [line.split("  #")[0].split(" # ")[0] for line in LINES if line.startswith("prunekit ")]
 DEPLOYED = [line for line in VERBS if line.split()[1] in ("export", "bench")]
-COMPARISONS = [line for line in VERBS if line not in DEPLOYED]
+COMPARISONS = [line for line in VERBS if line not in DEPLOYED and line.split()[1] != "serve"]  # tests/cli/test_serve.py
 COMMANDS = [line.split("  #")[0].strip() for line in LINES if "train.py" in line]
 SHORT = [
     "backbone=tiny",
