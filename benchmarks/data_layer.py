@@ -118,6 +118,7 @@ def read_once(tree: Path, file: Path, cache: Path, backbone: str) -> dict[str, A
         capture_output=True,
         text=True,
         env={**os.environ, **settings},
+        cwd=tree,  # the child imports from its own folder first
     )
     if done.returncode:
         raise ConfigError(f"{tree} could not read {file.name}.\nAllowed: a working checkout.\n{done.stderr[-1500:]}")
