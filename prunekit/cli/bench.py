@@ -15,7 +15,7 @@ from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.console import typed_path
 from prunekit.files import atomic_write_text
-from prunekit.runs.finished import FinishedRun, open_run
+from prunekit.runs.finished import open_labelling
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,7 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     # all engines share the cache of compiled products of this process, where each would have one for itself elsewhere;
     # torch reads this when it first computes a product
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
-    run = None if given["run"] is None else open_classifier(given["run"])
+    run = None
+    if given["run"] is not None:
+        stored = "What the run measured itself is in its result.json."
+        run = open_labelling(given["run"], "; bench does not measure that", stored)
     # torch takes seconds to import, and the answers above come without it
     from prunekit.bench.bench import bench
     from prunekit.bench.protocol import BenchError
@@ -55,21 +58,6 @@ def main(arguments: Sequence[str]) -> int:
     print(f"\n raw timings: {out}\n the same again: prunekit bench from={typed_path(out)}", end="")
     print(f"\n as Markdown, with every number: prunekit bench from={typed_path(out)} into=PAGE.md")
     return DONE
-
-
-def open_classifier(given: str) -> FinishedRun:
-    """Open the run in a folder, if it reads its texts one by one.
-
-    Raises:
-        ConfigError: it is no run, is not finished, or finds answers or translates.
-    """
-    run = open_run(given)
-    if not run.spec.kind.labels_texts:
-        raise ConfigError(
-            f"run={given} {run.spec.kind.does}; bench does not measure that.\n"
-            "Allowed: a run of classification or regression.\nWhat the run measured itself is in its result.json."
-        )
-    return run
 
 
 def print_stored(given: Mapping[str, Any]) -> int:

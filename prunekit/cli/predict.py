@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
-from prunekit.runs.finished import FinishedRun, open_run
+from prunekit.runs.finished import open_labelling
 
 FORMATS = (".csv", ".jsonl")
 
@@ -21,7 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     if asks_for_help(arguments):
         return print_help("predict")
     given = parse_settings("predict", arguments)
-    run = _open(given["run"])
+    in_python = "Give such a run, or use prunekit.load(...) in Python."
+    run = open_labelling(given["run"], "; predict does not do that", in_python)
     data, out = _files(given["data"], given["out"])
     columns = {"text": given["text"] or run.spec.text}
     if run.spec.text_pair is not None:
@@ -38,16 +39,6 @@ def main(arguments: Sequence[str]) -> int:
     predicted = predict_file(run, rows, out, given["batch_size"])
     print(f"{out}: {predicted} of {len(rows.table)} rows predicted")
     return DONE
-
-
-def _open(given: str | None) -> FinishedRun:
-    run = open_run(given)
-    if not run.spec.kind.labels_texts:
-        raise ConfigError(
-            f"run={given} {run.spec.kind.does}; predict does not do that.\n"
-            "Allowed: a run of classification or regression.\nGive such a run, or use prunekit.load(...) in Python."
-        )
-    return run
 
 
 def _files(data: str | None, out: str | None) -> tuple[Path, Path]:

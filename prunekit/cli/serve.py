@@ -8,7 +8,7 @@ from typing import Any
 
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
-from prunekit.runs.finished import FinishedRun, open_run
+from prunekit.runs.finished import open_labelling
 from prunekit.runtime.extras import MissingPackageError, need
 from prunekit.serving.address import bind
 
@@ -26,7 +26,10 @@ def main(arguments: Sequence[str]) -> int:
     given = parse_settings("serve", arguments)
     check_sizes(given)
     tokens = read_tokens(given["tokens"])
-    runs = [open_labelling(path) for path in given["run"] or [None]]
+    runs = [
+        open_labelling(path, ", which this server does not support", "Use prunekit.load(folder) for it.")
+        for path in given["run"] or [None]
+    ]
     try:
         for package in ("fastapi", "uvicorn"):
             need(package, "prunekit serve")
@@ -50,17 +53,6 @@ def check_sizes(given: Mapping[str, Any]) -> None:
             f"request_texts={given['request_texts']}, but queue={given['queue']}: such a request would never fit.\n"
             f"Allowed: request_texts up to {given['queue']}.\nGive a smaller number, or a longer queue."
         )
-
-
-def open_labelling(path: str | None) -> FinishedRun:
-    """Open a run that the server can answer with. Raises ConfigError if it is none."""
-    run = open_run(path)
-    if not run.spec.kind.labels_texts:
-        raise ConfigError(
-            f"run={path} {run.spec.kind.does}, which this server does not support.\n"
-            "Allowed: a run of classification or regression.\nUse prunekit.load(folder) for it."
-        )
-    return run
 
 
 def read_tokens(path: str | None) -> list[str]:

@@ -146,6 +146,23 @@ def open_run(given: str | Path | None) -> FinishedRun:
     return FinishedRun(path, cfg, result, kind.spec(cfg["task"]))
 
 
+def open_labelling(given: str | Path | None, refused: str, instead: str) -> FinishedRun:
+    """Open a run whose model gives each text a label or a value.
+
+    `refused` is what the command does not do with other runs, as words after what their models do; `instead` is the
+    message's last line.
+
+    Raises:
+        ConfigError: as of `open_run`, or the model finds answers or translates.
+    """
+    run = open_run(given)
+    if not run.spec.kind.labels_texts:
+        raise ConfigError(
+            f"run={given} {run.spec.kind.does}{refused}.\nAllowed: a run of classification or regression.\n{instead}"
+        )
+    return run
+
+
 def finished_result(folder: RunFolder) -> AnyResult | None:
     """Read the result of a run that need not run again; otherwise None.
 

@@ -274,7 +274,7 @@ def test_an_output_that_knows_ascii_alone_gets_question_marks(tmp_path, monkeypa
 def test_a_command_to_type_again_quotes_blanks(tmp_path, capsys, monkeypatch):
     from prunekit.cli import bench
 
-    monkeypatch.setattr(bench, "open_classifier", lambda given: given)
+    monkeypatch.setattr(bench, "open_labelling", lambda given, *_: given)
     monkeypatch.setattr("prunekit.bench.bench.bench", lambda subject, given: RESULT)
     monkeypatch.setattr("prunekit.bench.subject.load_run", lambda *given: None)
     out = tmp_path / "my timings.json"
