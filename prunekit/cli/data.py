@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
@@ -51,9 +50,14 @@ def main(arguments: Sequence[str]) -> int:
     silence_libraries()
     _print_rows(spec, str(source), task)
     backbone = find_backbone(cfg["backbone"])
-    data = _encode(cfg, spec, source, task, backbone, given["sample"])
-    _print_tokens(spec, task, data)
+    from prunekit.pipelines.tokens.preparation import build_data  # loads torch
+
+    sampled = {"train_rows": given["sample"], "eval_rows": given["sample"], "train_band": None, "eval_bands": None}
+    cfg = cfg | {"data": cfg["data"] | sampled}
     run = RunInputs(cfg, RunFolder.of(cfg), spec, source, task, backbone, _train_nothing)
+    data = build_data(run)
+    data.setup()
+    _print_tokens(spec, task, data)
     _print_reductions(run, data, given["budgets"])
     print(f"next       python train.py {shlex.join([*typed, *(['budget=3x'] * ('budget' not in given['config']))])}")
     return DONE
@@ -75,29 +79,6 @@ def _print_rows(spec: Any, source: str, task: TaskRows) -> None:
     elif isinstance(train.labels[0], float):
         values = sorted(train.labels)
         print(f"labels     values from {values[0]:g} to {values[-1]:g}, median {values[len(values) // 2]:g}")
-
-
-def _encode(
-    cfg: Mapping[str, Any], spec: Any, source: Any, task: TaskRows, backbone: Path | str, sample: int
-) -> TokenPruningDataModule:
-    from prunekit.data.module import TokenPruningDataModule  # loads torch
-
-    data = TokenPruningDataModule(
-        spec,
-        source,
-        backbone,
-        task=task,
-        batch_size=cfg["trainer"]["batch_size"],
-        eval_batch_size=cfg["trainer"]["eval_batch_size"],
-        seed=cfg["seed"],
-        train_rows=sample,
-        eval_rows=sample,
-        num_proc=cfg["data"]["num_proc"],
-        cache_dir=cfg["data"]["cache_dir"] and Path(cfg["data"]["cache_dir"]),
-        prefix=spec.prefix(cfg["backbone"].get("prefix")),
-    )
-    data.setup()
-    return data
 
 
 def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> None:

@@ -91,24 +91,7 @@ def prepare(run: RunInputs) -> Prepared:
 
 def read_data(run: RunInputs) -> TokenPruningDataModule:
     """Read and tokenise the task; print what was read and how many texts were truncated."""
-    cfg, spec, trainer = run.cfg, run.spec, run.cfg["trainer"]
-    data = TokenPruningDataModule(
-        spec,
-        run.source,
-        run.backbone,
-        task=run.data,
-        batch_size=trainer["batch_size"],
-        eval_batch_size=trainer["eval_batch_size"],
-        seed=cfg["seed"],
-        train_rows=cfg["data"]["train_rows"],
-        eval_rows=cfg["data"]["eval_rows"],
-        train_band=cfg["data"]["train_band"],
-        eval_bands=cfg["data"]["eval_bands"],
-        workers=cfg["data"]["workers"],
-        num_proc=cfg["data"]["num_proc"],
-        cache_dir=cfg["data"]["cache_dir"],
-        prefix=spec.prefix(cfg["backbone"].get("prefix")),
-    )
+    spec, data = run.spec, build_data(run)
     data.setup()
     splits = {name: data.split(name) for name in SPLITS}
     texts = {name: {"rows": len(split), "tokens": _mean_length(split)} for name, split in splits.items()}
@@ -127,6 +110,28 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
         lengths = splits["train"].lengths
         say(f"data       trained and validated on texts of {int(lengths.min())} to {int(lengths.max())} tokens")
     return data
+
+
+def build_data(run: RunInputs) -> TokenPruningDataModule:
+    """Return the data of a run, of which nothing is tokenised yet."""
+    cfg, spec, trainer = run.cfg, run.spec, run.cfg["trainer"]
+    return TokenPruningDataModule(
+        spec,
+        run.source,
+        run.backbone,
+        task=run.data,
+        batch_size=trainer["batch_size"],
+        eval_batch_size=trainer["eval_batch_size"],
+        seed=cfg["seed"],
+        train_rows=cfg["data"]["train_rows"],
+        eval_rows=cfg["data"]["eval_rows"],
+        train_band=cfg["data"]["train_band"],
+        eval_bands=cfg["data"]["eval_bands"],
+        workers=cfg["data"]["workers"],
+        num_proc=cfg["data"]["num_proc"],
+        cache_dir=cfg["data"]["cache_dir"],
+        prefix=spec.prefix(cfg["backbone"].get("prefix")),
+    )
 
 
 def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext:
