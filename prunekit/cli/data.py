@@ -12,7 +12,7 @@ from prunekit.config.errors import DONE, ConfigError
 from prunekit.config.validation import validate
 from prunekit.console import silence_libraries
 from prunekit.data.vocabulary import remarks
-from prunekit.models.sources import find_backbone
+from prunekit.models.sources import find_source
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     task = kind.read(spec, source, cfg)
     silence_libraries()
     _print_rows(spec, str(source), task)
-    backbone = find_backbone(cfg["backbone"])
+    backbone = find_source(cfg)
     from prunekit.pipelines.tokens.preparation import build_data  # loads torch
 
     sampled = {"train_rows": given["sample"], "eval_rows": given["sample"], "train_band": None, "eval_bands": None}

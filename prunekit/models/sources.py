@@ -60,6 +60,15 @@ def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = N
     )
 
 
+def find_source(cfg: Mapping[str, Any]) -> Path | str:
+    """Return where the model is that the run of a configuration starts from: what `model` names, or the backbone.
+
+    Raises:
+        ConfigError: as of `find_model` and `find_backbone`.
+    """
+    return find_model(cfg["model"]) if cfg.get("model") else find_backbone(cfg["backbone"])
+
+
 def find_model(given: str, env: Mapping[str, str] | None = None) -> Path:
     """Return the folder of `model=...`: a folder, the model/ of a run's folder, or a model of the hub.
 

@@ -12,7 +12,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.console import say
 from prunekit.environment import command
 from prunekit.files import free_space, remove_leftovers, seal_folder
-from prunekit.models.sources import find_backbone, find_model
+from prunekit.models.sources import find_source
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.finished import finished_result
 from prunekit.runs.folder import MODEL, BusyError, RunFolder, discard_resume_points
@@ -60,7 +60,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True, teacher_for: Plan | None = No
     folder = RunFolder.of(cfg)
     if (stored := _stored(folder, cfg, teacher_for is not None)) is not None:
         return stored
-    backbone = find_model(cfg["model"]) if cfg.get("model") else find_backbone(cfg["backbone"])
+    backbone = find_source(cfg)
     source = kind.source(spec)
     kind.check(cfg, backbone)
     data = kind.read(spec, source, cfg)  # before there is a folder, which a typo would leave behind

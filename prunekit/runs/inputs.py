@@ -8,7 +8,7 @@ from typing import Any
 
 from prunekit.config.errors import ConfigError
 from prunekit.files import json_sha256
-from prunekit.models.sources import find_backbone
+from prunekit.models.sources import find_source
 from prunekit.runs.kinds import kind_of
 
 
@@ -26,7 +26,7 @@ def cache_of_problems() -> Callable[[Mapping[str, Any]], str | None]:
     def problem(cfg: Mapping[str, Any]) -> str | None:
         key = json_sha256([cfg["task"], cfg["method"].get("prunes")], default=str)
         tasks[key] = cfg
-        return _problem(lambda: kind_of(cfg).check(cfg, find_backbone(cfg["backbone"]))) or problem_of_data(key)
+        return _problem(lambda: kind_of(cfg).check(cfg, find_source(cfg))) or problem_of_data(key)
 
     return problem
 
