@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunekit.config.errors import ConfigError
-
-LONGEST = 80  # characters of a list of names in a message
+from prunekit.config.errors import ConfigError, shorten
 
 
 def class_order(source: str | Path, config: Any, labels: Sequence[str]) -> list[int]:
@@ -47,5 +45,4 @@ def _spelt(names: Sequence[str]) -> list[str]:
 
 def shown_names(names: Sequence[str]) -> str:
     """Return a list of names as a message shows it."""
-    text = ", ".join(names)
-    return f"[{text if len(text) <= LONGEST else text[: LONGEST - 3] + '...'}]"
+    return f"[{shorten(', '.join(names))}]"

@@ -270,8 +270,10 @@ class Batcher:
         """
         while self.waiting + count > self.limits.queue:
             held: Counter[Hashable] = Counter()
+            queued = set(self._queue)
             for call in self._calls:
-                held[call.owner] += self._waiting_of(call)
+                # before a call is read, all of it waits
+                held[call.owner] += sum(entry in queued for entry in call.entries) if call.entries else call.size
             most = max(held, key=held.__getitem__, default=None)
             # the error is made here, where it says what there was no room for
             full = QueueFullError(
@@ -281,10 +283,6 @@ class Batcher:
                 self.tally.outcomes["full"] += 1
                 raise full
             self._drop(next(call for call in reversed(self._calls) if call.owner == most), full)
-
-    def _waiting_of(self, call: _Call) -> int:
-        """Return how many items of a call wait: before they are read, all of them."""
-        return sum(entry in self._queue for entry in call.entries) if call.entries else call.size
 
     def _drop(self, call: _Call, error: Exception) -> None:
         """Answer a call with an error, and remove what of it is waiting."""

@@ -162,16 +162,7 @@ class Threshold(KeepPolicy):
             self.scale.fill_(BEYOND if knob == 1 else knob / (1 - knob))
 
         known = {1 - 1 / (1 + float(self.scale)): measure(), 0.0: 1.0, 1.0: most}
-        return bisect(
-            lambda _: measure(),
-            target,
-            low=0.0,
-            high=1.0,
-            tolerance=tolerance,
-            iterations=20,
-            known=known,
-            set_knob=set_scale,
-        )
+        return _meet(measure, target, tolerance, known, set_scale)
 
 
 class ProfileThreshold(Threshold):
@@ -308,16 +299,27 @@ class MeanMinusStd(KeepPolicy):
         known = {0.0: least, 1.0: most}
         if target > least:
             known = {float(self.shift.double().sigmoid()): measure(), **known}
-        return bisect(
-            lambda _: measure(),
-            target,
-            low=0.0,
-            high=1.0,
-            tolerance=tolerance,
-            iterations=20,
-            known=known,
-            set_knob=set_shift,
-        )
+        return _meet(measure, target, tolerance, known, set_shift)
+
+
+def _meet(
+    measure: Callable[[], float],
+    target: float,
+    tolerance: float,
+    known: Mapping[float, float],
+    set_knob: Callable[[float], None],
+) -> BisectionResult:
+    """Set a knob between 0 and 1 so that `measure()` is within `tolerance` of `target`; `known` as in `bisect`."""
+    return bisect(
+        lambda _: measure(),
+        target,
+        low=0.0,
+        high=1.0,
+        tolerance=tolerance,
+        iterations=20,
+        known=known,
+        set_knob=set_knob,
+    )
 
 
 def _logit(share: float) -> float:
