@@ -16,7 +16,7 @@ from typing import Any
 
 from prunekit.config.errors import listed, quoted
 from prunekit.data.errors import DataError
-from prunekit.data.faults import Faults
+from prunekit.data.faults import Faults, told_twice
 
 Lines = Callable[[], Iterable[str]]  # the lines of a file, each with its end, from the beginning at every call
 MOST_SUSPECTS = 1000  # fields with line ends whose contents are kept to look at
@@ -49,10 +49,9 @@ def check_names(path: str, names: Sequence[str]) -> None:
     """
     for name, count in Counter(name.strip() for name in names).items():
         if count > 1 and name:
-            places = [str(place) for place, other in enumerate(names, 1) if other.strip() == name]
-            times = "twice" if count == 2 else f"{count} times"
+            places = [place for place, other in enumerate(names, 1) if other.strip() == name]
             raise DataError(
-                f"{path} names {quoted(name)} {times} (columns {listed(places[:-1])} and {places[-1]}).\n"
+                f"{path} {told_twice(name, places, 'columns')}.\n"
                 "Allowed: every column has a name of its own.\nRename or remove all but one."
             )
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from prunekit.config.errors import listed, quoted
+
 SHOWN_ROWS = 3
+
+
+def told_twice(name: str, places: Sequence[int], unit: str) -> str:
+    """Return that a name stands at several places, which `unit` calls columns or keys, in words after a file's."""
+    times = "twice" if len(places) == 2 else f"{len(places)} times"
+    return f"names {quoted(name)} {times} ({unit} {listed(map(str, places[:-1]))} and {places[-1]})"
 
 
 @dataclass

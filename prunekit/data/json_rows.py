@@ -14,7 +14,7 @@ from typing import Any
 
 from prunekit.config.errors import listed, quoted
 from prunekit.data.errors import DataError
-from prunekit.data.faults import Faults
+from prunekit.data.faults import Faults, told_twice
 
 Record = dict[str, Any]
 BLANKS = re.compile(r"[ \t\r\n]*")
@@ -81,9 +81,8 @@ def _distinct(pairs: list[tuple[str, Any]]) -> Record:
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
         name = next(name for name in names if names.count(name) > 1)
-        places = [str(place) for place, other in enumerate(names, 1) if other == name]
-        times = "twice" if len(places) == 2 else f"{len(places)} times"
-        raise _RepeatedKeyError(f"names {quoted(name)} {times} (keys {listed(places[:-1])} and {places[-1]})")
+        places = [place for place, other in enumerate(names, 1) if other == name]
+        raise _RepeatedKeyError(told_twice(name, places, "keys"))
     return record
 
 
