@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 2**20  # bytes read at a time
+SETTLED = 10**9  # nanoseconds after which a file's time tells whether it changed
 
 
 def cache_folder(env: Mapping[str, str] | None = None) -> Path:
@@ -36,17 +38,17 @@ def cache_folder(env: Mapping[str, str] | None = None) -> Path:
         usual = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunekit"
     except RuntimeError:  # neither HOME nor an entry of the user's
         return _temporary_cache()
-    return usual if is_writable(usual) else _temporary_cache()
+    return usual if why_unwritable(usual) is None else _temporary_cache()
 
 
-def is_writable(folder: Path) -> bool:
-    """Return whether a folder can be written, or made where it does not exist."""
+def why_unwritable(folder: Path) -> str | None:
+    """Return why a folder cannot be written; None where it can. It is made if it does not exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+            return None
+    except OSError as error:
+        return error.strerror or "no reason is known"
 
 
 def _temporary_cache() -> Path:
@@ -416,6 +418,19 @@ def sha256(path: Path) -> str:
     """Return the hex digest of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """Return the hex digest of a file; one whose time and size stay is read once by this process."""
+    status = path.stat()
+    if time.time_ns() - status.st_mtime_ns < SETTLED:  # it may change once more under the same time
+        return sha256(path)
+    return _known_sha256(path.absolute(), status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _known_sha256(path: Path, changed: int, size: int) -> str:
+    return sha256(path)
 
 
 def json_sha256(

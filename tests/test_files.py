@@ -206,3 +206,17 @@ def test_each_option_is_part_of_the_digest():
     assert json_sha256(value, sort_keys=False) == hashlib.sha256(b'{"b": "\\u00e9", "a": 1}').hexdigest()
     assert json_sha256(value, ensure_ascii=False) == hashlib.sha256('{"a": 1, "b": "\u00e9"}'.encode()).hexdigest()
     assert json_sha256({"a": {1}}, default=sorted) == hashlib.sha256(b'{"a": [1]}').hexdigest()
+
+
+def test_a_file_is_read_once_while_its_time_and_size_stay_and_again_when_it_has_just_changed(tmp_path, monkeypatch):
+    path, read = tmp_path / "a.bin", []
+    monkeypatch.setattr(files, "sha256", lambda of: read.append(of) or of.read_bytes().decode())
+    path.write_bytes(b"abc")
+    assert [files.known_sha256(path), files.known_sha256(path)] == ["abc", "abc"]
+    assert len(read) == 2  # it is too young
+    os.utime(path, (1, 1))
+    assert [files.known_sha256(path), files.known_sha256(path)] == ["abc", "abc"]
+    assert len(read) == 3
+    path.write_bytes(b"xyz")
+    os.utime(path, (2, 2))
+    assert files.known_sha256(path) == "xyz"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prunekit.data.folders import data_files
-from prunekit.files import sha256
+from prunekit.files import known_sha256
 
 
 def content_digest(named: Mapping[str, str]) -> str:
@@ -21,5 +21,5 @@ def content_digest(named: Mapping[str, str]) -> str:
         files = data_files(path) if path.is_dir() else [path]
         for file in filter(Path.is_file, files):
             place = file.relative_to(path).as_posix() if path.is_dir() else "".join(file.suffixes[-2:]).lower()
-            digest.update(f"{role} {place} {sha256(file)}\n".encode())
+            digest.update(f"{role} {place} {known_sha256(file)}\n".encode())
     return digest.hexdigest()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.files import cache_folder, sha256
+from prunekit.files import cache_folder, known_sha256, why_unwritable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,7 +84,9 @@ class RowStore:
     @cached_property
     def _digest(self) -> str:
         # the name's end too, because it says how the file is read
-        return hashlib.sha256(f"{VERSION} {''.join(self.file.suffixes[-2:])} {sha256(self.file)}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{VERSION} {''.join(self.file.suffixes[-2:])} {known_sha256(self.file)}".encode()
+        ).hexdigest()
 
 
 def in_memory(table: Any) -> Dataset:
@@ -98,13 +99,10 @@ def in_memory(table: Any) -> Dataset:
 
 def is_writable(folder: Path) -> bool:
     """Make a folder of a cache and return whether it can be written; where it cannot, say so once."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError as error:
-        _say_uncached(folder, error.strerror)
-        return False
+    why = why_unwritable(folder)
+    if why is not None:
+        _say_uncached(folder, why)
+    return why is None
 
 
 @contextmanager

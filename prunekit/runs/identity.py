@@ -12,6 +12,7 @@ from prunekit.config.budget import parse_budget, without_idle_goal
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.config.identity import DENSE, FILES, OWN, is_dense, with_absolute_paths
+from prunekit.files import known_sha256
 from prunekit.models.given import with_settings_of
 from prunekit.models.sources import SOURCES, find_model, is_hub_id, name_of_model
 from prunekit.runs.kinds import kind_of
@@ -101,6 +102,5 @@ def model_digest(folder: str | Path) -> str | None:
     digest = hashlib.sha256()
     files = [path for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".bin", ".json")]
     for path in files:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(known_sha256(path)))
     return digest.hexdigest() if files else None
