@@ -5,6 +5,7 @@ import re
 
 import pytest
 import yaml
+from support.plugins import write_metadata
 
 from prunekit.cli.new import main, method_files
 from prunekit.config.composition import compose
@@ -18,10 +19,7 @@ def installed(tmp_path_factory):
     """The package of `my_focus`, written by the command and found as an installed one is."""
     folder = tmp_path_factory.mktemp("new") / "package"
     assert main(["method", "my_focus", f"out={folder}"]) == 0
-    info = folder / "prunekit_my_focus-0.1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: prunekit-my-focus\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text("[prunekit.plugins]\nmy_focus = prunekit_my_focus\n")
+    write_metadata(folder, "prunekit-my-focus", "my_focus", "prunekit_my_focus")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield folder

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.plugins import write_metadata
 
 from prunekit.config.budget import amount_label, budget_label, parse_budget
 from prunekit.config.composition import compose, spelled_out
@@ -457,10 +458,7 @@ def plugin(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = "raise Imp
         "# strange\nname: strange  # text\n_target_: strange.Method  # text\nodd: 3  # int 1..9; how odd\n"
     )
     (folder / "strange.py").write_text(code)
-    info = folder / "strange-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[prunekit.plugins]\nstrange = strange\n")
+    write_metadata(folder, "strange", "strange", "strange")
     monkeypatch.syspath_prepend(str(folder))
 
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from support.paths import ROOT
+from support.plugins import write_metadata
 
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
@@ -96,10 +97,7 @@ def learned(tmp_path_factory):
     for path, text in LEARNED.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
-    info = folder / "prunekit_shares-0.1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: prunekit-shares\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text("[prunekit.plugins]\nshares = prunekit_shares\n")
+    write_metadata(folder, "prunekit-shares", "shares", "prunekit_shares")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield folder

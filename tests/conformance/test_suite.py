@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+from support.plugins import write_metadata
 
 from prunekit.config.search_path import conf_dir
 from prunekit.conformance.suite import MethodConformance
@@ -53,10 +54,7 @@ def broken_methods(tmp_path_factory):
         "start: 0.8  # float 0..; of the thresholds\n"
     )
     (folder / "broken_plugin.py").write_text("")
-    info = folder / "broken-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[prunekit.plugins]\nbroken = broken_plugin\n")
+    write_metadata(folder, "broken", "broken", "broken_plugin")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from support.paths import ROOT
+from support.plugins import write_metadata
 
 from prunekit.config.composition import compose
 from prunekit.config.validation import validate
@@ -22,10 +23,7 @@ def package(tmp_path, monkeypatch):
     (place / "prunekit_diary" / "conf" / "logger").mkdir(parents=True)
     (place / "prunekit_diary" / "__init__.py").write_text(CODE)
     (place / "prunekit_diary" / "conf" / "logger" / "diary.yaml").write_text(f"# conf/logger{KEYS}")
-    about = place / "prunekit_diary-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: prunekit-diary\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[prunekit.plugins]\ndiary = prunekit_diary\n")
+    write_metadata(place, "prunekit-diary", "diary", "prunekit_diary")
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.delitem(sys.modules, "prunekit_diary", raising=False)
 
