@@ -12,8 +12,9 @@ from typing import Any, Protocol, TextIO
 
 import torch
 
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, listed, quoted
 from prunekit.console import silence_libraries, track
+from prunekit.data.cells import text_fault
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.tables import Table, read_table
 from prunekit.evaluation.evaluate import predict
@@ -64,14 +65,14 @@ def check_rows(table: Table, columns: Mapping[str, str], empty: str) -> Predicti
     for key, column in columns.items():
         if column not in table.columns:
             raise ConfigError(
-                f"{table.path} has no column {column!r}.\nAllowed: {', '.join(map(str, table.columns))}.\n"
+                f"{table.path} has no column {quoted(column)}.\nAllowed: {listed(table.columns)}.\n"
                 f"Name the column of the texts: {key}=..."
             )
         for row, value in enumerate(table.columns[column]):
-            if value is not None and not isinstance(value, str):
+            if fault := text_fault(value):
                 raise ConfigError(
-                    f"{table.at(row)}: column {column!r} holds {str(value)[:80]!r}, which is not text.\n"
-                    f"Allowed: a column of texts, of {', '.join(map(str, table.columns))}.\n"
+                    f"{table.at(row)}: column {quoted(column)} holds {fault}.\n"
+                    f"Allowed: a column of texts, of {listed(table.columns)}.\n"
                     f"Name it: {key}=..., or put quotes around the value."
                 )
     texts = [table.columns[column] for column in columns.values()]

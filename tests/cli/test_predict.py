@@ -99,6 +99,12 @@ def test_what_cannot_be_predicted_is_refused_before_a_model_is_loaded(arguments,
         main([f"run={run}", "data=new.csv", "out=out.csv", *arguments])
 
 
+def test_half_a_character_is_refused_as_in_a_task(run, tmp_path):
+    (tmp_path / "new.jsonl").write_text('{"text": "bem"}\n{"text": "a \\ud83d"}\n')
+    with pytest.raises(ConfigError, match=r"row 2: column 'text' holds half a character"):
+        main([f"run={run}", f"data={tmp_path / 'new.jsonl'}", f"out={tmp_path / 'out.csv'}"])
+
+
 def test_a_column_that_would_be_written_twice_is_refused(run, tmp_path):
     (tmp_path / "new.csv").write_text("text,predicted\nbem,x\n")
     with pytest.raises(ConfigError, match=r"has a column 'predicted' already"):
