@@ -25,7 +25,8 @@ from prunekit.data.hub import (
 from prunekit.data.packages import package_folder
 from prunekit.data.spec import TaskSpec
 
-OWN_FILES = ("file", "validation_file", "test_file", "dataset")
+FILES = ("file", "validation_file", "test_file")  # keys of a task that name files of the user's own
+OWN_FILES = (*FILES, "dataset")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _places(dataset: str, subset: str | None) -> list[str]:
 
 
 def _explicit(spec: TaskSpec) -> TaskSource:
-    for key in ("file", "validation_file", "test_file"):
+    for key in FILES:
         path = getattr(spec, key)
         if path is not None and not Path(path).exists():
             raise ConfigError(f"task.{key}={path} does not exist (looked in {Path.cwd()}); give the path of a file.")

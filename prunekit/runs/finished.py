@@ -8,13 +8,13 @@ from typing import Any
 
 from prunekit.config.errors import ConfigError
 from prunekit.console import say
+from prunekit.data.sources import FILES
 from prunekit.data.spec import TaskSpec
 from prunekit.files import folder_damage
 from prunekit.runs.folder import MODEL, RunFolder
 from prunekit.runs.kinds import kind_of
 from prunekit.runs.result import AnyResult, RunResult
 
-TASK_FILES = ("file", "validation_file", "test_file")  # keys of a task that name files of the user's own
 _WEIGHTS = ("model.safetensors",)
 
 
@@ -70,7 +70,7 @@ class FinishedRun:
 
     def _find_files(self, elsewhere: str | Path | None) -> TaskSpec:
         """Return the task with its own files where they are now: where they were, or `elsewhere`."""
-        named = {key: Path(value) for key in TASK_FILES if (value := getattr(self.spec, key)) is not None}
+        named = {key: Path(value) for key in FILES if (value := getattr(self.spec, key)) is not None}
         if not named:
             if elsewhere is None:
                 return self.spec
