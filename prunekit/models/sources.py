@@ -19,7 +19,7 @@ from prunekit.models.sizes import aliases
 # keys of a backbone that say where its model is; a given model needs none
 SOURCES = ("path", "family", "seed", "package", "package_folder", "gguf", "folder", "hub")
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # what is downloaded: no code, nothing pickled
-TINY_VERSION = 1  # of the folders that models/tiny.py writes: raise it when their content changes
+TINY_VERSION = 2  # of the folders that models/tiny.py writes: raise it when their content changes
 
 
 def find_backbone(backbone: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Path | str:

@@ -67,7 +67,8 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
     else:
         save_file(model.state_dict(), scratch / "model.safetensors", {"format": "pt"})
     around = "" if family in DECODERS else "$A [SEP]" if family in TRANSLATORS else "[CLS] $A [SEP]"
-    _tiny_tokenizer(scratch, segments=family in ("bert", "electra"), around=around)
+    ends = {"eos_token": "[SEP]"} if family == "qwen2" else {}  # its tokenizer adds a token of its own without one
+    _tiny_tokenizer(scratch, segments=family in ("bert", "electra"), around=around, further=ends)
     seal_folder(scratch)
     try:
         scratch.replace(folder)
@@ -75,7 +76,7 @@ def build_tiny_backbone(folder: Path, family: str = "bert", seed: int = 0) -> No
         shutil.rmtree(scratch)  # another process was faster, and wrote the same
 
 
-def _tiny_tokenizer(folder: Path, segments: bool, around: str) -> None:
+def _tiny_tokenizer(folder: Path, segments: bool, around: str, further: dict[str, str]) -> None:
     vocabulary = tiny_vocabulary()
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -95,5 +96,6 @@ def _tiny_tokenizer(folder: Path, segments: bool, around: str) -> None:
         "model_max_length": POSITIONS - 2,
         "model_input_names": inputs,
         **{f"{name}_token": token for name, token in names.items()},
+        **further,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
