@@ -211,7 +211,7 @@ def test_an_error_in_a_batch_fails_the_item_that_causes_it_alone(desk):
     async def scene(batcher):
         return await asyncio.gather(*(batcher.submit([text]) for text in ("a", "bad", "bb")), return_exceptions=True)
 
-    (first, failed, last), batcher = run(desk, scene)
+    (first, failed, last), batcher = run(desk, scene, texts=3, wait_s=20)
     assert (first, str(failed), last) == ([1], "ValueError: cannot compute bad", [2])
     assert desk.batches == [["a", "bad", "bb"], ["a"], ["bad"], ["bb"]]
     assert batcher.tally.outcomes == {"failed": 1, "ok": 2}
@@ -231,9 +231,11 @@ def test_a_result_that_is_an_exception_is_raised_in_its_caller_alone(desk):
 
 
 async def submitted(batcher, owner, *texts):
-    """A call that waits in the queue."""
+    """A call that is read and waits in the queue."""
     task = asyncio.create_task(batcher.submit(texts, owner))
-    await asyncio.sleep(0.05)  # until it is read
+    async with asyncio.timeout(20):
+        while not set(texts) <= {entry.item for entry in batcher._queue}:
+            await asyncio.sleep(0.002)
     return task
 
 
@@ -302,7 +304,7 @@ def test_where_the_queue_is_full_the_owner_of_most_gives_way_to_one_of_less(desk
     async def scene(batcher):
         first = await desk.hold(batcher)
         old, new = await submitted(batcher, "a", "a1", "a2"), await submitted(batcher, "a", "a3", "a4")
-        less = asyncio.create_task(batcher.submit(["b1"], "b"))
+        less = await submitted(batcher, "b", "b1")
         with pytest.raises(QueueFullError, match="4 texts are waiting, and 1 more would exceed the limit of 4"):
             await asyncio.wait_for(new, 20)
         assert batcher.waiting == 3
@@ -318,18 +320,24 @@ def test_where_the_queue_is_full_the_owner_of_most_gives_way_to_one_of_less(desk
 
 
 def test_a_batch_takes_no_more_tokens_than_are_computed_in_its_time(desk):
+    clock = 0.0
+
     def compute(batch):
+        nonlocal clock
         desk.batches.append(batch)
-        time.sleep(0.01 * sum(map(len, batch)))
+        clock += 0.01 * sum(map(len, batch))
         return [len(text) for text in batch]
 
     desk.compute = compute
 
     async def scene(batcher):
+        loop = asyncio.get_running_loop()
+        started, real = loop.time(), loop.time
+        loop.time = lambda: clock + (real() - started) * 1e-4  # what else runs on this machine does not count
         await batcher.submit(["aaaa"])
         return await batcher.submit(["bbb"] * 6 + ["b" * 9])
 
-    answers, _ = run(desk, scene, batch_s=0.069)
+    answers, _ = run(desk, scene, batch_s=0.069, wait_s=0)
     assert answers == [3] * 6 + [9]
     assert [len(batch) for batch in desk.batches] == [1, 2, 2, 2, 1]
 
