@@ -30,6 +30,7 @@ COMMANDS = [line.split("  #")[0].strip() for line in LINES if "train.py" in line
 SHORT = [
     "backbone=tiny",
     "trainer=debug",
+    "plots=false",
     "trainer.epochs=1",
     "teacher.epochs=1",
     "logger.wandb.enabled=false",

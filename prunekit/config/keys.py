@@ -103,7 +103,7 @@ def keys_of(group: str, option: str, places: Sequence[Path]) -> dict[str, Key]:
     file = _file_of(group, option, places)
     if file is None:
         return {}
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    content = yaml.load(file.read_text(encoding="utf-8"), Loader=LOADER) or {}
     keys: dict[str, Key] = {}
     for parent in content.get("defaults", []):
         if isinstance(parent, str) and parent != "_self_":
@@ -140,12 +140,13 @@ def values_before() -> set[tuple[str, str]]:
 def former_defaults() -> dict[tuple[str, str], Any]:
     """Return what a default stands in the place of, by dotted path and the default as JSON."""
     keys = _declared_below(tuple(search_dirs()))
-    return {(key.path, as_json(key.default)): yaml.safe_load(key.was) for key in keys if key.was is not None}
+    return {(key.path, as_json(key.default)): json.loads(as_json(key.was)) for key in keys if key.was is not None}
 
 
+@cache
 def as_json(written: str) -> str:
     """Return a value that is written as in a file as JSON."""
-    return json.dumps(yaml.safe_load(written))
+    return json.dumps(yaml.load(written, Loader=LOADER))
 
 
 def path_keys() -> set[str]:

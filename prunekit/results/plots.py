@@ -6,7 +6,8 @@ A plot is a function of plain numbers; the same numbers serve a report.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,10 @@ def draw_bands(score: str, bands: Sequence[Band], title: str) -> Figure:
     return figure
 
 
-def write_bands(folder: Path, title: str, score: str, bands: Sequence[Band]) -> Path:
-    """Write the plot of a test by bands of lengths, and its numbers; returns the PNG file."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_bands(folder: Path, title: str, score: str, bands: Sequence[Band], *, drawn: bool = True) -> None:
+    """Write the numbers of a test by bands of lengths, and their plot if it is to be `drawn`."""
     numbers = {"score": score, "bands": [band.to_json() for band in bands]}
-    atomic_write_text(folder / "bands.json", json.dumps(numbers, indent=2) + "\n")
-    return _save(draw_bands(score, bands, title), folder / "bands.png")
+    _write(folder, "bands", numbers, lambda: draw_bands(score, bands, title), drawn)
 
 
 def draw_pareto(numbers: Mapping[str, Any], title: str) -> Figure:
@@ -146,28 +145,29 @@ def draw_pareto(numbers: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def write_pareto(folder: Path, title: str, numbers: Mapping[str, Any]) -> Path:
-    """Write the plot of a search, and its numbers as a method's `finalise` returned them; returns the PNG file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / "pareto.json", json.dumps(numbers, indent=2) + "\n")
-    return _save(draw_pareto(numbers, title), folder / "pareto.png")
+def write_pareto(folder: Path, title: str, numbers: Mapping[str, Any], *, drawn: bool = True) -> None:
+    """Write the numbers of a search as a method's `finalise` returned them, and their plot if it is to be `drawn`."""
+    _write(folder, "pareto", numbers, lambda: draw_pareto(numbers, title), drawn)
 
 
 def write_plots(
-    folder: Path, title: str, dense: PerRow, pruned: PerRow, metrics: Path, asked: float | None
-) -> list[Path]:
-    """Write the plots of a run to `folder`; returns the PNG files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = [
+    folder: Path,
+    title: str,
+    dense: PerRow,
+    pruned: PerRow,
+    metrics: Path,
+    asked: float | None,
+    *,
+    drawn: bool = True,
+) -> None:
+    """Write the numbers of a run's plots to `folder`, and the plots if they are to be `drawn`."""
+    plots = [
         ("tokens_by_layer", tokens_by_layer(pruned), draw_tokens),
         ("quality_by_length", quality_by_length(dense, pruned), draw_quality),
         ("budget", budget_over_steps(metrics, asked), draw_budget),
     ]
-    written = []
-    for name, numbers, draw in drawn:
-        atomic_write_text(folder / f"{name}.json", json.dumps(numbers, indent=2) + "\n")
-        written.append(_save(draw(numbers, title), folder / f"{name}.png"))
-    return written
+    for name, numbers, draw in plots:
+        _write(folder, name, numbers, partial(draw, numbers, title), drawn)
 
 
 def _axes(title: str, across: str, up: str) -> tuple[Figure, Any]:
@@ -185,8 +185,10 @@ def _span(bucket: Mapping[str, Any]) -> str:
     return f"{span}\n{bucket['rows']} texts"
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    image = BytesIO()
-    figure.savefig(image, format="png", dpi=130)
-    atomic_write_bytes(path, image.getvalue())
-    return path
+def _write(folder: Path, name: str, numbers: Mapping[str, Any], draw: Callable[[], Figure], drawn: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / f"{name}.json", json.dumps(numbers, indent=2) + "\n")
+    if drawn:
+        image = BytesIO()
+        draw().savefig(image, format="png", dpi=130)
+        atomic_write_bytes(folder / f"{name}.png", image.getvalue())

@@ -12,7 +12,14 @@ SCRIPT = ROOT / "benchmarks" / "training_step.py"
 
 
 def test_both_sides_are_measured(tmp_path, monkeypatch, capsys):
-    small = ["task=synthetic", "task.synthetic_rows=48", "backbone=tiny", "trainer=debug", "teacher.epochs=1"]
+    small = [
+        "task=synthetic",
+        "task.synthetic_rows=48",
+        "backbone=tiny",
+        "trainer=debug",
+        "plots=false",
+        "teacher.epochs=1",
+    ]
     places = [f"runs_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'cache'}", "logger.wandb.enabled=false"]
     given = ["rows=16", "rounds=2", "pad=32", f"out={tmp_path / 'out.json'}"]
     arguments = [*given, *small, *places, "method.bins=8", "budget=1.5x"]

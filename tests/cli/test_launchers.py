@@ -15,6 +15,7 @@ TINY = [
     "task.synthetic_rows=48",
     "backbone=tiny",
     "trainer=debug",
+    "plots=false",
     "trainer.epochs=1",
     "teacher.epochs=1",
     "bench.enabled=false",

@@ -27,6 +27,7 @@ TINY = (
     "task.synthetic_rows=32",
     "backbone=tiny",
     "trainer=debug",
+    "plots=false",
     "trainer.epochs=1",
     "teacher.epochs=1",
     "logger.wandb.enabled=false",

@@ -18,7 +18,7 @@ from prunekit.files import read_jsonl
 from prunekit.loggers.offline import read_runs
 from prunekit.results import examples, heatmap
 
-TINY = ["task=synthetic", "task.synthetic_rows=48", "backbone=tiny", "trainer=debug", "trainer.epochs=1"]
+TINY = ["task=synthetic", "task.synthetic_rows=48", "backbone=tiny", "trainer=debug", "plots=false", "trainer.epochs=1"]
 TINY += ["teacher.epochs=1", "bench.enabled=false", "budget_tolerance=0.5", "budget=1.5x"]
 LOGGERS = ["wandb.mode=offline", "tensorboard.enabled=true", "trackio.enabled=true", "logger.texts=3"]
 

@@ -15,7 +15,7 @@ from prunekit.config.composition import compose
 from prunekit.config.errors import CRASHED, ConfigError
 from prunekit.files import read_jsonl
 from prunekit.pipelines.run import run, train
-from prunekit.pipelines.tokens import artifacts, pipeline
+from prunekit.pipelines.tokens import pipeline
 from prunekit.runs.finished import open_run
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
@@ -26,6 +26,7 @@ SMALL = (
     "task=synthetic",
     "backbone=tiny",
     "trainer=debug",
+    "plots=false",
     "task.synthetic_rows=48",
     "method.bins=8",
     "method.hard_fraction=0.5",
@@ -84,11 +85,6 @@ def trained(finished, tmp_path_factory):
         with pytest.raises(KeyboardInterrupt):
             run(config(place))
     return place
-
-
-@pytest.fixture(autouse=True)
-def without_plots(monkeypatch):
-    monkeypatch.setattr(artifacts, "write_plots", lambda *given: None)
 
 
 def interrupt(*given):

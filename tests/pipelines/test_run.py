@@ -21,6 +21,7 @@ SMALL = [
     "task=synthetic",
     "backbone=tiny",
     "trainer=debug",
+    "plots=false",
     "task.synthetic_rows=96",
     "method.bins=8",
     "logger.wandb.enabled=false",
@@ -400,6 +401,7 @@ def test_every_published_recipe_runs_on_generated_sentences(tmp_path, path):
             f"experiment={path.stem}",
             "backbone=tiny",
             "trainer=debug",
+            "plots=false",
             "task.synthetic_rows=48",
             "method.prune_location=[1,2,3]",
             "method.warmup_epochs=1",
@@ -441,7 +443,7 @@ def test_ltp_learns_thresholds_and_meets_the_budget(tmp_path, profile):
 @pytest.mark.slow
 def test_a_run_trained_on_short_texts_is_reported_by_band_of_length(tmp_path, capsys):
     short = ["trainer.lr=1e-3", "method.hard_fraction=0.5", "trainer.epochs=2"]
-    cfg = plain(tmp_path, "experiment=length_robustness", "task.synthetic_rows=96", *short)
+    cfg = plain(tmp_path, "experiment=length_robustness", "task.synthetic_rows=96", "plots=true", *short)
     result = run(cfg)
     bands = result.bands
     assert len(bands) == 4
@@ -458,7 +460,8 @@ def test_a_run_trained_on_short_texts_is_reported_by_band_of_length(tmp_path, ca
 
 @pytest.mark.slow
 def test_a_search_leaves_its_pareto_set_in_numbers_and_as_a_picture(tmp_path):
-    result = run(plain(tmp_path, "method=lat", "method.train=false", "method.iterations=1", "method.population=2"))
+    search = ["method=lat", "method.train=false", "method.iterations=1", "method.population=2"]
+    result = run(plain(tmp_path, *search, "plots=true"))
     left = run_folder(tmp_path, "lat")
     numbers = json.loads((left / "plots" / "pareto.json").read_text())
     assert result.search.chosen.to_json() == numbers["chosen"]

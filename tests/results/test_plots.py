@@ -8,7 +8,7 @@ import torch
 from prunekit.evaluation.evaluate import PerRow
 from prunekit.evaluation.judging import Predictions
 from prunekit.results.curves import budget_over_steps
-from prunekit.results.plots import quality_by_length, tokens_by_layer, write_plots
+from prunekit.results.plots import quality_by_length, tokens_by_layer, write_bands, write_pareto, write_plots
 
 
 def rows(lengths, tokens, right):
@@ -66,8 +66,20 @@ def test_the_budget_is_read_from_the_record(tmp_path):
 @pytest.mark.parametrize("right", [[True, False], None])
 def test_each_plot_has_its_numbers_beside_it(tmp_path, right):
     found = rows([4, 8], [[4, 2], [8, 3]], right)
-    written = write_plots(tmp_path / "plots", "top on x, test", found, found, tmp_path / "none.jsonl", None)
-    assert [path.name for path in written] == ["tokens_by_layer.png", "quality_by_length.png", "budget.png"]
-    for path in written:
-        assert path.read_bytes().startswith(b"\x89PNG")
-        assert json.loads(path.with_suffix(".json").read_text())
+    write_plots(tmp_path, "top on x, test", found, found, tmp_path / "none.jsonl", None)
+    names = ["budget", "quality_by_length", "tokens_by_layer"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{name}.{end}" for name in names for end in ("json", "png")
+    ]
+    for name in names:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert json.loads((tmp_path / f"{name}.json").read_text())
+
+
+def test_without_plots_there_are_their_numbers(tmp_path):
+    found = rows([4, 8], [[4, 2], [8, 3]], [True, False])
+    write_plots(tmp_path, "top on x, test", found, found, tmp_path / "none.jsonl", None, drawn=False)
+    write_pareto(tmp_path, "top on x", {"measured": []}, drawn=False)
+    write_bands(tmp_path, "top on x", "accuracy", [], drawn=False)
+    names = ["bands", "budget", "pareto", "quality_by_length", "tokens_by_layer"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json" for name in names]

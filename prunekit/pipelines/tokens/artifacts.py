@@ -36,13 +36,14 @@ def write_artifacts(
     `finalised` is what the method decided after the fit, such as the points of a search.
     """
     method, data = prepared.method, prepared.data
-    plots, what = run.folder.path / "plots", f"{run.cfg['method']['name']} on {run.spec.name}"
+    plots, drawn = run.folder.path / "plots", run.cfg["plots"]
+    what = f"{run.cfg['method']['name']} on {run.spec.name}"
     name = f"{what}, {'test' if data.has_test else 'validation'}"
-    write_plots(plots, name, tested.dense.per_row, tested.test.per_row, run.folder.metrics, method.asked)
+    write_plots(plots, name, tested.dense.per_row, tested.test.per_row, run.folder.metrics, method.asked, drawn=drawn)
     if finalised:
-        write_pareto(plots, f"{what}, validation", finalised)
+        write_pareto(plots, f"{what}, validation", finalised, drawn=drawn)
     if tested.bands:
-        write_bands(plots, name, run.spec.score, tested.bands)
+        write_bands(plots, name, run.spec.score, tested.bands, drawn=drawn)
     if run.cfg["examples"] and len(tested.test.per_row.predictions):
         write_examples(run, method.model, data, tested, tokenizer)
 

@@ -24,6 +24,7 @@ SMALL = [
     "task=synthetic",
     "backbone=tiny",
     "trainer=debug",
+    "plots=false",
     "task.synthetic_rows=48",
     "logger.wandb.enabled=false",
     "bench.enabled=false",

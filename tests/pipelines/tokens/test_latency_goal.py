@@ -266,6 +266,7 @@ TINY = [
     "task=synthetic",
     "backbone=tiny",
     "trainer=debug",
+    "plots=false",
     "trainer.epochs=1",
     "teacher.epochs=1",
     "trainer.max_steps=3",

@@ -23,6 +23,7 @@ SMALL = [
     "task.synthetic_rows=48",
     "backbone=tiny",
     "trainer=debug",
+    "plots=false",
     "trainer.epochs=1",
     "teacher.epochs=1",
     "logger.wandb.enabled=false",

@@ -29,6 +29,7 @@ SMALL = [
     "task.max_target_length=24",
     "backbone=tiny_translator",
     "trainer=debug",
+    "plots=false",
     "trainer.epochs=1",
     "teacher.epochs=0",
     "logger.wandb.enabled=false",
