@@ -1,4 +1,4 @@
-"""What identifies a run: the hash of its configuration without machine keys, and whether it prunes nothing."""
+"""The hash of a configuration, without machine keys; and whether a method prunes nothing."""
 
 from __future__ import annotations
 

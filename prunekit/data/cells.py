@@ -1,4 +1,4 @@
-"""What a cell of a table may hold: text, nothing, or a label; and what is said about cells that hold something else."""
+"""What is wrong with a cell of a table, and whether it holds nothing; no class is chosen here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of classes and their numbers, from the labels of a table. One class has one spelling, or is refused."""
+"""Turn the labels of a table into class names and class numbers. One class has one spelling, or is refused."""
 
 from __future__ import annotations
 

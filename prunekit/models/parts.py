@@ -1,4 +1,4 @@
-"""The scorers and policies that a saved model may name: prunekit's, those of installed plug-ins, the program's own."""
+"""Which classes a saved model may name: scorers and policies of prunekit, of plug-ins, and of the program itself."""
 
 from __future__ import annotations
 

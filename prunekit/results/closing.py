@@ -1,4 +1,4 @@
-"""The closing lines of a run: what it came to in one sentence, what to try, and what to type next."""
+"""The closing lines of a run: the verdict in one sentence, advice, and the commands to type next."""
 
 from __future__ import annotations
 

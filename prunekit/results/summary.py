@@ -1,4 +1,4 @@
-"""A run's result as one table and a few one-line verdicts, for the terminal and for a README."""
+"""A run's result as one table with remarks on budget and speed, for the terminal and for a README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which configuration names a run, and which names the teacher that it shares."""
+"""Which configuration is hashed: without what has no effect, with files by content; and that of the teacher."""
 
 from __future__ import annotations
 

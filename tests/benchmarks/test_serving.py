@@ -169,7 +169,7 @@ def test_a_run_is_served_and_asked(tmp_path, monkeypatch, capsys):
     run = stored_run(tmp_path, "topk", PRUNERS["topk"]())
     (tmp_path / "serving.md").write_text("<!-- serving -->\n<!-- end of serving -->\n")
     out = tmp_path / "results" / "serving_tiny.json"
-    given = ["server=[threads=1,read_s=1]", "clients=[1,3]", "shares=[0.5]", "seconds=2"]
+    given = ["server=[threads=1,read_s=1]", "clients=[1,3]", "shares=[0.5]", "seconds=1"]
     assert serving.main([f"run={run}", *given, f"out={out}", f"into={tmp_path / 'serving.md'}"]) == 0
     found = json.loads(out.read_text())
     assert [load["kind"] for load in found["loads"]] == ["closed", "closed", "random", *["attack"] * 12]

@@ -1,6 +1,7 @@
-"""C++ attention and int8 quantisation, compiled at first use with the machine's compiler; optional.
+"""Build and call the C++ attention (attention.cpp) and int8 quantisation (int8.cpp); optional.
 
-The library is kept in the user's cache folder, by source, compiler and instruction set. It is used only if its
+The library is compiled at first use with the machine's compiler, and kept in the user's cache folder, by source,
+compiler and instruction set. It is used only if its
 results for a small case are correct; without a compiler, or if anything else fails, torch is used instead.
 """
 
