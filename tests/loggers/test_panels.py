@@ -117,7 +117,7 @@ def test_without_runs_or_a_place_for_pictures_it_says_so(arguments: list[str], s
 GRID = ["trainer.lr=2e-3,2e-4", "method.reg_lr=0.2,0.05", "method.rank_alpha=1e-1,1e-3"]
 TINY = [
     "task=synthetic",
-    "task.synthetic_rows=64",
+    "task.synthetic_rows=200",
     "backbone=tiny",
     "trainer=debug",
     "plots=false",
