@@ -22,17 +22,17 @@ Getter = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Place:
-    """What of a dataset's column a value is: all of it, or the `part` of a record; `before` is put before texts."""
+    """What of a column a value is: all of it, or what `path` names in a record; `before` is put before texts."""
 
     column: str
-    part: str | None = None
+    path: tuple[str, ...] = ()  # the fields of records in records, from the outside
     before: str = ""
     blank: bool = False  # whether what is no text is ""
 
     def value(self, stored: Any) -> Any:
         """Return the value for what is stored in a row."""
-        if self.part is not None:
-            stored = stored.get(self.part) if isinstance(stored, dict) else None
+        for name in self.path:
+            stored = stored.get(name) if isinstance(stored, dict) else None
         if self.blank and not isinstance(stored, str):
             stored = ""
         return self.before + stored if self.before else stored
@@ -104,9 +104,9 @@ class Column(Sequence[Any]):
         numbers = np.asarray(rows, np.int64)
         return self._with(rows=numbers if self.rows is None else self.rows[numbers])
 
-    def field(self, part: str) -> Column:
-        """Return the column of one part of records; None where a record does not have it."""
-        return self._with(place=replace(self.place, part=part))
+    def field(self, path: tuple[str, ...]) -> Column:
+        """Return the column of one field of records, or of records in them; None where a record does not have it."""
+        return self._with(place=replace(self.place, path=path))
 
     def texts(self) -> Column:
         """Return the same column with "" where there is no text."""

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunekit.config.errors import first_line, listed, quoted
-from prunekit.data.columns import Column
+from prunekit.data.cells import is_missing
+from prunekit.data.columns import Column, Place
 from prunekit.data.decoding import decode_file, looks_binary
 from prunekit.data.delimited import check_names, csv_rows
 from prunekit.data.errors import DataError
+from prunekit.data.faults import Faults
 from prunekit.data.json_rows import json_rows
 from prunekit.data.store import RowStore, column_type, datasets_quiet, fits, in_memory
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 PLAIN = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 SUFFIXES = (".parquet", *PLAIN, *(f"{suffix}.gz" for suffix in PLAIN))
 
+
+SAMPLE = 100  # rows that are looked at for the fields of their records
 # the first bytes of a file identify its type, whatever its name
 SIGNATURES = {
     b"PAR1": "a Parquet file",
@@ -53,6 +57,7 @@ class Table:
     path: str
     rows: Sequence[str] | None = None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    _whole: set[str] = field(default_factory=set, repr=False, compare=False)  # paths that every row has
 
     @classmethod
     def of(cls, parts: Sequence[Dataset], path: str) -> Table:
@@ -66,12 +71,7 @@ class Table:
             name: Column([chunk for part in parts for chunk in part.data.column(name).chunks], name, whole)
             for name in first.column_names
         }
-        names = {
-            name: tuple(map(str, kind.names))
-            for name, kind in first.features.items()
-            if isinstance(kind, datasets.ClassLabel)
-        }
-        return cls(columns, path, classes=names)
+        return cls(columns, path, classes=dict(_class_names(first.features)))
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -90,10 +90,12 @@ class Table:
         return f"row {row + 1}" if self.rows is None else self.rows[row]
 
     def column(self, name: str) -> Sequence[Any]:
-        """Return a column, or the field of a column of records, as in translation.en.
+        """Return a column, or a field of a column of records, as in translation.en, or of records in them.
+
+        A column of that name comes first, whatever dots are in it.
 
         Raises:
-            DataError: there is none.
+            DataError: there is none, or a row has no such field.
         """
         if name in self.columns:
             return self.columns[name]
@@ -101,19 +103,46 @@ class Table:
         near = [own for own in self.columns if own.strip() == name.strip()]
         if len(near) == 1:
             return self.columns[near[0]]
-        whole, _, part = name.partition(".")
-        records = self.columns.get(whole, ())
-        if part and any(isinstance(record, Mapping) and part in record for record in records):
-            if isinstance(records, Column):
-                return records.field(part)
-            return [record.get(part) if isinstance(record, Mapping) else None for record in records]
+        whole = max((own for own in self.columns if name.startswith(f"{own}.")), key=len, default=None)
+        if whole is not None and any(isinstance(record, Mapping) for record in self.columns[whole]):
+            return self._field(whole, tuple(name[len(whole) + 1 :].split(".")))
         raise DataError(
             f"{self.path} has no column {quoted(name)}; its columns are {listed(self.columns)}.\n"
             f"Name them with task.text=... and task.label=... (task.text_pair=... for a second text).\n"
-            f"{self._advice()}"
+            f"{self._advice(name)}"
         )
 
-    def _advice(self) -> str:
+    def _field(self, whole: str, path: tuple[str, ...]) -> Sequence[Any]:
+        """Return a field of the records in a column; None in rows that have no record, which null is.
+
+        Raises:
+            DataError: a row has no such field.
+        """
+        records, name = self.columns[whole], ".".join((whole, *path))
+        if name not in self._whole:
+            faults, examples = Faults(), []
+            for row, record in enumerate(records):
+                fault, there = _field_fault(record, whole, path)
+                if fault:
+                    faults.add(self.place(row), f": {fault}")
+                    examples = examples or there
+            if faults:
+                typed = f"In a shell: {shlex.quote(f'task.text={examples[0]}')}" if examples else "Correct these rows."
+                raise DataError(
+                    f"{self.prefix}{faults}; {quoted(name)} names it.\n"
+                    f"Allowed: a field that every row has, null where it holds nothing.\n{typed}"
+                )
+            self._whole.add(name)
+        return records.field(path) if isinstance(records, Column) else list(map(Place(whole, path).value, records))
+
+    def _advice(self, name: str) -> str:
+        inner = [
+            whole
+            for whole, values in self.columns.items()
+            if any(isinstance(record, Mapping) and name in record for record in values[:SAMPLE])
+        ]
+        if inner:
+            return f"In a shell, for the field of that name: {shlex.quote(f'task.text={inner[0]}.{name}')}"
         names = list(self.columns)
         if any(name[:1] + name[-1:] == '""' for name in names):
             return "If its quotes enclose fields, rename the file to .csv: in .tsv quotes are characters."
@@ -126,6 +155,31 @@ class Table:
         if isinstance(column, Column):
             return column.take(rows).texts()
         return [column[row] if isinstance(column[row], str) else "" for row in rows]
+
+
+def _class_names(features: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the columns, and the fields of records, that hold numbers of classes or lists of such, with the names."""
+    import datasets  # heavy
+
+    for name, kind in features.items():
+        if isinstance(kind, Mapping):
+            yield from _class_names(kind, f"{before}{name}.")
+        elif isinstance(inner := getattr(kind, "feature", kind), datasets.ClassLabel):
+            yield f"{before}{name}", tuple(map(str, inner.names))
+
+
+def _field_fault(record: Any, whole: str, path: Sequence[str]) -> tuple[str, list[str]]:
+    """Return why a record has no field of this path, "" if it has, and the paths of those that are in its place."""
+    for name in path:
+        if is_missing(record):
+            break
+        if not isinstance(record, Mapping):
+            return f"{quoted(whole)} holds {quoted(record)} and no field {quoted(name)}", []
+        if name not in record:
+            there = [f"{whole}.{own}" for own in record]
+            return f"{quoted(whole)} has no field {quoted(name)}; its fields are {listed(record) or 'none'}", there
+        whole, record = f"{whole}.{name}", record[name]
+    return "", []
 
 
 def read_table(path: Path, cache: Path | None = None) -> Table:

@@ -16,6 +16,7 @@ from prunekit.config.errors import ConfigError, listed, quoted
 from prunekit.console import silence_libraries, track
 from prunekit.data.cells import text_fault
 from prunekit.data.encoding import load_tokenizer
+from prunekit.data.errors import DataError
 from prunekit.data.tables import Table, read_table
 from prunekit.evaluation.evaluate import predict
 from prunekit.models import pretrained
@@ -62,20 +63,24 @@ def check_rows(table: Table, columns: Mapping[str, str], empty: str) -> Predicti
     Raises:
         ConfigError: a column is missing, holds something else than text, or has empty texts and `empty` is "error".
     """
+    texts = []
     for key, column in columns.items():
-        if column not in table.columns:
+        if column not in table.columns and not any(column.startswith(f"{name}.") for name in table.columns):
             raise ConfigError(
                 f"{table.path} has no column {quoted(column)}.\nAllowed: {listed(table.columns)}.\n"
                 f"Name the column of the texts: {key}=..."
             )
-        for row, value in enumerate(table.columns[column]):
+        try:
+            texts.append(table.column(column))
+        except DataError as error:  # a field that rows do not have
+            raise ConfigError(str(error).replace("task.text=", f"{key}=")) from error
+        for row, value in enumerate(texts[-1]):
             if fault := text_fault(value):
                 raise ConfigError(
                     f"{table.at(row)}: column {quoted(column)} holds {fault}.\n"
                     f"Allowed: a column of texts, of {listed(table.columns)}.\n"
                     f"Name it: {key}=..., or put quotes around the value."
                 )
-    texts = [table.columns[column] for column in columns.values()]
     whole = tuple(all(value and value.strip() for value in row) for row in zip(*texts, strict=True))
     if not all(whole) and empty == "error":
         missing = [str(row + 1) for row, good in enumerate(whole) if not good]
@@ -109,7 +114,7 @@ def predict_file(run: FinishedRun, rows: PredictionRows, out: Path, batch_size: 
     try:
         with beside.open("w", encoding="utf-8", newline="") as stream:
             written = writer(stream, tuple(rows.table.columns), names)
-            texts = [rows.table.columns[column] for column in rows.columns]
+            texts = [rows.table.column(column) for column in rows.columns]
             places = track(range(len(rows.table)), "predict")
             for row, prediction in zip(places, predictor.all(texts, rows.whole), strict=True):
                 written.write({name: values[row] for name, values in rows.table.columns.items()}, prediction)

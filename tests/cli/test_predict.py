@@ -123,3 +123,13 @@ def test_the_engines_have_probabilities_too(run):
     result = engine(["zum bem", "the day"])
     assert result.probabilities.sum(-1).tolist() == pytest.approx([1.0, 1.0])
     assert torch.equal(result.probabilities.argmax(-1), result.logits.argmax(-1))
+
+
+def test_a_field_of_records_is_read_by_its_path(run, tmp_path):
+    data, out = tmp_path / "new.jsonl", tmp_path / "out.jsonl"
+    data.write_text('{"meta": {"body": "bem"}}\n{"meta": {"body": "zum bem"}}\n')
+    main([f"run={run}", f"data={data}", f"out={out}", "text=meta.body"])
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["meta"]["body"], row["kept"][0]) for row in found] == [("bem", 5), ("zum bem", 8)]
+    with pytest.raises(ConfigError, match=r"row 1: 'meta' has no field 'text'; .* body (.|\n)*shell: text=meta.body"):
+        main([f"run={run}", f"data={data}", f"out={out}", "text=meta.text"])

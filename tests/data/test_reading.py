@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -290,3 +291,21 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, name, conten
 
 def test_a_data_error_is_a_config_error_so_that_the_run_exits_with_4():
     assert issubclass(DataError, ConfigError)
+
+
+def test_texts_and_labels_are_read_from_fields_of_records(tmp_path):
+    rows = [{"id": n, "meta": {"body": f"text {n}", "tag": {"name": ["no", "yes"][n % 2]}}} for n in range(4)]
+    path = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    task = own(path, text="meta.body", label="meta.tag.name")
+    assert list(task.splits["train"].texts) == ["text 0", "text 1", "text 2", "text 3"]
+    assert (task.splits["train"].labels, task.label_names) == ([0, 1, 0, 1], ("no", "yes"))
+
+
+def test_class_names_of_a_field_are_those_of_the_dataset(tmp_path):
+    features = datasets.Features(
+        {"meta": {"body": datasets.Value("string"), "y": datasets.ClassLabel(names=["b", "a"])}}
+    )
+    rows = {"meta": [{"body": "one", "y": 1}, {"body": "two", "y": 0}]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "t.parquet")
+    task = own(tmp_path / "t.parquet", text="meta.body", label="meta.y")
+    assert (task.splits["train"].labels, task.label_names) == ([1, 0], ("b", "a"))

@@ -234,3 +234,60 @@ def test_a_few_bytes_of_windows_are_read_and_many_are_not(tmp_path):
     (tmp_path / "sports" / "2.txt").write_bytes("Привет, мир".encode("cp1251"))
     with pytest.raises(DataError, match=r"2\.txt is not UTF-8 \(byte 0xcf at 0: .*\n.*\n.*iconv -f CP1252 -t UTF-8"):
         read_class_folders(tmp_path, "text", "label")
+
+
+# -- fields of records -------------------------------------------------------------------------------
+
+RECORDS = [
+    {"meta": {"body": "a", "by": {"name": "x"}}, "meta.title": "t"},
+    {"meta": {"body": None, "by": {"name": "y"}}, "meta.title": "u"},
+    {"meta": None, "meta.title": "v"},
+]
+
+
+def written(tmp_path, name, rows):
+    """These rows as a table that was read from a file of this name."""
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows) if path.suffix == ".json" else "\n".join(map(json.dumps, rows)))
+    return read_table(path)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.parquet"])
+def test_a_dotted_path_names_a_field_of_records(tmp_path, name):
+    table = written(tmp_path, name, RECORDS)
+    assert list(table.column("meta.body")) == ["a", None, None]
+    assert list(table.column("meta.by.name")) == ["x", "y", None]
+    assert list(table.column("meta.title")) == ["t", "u", "v"]  # a column of that name
+    assert list(table.texts("meta.body", [1, 0])) == ["", "a"]
+
+
+def test_a_field_that_a_row_lacks_is_refused_with_those_that_are_there(tmp_path):
+    rows = [{"meta": {"body": "a"}}, {"meta": {"title": "b", "date": 1}}, {"meta": {}}, {"meta": "c"}]
+    table = written(tmp_path, "t.jsonl", rows)
+    with pytest.raises(DataError) as error:
+        table.column("meta.body")
+    assert str(error.value).replace(str(tmp_path), "").splitlines() == [
+        "/t.jsonl, row 2: 'meta' has no field 'body'; its fields are title, date (3 such rows, also row 3: 'meta' has "
+        "no field 'body'; its fields are none and row 4: 'meta' holds 'c' and no field 'body'); 'meta.body' names it.",
+        "Allowed: a field that every row has, null where it holds nothing.",
+        "In a shell: task.text=meta.title",
+    ]
+
+
+def test_an_inner_field_is_named_by_its_whole_path(tmp_path):
+    table = written(tmp_path, "t.jsonl", [{"meta": {"by": {"name": "x"}}}])
+    with pytest.raises(
+        DataError, match=r"row 1: 'meta.by' has no field 'mail'; its fields are name; .*\n.*\n.*by.name"
+    ):
+        table.column("meta.by.mail")
+    with pytest.raises(DataError, match=r"has no column 'name'; its columns are meta\.(.|\n)*Name them with"):
+        table.column("name")
+
+
+def test_a_column_that_is_a_field_says_what_to_type(tmp_path):
+    table = written(tmp_path, "t.jsonl", [{"meta": {"body": "x"}}])
+    with pytest.raises(DataError, match=r"no column 'body'(.|\n)*\nIn a shell, .*: task.text=meta.body"):
+        table.column("body")

@@ -66,7 +66,7 @@ def test_a_column_of_records_is_read_by_field_as_on_the_hub(tmp_path):
     found = read_task(task, find_task(task, {})).splits
     assert [(rows.texts[0], rows.labels[0]) for rows in found.values()] == [ROWS[0]] * 3
     wrong = spec(text="translation.en", label="translation.fr", file=str(tmp_path))
-    with pytest.raises(DataError, match=r"no column 'translation.fr'; its columns are translation"):
+    with pytest.raises(DataError, match=r"row 1: 'translation' has no field 'fr'; its fields are en, de \(3 such rows"):
         read_task(wrong, find_task(wrong, {}))
 
 
