@@ -29,14 +29,14 @@ def choices(
 ) -> Float[Tensor, "decisions options"]:
     """Return logits with one row per decision.
 
-    One decision per text (among classes), one per word of a translation, or two per text (first and last token of an
-    answer, among its tokens).
+    One decision per text (among classes), one per labelled word or word of a translation, or two per text (first and
+    last token of an answer, among its tokens).
     """
     return logits if logits.dim() == 2 else logits.movedim(-1, 1).flatten(0, 1)
 
 
 def decisions_per_row(labels: Shaped[Tensor, "batch *more"]) -> Int[Tensor, "batch"]:
-    """Return how many decisions the model makes for each row: one label, two ends of an answer, or a target's words."""
+    """Return how many decisions the model makes for each row: a label, two ends of an answer, or one per word."""
     flat = labels.reshape(len(labels), -1)
     # regression values are never padding
     counts = torch.ones_like(flat, dtype=torch.bool) if flat.is_floating_point() else flat != PADDING
@@ -49,6 +49,11 @@ def class_loss(
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy of classes, or of the first and last token of an answer."""
     return F.cross_entropy(choices(logits).float(), labels.flatten())
+
+
+def word_loss(logits: Float[Tensor, "words classes"], labels: Int[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy per labelled word; tokens whose label is -100 have no row in the logits."""
+    return F.cross_entropy(logits.float(), labels[labels != PADDING])
 
 
 def value_loss(logits: Float[Tensor, "batch 1"], labels: Shaped[Tensor, "batch"]) -> Float[Tensor, ""]:
@@ -110,6 +115,7 @@ LOSSES: dict[str, KindLosses] = {
     "regression": KindLosses(value_loss, value_distance, has_choices=False),
     "span": KindLosses(class_loss),
     "translation": KindLosses(translation_loss),
+    "tokens": KindLosses(word_loss),
 }
 
 

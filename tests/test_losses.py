@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
+from prunekit.data.kinds.tokens import TOKENS
 from prunekit.losses import (
     arp2_loss,
+    decisions_per_row,
     distillation_loss,
+    imitation_loss,
     lagrangian,
     linear_warmup,
     rank_distillation_loss,
@@ -36,6 +39,16 @@ def test_classes_are_learned_by_cross_entropy():
 
 def test_scores_are_learned_by_squared_error():
     assert float(task_loss(tensor([2.0], [4.0]), tensor(1.0, 1.0), REGRESSION)) == 5.0  # (1 + 9) / 2
+
+
+def test_a_loss_of_words_is_the_mean_over_those_with_a_label():
+    labels = torch.tensor([[-100, 1, -100], [-100, 0, 1]])
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 100.0]])  # ln 2, ln 2 and 0
+    loss = task_loss(logits, labels, TOKENS)
+    assert float(loss) == pytest.approx(2 / 3 * 0.693147, abs=1e-5)
+    assert decisions_per_row(labels).tolist() == [1, 2]
+    sure = torch.tensor([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
+    assert float(imitation_loss(logits, sure, TOKENS)) == pytest.approx(0.693147 / 3, abs=1e-5)
 
 
 def test_distillation_is_kl_at_a_temperature_times_its_square():

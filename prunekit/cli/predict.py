@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
+from prunekit.data.kinds.tokens import TOKENS
 from prunekit.runs.finished import open_labelling
 
 FORMATS = (".csv", ".jsonl")
@@ -22,8 +23,13 @@ def main(arguments: Sequence[str]) -> int:
         return print_help("predict")
     given = parse_settings("predict", arguments)
     in_python = "Give such a run, or use prunekit.load(...) in Python."
-    run = open_labelling(given["run"], "; predict does not do that", in_python)
+    run = open_labelling(given["run"], "; predict does not do that", in_python, also=(TOKENS,))
     data, out = _files(given["data"], given["out"])
+    if run.spec.kind is TOKENS and out.suffix.lower() != ".jsonl":
+        raise ConfigError(
+            f"out={out}, but run={given['run']} {TOKENS.does}, a list per row.\nAllowed: .jsonl.\n"
+            f"Type out={out.with_suffix('.jsonl')}"
+        )
     columns = {"text": given["text"] or run.spec.text}
     if run.spec.text_pair is not None:
         columns["text_pair"] = given["text_pair"] or run.spec.text_pair
@@ -35,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     # torch takes seconds to import, and the answers above come without it
     from prunekit.pipelines.predict import check_rows, predict_file, read_rows
 
-    rows = check_rows(read_rows(data), columns, given["empty"])
+    rows = check_rows(read_rows(data), columns, given["empty"], run.spec.kind)
     predicted = predict_file(run, rows, out, given["batch_size"])
     print(f"{out}: {predicted} of {len(rows.table)} rows predicted")
     return DONE

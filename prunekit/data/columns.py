@@ -28,11 +28,14 @@ class Place:
     path: tuple[str, ...] = ()  # the fields of records in records, from the outside
     before: str = ""
     blank: bool = False  # whether what is no text is ""
+    between: str | None = None  # what a list of texts is joined by; None = it is left as it is
 
     def value(self, stored: Any) -> Any:
         """Return the value for what is stored in a row."""
         for name in self.path:
             stored = stored.get(name) if isinstance(stored, dict) else None
+        if self.between is not None:
+            stored = self.between.join(stored)
         if self.blank and not isinstance(stored, str):
             stored = ""
         return self.before + stored if self.before else stored
@@ -111,6 +114,10 @@ class Column(Sequence[Any]):
     def texts(self) -> Column:
         """Return the same column with "" where there is no text."""
         return self._with(place=replace(self.place, blank=True))
+
+    def joined(self, between: str) -> Column:
+        """Return the column of lists of texts as texts, with this between the texts of a list."""
+        return self._with(place=replace(self.place, between=between))
 
     def after(self, prefix: str) -> Column:
         """Return the same column of texts with a prefix."""

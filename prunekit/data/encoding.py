@@ -56,6 +56,11 @@ class Targets(ABC):
         """The right text for everything that is judged; empty where no text is predicted."""
         return ()
 
+    @property
+    def cut(self) -> Mapping[str, int]:
+        """Numbers of what is judged and not read, besides that of the rows that are cut; by default none."""
+        return {}
+
     @abstractmethod
     def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return `labels` of these rows, and what else their batch holds; `inside` are tokens that are not padding."""

@@ -27,6 +27,8 @@ PAIRS = (
     ("query", "passage"),
 )
 LABELS = ("label", "labels", "class", "category", "target", "score", "stars", "coarse_label")
+WORDS = ("tokens", "words")  # columns of lists of words, whose labels are in one of TAGS
+TAGS = ("ner_tags", "ner", "tags", "labels", "label")
 VALIDATION = ("validation", "valid", "val", "dev", "validation_matched")
 UNKNOWN = (-1, None)  # labels of tests that are kept secret
 SAMPLE = 1000  # rows that a column is known by
@@ -64,11 +66,15 @@ def _completed(given: tuple[tuple[str, Any], ...], files: str, cache_dir: Path |
         spec.dataset or ""
     ):  # a folder's copies are one run, whatever their names
         found["name"] = "_".join(part for part in (Path(spec.dataset or "").name, spec.subset) if part)
-    if task["text"] is None:
+    words = _words(train, task["text"]) if task["kind"] in (None, "tokens") else None
+    if words is not None:
+        found["kind"], found["text"] = "tokens", words
+    elif task["text"] is None:
         found["text"], found["text_pair"] = _texts(spec, train, task["text_pair"], task["label"])
-    found["label"] = label = task["label"] or _label(spec, train)
-    found["kind"] = task["kind"] or ("regression" if _are_values(train.column(label)) else "classification")
-    if found["kind"] == "classification" and task["labels"] is None and label in train.classes:
+    found["label"] = label = task["label"] or _label(spec, train, has_words=words is not None)
+    if words is None:
+        found["kind"] = task["kind"] or ("regression" if _are_values(train.column(label)) else "classification")
+    if found["kind"] in ("classification", "tokens") and task["labels"] is None and label in train.classes:
         found["labels"] = list(train.classes[label])
     if task["validation_splits"] is None:
         found["validation_splits"] = [name for name in VALIDATION if name in splits][:1]
@@ -91,8 +97,19 @@ def _texts(spec: TaskSpec, train: Table, pair: str | None, label: str | None) ->
     return (known or others)[0], pair
 
 
-def _label(spec: TaskSpec, train: Table) -> str:
-    known = [name for name in LABELS if name in train.columns] or list(train.classes)
+def _words(train: Table, text: str | None) -> str | None:
+    """Return the column of lists of words, which a dataset has instead of texts; None where there is none."""
+    if text is not None:
+        return text if _are_lists(train.column(text)) else None
+    if any(name in train.columns and _is_text(train.columns[name]) for name in TEXTS):
+        return None
+    return next((name for name in WORDS if name in train.columns and _are_lists(train.columns[name])), None)
+
+
+def _label(spec: TaskSpec, train: Table, *, has_words: bool) -> str:
+    usual, named = TAGS if has_words else LABELS, list(train.classes)
+    named = [name for name in named if _are_lists(train.column(name)) == has_words]
+    known = [name for name in usual if name in train.columns] or (named if len(named) == 1 or not has_words else [])
     if not known:
         raise _unclear(spec, train, "label", "the label")
     return known[0]
@@ -103,6 +120,11 @@ def _unclear(spec: TaskSpec, train: Table, key: str, what: str) -> ConfigError:
         f"task.dataset={spec.dataset} does not say which column is {what}.\n"
         f"Allowed: {', '.join(train.columns)}.\nSet task.{key}=..."
     )
+
+
+def _are_lists(column: Any) -> bool:
+    values = [value for value in column[:SAMPLE] if value is not None]
+    return bool(values) and all(isinstance(value, list) for value in values)
 
 
 def _is_text(column: Any) -> bool:

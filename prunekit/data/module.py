@@ -196,10 +196,10 @@ class TokenPruningDataModule(L.LightningDataModule):
 
     @property
     def truncated(self) -> dict[str, dict[str, int]]:
-        """Per split how many of its rows were cut at `max_length` tokens."""
+        """Per split how many of its rows were cut at `max_length` tokens, and what of them is judged nevertheless."""
         self._check_ready()
         return {
-            name: {"rows": split.truncated, "of": len(split), "max_length": self.spec.max_length}
+            name: {"rows": split.truncated, "of": len(split), "max_length": self.spec.max_length, **split.targets.cut}
             for name, split in self._splits.items()
         }
 

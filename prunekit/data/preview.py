@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,9 @@ class Lengths:
 
 
 def class_shares(rows: Rows[Any], names: Sequence[str]) -> dict[str, float]:
-    """Return the share of rows of each class, by name, the most frequent first."""
-    counts = Counter(rows.labels)
-    shares = {name: counts.get(number, 0) / len(rows) for number, name in enumerate(names)}
+    """Return the share of rows, or of words where each has a label, of each class, by name, the most frequent first."""
+    counts = Counter(chain.from_iterable(label if isinstance(label, tuple) else (label,) for label in rows.labels))
+    shares = {name: counts.get(number, 0) / counts.total() for number, name in enumerate(names)}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
@@ -74,7 +75,7 @@ def warnings(
 ) -> list[str]:
     """Return what is likely to go wrong with this data, each with what to do about it."""
     train, found = splits["train"], []
-    if names:
+    if names and not isinstance(train.labels[0], tuple):  # most words have no name, whatever the data
         shares = class_shares(train, names)
         rarest = min(shares, key=lambda name: shares[name])
         if shares[rarest] * len(train) < 20:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from prunekit.config.errors import listed, quoted
-from prunekit.data.cells import is_missing, text_fault
+from prunekit.data.cells import is_missing
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.rows import Rows, TaskRows
@@ -97,9 +97,9 @@ def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
         blank = ""
         for name, cell in zip(texts, cells, strict=True):
             if isinstance(cell, str) or not is_missing(cell):
-                if fault := text_fault(cell):
+                if fault := spec.kind.text_fault(cell):
                     wrong.add(table.place(row), f": column {quoted(name)} holds {fault}")
-                elif cell.strip():
+                elif not spec.kind.is_blank(cell):
                     continue
             blank = blank or name
         if blank and spec.empty != "keep":
@@ -126,7 +126,7 @@ def _refuse(
     if wrong:
         raise DataError(
             f"{table.prefix}{wrong}; name the text's column with task.text=... (columns: {listed(table.columns)}).\n"
-            "Allowed: text, which is Unicode; null where there is none.\nCorrect these rows, or name another column."
+            f"Allowed: {spec.kind.allowed_text}\n{spec.kind.correct_text}"
         )
     if empty and spec.empty == "error":
         raise DataError(
@@ -141,7 +141,7 @@ def _refuse(
         )
     if mislabelled:
         raise DataError(
-            f"{table.prefix}{mislabelled}.\nAllowed: one label per text, as a text or a number.\n"
+            f"{table.prefix}{mislabelled}.\nAllowed: {spec.kind.allowed_label}\n"
             "Correct these rows, or name another column with task.label=..."
         )
 

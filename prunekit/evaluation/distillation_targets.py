@@ -21,7 +21,7 @@ from prunekit.data.encoding import Batch
 from prunekit.files import damage, write_sealed
 from prunekit.losses import decisions_per_row
 from prunekit.models.forward import decodes, evaluating, forward_logits, on_device
-from prunekit.models.heads import MASKED_LOGIT, by_token
+from prunekit.models.heads import MASKED_LOGIT, by_token, labels_words
 from prunekit.tokens.policies import ranks
 from prunekit.tokens.state import Trace
 
@@ -71,7 +71,7 @@ class TokenLogits(TeacherLogits):
 
 @dataclass(frozen=True)
 class WordLogits(TeacherLogits):
-    """Logits of the most likely words, `ids`, at each word of the targets, all rows end to end.
+    """Logits of the most likely words, `ids`, at each word of the targets, all rows end to end; or of all classes.
 
     `word_offsets[row]` is where a row's words begin, `vocabulary` how many words there are.
     """
@@ -189,7 +189,9 @@ class _Collector(ABC):
 def _collector(model: PreTrainedModel, logits: Tensor, rows: int, tokens: int) -> _Collector:
     """Return what collects logits like the first ones, `logits`."""
     if decodes(model):
-        return _Words()
+        return _Words(LIKELY_WORDS)
+    if labels_words(model):
+        return _Words(logits.shape[-1])
     return _Tokens(tokens) if by_token(logits) else _Rows(rows, logits.shape[-1])
 
 
@@ -224,16 +226,17 @@ class _Tokens(_Collector):
 
 
 class _Words(_Collector):
-    """The most likely words of each row's targets."""
+    """The `most` highest logits of each decision of a row, such as the most likely words of its target."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.found: dict[int, tuple[Tensor, Tensor]] = {}
         self.vocabulary = 0
 
     def add(self, logits: Shaped[Tensor, "..."], batch: Batch, place: Int[Tensor, "tokens"]) -> None:
-        """Add a batch; `logits` have a row per word of its targets."""
+        """Add a batch; `logits` have a row per decision."""
         self.vocabulary = logits.shape[-1]
-        best = logits.topk(min(LIKELY_WORDS, self.vocabulary), dim=-1)
+        best = logits.topk(min(self.most, self.vocabulary), dim=-1)
         counts = decisions_per_row(batch["labels"]).tolist()
         parts = zip(best.values.split(counts), best.indices.split(counts), strict=True)
         for row, (values, ids) in zip(batch["index"].tolist(), parts, strict=True):

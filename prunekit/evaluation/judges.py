@@ -10,11 +10,13 @@ import torch
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.span import SPAN
+from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.judging import Judge
 from prunekit.evaluation.metrics import LabelJudge
 from prunekit.evaluation.question_answering import AnswerJudge
+from prunekit.evaluation.tagging import TagJudge
 from prunekit.evaluation.translation import WordJudge
 
 # a judge is made from the task, the targets that such a task has, and the device of the model
@@ -23,4 +25,5 @@ JUDGES: dict[TaskKind, Callable[[TaskSpec, Any, torch.device | str], Judge]] = {
     REGRESSION: LabelJudge,
     SPAN: AnswerJudge,
     TRANSLATION: WordJudge,
+    TOKENS: TagJudge,
 }

@@ -17,13 +17,16 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 
 from prunekit.data.encoding import Batch
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.span import SPAN
+from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
+from prunekit.losses import PADDING
 from prunekit.models.reading import read_config
 
 # logit of a position where nothing is: no probability in float32, and no infinity that differences could not bear
@@ -47,7 +50,8 @@ class HeadType:
 
     `settings` gives what a configuration must say about it, from the class names (None where there are none); it may
     differ between equal heads. `head_of` takes it from a model, None where the runtime does not compute it. `decodes`
-    means that it is a decoder, which reads encoders of other families than the others do.
+    means that it is a decoder, which reads encoders of other families than the others do; `has_classes` that its
+    outputs are classes, which have names.
     """
 
     auto: Any
@@ -56,6 +60,7 @@ class HeadType:
     settings: Callable[[Sequence[str] | None], dict[str, Any]] = field(compare=False)
     head_of: Callable[[Any], Head] | None = field(default=None, compare=False)
     decodes: bool = False
+    has_classes: bool = False
 
 
 def _class_settings(labels: Sequence[str] | None) -> dict[str, Any]:
@@ -85,6 +90,7 @@ CLASSIFIER = HeadType(
     "text-classification",
     _class_settings,
     _classifier_of,
+    has_classes=True,
 )
 READER = HeadType(
     AutoModelForQuestionAnswering,
@@ -92,6 +98,14 @@ READER = HeadType(
     "question-answering",
     lambda labels: {"num_labels": 2},
     lambda model: Head(model.qa_outputs, first_only=False),
+)
+TAGGER = HeadType(
+    AutoModelForTokenClassification,
+    ("ForTokenClassification",),
+    "token-classification",
+    lambda labels: {name: value for name, value in _class_settings(labels).items() if name != "problem_type"},
+    lambda model: Head(model.classifier, first_only=False),
+    has_classes=True,
 )
 TRANSLATOR = HeadType(
     AutoModelForSeq2SeqLM,
@@ -106,6 +120,7 @@ HEADS: dict[TaskKind, HeadType] = {
     REGRESSION: CLASSIFIER,
     SPAN: READER,
     TRANSLATION: TRANSLATOR,
+    TOKENS: TAGGER,
 }
 
 
@@ -128,20 +143,31 @@ def reorder_classes(model: Any, order: Sequence[int]) -> None:
         last.bias.copy_(last.bias[list(order)])
 
 
-def logits_of(output: Any, batch: Batch) -> Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens 2"]:
+def logits_of(output: Any, batch: Batch) -> Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"]:
     """Return the logits of any head as one tensor: of classes, or of the first and last token of an answer.
 
-    Padding gets `MASKED_LOGIT`, so that no answer begins or ends there.
+    Of words there is a row per labelled one, in the order of texts and words, or without `labels` in the batch logits
+    for each token. Padding gets `MASKED_LOGIT`, so that no answer begins or ends there.
     """
     if "logits" in output:
-        return output.logits
-    logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
+        logits = output.logits
+        if not by_token(logits):
+            return logits
+        if "labels" in batch:
+            return logits[batch["labels"] != PADDING]
+    else:
+        logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
     return logits.masked_fill(batch["attention_mask"][..., None] == 0, MASKED_LOGIT)
 
 
 def by_token(logits: Shaped[Tensor, "batch ..."]) -> bool:
-    """Return whether there is a logit per token, as of answers, and not per class."""
+    """Return whether there are logits for each token, as of answers, and not for each text or decision."""
     return logits.dim() == 3
+
+
+def labels_words(model: Any) -> bool:
+    """Return whether a model's head gives each word a label."""
+    return head_called(type(model).__name__) is TAGGER
 
 
 def head_of(model: Any) -> Head:
@@ -155,6 +181,6 @@ def head_of(model: Any) -> Head:
     if head is None or head.head_of is None:
         raise ValueError(
             f"{name} has a head that this runtime does not support; "
-            f"it supports classification, regression and question answering: use engine='hf'."
+            f"it supports classification, regression, question answering and labels of words: use engine='hf'."
         )
     return head.head_of(model)

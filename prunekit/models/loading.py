@@ -119,7 +119,7 @@ def _architecture(source: str | Path) -> str:
 
 def _load(source: str | Path, head: HeadType, labels: Sequence[str] | None) -> PreTrainedModel:
     has_head = stored_head(source) == head
-    is_classifier = has_head and head == CLASSIFIER
+    is_classifier = has_head and head.has_classes
     if is_classifier:
         check_classes(source, labels)
     order = class_order(source, read_config(source), labels) if is_classifier and labels else []

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from prunekit.config.errors import ConfigError, listed, quoted
 from prunekit.console import silence_libraries, track
-from prunekit.data.cells import text_fault
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.errors import DataError
+from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.tables import Table, read_table
+from prunekit.data.words import NO_LABEL, WordTokeniser, first_tokens
 from prunekit.evaluation.evaluate import predict
 from prunekit.models import pretrained
 from prunekit.runs.finished import FinishedRun
@@ -38,9 +43,13 @@ class PredictionRows:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about one row; `probabilities` by class, empty under regression; `kept` tokens per layer."""
+    """What the model says about one row; `kept` tokens per layer.
 
-    predicted: str | float
+    `predicted` is a class, a value, or the label of each word, None for words that were cut. `probabilities` are by
+    class, and empty for values and words.
+    """
+
+    predicted: str | float | list[str | None]
     probabilities: Mapping[str, float]
     kept: tuple[int, ...]
 
@@ -57,8 +66,10 @@ def read_rows(path: Path) -> Table:
     return table
 
 
-def check_rows(table: Table, columns: Mapping[str, str], empty: str) -> PredictionRows:
+def check_rows(table: Table, columns: Mapping[str, str], empty: str, kind: TaskKind) -> PredictionRows:
     """Return the rows with those marked that have all their texts; `columns` are by the name of their setting.
+
+    `kind` says what a text is: words, where these have labels.
 
     Raises:
         ConfigError: a column is missing, holds something else than text, or has empty texts and `empty` is "error".
@@ -75,13 +86,17 @@ def check_rows(table: Table, columns: Mapping[str, str], empty: str) -> Predicti
         except DataError as error:  # a field that rows do not have
             raise ConfigError(str(error).replace("task.text=", f"{key}=")) from error
         for row, value in enumerate(texts[-1]):
-            if fault := text_fault(value):
+            if fault := "" if value is None else kind.text_fault(value):
                 raise ConfigError(
                     f"{table.at(row)}: column {quoted(column)} holds {fault}.\n"
-                    f"Allowed: a column of texts, of {listed(table.columns)}.\n"
-                    f"Name it: {key}=..., or put quotes around the value."
+                    + (
+                        f"Allowed: a column of texts, of {listed(table.columns)}.\n"
+                        f"Name it: {key}=..., or put quotes around the value."
+                        if kind.labels_texts
+                        else f"Allowed: {kind.allowed_text}\nName the column: {key}=..., of {listed(table.columns)}."
+                    )
                 )
-    whole = tuple(all(value and value.strip() for value in row) for row in zip(*texts, strict=True))
+    whole = tuple(all(value and not kind.is_blank(value) for value in row) for row in zip(*texts, strict=True))
     if not all(whole) and empty == "error":
         missing = [str(row + 1) for row, good in enumerate(whole) if not good]
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
@@ -101,7 +116,7 @@ def predict_file(run: FinishedRun, rows: PredictionRows, out: Path, batch_size: 
         ConfigError: the table has a column that would be written, or the file cannot be written.
     """
     silence_libraries()
-    predictor = _Predictor(run, batch_size)
+    predictor = (_WordPredictor if run.spec.kind is TOKENS else _Predictor)(run, batch_size)
     writer = {".csv": _CsvWriter, ".jsonl": _JsonWriter}[out.suffix.lower()]
     names = writer.names(predictor.classes, predictor.layers)
     if taken := [name for name in names if name in rows.table.columns]:
@@ -155,7 +170,7 @@ class _Predictor:
                 found |= zip(batch, self._batch(texts), strict=True)
             yield from (found.get(row) for row in range(start, min(start + chunk, len(whole))))
 
-    def _batch(self, texts: Sequence[list[str]]) -> Iterator[Prediction]:
+    def _batch(self, texts: Sequence[list[Any]]) -> Iterator[Prediction]:
         cut = {"truncation": True, "max_length": self.max_length, "padding": True}
         encoded = self.tokenizer(*texts, **cut, return_tensors="pt", verbose=False)
         batch = {name: tensor for name, tensor in encoded.items() if isinstance(tensor, torch.Tensor)}
@@ -168,6 +183,39 @@ class _Predictor:
                 continue
             best = max(range(len(value)), key=value.__getitem__)
             yield Prediction(self.classes[best], dict(zip(self.classes, value, strict=True)), tuple(counts))
+
+
+class _WordPredictor(_Predictor):
+    """The same, of a model that gives each word a label; a text is a list of words."""
+
+    def __init__(self, run: FinishedRun, batch_size: int) -> None:
+        super().__init__(run, batch_size)
+        self.tokenise = WordTokeniser.of(self.tokenizer, self.max_length)
+
+    def _batch(self, texts: Sequence[list[Any]]) -> Iterator[Prediction]:
+        encodings = self.tokenise.encode(texts[0])
+        words = [first_tokens(encoding.word_ids) for encoding in encodings]
+        batch = {
+            "input_ids": _padded([encoding.ids for encoding in encodings], self.tokenizer.pad_token_id),
+            "attention_mask": _padded([[1] * len(encoding.ids) for encoding in encodings], 0),
+            # where a word begins there is something to predict
+            "labels": _padded([[0 if word >= 0 else NO_LABEL for word in row] for row in words], NO_LABEL),
+        }
+        if self.tokenise.texts.has_segments:
+            types = [encoding.type_ids for encoding in encodings]
+            batch["token_type_ids"] = _padded(types, self.tokenizer.pad_token_type_id)
+        logits, trace = predict(self.model, batch, self.execution)
+        best = iter(logits.argmax(-1).tolist())
+        for text, row, counts in zip(texts[0], words, trace.tokens_out.T.int().tolist(), strict=True):
+            labels: list[str | None] = [None] * len(text)
+            for word in row:
+                if word >= 0:
+                    labels[word] = self.classes[next(best)]
+            yield Prediction(labels, {}, tuple(counts))
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "rows width"]:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)
 
 
 class _Writer(Protocol):

@@ -92,6 +92,11 @@ USES = {
         """output = model(**tokenizer(["a question"], ["a text that answers it"], return_tensors="pt"))
 start, end = output.start_logits, output.end_logits""",
     ),
+    "token-classification": (
+        "TokenClassification",
+        """batch = tokenizer([["a", "text", "in", "words"]], is_split_into_words=True, return_tensors="pt")
+logits = model(**batch).logits  # of each token; a word's label is that of its first token, see batch.word_ids(0)""",
+    ),
     "translation": (
         "Seq2SeqLM",
         """from prunekit.tokens.translation import generate

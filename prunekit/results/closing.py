@@ -137,9 +137,11 @@ def next_commands(result: RunResult, path: Path | str) -> list[tuple[str, str]]:
     folder = Path(path)
     runs = folder.parents[4] if len(folder.parents) > 4 else folder
     found = [("compare all runs", f"prunekit report {typed_path(runs)}")]
-    if result.translation is None:
+    if result.labels_words:
+        found.append(("your own words", f"prunekit predict {run} data=new.jsonl out=predicted.jsonl"))
+    elif result.translation is None:
         found.append(("for ONNX Runtime", f"prunekit export {run}"))
-    if result.translation is None and result.score.of in (None, "text"):
+    if not result.labels_words and result.translation is None and result.score.of in (None, "text"):
         found.append(("milliseconds beside other runtimes", f"prunekit bench {run}"))
         found.append(("your own texts", f"prunekit predict {run} data=new.csv out=predicted.csv"))
     return [*found, ("in Python", f"model = prunekit.load({str(path)!r})")]

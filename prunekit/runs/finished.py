@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, listed
 from prunekit.console import say
+from prunekit.data.kinds.base import TaskKind
 from prunekit.data.sources import FILES
 from prunekit.data.spec import TaskSpec
 from prunekit.files import folder_damage
@@ -146,19 +148,23 @@ def open_run(given: str | Path | None) -> FinishedRun:
     return FinishedRun(path, cfg, result, kind.spec(cfg["task"]))
 
 
-def open_labelling(given: str | Path | None, refused: str, instead: str) -> FinishedRun:
-    """Open a run whose model gives each text a label or a value.
+def open_labelling(
+    given: str | Path | None, refused: str, instead: str, also: Collection[TaskKind] = ()
+) -> FinishedRun:
+    """Open a run whose model gives each text a label or a value, or whose task is of one of the kinds `also`.
 
     `refused` is what the command does not do with other runs, as words after what their models do; `instead` is the
     message's last line.
 
     Raises:
-        ConfigError: as of `open_run`, or the model finds answers or translates.
+        ConfigError: as of `open_run`, or the model does something else.
     """
     run = open_run(given)
-    if not run.spec.kind.labels_texts:
+    if not run.spec.kind.labels_texts and run.spec.kind not in also:
+        allowed = listed(["classification", "regression", *also])
+        first, _, last = allowed.rpartition(", ")
         raise ConfigError(
-            f"run={given} {run.spec.kind.does}{refused}.\nAllowed: a run of classification or regression.\n{instead}"
+            f"run={given} {run.spec.kind.does}{refused}.\nAllowed: a run of {first} or {last}.\n{instead}"
         )
     return run
 

@@ -106,6 +106,8 @@ class Truncation(OpenJsonObject):
     rows: int
     of: int | None = None
     max_length: int | None = None
+    words: int | None = None  # of labelled words those that have no token, and so count as missed
+    of_words: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +268,11 @@ class RunResult(OpenJsonObject):
     def is_dense(self) -> bool:
         """Whether nothing was pruned, so that there is nothing to compare."""
         return is_dense(self.method)
+
+    @property
+    def labels_words(self) -> bool:
+        """Whether each word has a label, so that what reads texts as a whole does not apply."""
+        return any(cut.of_words is not None for cut in (self.truncated or {}).values())
 
 
 # -- runs that prune weights -------------------------------------------------------------------------------------

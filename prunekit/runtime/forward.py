@@ -29,22 +29,23 @@ class Result:
     """The engine's output for a batch.
 
     `logits` are float32, on the engine's device: one per class, or [batch, tokens, 2] for the first and last token of
-    an answer, with `MASKED_LOGIT` at padding. `names` are the class names, None for regression and question answering.
-    On a GPU the logits may still be being computed; reading labels or kept tokens waits for the device.
+    an answer, or [batch, tokens, classes] for labels of words, with `MASKED_LOGIT` at padding. `names` are the class
+    names, None for regression, question answering and labels of words. On a GPU the logits may still be being computed;
+    reading labels or kept tokens waits for the device.
     """
 
-    logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens 2"]
+    logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens outputs"]
     names: Mapping[int, str] | None
     steps: tuple[_Step, ...]
 
     @cached_property
     def labels(self) -> list[str] | None:
-        """The name of each text's best class; None for regression and question answering."""
+        """The name of each text's best class; None where `names` is."""
         return None if self.names is None else [self.names[best] for best in self.logits.argmax(-1).tolist()]
 
     @cached_property
     def probabilities(self) -> Float[Tensor, "batch classes"] | None:
-        """The probability of each class, float32; None for regression and question answering."""
+        """The probability of each class, float32; None where `names` is."""
         return None if self.names is None else self.logits.softmax(-1)
 
     @cached_property

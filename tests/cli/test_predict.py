@@ -9,8 +9,12 @@ from support.exported import PRUNERS, stored_run
 from transformers import AutoTokenizer
 
 import prunekit
+from prunekit.cli.bench import main as bench
+from prunekit.cli.export import main as export
 from prunekit.cli.predict import main
+from prunekit.cli.serve import main as serve
 from prunekit.config.errors import ConfigError
+from prunekit.data.kinds.tokens import TOKENS
 
 TEXTS = ["zum bem the day", "a very long text " * 30, "the", 'oh, commas; and "quotes"\nand lines', "bem"]
 
@@ -133,3 +137,65 @@ def test_a_field_of_records_is_read_by_its_path(run, tmp_path):
     assert [(row["meta"]["body"], row["kept"][0]) for row in found] == [("bem", 5), ("zum bem", 8)]
     with pytest.raises(ConfigError, match=r"row 1: 'meta' has no field 'text'; .* body (.|\n)*shell: text=meta.body"):
         main([f"run={run}", f"data={data}", f"out={out}", "text=meta.text"])
+
+
+# -- words with a label each -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tagging(tmp_path_factory):
+    overrides = ["task=csv", "task.kind=tokens", "task.text=tokens", "task.max_length=8"]
+    return stored_run(tmp_path_factory.mktemp("tagging"), "topk", PRUNERS["topk"](), overrides, TOKENS, NAMES)
+
+
+NAMES = ["O", "B-PER", "I-PER"]
+SENTENCES = [["zum", "bem"], ["the", "bade", "bafi", "bago", "dede", "defi", "dego", "fiba"], ["bade"]]
+
+
+def test_each_word_gets_a_label_and_a_word_that_is_cut_none(tagging, tmp_path):
+    data, out = tmp_path / "new.jsonl", tmp_path / "out.jsonl"
+    data.write_text("\n".join(json.dumps({"id": n, "tokens": words}) for n, words in enumerate(SENTENCES)))
+    assert main([f"run={tagging}", f"data={data}", f"out={out}", "batch_size=2"]) == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    model, tokenizer = prunekit.load(tagging), AutoTokenizer.from_pretrained(tagging / "model")
+    for row, words in zip(found, SENTENCES, strict=True):
+        cut = {"truncation": True, "max_length": 8, "return_tensors": "pt"}
+        encoded = tokenizer([words], is_split_into_words=True, **cut)
+        with torch.no_grad():
+            best = model(**encoded).logits[0].argmax(-1).tolist()
+        ids = encoded.word_ids(0)
+        wanted = [NAMES[best[ids.index(word)]] if word in ids else None for word in range(len(words))]
+        assert (row["tokens"], row["predicted"]) == (words, wanted)
+        assert row["kept"][0] == len(ids)
+    assert [label is None for label in found[1]["predicted"]] == [False] * 4 + [True] * 4  # the is three tokens
+
+
+@pytest.mark.parametrize(
+    ("row", "arguments", "told"),
+    [
+        (
+            {"tokens": "zum bem"},
+            [],
+            r"row 1: column 'tokens' holds 'zum bem', a text that is not divided (.|\n)*\nName the column: text=",
+        ),
+        ({"tokens": ["zum", ""]}, [], r"row 1: column 'tokens' holds an empty word, '', as word 2 of 2"),
+        ({"tokens": []}, [], "1 of 1 rows have no text: row 1"),
+        (
+            {"tokens": ["zum"]},
+            ["out=out.csv"],
+            r"out=out.csv, but .* labels the words of texts, .*\n.*\nType out=out.jsonl",
+        ),
+        ({"tokens": ["zum"]}, ["text_pair=b"], "text_pair=b, but run=.* reads one text per row"),
+    ],
+)
+def test_rows_that_are_no_words_are_refused(tagging, tmp_path, monkeypatch, row, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match=told):
+        main([f"run={tagging}", "data=new.jsonl", "out=out.jsonl", *arguments])
+
+
+@pytest.mark.parametrize("command", [bench, export, serve])
+def test_what_reads_whole_texts_or_writes_graphs_refuses_such_a_run(tagging, command):
+    with pytest.raises(ConfigError, match=r"run=.* labels the words of texts[;,] .*\nAllowed: a run of classification"):
+        command([f"run={tagging}"])

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
@@ -246,3 +246,15 @@ def test_names_of_the_hub_name_the_runs(monkeypatch, hub_layout, tmp_path):
     found = complete_task(task("task.dataset=owner/news"))
     assert found["name"] == "news"
     assert named.is_saved(tmp_path) is False
+
+
+def test_lists_of_words_have_labels_for_each(tmp_path, capsys):
+    names = ["O", "B-PER"]
+    lists = {"id": Value("string"), "tokens": List(Value("string"))}
+    features = Features(lists | {name: List(ClassLabel(names=names)) for name in ("pos_tags", "ner_tags")})
+    rows = {"id": ["0"], "tokens": [["Peter", "left"]], "pos_tags": [[0, 0]], "ner_tags": [[1, 0]]}
+    DatasetDict({"train": Dataset.from_dict(rows, features)}).save_to_disk(tmp_path / "a")
+    assert guessed(tmp_path / "a") == ["tokens", "tokens", None, "ner_tags", names, [], None]
+    assert "kind=tokens, text=tokens, label=ner_tags (O, B-PER); splits train" in capsys.readouterr().out
+    typed = ["task.kind=tokens", "task.text=tokens", "task.label=pos_tags", "task.labels=[B-PER,O]"]
+    assert guessed(tmp_path / "a", *typed)[3:5] == ["pos_tags", ["B-PER", "O"]]

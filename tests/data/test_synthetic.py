@@ -52,6 +52,20 @@ def test_every_task_can_be_generated_in_its_own_shape(task):
         assert spec.labels in (None, found.label_names)
 
 
+def test_words_with_labels_are_runs_of_their_markers():
+    spec = TaskSpec.from_config({"name": "words", "kind": "tokens", "synthetic_rows": 64})
+    found = read_task(spec, find_task(spec, {}))
+    assert found.label_names == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    label_of = {}
+    for rows in found.splits.values():
+        for text, labels in zip(rows.texts, rows.labels, strict=True):
+            for word, label in zip(text.split("\n"), labels, strict=True):
+                assert label_of.setdefault(word, label) == label  # a word tells its label
+                assert (label == 0) == (word not in MARKERS)
+            assert all(labels[place - 1] in (label - 1, label) for place, label in enumerate(labels) if label in (2, 4))
+    assert set(label_of.values()) == {0, 1, 2, 3, 4}
+
+
 def test_mnli_has_both_validation_splits():
     assert list(generated("mnli")[1].splits) == ["train", "validation", "validation_mismatched"]
 

@@ -8,15 +8,17 @@ from support.translators import SOURCE, TARGETS, translator
 from prunekit.cost import expected_counts, expected_keep, nominal_counts
 from prunekit.data.kinds.labelled import CLASSIFICATION
 from prunekit.data.kinds.span import SPAN
+from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.evaluation import distillation_targets
 from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
 from prunekit.evaluation.equivalence import ExecutionsDifferError, check_executions_agree
 from prunekit.evaluation.evaluate import predict
 from prunekit.losses import choices, distillation_loss, task_loss
-from prunekit.models.heads import CLASSIFIER, MASKED_LOGIT, READER, TRANSLATOR, stored_head
+from prunekit.models.heads import CLASSIFIER, MASKED_LOGIT, READER, TAGGER, TRANSLATOR, stored_head
 from prunekit.models.loading import load_model, load_stock
 from prunekit.models.pretrained import save
+from prunekit.runtime.engine import PackedEngine
 from prunekit.runtime.loading import load
 from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.policies import KeepRatio
@@ -213,6 +215,106 @@ def test_expected_counts_keep_protected_tokens():
         nominal_counts(expected_keep(fine, coarse), lengths, [0], 1, protected=torch.tensor([6])),
     ):
         assert [count.item() for count in found] == [10.0, 8.0]
+
+
+# -- words with a label each ---------------------------------------------------------------------------
+
+
+def tagger(family="bert", ratios=None):
+    shares = {1: 0.6, 2: 0.4, 3: 0.2} if ratios is None else ratios
+    model = tiny_model(family, head="TokenClassification", classes=3)
+    return install(model, TokenPruner(AttentionReceived(), KeepRatio(shares), shares))
+
+
+def tagged():
+    """Texts of words of two tokens each; the labels are at the first ones."""
+    batch = sentences(LENGTHS)
+    labels = torch.full_like(batch["input_ids"], -100)
+    for row, length in enumerate(LENGTHS):
+        labels[row, 1 : length - 1 : 2] = torch.arange(len(range(1, length - 1, 2))) % 3
+    return batch | {"index": torch.arange(4), "labels": labels}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mask_drop_and_pack_give_the_same_logits_of_every_word(family):
+    model, batch = tagger(family), tagged()
+    masked, trace = predict(model, batch, "mask")
+    assert masked.shape == (9 + 6 + 3 + 7, 3)
+    assert trace.tokens_out[-1].tolist() == [4, 3, 1, 3]
+    for execution in ("drop", "pack"):
+        other, other_trace = predict(model, batch, execution)
+        assert torch.equal(other_trace.tokens_out, trace.tokens_out)
+        torch.testing.assert_close(other, masked, atol=1e-4, rtol=0)
+    check_executions_agree(model, batch)
+
+
+def test_a_word_whose_token_is_removed_has_the_logits_of_where_it_left():
+    model, batch = tagger(ratios={3: 0.0}), tagged()
+    logits, _ = predict(model, batch, "pack")
+    short = tiny_model(head="TokenClassification", classes=3)
+    short.bert.encoder.layer = short.bert.encoder.layer[:3]
+    with torch.no_grad():
+        wanted = short(batch["input_ids"], batch["attention_mask"]).logits[batch["labels"] != -100]
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=0)
+
+
+def test_its_loss_is_that_of_transformers():
+    model, batch = tagger(), tagged()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+    with torch.no_grad():
+        theirs = tiny_model(head="TokenClassification", classes=3)(**inputs).loss
+    ours = task_loss(predict(model, batch, "dense")[0], batch["labels"], TOKENS)
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_a_teacher_s_logits_are_kept_word_by_word_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation_targets, "LIKELY_WORDS", 2)  # of translations only: here are three classes
+    model, batch = tagger(), tagged()
+    teacher_outputs(model, [batch], torch.tensor(LENGTHS)).save(tmp_path / "outputs.safetensors")
+    logits, _ = TeacherOutputs.load(tmp_path / "outputs.safetensors").batch(torch.tensor([2, 0]), 25)
+    dense, _ = predict(model, batch, "dense")
+    torch.testing.assert_close(logits, torch.cat([dense[15:18], dense[:9]]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_packed_engine_gives_the_logits_of_every_token(family):
+    model, batch = tagger(family), tagged()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    result = PackedEngine(model)(inputs)
+    words = batch["labels"] != -100
+    torch.testing.assert_close(result.logits[words], predict(model, batch, "mask")[0], atol=1e-4, rtol=0)
+    assert (result.logits[inputs["attention_mask"] == 0] == MASKED_LOGIT).all()
+    assert (result.labels, result.probabilities) == (None, None)
+
+
+def test_a_saved_tagger_is_loaded_as_one_pruned_and_plain(tmp_path):
+    model, batch = tagger(), tagged()
+    save(model, None, tmp_path)
+    assert stored_head(tmp_path) is TAGGER
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    real = inputs["attention_mask"] > 0
+    with torch.no_grad():
+        plain, dense = load_stock(tmp_path)(**inputs).logits, model(**inputs, execution="dense").logits
+        pruned, before = load(tmp_path)(**inputs).logits, model(**inputs).logits
+    torch.testing.assert_close(plain[real], dense[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(pruned[real], before[real], atol=1e-6, rtol=0)
+
+
+def test_labels_of_a_model_are_matched_by_name(tmp_path):
+    model = tiny_model(head="TokenClassification", classes=3)
+    model.config.id2label = {0: "O", 1: "B-PER", 2: "I-PER"}
+    model.save_pretrained(tmp_path)
+    batch = tagged()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        turned = load_model(tmp_path, TOKENS, ["B-PER", "I-PER", "O"]).eval()(**inputs)
+        torch.testing.assert_close(turned.logits[..., [2, 0, 1]], model(**inputs).logits)
+    with pytest.raises(
+        ValueError, match=r"has the classes \[O, B-PER, I-PER\], but the task has \[B-PER, I-PER, B-LOC\]"
+    ):
+        load_model(tmp_path, TOKENS, ["B-PER", "I-PER", "B-LOC"])
+    with pytest.raises(ValueError, match=r"has a head for token-classification, but the task is text-classification"):
+        load_model(tmp_path, CLASSIFICATION, ["a", "b", "c"])
 
 
 # -- a decoder -----------------------------------------------------------------------------------------

@@ -135,6 +135,13 @@ def test_a_translation_is_neither_exported_nor_timed():
     assert [command.split()[1] for _, command in next_commands(question, "r/a/b/c/d/e")] == ["report", "export", "="]
 
 
+def test_labels_of_words_are_predicted_from_json_lines():
+    words = changed(score__of="text", truncated={"test": {"rows": 0, "words": 0, "of_words": 7}})
+    commands = [command for _, command in next_commands(words, "r/a/b/c/d/e")]
+    assert [command.split()[1] for command in commands] == ["report", "predict", "="]
+    assert commands[1].endswith("data=new.jsonl out=predicted.jsonl")
+
+
 def printed(result, width=80, **options):
     stream = io.StringIO()
     print_result(result, console=Console(file=stream, width=width, highlight=False, color_system=None), **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from prunekit.config.composition import compose
+from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION
 from prunekit.models import loading, pretrained
 from prunekit.models.sources import find_backbone
@@ -31,14 +33,21 @@ PRUNERS = {
 }
 
 
-def stored_run(folder: Path, method: str, pruner: TokenPruner | None) -> Path:
+def stored_run(
+    folder: Path,
+    method: str,
+    pruner: TokenPruner | None,
+    task: Sequence[str] = ("task=synthetic",),
+    kind: TaskKind = CLASSIFICATION,
+    labels: Sequence[str] = ("0", "1"),
+) -> Path:
     """A run's folder as training leaves it, with random weights."""
-    cfg, _ = compose([f"method={method}", "task=synthetic", "backbone=tiny", "data.eval_rows=12"])
+    cfg, _ = compose([f"method={method}", "backbone=tiny", "data.eval_rows=12", *task])
     cfg = json.loads(json.dumps(cfg)) | {"runs_dir": str(folder)}
     cfg["task"]["synthetic_rows"], cfg["data"]["cache_dir"] = 24, str(folder / "cache")
     backbone = find_backbone(cfg["backbone"])
     torch.manual_seed(0)
-    model = loading.load_model(backbone, CLASSIFICATION, ["0", "1"])
+    model = loading.load_model(backbone, kind, labels)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

@@ -9,6 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from prunekit.config.errors import ConfigError, listed
+from prunekit.data.cells import text_fault
 from prunekit.data.keys import TaskKeys
 from prunekit.data.rows import Rows
 from prunekit.data.splitting import hash_split
@@ -35,6 +36,10 @@ class TaskKind(ABC):
     checkpoint_metric: str = ""  # chooses the checkpoint; "" = the task's score
     generates: bool = False  # a decoder writes the prediction; otherwise a head reads it off the encoder
     does: str = ""  # what a model of this kind does, for messages; "" = it gives each text one label or value
+    # what cells may hold, and what to do about others, in messages
+    allowed_text: str = "text, which is Unicode; null where there is none."
+    correct_text: str = "Correct these rows, or name another column."
+    allowed_label: str = "one label per text, as a text or a number."
 
     def __str__(self) -> str:
         return self.name
@@ -73,6 +78,14 @@ class TaskKind(ABC):
         return (keys.text, keys.text_pair) if keys.text_pair else (keys.text,)
 
     # -- rows ------------------------------------------------------------------------------------------
+
+    def text_fault(self, cell: Any) -> str:
+        """Return why a cell that is not missing holds no text, as the words after "column 'x' holds"; "" if it does."""
+        return text_fault(cell)
+
+    def is_blank(self, cell: Any) -> bool:
+        """Return whether a cell without fault holds nothing but white space."""
+        return not cell.strip()
 
     def has_label(self, label: Any) -> bool:
         """Return whether a cell of the label's column holds a label; texts and answers are not looked at here."""

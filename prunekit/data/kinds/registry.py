@@ -5,6 +5,7 @@ from __future__ import annotations
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.span import SPAN
+from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 
-KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, SPAN, TRANSLATION)}
+KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, SPAN, TRANSLATION, TOKENS)}

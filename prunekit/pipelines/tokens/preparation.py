@@ -101,7 +101,7 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
     cut = sum(found["rows"] for found in data.truncated.values())
     say(
         f"data       {spec.name}: {rows}, mean {_mean_length(splits['train']):.1f} tokens; "
-        f"{cut} texts cut at {spec.max_length} tokens, {100 * data.unknown_share:.2g} % unknown tokens, "
+        f"{cut} texts cut at {spec.max_length} tokens{_unread(data)}, {100 * data.unknown_share:.2g} % unknown tokens, "
         + left_out(data.dropped)
     )
     for remark in remarks(data.noticed, data.unknown_share):
@@ -250,6 +250,14 @@ def _counted(name: str, split: EncodedSplit, kind: TaskKind) -> str:
     if kind.row_name == kind.judged_name:
         return f"{name} {len(split)}"
     return f"{name} {split.judged} in {len(split)} {kind.row_name}s"
+
+
+def _unread(data: TokenPruningDataModule) -> str:
+    """Return how many labelled words are not read, where words have labels, as words after the texts that are cut."""
+    words, total = (sum(found.get(key, 0) for found in data.truncated.values()) for key in ("words", "of_words"))
+    return (
+        f" ({words} of {total} words, {100 * words / total:.2g} %, are not read and count as missed)" if words else ""
+    )
 
 
 def _mean_length(split: EncodedSplit) -> float:
