@@ -10,7 +10,7 @@ from prunekit.data.errors import DataError
 
 MOST_FILES = 200_000
 MOST_OTHER = 1 << 30  # bytes in files that no reader reads
-DATA = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".arrow", ".gz")
+DATA = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".conll", ".arrow", ".gz")
 
 
 def data_files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Read files into columns: CSV, JSON lines, Parquet, and folders with a text file per row. Nothing is interpreted.
+"""Read files into columns: CSV, JSON lines, CoNLL, Parquet, folders with a text file per row; nothing is interpreted.
 
 Values are what the file says: the readers of `datasets` make "NA" a missing value and 1 beside 1.5 a 1.0, and do not
 notice a quote that swallows lines. What is read is streamed into a Dataset, so that no file is in memory as a whole.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunekit.config.errors import first_line, listed, quoted
+from prunekit.data import conll
 from prunekit.data.cells import is_missing
 from prunekit.data.columns import Column, Place
 from prunekit.data.decoding import decode_file, looks_binary
@@ -28,7 +29,7 @@ from prunekit.data.store import RowStore, column_type, datasets_quiet, fits, in_
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PLAIN = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+PLAIN = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".conll")
 SUFFIXES = (".parquet", *PLAIN, *(f"{suffix}.gz" for suffix in PLAIN))
 
 
@@ -183,7 +184,7 @@ def _field_fault(record: Any, whole: str, path: Sequence[str]) -> tuple[str, lis
 
 
 def read_table(path: Path, cache: Path | None = None) -> Table:
-    """Read the table in a file; its suffix decides how: .csv, .tsv, .jsonl (also .json), .txt or .parquet.
+    """Read the table in a file; its suffix decides how: .csv, .tsv, .jsonl (also .json), .txt, .conll, .parquet.
 
     All but the last may be compressed, as .csv.gz. Rows of a large file are kept in the folder `cache`, by default the
     user's cache folder.
@@ -231,7 +232,15 @@ def _read_dataset(path: Path, cache: Path | None) -> Dataset:
     if not path.is_file():
         raise DataError(f"{path} is no file.\nAllowed: a file of rows, or a folder.\nGive the path of one.")
     _check_signature(path, suffix)
-    readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".json": _json, ".txt": _text}
+    readers = {
+        ".parquet": _parquet,
+        ".csv": _csv,
+        ".tsv": _csv,
+        ".jsonl": _json,
+        ".json": _json,
+        ".txt": _text,
+        ".conll": _conll,
+    }
     return readers[suffix.removesuffix(".gz")](path, RowStore(path, cache))
 
 
@@ -313,6 +322,11 @@ def _lines(path: Path) -> Iterator[str]:
 def _text(path: Path, store: RowStore) -> Dataset:
     """Read a row per line, with one column, text."""
     return store.keep(["text"], ["string"], lambda: ([line.rstrip("\r\n")] for line in _lines(path)))
+
+
+def _conll(path: Path, store: RowStore) -> Dataset:
+    """Read a row per text, with its words and their labels."""
+    return store.keep(conll.COLUMNS, ["json", "json"], lambda: conll.conll_rows(path, lambda: _lines(path)))
 
 
 def _csv(path: Path, store: RowStore) -> Dataset:

@@ -291,3 +291,41 @@ def test_a_column_that_is_a_field_says_what_to_type(tmp_path):
     table = written(tmp_path, "t.jsonl", [{"meta": {"body": "x"}}])
     with pytest.raises(DataError, match=r"no column 'body'(.|\n)*\nIn a shell, .*: task.text=meta.body"):
         table.column("body")
+
+
+# -- CoNLL -------------------------------------------------------------------------------------------
+
+CONLL = """-DOCSTART- -X- -X- O
+
+# id 7
+EU NNP B-NP B-ORG
+# SYM O O
+
+Peter  NNP B-NP  B-PER
+"""
+
+
+def test_a_conll_file_has_a_word_per_line_and_a_blank_line_after_each_text(tmp_path):
+    found = {"tokens": [["EU", "#"], ["Peter"]], "ner_tags": [["B-ORG", "O"], ["B-PER"]]}
+    assert read(tmp_path, "t.conll", CONLL) == found
+    assert read(tmp_path, "t.conll", CONLL.replace("\n", "\r\n") + "\r\n\r\n") == found
+    tabs = "New York\tB-LOC\nis\u00a0it\tO\n"
+    assert read(tmp_path, "t.conll", tabs) == {"tokens": [["New York", "is\u00a0it"]], "ner_tags": [["B-LOC", "O"]]}
+
+
+@pytest.mark.parametrize(
+    ("content", "first"),
+    [
+        (
+            "a O\nb\n\nc O\nd\n",
+            "/t.conll, line 2 has 1 columns: 'b' (2 such rows, also line 5 has 1 columns: 'd'), but",
+        ),
+        (
+            "a\nb\n",
+            "/t.conll, line 1 has 1 columns: 'a' (2 such rows, also line 2 has 1 columns: 'b'), but others have 2.",
+        ),
+        ("-DOCSTART- O\n\n", "/t.conll holds no words."),
+    ],
+)
+def test_lines_that_are_no_words_with_labels_are_refused(tmp_path, content, first):
+    assert refusal(tmp_path, "t.conll", content)[0].startswith(first)
