@@ -95,6 +95,7 @@ def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> No
     for line in preview.draw(preview.histogram(train.lengths.tolist())):
         print(f"           {line}")
     found = preview.warnings(task.splits, task.label_names, lengths, spec.max_length)
+    found += filter(None, [spec.kind.remark(task.label_names)])
     for warning in [*found, *remarks(data.noticed, data.unknown_share)]:
         print(f"warning    {warning}")
 

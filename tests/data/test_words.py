@@ -157,6 +157,19 @@ def test_an_unknown_label_is_refused_with_what_to_type(tmp_path):
     assert lines[2] == "If it is one of them: 'task.labels=[O, B-PER, I-PER, B-ORG, B-MISC]'"
 
 
+def test_labels_that_are_not_public_are_called_so(tmp_path):
+    (tmp_path / "test.jsonl").write_text(json.dumps({"tokens": ["a", "b"], "ner_tags": [-1, -1]}))
+    rows = [{"tokens": ["a", "b"], "ner_tags": [0, 1]}] * 2
+    lines = refusal(tmp_path, rows, test_file=str(tmp_path / "test.jsonl"))
+    assert lines[1] == "All labels are -1, which stands for labels that are not public."
+
+
+def test_labels_that_mark_no_entities_are_remarked_upon():
+    kind = spec().kind
+    assert kind.remark(["O", "B-PER", "I-PER"]) == ""
+    assert kind.remark(["0", "1", "2"]).startswith("the labels, 0, 1, 2, are not as B-PER, I-PER and O: every word")
+
+
 def test_two_spellings_of_a_label_are_refused(tmp_path):
     assert (
         "spells one class in several ways: 'B-PER' (row 2), 'b-per' (row 3)"

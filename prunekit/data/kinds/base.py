@@ -111,6 +111,10 @@ class TaskKind(ABC):
         """
         return None
 
+    def remark(self, names: Sequence[str] | None) -> str:
+        """Return what may mislead about scores with these classes, "" where nothing does."""
+        return ""
+
     def synthetic_names(self, keys: TaskKeys) -> tuple[str, ...] | None:
         """Return the classes of generated rows; None where the task has no classes."""
         return None

@@ -14,11 +14,11 @@ from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
-from prunekit.data.labels import class_names, class_numbers
+from prunekit.data.labels import NO_LABEL, class_names, class_numbers
 from prunekit.data.rows import Rows
 from prunekit.data.synthetic import FILLERS, MARKERS
 from prunekit.data.tables import Table
-from prunekit.data.tagging import BETWEEN, OUTSIDE
+from prunekit.data.tagging import BETWEEN, OUTSIDE, marks_entities
 
 if TYPE_CHECKING:
     from prunekit.data.encoding import EncodedSplit, Encoder
@@ -150,6 +150,15 @@ class Tokens(TaskKind):
             )
         return names
 
+    def remark(self, names: Sequence[str] | None) -> str:
+        """Return that labels mark no entities, where they do not."""
+        if not names or marks_entities(names):
+            return ""
+        return (
+            f"the labels, {listed(names, 4)}, are not as B-PER, I-PER and O: every word whose label is not O is scored "
+            "as an entity by itself; numbers get names by task.labels=[O,B-PER,I-PER], in their order"
+        )
+
     def synthetic_names(self, keys: TaskKeys) -> tuple[str, ...]:
         """Return the task's classes, or those of places and persons."""
         return keys.labels or GENERATED
@@ -188,6 +197,8 @@ class Tokens(TaskKind):
             numbers = class_numbers(distinct, keys.label, range(len(labels)), names)
         except DataError as error:
             others = sorted({cells.spelling(label) for label in labels} - {*names})
+            if others == [NO_LABEL]:
+                raise  # its message says what that stands for
             every = [*names, *others]
             shown = ", ".join(every[:SPELT]) + ", ..." * (len(every) > SPELT)
             raise DataError(

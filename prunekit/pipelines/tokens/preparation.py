@@ -104,7 +104,8 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
         f"{cut} texts cut at {spec.max_length} tokens{_unread(data)}, {100 * data.unknown_share:.2g} % unknown tokens, "
         + left_out(data.dropped)
     )
-    for remark in remarks(data.noticed, data.unknown_share):
+    about_labels = filter(None, [spec.kind.remark(data.label_names)])
+    for remark in (*about_labels, *remarks(data.noticed, data.unknown_share)):
         say(f"data       {remark}")
     if data.train_band is not None:
         lengths = splits["train"].lengths
