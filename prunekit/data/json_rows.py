@@ -20,6 +20,7 @@ Record = dict[str, Any]
 BLANKS = re.compile(r"[ \t\r\n]*")
 # keys under which rows are, beside others
 ROWS = ("data", "rows", "records", "items", "examples", "results", "train", "validation", "test", "dev")
+WORDS = ("tokens", "words")  # keys of a text's words, beside which the labels of these are: one row, and no columns
 ADVICE = "write one object per line"
 
 
@@ -206,7 +207,7 @@ def _check_orientation(path: Path, record: Record) -> None:
         holds, count = ("columns", len(values[0])) if of_columns else ("rows by their numbers", len(values))
         code = "({name: whole[name][row] for name in whole} for row in next(iter(whole.values())))"
         code = code if of_columns else "whole.values()"
-    elif _are_alike(values, list):
+    elif _are_alike(values, list) and not record.keys() & {*WORDS}:
         holds, count = "columns", len(values[0])
         code = "(dict(zip(whole, row)) for row in zip(*whole.values()))"
     if holds:

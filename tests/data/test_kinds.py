@@ -21,7 +21,7 @@ def test_every_kind_has_a_head_a_judge_and_losses_and_nothing_else_has():
 
 
 def test_every_kind_has_a_run_and_only_one():
-    assert TokenRuns.tasks == ("classification", "regression", "span")
+    assert TokenRuns.tasks == ("classification", "regression", "span", "tokens")
     assert TranslationRuns.tasks == ("translation",)
 
 

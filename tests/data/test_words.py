@@ -158,7 +158,7 @@ def test_an_unknown_label_is_refused_with_what_to_type(tmp_path):
 
 
 def test_labels_that_are_not_public_are_called_so(tmp_path):
-    (tmp_path / "test.jsonl").write_text(json.dumps({"tokens": ["a", "b"], "ner_tags": [-1, -1]}))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"tokens": ["a", "b"], "ner_tags": [-1, -1]}))  # one text
     rows = [{"tokens": ["a", "b"], "ner_tags": [0, 1]}] * 2
     lines = refusal(tmp_path, rows, test_file=str(tmp_path / "test.jsonl"))
     assert lines[1] == "All labels are -1, which stands for labels that are not public."
@@ -251,15 +251,16 @@ def test_first_tokens_of_words():
     assert first_tokens([None, 0, 0, 1, 2, 2, None]) == [-1, 0, -1, 1, 2, -1, -1]
 
 
-def test_what_was_encoded_is_read_again_and_depends_on_how_words_are_divided(tokenizer, tmp_path):
-    def fingerprint(text, labels):
+def test_what_was_encoded_is_read_again_and_depends_on_how_words_are_divided(tokenizer, backbones, tmp_path):
+    def fingerprint(text, labels, tokenizer=tokenizer):
         encoder = Encoder(tokenizer, 32, tmp_path)
         return encode_words(Rows([text], None, [labels]), encoder, ("O", "B-A")).fingerprint
 
     assert fingerprint("bade\nbafi", (0, 1)) == fingerprint("bade\nbafi", (0, 1))
     assert len(list(tmp_path.iterdir())) == 1
     others = [fingerprint("bade bafi", (0,)), fingerprint("bade\nbafi", (0, 0)), fingerprint("bade\nbafi", (0, 1))]
-    assert len(set(others)) == 3
+    others.append(fingerprint("bade\nbafi", (0, 1), load_tokenizer(backbones / "distilbert")))
+    assert len(set(others)) == 4
 
 
 @pytest.mark.parametrize("prefix", [True, False])
