@@ -121,7 +121,8 @@ class Table:
         """
         records, name = self.columns[whole], ".".join((whole, *path))
         if name not in self._whole:
-            faults, examples = Faults(), []
+            faults = Faults()
+            examples: list[str] = []
             for row, record in enumerate(records):
                 fault, there = _field_fault(record, whole, path)
                 if fault:

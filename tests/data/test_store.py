@@ -178,8 +178,14 @@ def test_rows_of_rows_of_a_column():
 
 def test_a_part_of_records():
     column = Column([pyarrow.array([{"en": "a"}, None, {"en": None}])])
-    assert list(column.field("en")) == ["a", None, None]
-    assert [column.field("en").texts()[row] for row in range(3)] == ["a", "", ""]
+    assert list(column.field(("en",))) == ["a", None, None]
+    assert [column.field(("en",)).texts()[row] for row in range(3)] == ["a", "", ""]
+
+
+def test_lists_of_words_are_joined_when_they_are_read():
+    column = Column([pyarrow.array([{"a": {"b": ["x", "y"]}}, {"a": {"b": []}}])])
+    assert list(column.field(("a", "b")).joined("\n")) == ["x\ny", ""]
+    assert column.field(("a", "b")).take([1, 0]).joined(" ")[1] == "x y"
 
 
 # -- rows of numbers ---------------------------------------------------------------------------------

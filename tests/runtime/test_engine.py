@@ -367,8 +367,8 @@ def test_regression_has_no_labels():
 
 
 def test_an_unsupported_head_is_refused():
-    with pytest.raises(ValueError, match=r"BertForTokenClassification has a head .* use engine='hf'"):
-        PackedEngine(install(tiny_model(head="TokenClassification"), None))
+    with pytest.raises(ValueError, match=r"BertForMaskedLM has a head .* use engine='hf'"):
+        PackedEngine(install(tiny_model(head="MaskedLM"), None))
 
 
 def test_a_model_in_training_mode_is_refused():

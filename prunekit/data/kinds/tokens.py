@@ -36,7 +36,7 @@ class _Distinct(Table):
     firsts: Sequence[int] = ()
 
     @classmethod
-    def of(cls, table: Table, column: str, rows: Sequence[int] | None = None) -> _Distinct:
+    def among(cls, table: Table, column: str, rows: Sequence[int] | None = None) -> _Distinct:
         """Return those in these rows of a table, in all if None; what can be no label is left out."""
         raw = table.column(column)
         lists = enumerate(raw) if rows is None else zip(rows, take(raw, rows), strict=True)
@@ -142,7 +142,7 @@ class Tokens(TaskKind):
         if keys.labels is not None:
             return keys.labels
         named = train.classes.get(keys.label)
-        names = class_names(_Distinct.of(train, keys.label), keys.label) if named is None else named
+        names = class_names(_Distinct.among(train, keys.label), keys.label) if named is None else named
         if len(names) < 2:
             raise DataError(
                 f"{train.path}: column {quoted(keys.label)} has {len(names)} different labels of words.\n"
@@ -191,7 +191,7 @@ class Tokens(TaskKind):
         Raises:
             DataError: a label is of no class.
         """
-        distinct = _Distinct.of(table, keys.label, kept)
+        distinct = _Distinct.among(table, keys.label, kept)
         labels = distinct.columns[keys.label]
         try:
             numbers = class_numbers(distinct, keys.label, range(len(labels)), names)
