@@ -55,6 +55,7 @@ def test_a_run_is_exported_and_held_to_its_model(method, tmp_path, capsys):
     assert "the packed engine: 100.00 % of labels agree, 100.00 % the same tokens kept" in printed
 
 
+@pytest.mark.slow
 def test_the_graph_is_the_second_runtime(run):
     """engine="onnx" reads what was exported, or makes it; a batch is run text by text."""
     made = prunekit.load(run / "model", engine="onnx", threads=1)

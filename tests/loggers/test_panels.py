@@ -96,6 +96,7 @@ def test_what_is_drawn_are_the_numbers():
     assert sorted(bar.get_width() for bar in bars.patches) == sorted(row[1] for row in committed()[3].rows)
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_again_from_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([f"runs={DOCS / 'panels.json'}", f"out={tmp_path}"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6

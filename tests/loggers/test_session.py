@@ -128,6 +128,7 @@ def wandb_files(runs_dir):
     return sorted(path.relative_to(runs_dir) for path in runs_dir.rglob("*.wandb"))
 
 
+@pytest.mark.slow
 def test_two_jobs_of_one_process_make_two_offline_runs(tmp_path, said):
     import wandb
 
@@ -270,6 +271,7 @@ def children():
     return [int(child) for child in listed.read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_wandb_whose_process_dies_is_told_once_and_the_next_job_has_a_new_one(tmp_path, said):
     import wandb
 

@@ -249,6 +249,7 @@ def test_before_it_learns_it_is_topk():
     assert all(torch.equal(one, two) for one, two in zip(seen[0][1], seen[1][1], strict=True))
 
 
+@pytest.mark.slow
 def test_a_profile_of_ones_own_is_bent_to_the_budget():
     shares = list(tied(budget=1.8, init_shares=[0.9, 0.3, 0.2]).policy.profile().values())
     assert 0 < shares[2] < shares[1] < shares[0] < 1
@@ -278,6 +279,7 @@ def test_the_schedule_of_the_weights_stands_still_while_the_gates_learn():
     assert rates == [1.0, 0.55, 0.5, 0.5, 0.5, 0.5, 0.45, 0.05]
 
 
+@pytest.mark.slow
 def test_the_weights_are_left_alone_while_the_gates_learn():
     for step, learns in ((9, True), (10, False), (29, False), (30, True)):
         found = tied(step=step)
@@ -287,11 +289,13 @@ def test_the_weights_are_left_alone_while_the_gates_learn():
         assert (found.policy.loga.grad is not None) != learns
 
 
+@pytest.mark.slow
 def test_every_evaluation_may_become_the_best():
     """The budget holds throughout, unlike that of open gates, which meet it where the hard stage begins."""
     assert all(tied(step=step).meets_budget(2.0) for step in (1, 15, 40))
 
 
+@pytest.mark.slow
 def test_by_default_the_profile_stays():
     found = tied(hard_fraction=None)
     assert found.parameter_groups() == []
