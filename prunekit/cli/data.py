@@ -72,6 +72,9 @@ def _print_rows(spec: Any, source: str, task: TaskRows) -> None:
     if task.dropped:
         print(f"left out   {', '.join(f'{count:,} {what}' for what, count in task.dropped.items())}")
     train = task.splits["train"]
+    if train.groups is not None:
+        counts = {name: len(set(rows.groups)) for name, rows in task.splits.items() if rows.groups is not None}
+        print(f"groups     of {spec.group}: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
     if task.label_names:
         shares = list(class_shares(train, task.label_names).items())
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares[:CLASSES])

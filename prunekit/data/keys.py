@@ -17,6 +17,7 @@ class TaskKeys:
     `null_threshold` None means the one with the best score on the validation split.
     Of a translation `text` is the source and `label` the target, each cut at its longest length; a column of records
     is named with its field, as in translation.en. The languages are those that a backbone's prefix names.
+    Rows with the same value in the column `group` are in the same split.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TaskKeys:
     empty: Literal["error", "drop", "keep"] = "error"
     unlabelled: Literal["error", "drop"] = "error"
     contradicting: Literal["keep", "drop", "error"] = "keep"
+    group: str | None = None
     hub: str | None = None
     hub_config: str | None = None
     dataset: str | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prunekit.config.errors import listed, quoted
-from prunekit.data.cells import is_missing
+from prunekit.data.cells import UNTYPED, is_missing, is_unlabelled, label_fault, spelling
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.rows import Rows, TaskRows
@@ -42,12 +43,11 @@ def read_task(spec: TaskSpec, source: TaskSource, cache: Path | None = None) -> 
     splits: dict[str, Rows[Any]] = {
         split: spec.kind.rows(spec, table, kept[split].rows, names) for split, table in tables.items()
     }
+    fractions = _fractions(spec, tables)
+    if spec.group is not None:
+        groups = read_groups(spec.group, tables["train"], kept["train"].rows, fractions)
+        splits["train"] = replace(splits["train"], groups=groups)
     splits, contradicting = _settle_contradictions(spec, splits, {name: table.path for name, table in tables.items()})
-    fractions = {}
-    if "test" not in splits and spec.test_fraction > 0:
-        fractions["test"] = spec.test_fraction
-    if "validation" not in splits:
-        fractions["validation"] = spec.validation_fraction
     if fractions:
         made, duplicates = _split(spec, splits["train"], fractions, tables["train"].path)
         splits = made | {name: rows for name, rows in splits.items() if name != "train"}
@@ -59,6 +59,57 @@ def read_task(spec: TaskSpec, source: TaskSource, cache: Path | None = None) -> 
         kind["contradicting"] = contradicting
     order = ["train", "validation", *(name for name in splits if name not in ("train", "validation", "test")), "test"]
     return TaskRows({name: splits[name] for name in order if name in splits}, names, dropped, noticed)
+
+
+def _fractions(spec: TaskSpec, tables: Mapping[str, Table]) -> dict[str, float]:
+    """Return the shares of the splits that are taken from the training rows, because no table has them."""
+    fractions = {}
+    if "test" not in tables and spec.test_fraction > 0:
+        fractions["test"] = spec.test_fraction
+    if "validation" not in tables:
+        fractions["validation"] = spec.validation_fraction
+    return fractions
+
+
+def read_groups(column: str, table: Table, rows: Sequence[int], fractions: Mapping[str, float]) -> list[str]:
+    """Return which group each of these rows is of, by the spelling of its value.
+
+    Raises:
+        DataError: there is no such column, a row has no value in it, all have the same, or no split is taken from them.
+    """
+    if not fractions:
+        raise DataError(
+            f"task.group={column}, but validation and test are splits of their own: no rows are divided.\n"
+            "Allowed: a column where a split is taken from the training rows.\nLeave task.group out."
+        )
+    try:
+        cells = table.column(column)
+    except DataError as error:
+        near = get_close_matches(column, table.columns, 1)
+        raise DataError(
+            f"{str(error).splitlines()[0]}\nAllowed: a column whose rows with the same value stay together, or null.\n"
+            f"{f'Did you mean task.group={near[0]}?' if near else 'Name one of these: task.group=...'}"
+        ) from error
+    groups, faults = [], Faults()
+    for row in rows:
+        if is_unlabelled(cells[row]) or spelling(cells[row]).lower() in UNTYPED:
+            faults.add(table.place(row), f": column {quoted(column)} holds no group")
+        elif fault := label_fault(cells[row]).partition(",")[0]:
+            faults.add(table.place(row), f": column {quoted(column)} holds {fault}")
+        else:
+            groups.append(spelling(cells[row]))
+    if faults:
+        raise DataError(
+            f"{table.prefix}{faults}.\nAllowed with task.group={column}: a text or a number in every row.\n"
+            "Fill these in, or leave task.group out: then rows are divided one by one."
+        )
+    if len(set(groups)) == 1:
+        raise DataError(
+            f"{table.path}: all {len(groups)} rows have {quoted(groups[0])} in column {quoted(column)}, "
+            "so no split can be taken from them.\nAllowed with task.group: a column with 2 values or more.\n"
+            "Name another column, or leave task.group out."
+        )
+    return groups
 
 
 @dataclass(frozen=True)
@@ -200,8 +251,15 @@ def _split(
     spec: TaskSpec, rows: Rows[Any], fractions: Mapping[str, float], path: str
 ) -> tuple[dict[str, Rows[Any]], int]:
     """Return the training rows without duplicates, divided by content hash, and the number of duplicates."""
-    parts = spec.kind.divide(rows, fractions)
+    divide = spec.kind.divide if rows.groups is None else spec.kind.divide_by_group
+    parts = divide(rows, fractions)
     for name, part in parts.items():
+        if not part and rows.groups is not None:
+            raise DataError(
+                f"{path}: {len(set(rows.groups))} groups of column {quoted(str(spec.group))} are too few to take "
+                f"{name} from them; those that share a text count as one.\nAllowed: {len(parts)} groups or more.\n"
+                "Give more rows, or task.validation_file=... and task.test_file=..."
+            )
         if not part:
             raise DataError(
                 f"{path}: {len(set(rows.contents))} different rows are too few to take {name} from them; "

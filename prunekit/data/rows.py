@@ -33,7 +33,8 @@ class Contents(Sequence[tuple[str, str]]):
 class Rows(Generic[Label]):
     """Texts and labels of one split.
 
-    `places` names for messages where each row was read, `ids` what a row is called in its file; None where nobody asks.
+    `places` names for messages where each row was read, `ids` what a row is called in its file, `groups` which rows
+    stay together when they are divided; None where nobody asks.
     """
 
     texts: Sequence[str]
@@ -41,6 +42,7 @@ class Rows(Generic[Label]):
     labels: Sequence[Label]
     places: Sequence[str] | None = None
     ids: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -52,11 +54,11 @@ class Rows(Generic[Label]):
 
     def take(self, rows: Sequence[int]) -> Rows[Label]:
         """Return the rows of these numbers, in this order; what is on disk stays there."""
-        columns = (self.texts, self.pairs, self.labels, self.places, self.ids)
-        texts, pairs, labels, places, ids = (column if column is None else take(column, rows) for column in columns)
+        columns = (self.texts, self.pairs, self.labels, self.places, self.ids, self.groups)
+        texts, pairs, labels, *others = (column if column is None else take(column, rows) for column in columns)
         assert texts is not None
         assert labels is not None
-        return Rows(texts, pairs, labels, places, ids)
+        return Rows(texts, pairs, labels, *others)
 
     def at(self, row: int) -> str:
         """Return the place of a row, counted from 0, as a reader finds it."""

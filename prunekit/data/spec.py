@@ -64,6 +64,11 @@ class TaskSpec(TaskKeys):
                 f"or choose one of these."
             )
         self.kind.check(self)
+        if self.group is not None and self.synthetic_rows:
+            raise ConfigError(
+                f"task.group={self.group} with task.synthetic_rows={self.synthetic_rows}: generated rows have no "
+                "groups.\nAllowed: null with generated rows.\nLeave task.group out."
+            )
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError(
                 f"task.validation_fraction={self.validation_fraction} and task.test_fraction={self.test_fraction} "

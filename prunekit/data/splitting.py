@@ -68,6 +68,55 @@ def _others(order: np.ndarray, is_first: np.ndarray, decisions: Sequence[Hashabl
     return others
 
 
+def group_split(
+    groups: Sequence[str], classes: Sequence[int], contents: np.ndarray, fractions: Mapping[str, float]
+) -> dict[str, list[int]]:
+    """Return row numbers of "train" and of each named part, in the order given; no group is in two parts.
+
+    Groups that share a number of `contents` (see `content_numbers`) are one. The largest come first, of equal ones
+    that of the lowest hash, and each goes to the part that then has, over all classes, the least share of rows for its
+    fraction: sum((2 n + u) u / (N^2 f)), where n of N rows are in the part, u in the group, and f is the fraction. Of
+    groups of one row this is Webster's apportionment. A part is empty only if there are fewer groups than parts.
+    """
+    ranked = {group: rank for rank, group in enumerate(sorted(set(groups), key=lambda group: content_hash([group])))}
+    unit = _joined(np.asarray([ranked[group] for group in groups], np.int64), contents)
+    units, of_row = np.unique(unit, return_inverse=True)
+    kinds, kind = np.unique(np.asarray(classes, np.int64), return_inverse=True)
+    counts = np.zeros((len(units), len(kinds)))
+    np.add.at(counts, (of_row, kind), 1)
+    shares = np.array([1 - sum(fractions.values()), *fractions.values()])
+    weight = 1 / (counts.sum(0) ** 2 * shares[:, None])
+    held = np.zeros((len(shares), len(kinds)))
+    part = np.zeros(len(units), np.int64)
+    order = np.lexsort((units, -counts.sum(1)))
+    for place, number in enumerate(order.tolist()):
+        own = counts[number]
+        cost = ((2 * held + own) * own * weight).sum(1)
+        if np.count_nonzero(held.sum(1) == 0) >= len(order) - place:  # the rest is needed to fill empty parts
+            cost[held.sum(1) > 0] = np.inf
+        part[number] = cost.argmin()
+        held[part[number]] += own
+    return {name: np.flatnonzero(part[of_row] == code).tolist() for code, name in enumerate(["train", *fractions])}
+
+
+def _joined(groups: np.ndarray, contents: np.ndarray) -> np.ndarray:
+    """Return for each row the lowest of the groups that are connected with its own by rows of the same content."""
+    lowest = list(range(int(groups.max(initial=-1)) + 1))
+
+    def root(group: int) -> int:
+        while lowest[group] != group:
+            lowest[group] = lowest[lowest[group]]
+            group = lowest[group]
+        return group
+
+    order = np.argsort(contents, kind="stable")
+    beside = np.stack([groups[order[:-1]], groups[order[1:]]], 1)[contents[order[1:]] == contents[order[:-1]]]
+    for pair in np.unique(beside, axis=0).tolist():
+        low, high = sorted(map(root, pair))
+        lowest[high] = low
+    return np.asarray([root(group) for group in range(len(lowest))], np.int64)[groups]
+
+
 def content_numbers(contents: Iterable[Sequence[str]]) -> np.ndarray:
     """Return a number of 64 bits per row that is the same for the same texts, and differs for others."""
     digests = (hashlib.blake2b("\0".join(map(str.strip, texts)).encode(), digest_size=8) for texts in contents)

@@ -309,3 +309,52 @@ def test_class_names_of_a_field_are_those_of_the_dataset(tmp_path):
     datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "t.parquet")
     task = own(tmp_path / "t.parquet", text="meta.body", label="meta.y")
     assert (task.splits["train"].labels, task.label_names) == ([1, 0], ("b", "a"))
+
+
+# -- groups ------------------------------------------------------------------------------------------
+
+TICKETS = "text,label,customer\n" + "".join(f"text {row},{'ab'[row % 2]},c{row // 4}\n" for row in range(40))
+
+
+def tickets(tmp_path, content=TICKETS, **keys):
+    path = write(tmp_path / "t.csv", content)
+    spec = TaskSpec.from_config({"name": "csv", "file": str(path), "group": "customer", "test_fraction": 0.2, **keys})
+    return read_task(spec, find_task(spec, {}))
+
+
+def test_rows_of_a_group_are_in_one_split_with_the_shares_of_rows_and_classes(tmp_path):
+    task = tickets(tmp_path)
+    customers = {name: {int(text.split()[1]) // 4 for text in rows.texts} for name, rows in task.splits.items()}
+    assert {name: len(some) for name, some in customers.items()} == {"train": 7, "validation": 1, "test": 2}
+    assert len(set().union(*customers.values())) == 10
+    assert [sum(rows.labels) for rows in task.splits.values()] == [14, 2, 4]
+    assert task.splits["train"].groups is not None
+    assert task.dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "words"),
+    [
+        (TICKETS, {"group": "custmer"}, r"has no column 'custmer'(?s:.*)Did you mean task.group=customer\?"),
+        (TICKETS, {"group": "x"}, r"has no column 'x'(?s:.*)Name one of these: task.group="),
+        (TICKETS + "one,a,\ntwo,b, \n", {}, r"row 41: column 'customer' holds no group \(2 such rows, also row 42\)"),
+        (TICKETS + "one,a,NaN\n", {}, r"row 41: column 'customer' holds no group"),
+        ("text,label,customer\na,x,c\nb,y,c\n", {}, r"all 2 rows have 'c' in column 'customer'"),
+        (
+            "text,label,customer\na,x,c\nb,y,d\n",
+            {},
+            r"2 groups of column 'customer' are too few to take validation(?s:.*)Allowed: 3 groups or more",
+        ),
+        (TICKETS, {"validation_file": "v.csv", "test_fraction": 0.0}, r"validation and test are splits of their own"),
+    ],
+)
+def test_groups_that_divide_nothing_are_refused(tmp_path, monkeypatch, content, keys, words):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "v.csv", TICKETS)
+    with pytest.raises(DataError, match=words):
+        tickets(tmp_path, content, **keys)
+
+
+def test_generated_rows_have_no_groups(tmp_path):
+    with pytest.raises(ConfigError, match="generated rows have no groups"):
+        tickets(tmp_path, synthetic_rows=16)

@@ -1,13 +1,21 @@
 """A split that hangs on the texts alone."""
 
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunekit.data.kinds.labelled import CLASSIFICATION
+from prunekit.data.kinds.span import SPAN
 from prunekit.data.packages import package_folder
 from prunekit.data.reading import read_task
+from prunekit.data.rows import Rows
 from prunekit.data.sources import find_task
+from prunekit.data.spans import Answer
 from prunekit.data.spec import TaskSpec
-from prunekit.data.splitting import content_hash, content_numbers, contradictions, hash_split
+from prunekit.data.splitting import content_hash, content_numbers, contradictions, group_split, hash_split
 
 THIRDS = {"validation": 0.1, "test": 0.2}
 
@@ -85,3 +93,75 @@ def test_bbc_news_is_split_in_one_way_for_ever():
     assert counts["test"] == [101, 74, 81, 101, 69]
     assert any("a £15.8m signing from Parma" in text for rows in task.splits.values() for text in rows.texts)
     assert task.splits["test"].texts[0].startswith("Chip maker backs net phone calls")
+
+
+# -- groups ----------------------------------------------------------------------------------------
+
+
+def by_group(groups, classes=None, contents=None, fractions=THIRDS):
+    rows = np.arange(len(groups)) if contents is None else np.array(contents)
+    return group_split(groups, [0] * len(groups) if classes is None else classes, rows, fractions)
+
+
+def counts_of(groups, parts):
+    return {name: dict(Counter(groups[row] for row in rows)) for name, rows in parts.items()}
+
+
+def test_groups_of_one_row_are_divided_like_rows():
+    parts = by_group([f"g{row}" for row in range(100)])
+    assert {name: len(rows) for name, rows in parts.items()} == {"train": 70, "validation": 10, "test": 20}
+
+
+def test_no_group_is_in_two_parts_and_the_largest_are_trained_on():
+    groups = ["a"] * 60 + [f"g{row // 2}" for row in range(40)]
+    found = counts_of(groups, by_group(groups))
+    assert {name: sum(part.values()) for name, part in found.items()} == {"train": 70, "validation": 10, "test": 20}
+    assert found["train"]["a"] == 60
+    assert all(count == 2 for name, part in found.items() for group, count in part.items() if group != "a")
+
+
+def test_every_class_gets_its_share_as_well_as_groups_allow():
+    # 20 groups of 3 + 1 rows and 20 of 1 + 3: each part has as many of one kind as of the other
+    groups = [f"g{row // 4}" for row in range(160)]
+    classes = ([0, 0, 0, 1] * 20) + ([0, 1, 1, 1] * 20)
+    parts = by_group(groups, classes)
+    assert {name: Counter(classes[row] for row in rows) for name, rows in parts.items()} == {
+        "train": {0: 56, 1: 56}, "validation": {0: 8, 1: 8}, "test": {0: 16, 1: 16},
+    }  # fmt: skip
+
+
+def test_groups_that_share_a_text_are_one():
+    # a and c share content 7, and so do c and d content 8
+    parts = by_group(["a", "b", "c", "c", "d", "e"], contents=[7, 1, 7, 8, 8, 2], fractions={"validation": 0.3})
+    assert sorted(parts["train"]) == [0, 2, 3, 4]
+    assert sorted(parts["validation"]) == [1, 5]
+
+
+def test_few_groups_fill_every_part():
+    found = counts_of("abcde", by_group("abcde"))
+    assert {name: len(part) for name, part in found.items()} == {"train": 3, "validation": 1, "test": 1}
+    assert by_group(["a", "a"], fractions={"validation": 0.1}) == {"train": [0, 1], "validation": []}
+
+
+def test_a_group_split_depends_on_no_order():
+    rows = [(f"t{row}", row % 2, f"g{row % 7}") for row in range(40)]
+
+    def split(rows):
+        found = Rows([text for text, _, _ in rows], None, [label for _, label, _ in rows], groups=[g for *_, g in rows])
+        parts = CLASSIFICATION.divide_by_group(found, THIRDS)
+        return {name: [rows[row] for row in part] for name, part in parts.items()}
+
+    assert split(rows) == split(rows[::-1])
+    # of rows with the same text and label, that of one group is kept, whichever is read first
+    doubled = [("t0", 0, "g5"), *rows]
+    assert split(doubled) == split(doubled[::-1])
+
+
+def test_questions_about_one_context_stay_together_although_their_groups_differ():
+    rows = Rows(["q"] * 6, [f"c{row // 2}" for row in range(6)], [Answer()] * 6, groups=list("uvwxyz"))
+    rows = replace(rows, texts=[f"q{row}" for row in range(6)])
+    parts = SPAN.divide_by_group(rows, {"validation": 0.3})
+    assert {name: {row // 2 for row in part} for name, part in parts.items()}["validation"].isdisjoint(
+        {row // 2 for row in parts["train"]}
+    )
+    assert sorted(parts["train"] + parts["validation"]) == list(range(6))

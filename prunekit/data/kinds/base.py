@@ -12,7 +12,7 @@ from prunekit.config.errors import ConfigError, listed
 from prunekit.data.cells import text_fault
 from prunekit.data.keys import TaskKeys
 from prunekit.data.rows import Rows
-from prunekit.data.splitting import hash_split
+from prunekit.data.splitting import content_hash, content_numbers, group_split, hash_split
 from prunekit.data.tables import Table
 
 if TYPE_CHECKING:
@@ -135,12 +135,34 @@ class TaskKind(ABC):
     def generate(self, keys: TaskKeys, random: Random, count: int, names: Sequence[str] | None) -> Rows[Any]:
         """Make up rows from which a model of this kind can learn something."""
 
+    def strata(self, rows: Rows[Any]) -> Sequence[int]:
+        """Return a number per row; of rows with the same one, every part gets its fraction."""
+        return [0] * len(rows)
+
+    def together(self, rows: Rows[Any]) -> Sequence[Sequence[str]]:
+        """Return texts per row; rows with the same are in the same part."""
+        return rows.contents
+
     def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
         """Return the row numbers of "train" and of each named part, divided by content, without duplicates.
 
         Rows that contradict each other are in the same part.
         """
-        return hash_split(rows.contents, [0] * len(rows), fractions, self.decisions(rows))
+        return hash_split(rows.contents, self.strata(rows), fractions, self.decisions(rows))
+
+    def divide_by_group(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
+        """Return the same with all rows of one of `rows.groups` in one part, and of one text, too.
+
+        Of rows with the same texts and the same label, that of the group with the lowest hash is kept.
+        """
+        assert rows.groups is not None
+        hashes = {group: content_hash([group]) for group in set(rows.groups)}
+        order = sorted(range(len(rows)), key=lambda row: hashes[rows.groups[row]])
+        kept = [order[place] for place in self.divide(rows.take(order), {})["train"]]
+        found = rows.take(kept)
+        assert found.groups is not None
+        parts = group_split(found.groups, self.strata(found), content_numbers(self.together(found)), fractions)
+        return {name: [kept[place] for place in part] for name, part in parts.items()}
 
     # -- token ids -------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
@@ -18,7 +18,6 @@ from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.labels import class_names, class_numbers
 from prunekit.data.rows import Rows
-from prunekit.data.splitting import hash_split
 from prunekit.data.synthetic import MARKERS, sentence
 from prunekit.data.tables import Table
 
@@ -131,10 +130,9 @@ class Classification(_Labelled):
         """Return class numbers: by name, or, in a column of whole numbers that are no names, as they are."""
         return class_numbers(table, keys.label, kept, names or ())
 
-    def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
-        """Divide every class by the same fractions."""
-        labels = [int(label) for label in rows.labels]
-        return hash_split(rows.contents, labels, fractions, labels)
+    def strata(self, rows: Rows[Any]) -> Sequence[int]:
+        """Return the classes."""
+        return [int(label) for label in rows.labels]
 
 
 @dataclass(frozen=True)

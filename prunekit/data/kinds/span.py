@@ -100,6 +100,10 @@ class Span(TaskKind):
         places = [f"generated row {row + 1}" for row in range(count)]
         return Rows(questions, contexts, answers, places, [str(row + 1) for row in range(count)])
 
+    def together(self, rows: Rows[Answer]) -> Sequence[Sequence[str]]:
+        """Return the contexts."""
+        return [(context,) for _, context in rows.contents]
+
     def divide(self, rows: Rows[Answer], fractions: Mapping[str, float]) -> dict[str, list[int]]:
         """Keep the questions about one context together, or a part would ask about texts trained on.
 
