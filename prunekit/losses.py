@@ -36,7 +36,7 @@ def choices(
 
 
 def decisions_per_row(labels: Shaped[Tensor, "batch *more"]) -> Int[Tensor, "batch"]:
-    """Return how many decisions the model makes for each row: a label, two ends of an answer, or one per word."""
+    """Return how many decisions the model makes for each row: labels, two ends of an answer, or words."""
     flat = labels.reshape(len(labels), -1)
     # regression values are never padding
     counts = torch.ones_like(flat, dtype=torch.bool) if flat.is_floating_point() else flat != PADDING
@@ -59,6 +59,11 @@ def word_loss(logits: Float[Tensor, "words classes"], labels: Int[Tensor, "batch
 def value_loss(logits: Float[Tensor, "batch 1"], labels: Shaped[Tensor, "batch"]) -> Float[Tensor, ""]:
     """Return the mean squared error of one output."""
     return F.mse_loss(logits.float().squeeze(-1), labels.float())
+
+
+def label_loss(logits: Float[Tensor, "batch labels"], labels: Shaped[Tensor, "batch labels"]) -> Float[Tensor, ""]:
+    """Return the binary cross-entropy of each label with its logit, averaged over texts and labels."""
+    return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
 
 
 def translation_loss(
@@ -90,6 +95,20 @@ def distillation_loss(
     return temperature**2 * F.kl_div(prediction, target, reduction="batchmean", log_target=True)
 
 
+def label_distance(
+    student: Float[Tensor, "batch labels"], teacher: Float[Tensor, "batch labels"], temperature: float
+) -> Float[Tensor, ""]:
+    """Return T^2 * KL(p || q), averaged over texts and labels, with p = sigmoid(teacher / T), q = sigmoid(student / T).
+
+    Each label is a choice of two for itself: KL(p || q) = p log(p / q) + (1 - p) log((1 - p) / (1 - q)), which is
+    `distillation_loss` of the logits z and 0.
+    """
+    one, other = teacher.float() / temperature, student.float() / temperature
+    here = one.sigmoid() * (F.logsigmoid(one) - F.logsigmoid(other))
+    absent = (-one).sigmoid() * (F.logsigmoid(-one) - F.logsigmoid(-other))
+    return temperature**2 * (here + absent).mean()
+
+
 def value_distance(
     student: Float[Tensor, "batch 1"], teacher: Float[Tensor, "batch 1"], temperature: float
 ) -> Float[Tensor, ""]:
@@ -113,6 +132,7 @@ class KindLosses:
 LOSSES: dict[str, KindLosses] = {
     "classification": KindLosses(class_loss),
     "regression": KindLosses(value_loss, value_distance, has_choices=False),
+    "multilabel": KindLosses(label_loss, label_distance),
     "span": KindLosses(class_loss),
     "translation": KindLosses(translation_loss),
     "tokens": KindLosses(word_loss),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
+from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.tokens import TOKENS
 from prunekit.losses import (
     arp2_loss,
@@ -66,6 +67,30 @@ def test_only_the_student_learns_from_distillation_and_towards_the_teacher():
     student = tensor([0.0, 0.0]).requires_grad_()
     distillation_loss(student, tensor([1.0, -1.0]), 2.0).backward()
     assert float(student.grad[0, 0]) < 0 < float(student.grad[0, 1])
+
+
+def test_several_labels_are_learned_by_binary_cross_entropy_each():
+    # ln(1 + e^-2), ln 2, ln(1 + e^-1) and ln(1 + e^3)
+    loss = task_loss(tensor([2.0, 0.0], [-1.0, 3.0]), tensor([True, False], [False, False]), MULTILABEL)
+    assert float(loss) == pytest.approx((0.126928 + 0.693147 + 0.313262 + 3.048587) / 4, abs=1e-6)
+
+
+def test_several_labels_are_distilled_as_a_choice_of_two_each():
+    student, teacher = tensor([0.0, 1.0], [2.0, -1.0]), tensor([1.0, 1.0], [-2.0, 0.0])
+    loss = imitation_loss(student, teacher, MULTILABEL, 2.0)
+    pairs = [torch.stack([logits.flatten(), torch.zeros(4)], 1) for logits in (student, teacher)]
+    assert float(loss) == pytest.approx(float(distillation_loss(*pairs, 2.0)), abs=1e-6)
+    # p = 0.622459, q = 0.5 at T = 2: 4 * (0.622459 ln 1.244919 + 0.377541 ln 0.755081)
+    one = imitation_loss(tensor([0.0]), tensor([1.0]), MULTILABEL, 2.0)
+    assert float(one) == pytest.approx(4 * (0.622459 * 0.219070 + 0.377541 * -0.280930), abs=1e-5)
+
+
+def test_sure_labels_are_distilled_without_infinities():
+    student = tensor([200.0, -200.0]).requires_grad_()
+    loss = imitation_loss(student, tensor([-200.0, 200.0]), MULTILABEL)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(200, abs=1e-3)
+    assert torch.isfinite(student.grad).all()
 
 
 # -- ranks -------------------------------------------------------------------------------------------------

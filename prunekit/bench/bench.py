@@ -45,6 +45,7 @@ from prunekit.bench.result import (
 from prunekit.bench.subject import BenchSubject
 from prunekit.console import track
 from prunekit.environment import environment, load_average
+from prunekit.models.answers import answers_of
 from prunekit.runtime.kernels.threads import threads as computing_with
 
 RUN_SIZES, MODEL_SIZES = (1, 8, 32, 128), (1, 32)
@@ -66,7 +67,7 @@ def bench(subject: BenchSubject, given: Mapping[str, Any]) -> BenchResult:
         count = _affordable_texts(subject, plan.seconds or MODEL_SECONDS, candidates=4 + 2 * len(peers))
         subject = replace(subject, texts=subject.texts[:count])
     flops = Flops.of(subject)
-    work = Workload(subject.texts, flops.needed, given["seed"], subject.score)
+    work = Workload(subject.texts, flops.needed, answers_of(subject.model.config), given["seed"], subject.score)
     around, date, load_before = environment(), datetime.now(UTC).date().isoformat(), load_average()
     blocks = []
     for threads in [1, *([given["wall_threads"]] if given["wall_threads"] else [])]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from prunekit.bench.result import Parity, ParityScore
 from prunekit.data.encoding import Batch
 from prunekit.evaluation.evaluate import predict
+from prunekit.models.answers import Answers
 from prunekit.models.forward import model_inputs
 from prunekit.models.heads import by_token
 from prunekit.runtime.engine import PackedEngine
@@ -83,11 +84,17 @@ def _logits_of_text(logits: Tensor, row: int, real: Tensor) -> Tensor:
     return logits[row][: int(real.sum())] if by_token(logits) else logits[row]
 
 
-def compare(one: Runtime, other: Runtime, batches: Iterable[Batch], metrics: Callable[[], Any] | None = None) -> Parity:
+def compare(
+    one: Runtime,
+    other: Runtime,
+    batches: Iterable[Batch],
+    answers: Answers,
+    metrics: Callable[[], Any] | None = None,
+) -> Parity:
     """Return how far `other` is from `one` over all texts; with `metrics`, also the score of each, by metric.
 
-    Labels agree where the prediction is the same: under regression within 1e-3, for answers the same first and last
-    token.
+    Labels agree where the prediction is the same, as `answers` reads it: under regression within 1e-3; for answers in
+    texts, the same first and last token.
     """
     agree, kept, differences, tokens = [], [], [], np.zeros(2, np.int64)
     meters = [] if metrics is None else [metrics(), metrics()]
@@ -97,7 +104,7 @@ def compare(one: Runtime, other: Runtime, batches: Iterable[Batch], metrics: Cal
             meter.update(torch.from_numpy(np.stack([text.logits for text in texts])), batch["labels"])
         for left, right in zip(*pair, strict=True):
             same = left.depth == right.depth
-            agree.append(_has_same_label(left.logits, right.logits))
+            agree.append(_has_same_label(left.logits, right.logits, answers))
             kept.append(bool(same.all()))
             differences.append(float(np.abs(left.logits - right.logits).max()))
             tokens += (int(same.sum()), len(same))
@@ -117,10 +124,10 @@ def compare(one: Runtime, other: Runtime, batches: Iterable[Batch], metrics: Cal
     )
 
 
-def _has_same_label(one: np.ndarray, other: np.ndarray) -> bool:
-    if one.shape == (1,):  # a value has no label
-        return bool(np.abs(one - other).max() <= FLOAT32_TOLERANCE)
-    return bool((one.argmax(0 if one.ndim == 2 else -1) == other.argmax(0 if other.ndim == 2 else -1)).all())
+def _has_same_label(one: np.ndarray, other: np.ndarray, answers: Answers) -> bool:
+    if one.ndim == 2:  # of each token
+        return bool((one.argmax(0) == other.argmax(0)).all())
+    return bool(answers.agree(torch.from_numpy(one)[None], torch.from_numpy(other)[None])[0])
 
 
 def is_faithful(parity: Parity) -> bool:

@@ -20,6 +20,7 @@ import torch
 
 from prunekit.bench.result import Comparison, LengthLatency, Measurement, PeerRatio, PruningRatio, Spread
 from prunekit.bench.timing import time_batches
+from prunekit.models.answers import Answers
 
 Order = Literal["random", "sorted"]
 Role = Literal["pruned", "unpruned", "control", "peer", "padded"]
@@ -73,6 +74,7 @@ class Workload:
 
     texts: Sequence[Encoded]
     flops: float
+    answers: Answers  # how the logits of a text are read
     seed: int = 0
     score: Callable[[np.ndarray], dict[str, float]] | None = field(default=None, repr=False)
 
@@ -205,7 +207,7 @@ def summarise(
         share_of_peak=None if peak is None else useful / peak,
         latency_ms=latencies(timed, clock) if size == 1 else None,
         latency_ms_by_length=latencies_by_length(timed, work, clock) if size == 1 else None,
-        agrees=label_agreement(timed.logits, reference),
+        agrees=label_agreement(timed.logits, reference, work.answers),
         score=None if work.score is None else work.score(timed.logits),
     )
 
@@ -234,11 +236,9 @@ def latencies_by_length(timed: Timed, work: Workload, clock: str) -> dict[str, L
     return by_length
 
 
-def label_agreement(logits: np.ndarray, reference: np.ndarray) -> float:
-    """Return the share of texts with the same label, or under regression a value within 1e-3."""
-    if reference.shape[-1] == 1:
-        return float((np.abs(reference - logits).max(-1) <= 1e-3).mean())
-    return float((reference.argmax(-1) == logits.argmax(-1)).mean())
+def label_agreement(logits: np.ndarray, reference: np.ndarray, answers: Answers) -> float:
+    """Return the share of texts with the same label or labels, or under regression a value within 1e-3."""
+    return float(answers.agree(torch.from_numpy(reference), torch.from_numpy(logits)).double().mean())
 
 
 def control_ratio(found: Sequence[Timed], clock: str) -> float | None:

@@ -20,10 +20,12 @@ from prunekit.data.cells import is_missing, is_unlabelled, label_fault, spelling
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
+from prunekit.data.label_sets import LabelFaultError, labels_in
 from prunekit.data.tables import Table, read_table
 from prunekit.data.vocabulary import is_tokenless
 from prunekit.evaluation.metrics import build_metrics
 from prunekit.models import pretrained
+from prunekit.models.answers import answers_of
 from prunekit.models.heads import CLASSIFIER, stored_head
 from prunekit.models.tokenizers import check_tokenizer, longest_text
 from prunekit.runs.finished import FinishedRun
@@ -65,7 +67,7 @@ def load_run(run: FinishedRun, examples: int | None, seed: int, elsewhere: str |
     labels = split.batch(torch.as_tensor(chosen))["labels"]
 
     def score(logits: np.ndarray) -> dict[str, float]:
-        metrics = build_metrics(run.spec, data.num_labels)
+        metrics = build_metrics(run.spec, data.label_names)
         metrics.update(torch.from_numpy(logits), labels)
         return {name: float(value) for name, value in metrics.compute().items()}
 
@@ -120,7 +122,8 @@ def load_model(given: Mapping[str, Any]) -> BenchSubject:
     ids = tokenizer(texts, truncation=True, max_length=width, verbose=False)["input_ids"]
     score = None
     if given["label"] is not None:
-        score = _accuracy([table.column(given["label"])[row] for row in chosen], model.config)
+        labels = [table.column(given["label"])[row] for row in chosen]
+        score = (_micro_f1 if answers_of(model.config).several else _accuracy)(labels, model.config)
     # a fixed length to pad to is the one that was asked for, or else the longest text's
     padded_to = min(longest, given["max_length"] or max(map(len, ids)))
     return BenchSubject(
@@ -132,7 +135,7 @@ def load_model(given: Mapping[str, Any]) -> BenchSubject:
             "title": f"{folder.name} on {file.name}",
             "method": "dense",
             "task": given["data"],
-            "metric": "accuracy",
+            "metric": "micro_f1" if answers_of(model.config).several else "accuracy",
             "split": f"column {column}",
         },
         score=score,
@@ -185,22 +188,55 @@ def _accuracy(labels: Sequence[Any], config: Any) -> Callable[[np.ndarray], dict
     Raises:
         ConfigError: a label that the model does not know.
     """
-    known = {str(name): int(number) for name, number in (config.label2id or {}).items()}
-    numbers = []
-    for label in labels:
-        name = "" if is_unlabelled(label) or label_fault(label) else spelling(label)
-        number = known.get(name, int(name) if NUMBER.fullmatch(name) else -1)
-        if not 0 <= number < config.num_labels:
-            raise ConfigError(
-                f"label {quoted(label)} is none of the model's.\nAllowed: {listed(known)}, or 0 to "
-                f"{config.num_labels - 1}.\nName another column with label=..., or leave it out."
-            )
-        numbers.append(number)
+    numbers = [_number_of(label, config) for label in labels]
 
     def score(logits: np.ndarray) -> dict[str, float]:
         return {"accuracy": float((logits.argmax(-1) == numbers[: len(logits)]).mean())}
 
     return score
+
+
+def _micro_f1(cells: Sequence[Any], config: Any) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return the micro F1 for lists of the model's label names, or of their numbers.
+
+    Raises:
+        ConfigError: a cell that is no list, or a label that the model does not know.
+    """
+    answers = answers_of(config)
+    wanted = torch.zeros(len(cells), config.num_labels, dtype=torch.bool)
+    for row, cell in enumerate(cells):
+        try:
+            found = labels_in(cell, None)
+        except LabelFaultError as error:
+            raise ConfigError(
+                f"label {quoted(cell)} is {error}, and the model gives a text several labels.\n"
+                'Allowed: lists of labels, as ["a", "b"].\nName another column with label=..., or leave it out.'
+            ) from error
+        for label in found:
+            wanted[row, _number_of(label, config)] = True
+
+    def score(logits: np.ndarray) -> dict[str, float]:
+        here, labels = answers.decide(torch.from_numpy(logits)), wanted[: len(logits)]
+        return {"micro_f1": float(2 * (here & labels).sum() / (here.sum() + labels.sum()).clamp(min=1))}
+
+    return score
+
+
+def _number_of(label: Any, config: Any) -> int:
+    """Return the number of one of a model's classes, given by its name or its number.
+
+    Raises:
+        ConfigError: it is none of the model's.
+    """
+    known = {str(name): int(number) for name, number in (config.label2id or {}).items()}
+    name = "" if is_unlabelled(label) or label_fault(label) else spelling(label)
+    number = known.get(name, int(name) if NUMBER.fullmatch(name) else -1)
+    if not 0 <= number < config.num_labels:
+        raise ConfigError(
+            f"label {quoted(label)} is none of the model's.\nAllowed: {listed(known)}, or 0 to "
+            f"{config.num_labels - 1}.\nName another column with label=..., or leave it out."
+        )
+    return number
 
 
 def _sample_rows(count: int, limit: int | None, seed: int) -> list[int]:

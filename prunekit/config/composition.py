@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from prunekit.config.budget import has_goal
-from prunekit.config.domains import LARGEST
+from prunekit.config.domains import LARGEST, TEXT_OR_LIST
 from prunekit.config.errors import ConfigError, first_line, listed, shell_words, shorten, shown
 from prunekit.config.keys import Key, declared, options, read_keys, search_dirs, unknown_key
 from prunekit.config.search_path import conf_dir, plugin_dirs, prepare
@@ -226,10 +226,10 @@ def with_declared_types(
         domain = keys[path].domain if path in keys else ""
         if domain.startswith("float") and isinstance(value, int) and not isinstance(value, bool):
             return float(value) if abs(value) <= LARGEST else value
-        if domain == "text":
-            return text_of(value, keys[path], written_in(choices, places))
-        if domain == "list of text" and isinstance(value, list):
+        if domain in ("list of text", TEXT_OR_LIST) and isinstance(value, list):
             return [text_of(item, keys[path], written_in(choices, places)) for item in value]
+        if domain in ("text", TEXT_OR_LIST):
+            return text_of(value, keys[path], written_in(choices, places))
         return os.path.expanduser(value) if domain == "path" and isinstance(value, str) else value
 
     return convert(dict(cfg), "")

@@ -8,8 +8,9 @@ that cannot change a result: the hash that names a run leaves it out. `knob` mar
 prune, which replaces `budget`. `before` is what runs did before there was the key: the hash leaves the key out at that
 value. `was` is the default before it changed: the hash counts the default as that one.
 Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its number), `bool`, `text`, `path`, `budget`,
-`block`, `one of a|b`, `list of <domain>`, `layers 1..` (rising layer numbers, checked against the backbone), `band` and
-`bands`: two, or two or more, rising lengths of texts, each a number of tokens, `q25` (a quantile), `median` or `max`.
+`block`, `one of a|b`, `list of <domain>`, `text or list of text`, `layers 1..` (rising layer numbers, checked against
+the backbone), `band` and `bands`: two, or two or more, rising lengths of texts, each a number of tokens, `q25` (a
+quantile), `median` or `max`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from prunekit.config.errors import HALF_CHARACTER, ConfigError, shown
 # returns what is wrong with a value, as the words that follow "key=value"; None when nothing is
 Check = Callable[[Any], str | None]
 LARGEST = 2**63 - 1  # a whole number beyond fits in no tensor
+TEXT_OR_LIST = "text or list of text"
 LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes that file systems take
 RANGE = re.compile(r"(int|float|layers) ([(\[]?)([-+.\de]*?)\.\.([-+.\de]*?)([)\]]?)")
 
@@ -134,6 +136,12 @@ def _text(phrase: str, value: Any) -> str | None:
     return "holds half a character, which is no Unicode" if HALF_CHARACTER.search(value) else None
 
 
+def _text_or_list(value: Any) -> str | None:
+    if not isinstance(value, list):
+        return _text("is neither text nor a list of text", value)
+    return _list(SIMPLE["text"], value) if value else "is empty"
+
+
 def _path(value: Any) -> str | None:
     if wrong := _text("is not a path", value):
         return wrong
@@ -158,6 +166,7 @@ def _budget(value: Any) -> str | None:
 SIMPLE: dict[str, Check] = {
     "bool": partial(_type, bool, "is not true or false"),
     "text": partial(_text, "is not text"),
+    TEXT_OR_LIST: _text_or_list,
     "path": _path,
     "block": partial(_type, dict, "is not a block of keys"),
     "budget": _budget,

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from prunekit.config.domains import check_of
+from prunekit.config.domains import TEXT_OR_LIST, check_of
 from prunekit.config.errors import ConfigError, shorten
 from prunekit.config.search_path import conf_dir, plugin_dirs, sweeps_dir
 
@@ -161,7 +161,9 @@ def all_keys() -> dict[str, Key]:
 
 @cache
 def _keys_below(folders: tuple[Path, ...]) -> dict[str, Key]:
-    return {key.path: key for key in _declared_below(folders)}
+    # of keys that differ between files, one that takes lists too: what is typed is read before the file is known
+    keys = sorted(_declared_below(folders), key=lambda key: key.domain == TEXT_OR_LIST)
+    return {key.path: key for key in keys}
 
 
 @cache

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.config.budget import GOAL, parse_budget
+from prunekit.config.domains import TEXT_OR_LIST
 from prunekit.config.errors import ConfigError, shell_words, shown, typed
 from prunekit.config.identity import DENSE, is_dense
 from prunekit.config.keys import Key, all_keys, declared, keys_of, options, search_dirs, unknown_key, walk
 
-GOAL_TASKS = ("classification", "regression")
+GOAL_TASKS = ("classification", "regression", "multilabel")
 
 
 def validate(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequence[Path] | None = None) -> None:
@@ -53,7 +54,7 @@ def _wrong_value(key: Key, value: Any, wrong: str) -> ConfigError:
         advice = f"Did you mean {key.path}={near[0]}?"
     elif key.domain == "block":
         advice = f"Set its keys one by one, as {key.path}.<key>=<value>."
-    elif key.domain == "text":
+    elif key.domain in ("text", TEXT_OR_LIST):
         advice = f"In a file, write it in quotes; in a shell: {shell_words(key.path, typed(value))}"
     elif key.domain == "list of text" and not isinstance(value, list):
         advice = f"In a shell: {shlex.quote(f'{key.path}=[{shown(value)}]')}"

@@ -16,9 +16,10 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from prunekit.config.domains import TEXT_OR_LIST
 from prunekit.config.keys import Key, all_keys, files_of
 
-TEXTS, LISTS = ("text", "path"), ("list of text",)
+TEXTS, LISTS = ("text", "path", TEXT_OR_LIST), ("list of text",)
 ELEMENT = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
 
 
@@ -50,8 +51,8 @@ def _quote_text(override: str, keys: Mapping[str, Key], swept: bool) -> str:
         value, is_sweep = parsed.value(), parsed.is_sweep_override()
     except (HydraException, ValueError):  # a number of thousands of digits is a ValueError
         value, is_sweep = None, False
-    if key.domain in LISTS:
-        is_list = given.startswith("[") and given.endswith("]")
+    is_list = given.startswith("[") and given.endswith("]")
+    if key.domain in LISTS or (key.domain == TEXT_OR_LIST and is_list):
         plain = isinstance(value, list) and all(isinstance(item, str) or item is None for item in value)
         return f"{name}=[{', '.join(_elements(given[1:-1]))}]" if is_list and not plain else override
     if isinstance(value, str | list) or (is_sweep and swept) or (key.domain == "path" and _is_scalar(value)):

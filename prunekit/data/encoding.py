@@ -72,7 +72,7 @@ class Targets(ABC):
 
 @dataclass(frozen=True)
 class LabelTargets(Targets):
-    """A label per row: a class number, or a value where there are no classes to `names`."""
+    """A label per row: a class number, or a value where there are no classes to `names`; or whether it has each."""
 
     labels: Shaped[Tensor, "rows *outputs"]
     names: Sequence[str] = ()
@@ -298,11 +298,23 @@ def encode_texts(rows: Rows[Any], encoder: Encoder, names: Sequence[str] = ()) -
 
     `names` are the classes; without them labels are values.
     """
-    key = fingerprint(rows, encoder.tokenizer_hash, encoder.max_length)
-    columns = encoder.encode(key, text_columns(rows), TextTokeniser.of(encoder))
     number = torch.float32 if len(rows) and isinstance(rows.labels[0], float) else torch.int64
     labels = torch.from_numpy(np.fromiter(rows.labels, np.float64 if number == torch.float32 else np.int64, len(rows)))
-    return encoder.split(key, columns, LabelTargets(labels.to(number), names))
+    return _encode(rows, encoder, LabelTargets(labels.to(number), names))
+
+
+def encode_label_sets(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequence[str]) -> EncodedSplit:
+    """Tokenise texts with any number of labels each, given by their numbers among `names`."""
+    counts = torch.tensor([len(labels) for labels in rows.labels])
+    numbers = torch.tensor(list(chain.from_iterable(rows.labels)), dtype=torch.int64)
+    has = torch.zeros(len(rows), len(names), dtype=torch.bool)
+    has[torch.arange(len(rows)).repeat_interleave(counts), numbers] = True
+    return _encode(rows, encoder, LabelTargets(has, names))
+
+
+def _encode(rows: Rows[Any], encoder: Encoder, targets: Targets) -> EncodedSplit:
+    key = fingerprint(rows, encoder.tokenizer_hash, encoder.max_length)
+    return encoder.split(key, encoder.encode(key, text_columns(rows), TextTokeniser.of(encoder)), targets)
 
 
 def text_columns(rows: Rows[Any]) -> dict[str, Sequence[str]]:

@@ -30,7 +30,9 @@ LABELS = ("label", "labels", "class", "category", "target", "score", "stars", "c
 WORDS = ("tokens", "words")  # columns of lists of words, whose labels are in one of TAGS
 TAGS = ("ner_tags", "ner", "tags", "labels", "label")
 VALIDATION = ("validation", "valid", "val", "dev", "validation_matched")
+Label = str | tuple[str, ...]  # a column, or several
 UNKNOWN = (-1, None)  # labels of tests that are kept secret
+NAMED = ("classification", "multilabel", "tokens")  # kinds whose labels have the names that a dataset gives
 SAMPLE = 1000  # rows that a column is known by
 
 
@@ -53,7 +55,8 @@ def complete_task(task: Mapping[str, Any], cache_dir: Path | None = None) -> dic
 def _completed(given: tuple[tuple[str, Any], ...], files: str, cache_dir: Path | None) -> dict[str, Any]:
     """Return what the block leaves open; `files` is a digest of a folder's, which may change under the same name."""
     task = dict(given)
-    spec = TaskSpec.from_config(task | {"kind": task["kind"] or "classification", "text": task["text"] or "text"})
+    kind = task["kind"] or ("multilabel" if isinstance(task["label"], tuple) else "classification")
+    spec = TaskSpec.from_config(task | {"kind": kind, "text": task["text"] or "text"})
     splits = read_all_splits(spec, find_task(spec), cache_dir)
     train = splits.get(spec.train_split)
     if train is None:
@@ -71,10 +74,11 @@ def _completed(given: tuple[tuple[str, Any], ...], files: str, cache_dir: Path |
         found["kind"], found["text"] = "tokens", words
     elif task["text"] is None:
         found["text"], found["text_pair"] = _texts(spec, train, task["text_pair"], task["label"])
-    found["label"] = label = task["label"] or _label(spec, train, has_words=words is not None)
+    label = task["label"] or _label(spec, train, has_words=words is not None)
+    found["label"] = list(label) if isinstance(label, tuple) else label
     if words is None:
-        found["kind"] = task["kind"] or ("regression" if _are_values(train.column(label)) else "classification")
-    if found["kind"] in ("classification", "tokens") and task["labels"] is None and label in train.classes:
+        found["kind"] = task["kind"] or _kind(train, label)
+    if found["kind"] in NAMED and task["labels"] is None and label in train.classes:
         found["labels"] = list(train.classes[label])
     if task["validation_splits"] is None:
         found["validation_splits"] = [name for name in VALIDATION if name in splits][:1]
@@ -84,9 +88,9 @@ def _completed(given: tuple[tuple[str, Any], ...], files: str, cache_dir: Path |
     return found
 
 
-def _texts(spec: TaskSpec, train: Table, pair: str | None, label: str | None) -> tuple[str, str | None]:
+def _texts(spec: TaskSpec, train: Table, pair: str | None, label: Label | None) -> tuple[str, str | None]:
     """Return the columns of the text and of the second text."""
-    columns = [name for name in train.columns if name != label and _is_text(train.columns[name])]
+    columns = [name for name in train.columns if name not in _columns(label) and _is_text(train.columns[name])]
     for first, second in PAIRS:
         if pair is None and first in columns and second in columns:
             return first, second
@@ -108,7 +112,7 @@ def _words(train: Table, text: str | None) -> str | None:
 
 def _label(spec: TaskSpec, train: Table, *, has_words: bool) -> str:
     usual, named = TAGS if has_words else LABELS, list(train.classes)
-    named = [name for name in named if _are_lists(train.column(name)) == has_words]
+    named = [name for name in named if _are_lists(train.column(name)) or not has_words]
     known = [name for name in usual if name in train.columns] or (named if len(named) == 1 or not has_words else [])
     if not known:
         raise _unclear(spec, train, "label", "the label")
@@ -137,19 +141,36 @@ def _are_values(column: Any) -> bool:
     return bool(values) and all(isinstance(value, float) for value in values) and not all(map(float.is_integer, values))
 
 
-def _is_secret(test: Table, label: str) -> bool:
+def _columns(label: Label | None) -> tuple[str, ...]:
+    return label if isinstance(label, tuple) else () if label is None else (label,)
+
+
+def _kind(train: Table, label: Label) -> str:
+    """Return the kind of task that labels are of: several columns, or lists, are several labels per text."""
+    if isinstance(label, tuple):
+        return "multilabel"
+    column = train.column(label)
+    if any(isinstance(value, list) for value in column[:SAMPLE]):
+        return "multilabel"
+    return "regression" if _are_values(column) else "classification"
+
+
+def _is_secret(test: Table, label: Label) -> bool:
     """Return whether a test has no labels, as those of public comparisons."""
-    return label not in test.columns or all(value in UNKNOWN for value in test.columns[label])
+    return any(
+        name not in test.columns or all(value in UNKNOWN for value in test.columns[name]) for name in _columns(label)
+    )
 
 
 def _tell(spec: TaskSpec, task: Mapping[str, Any], splits: Mapping[str, Table]) -> None:
     classes = f" ({', '.join(task['labels'][:6])})" if task.get("labels") else ""
     pair = f", text_pair={task['text_pair']}" if task["text_pair"] else ""
+    label = f"[{','.join(task['label'])}]" if isinstance(task["label"], list) else task["label"]
     held = [*task["validation_splits"], *([task["test_split"]] if task["test_split"] else [])]
     taken = [f"{name} from {spec.train_split}" for name, own in (("validation", task["validation_splits"]),) if not own]
     where = "" if is_folder(spec.dataset or "") else f" at {spec.revision or 'main'}"
     say(
-        f"data       {spec.dataset}{where}: kind={task['kind']}, text={task['text']}{pair}, label={task['label']}"
+        f"data       {spec.dataset}{where}: kind={task['kind']}, text={task['text']}{pair}, label={label}"
         f"{classes}; splits {', '.join([spec.train_split, *held, *taken])}"
     )
     unused = [name for name in splits if name not in (spec.train_split, *held)]

@@ -17,6 +17,9 @@ class TaskKeys:
     `null_threshold` None means the one with the best score on the validation split.
     Of a translation `text` is the source and `label` the target, each cut at its longest length; a column of records
     is named with its field, as in translation.en. The languages are those that a backbone's prefix names.
+    Of several labels per text, `label_columns` are columns of 0 and 1, one for each, which a file names as a list in
+    `label`. `thresholds` are the probabilities from which a text has each label, () where `tune_thresholds` leaves them
+    to the validation split; without it they are 0.5.
     Rows with the same value in the column `group` are in the same split.
     """
 
@@ -25,6 +28,8 @@ class TaskKeys:
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+    label_columns: tuple[str, ...] = ()
+    label_separator: str | None = None
     labels: tuple[str, ...] | None = None
     metrics: tuple[str, ...] = ()
     score: str = ""
@@ -36,7 +41,7 @@ class TaskKeys:
     validation_fraction: float = 0.1
     test_fraction: float = 0.0
     empty: Literal["error", "drop", "keep"] = "error"
-    unlabelled: Literal["error", "drop"] = "error"
+    unlabelled: Literal["error", "drop", "none"] = "error"
     contradicting: Literal["keep", "drop", "error"] = "keep"
     group: str | None = None
     hub: str | None = None
@@ -56,6 +61,8 @@ class TaskKeys:
     max_answer_tokens: int = 30
     unanswerable: bool = False
     null_threshold: float | None = None
+    tune_thresholds: bool = False
+    thresholds: tuple[float, ...] = ()
     protect_question: bool = False
     source_language: str | None = None
     target_language: str | None = None

@@ -36,10 +36,15 @@ class Lengths:
         return cls(float(tokens.mean()), median, q95, int(tokens.max()), split.truncated / len(split))
 
 
-def class_shares(rows: Rows[Any], names: Sequence[str]) -> dict[str, float]:
-    """Return the share of rows, or of words where each has a label, of each class, by name, the most frequent first."""
-    counts = Counter(chain.from_iterable(label if isinstance(label, tuple) else (label,) for label in rows.labels))
-    shares = {name: counts.get(number, 0) / counts.total() for number, name in enumerate(names)}
+def class_shares(rows: Rows[Any], names: Sequence[str], *, of_words: bool = False) -> dict[str, float]:
+    """Return the share of rows of each class, by name, the most frequent first; a row may have several or none.
+
+    Where each word of a row has a label (`of_words`), the share is of all words.
+    """
+    several = (label if isinstance(label, tuple) else (label,) for label in rows.labels)
+    counts = Counter(chain.from_iterable(several))
+    total = counts.total() if of_words else len(rows)
+    shares = {name: counts.get(number, 0) / total for number, name in enumerate(names)}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
@@ -73,9 +78,12 @@ def repeated(rows: Rows[Any]) -> int:
 def warnings(
     splits: Mapping[str, Rows[Any]], names: Sequence[str] | None, lengths: Lengths, max_length: int
 ) -> list[str]:
-    """Return what is likely to go wrong with this data, each with what to do about it."""
+    """Return what is likely to go wrong with this data, each with what to do about it.
+
+    `names` are the classes of texts; None where texts have values, or their words the classes.
+    """
     train, found = splits["train"], []
-    if names and not isinstance(train.labels[0], tuple):  # most words have no name, whatever the data
+    if names:
         shares = class_shares(train, names)
         rarest = min(shares, key=lambda name: shares[name])
         if shares[rarest] * len(train) < 20:

@@ -125,7 +125,7 @@ def _check_columns(spec: TaskSpec, split: str, table: Table) -> None:
         try:
             table.column(column)
         except DataError as error:
-            if split == "train" or column != spec.label:
+            if split == "train" or column in spec.kind.text_columns(spec):
                 raise
             raise DataError(
                 f"{str(error).splitlines()[0]}\nThe {split} split is scored, which needs labels.\n"
@@ -141,7 +141,7 @@ def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
             message counts the rows with this fault.
     """
     texts = {name: table.column(name) for name in spec.kind.text_columns(spec)}
-    labels = table.column(spec.label)
+    labels = spec.kind.label_cells(spec, table)
     rows: list[int] = []
     wrong, empty, unlabelled, mislabelled = Faults(), Faults(), Faults(), Faults()
     for row, (label, *cells) in enumerate(zip(labels, *texts.values(), strict=True)):
@@ -156,9 +156,12 @@ def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
         if blank and spec.empty != "keep":
             empty.add(table.place(row), f": the text in column {quoted(blank)} is empty")
         elif not spec.kind.has_label(label):
+            if spec.unlabelled == "none":
+                rows.append(row)
+                continue
             unlabelled.add(table.place(row), f": column {quoted(spec.label)} holds no label")
-        elif fault := spec.kind.label_fault(spec, label):
-            mislabelled.add(table.place(row), f": label {quoted(label)} is {fault}")
+        elif complaint := spec.kind.label_complaint(spec, label):
+            mislabelled.add(table.place(row), f": {complaint}")
         else:
             rows.append(row)
     _refuse(spec, table, wrong, empty, unlabelled, mislabelled)
@@ -188,13 +191,11 @@ def _refuse(
     if unlabelled and spec.unlabelled == "error":
         raise DataError(
             f"{table.prefix}{unlabelled}.\nAllowed: a label in every row.\n"
-            "Give it a label, or set task.unlabelled=drop (leave such rows out)."
+            f"Give it a label, or set task.unlabelled=drop (leave such rows out)"
+            f"{' or none (such texts have none of the labels)' if spec.kind.may_lack_labels else ''}."
         )
     if mislabelled:
-        raise DataError(
-            f"{table.prefix}{mislabelled}.\nAllowed: {spec.kind.allowed_label}\n"
-            "Correct these rows, or name another column with task.label=..."
-        )
+        raise DataError(f"{table.prefix}{mislabelled}.\nAllowed: {spec.kind.allowed_label}\n{spec.kind.correct_label}")
 
 
 def _settle_contradictions(

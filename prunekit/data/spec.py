@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, shown
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION
@@ -39,6 +39,9 @@ class TaskSpec(TaskKeys):
             for key, value in config.items()
             if value is not None
         }
+        if isinstance(values.get("label"), tuple):
+            values["label_columns"] = values["label"]
+            values["label"] = ", ".join(values["label_columns"])
         if "name" not in values:
             raise ConfigError("a task needs task.name; it names the folder of its runs.")
         name = values.get("kind", CLASSIFICATION.name)
@@ -63,6 +66,7 @@ class TaskSpec(TaskKeys):
                 f"task.score={self.score} is not computed; add it to task.metrics=[{', '.join(self.metrics)}] "
                 f"or choose one of these."
             )
+        self._check_own_keys()
         self.kind.check(self)
         if self.group is not None and self.synthetic_rows:
             raise ConfigError(
@@ -73,6 +77,27 @@ class TaskSpec(TaskKeys):
             raise ConfigError(
                 f"task.validation_fraction={self.validation_fraction} and task.test_fraction={self.test_fraction} "
                 f"leave nothing to train on; their sum must be below 1."
+            )
+
+    def _check_own_keys(self) -> None:
+        """Check that keys that mean something to some kinds alone are left at their defaults elsewhere."""
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        for kind in KINDS.values():
+            for key in kind.own_keys:
+                value = getattr(self, key)
+                if key not in self.kind.own_keys and value != default[key]:
+                    typed = (
+                        f"task.label=[{', '.join(value)}]" if key == "label_columns" else f"task.{key}={shown(value)}"
+                    )
+                    raise ConfigError(
+                        f"{typed} with task.kind={self.kind}: it means something with task.kind={kind} alone.\n"
+                        f"Allowed: {'one column' if key == 'label_columns' else shown(default[key])} with "
+                        f"task.kind={self.kind}.\nCorrect it, or set task.kind={kind}."
+                    )
+        if self.unlabelled == "none" and not self.kind.may_lack_labels:
+            raise ConfigError(
+                f"task.unlabelled=none with task.kind={self.kind}: a text has one label.\n"
+                f"Allowed: error or drop with task.kind={self.kind}.\nSet one of these, or task.kind=multilabel."
             )
 
     @property

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from prunekit.data.encoding import Batch
 from prunekit.evaluation.evaluate import predict
 from prunekit.losses import choices
+from prunekit.models.answers import answers_of
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import Scorer
@@ -75,7 +76,7 @@ def check_executions_agree(
             )
     one, other = choices(one), choices(other)
     worst = float((one - other).abs().max())
-    flipped = _labels_apart(one, other)
+    flipped = int(answers_of(model.config).differ(one, other, ROUNDING).sum())
     if not worst <= ALLOWED or flipped:
         raise ExecutionsDifferError(
             f"{first!r} and {second!r} differ by {worst:.2g} in the logits and in {flipped} of {len(one)} "
@@ -85,14 +86,6 @@ def check_executions_agree(
 
 
 STOPS = "The run stops: its test would not measure what was trained."
-
-
-def _labels_apart(one: Float[Tensor, "batch outputs"], other: Float[Tensor, "batch outputs"]) -> int:
-    """Return how many labels differ although the first's leads by more than rounding; none under regression."""
-    if one.shape[-1] == 1:
-        return 0
-    best = one.topk(2, dim=-1).values
-    return int(((one.argmax(-1) != other.argmax(-1)) & (best[:, 0] - best[:, 1] > 2 * ROUNDING)).sum())
 
 
 def _sentences_apart(one: Trace, other: Trace) -> set[int]:

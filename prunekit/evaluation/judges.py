@@ -9,11 +9,13 @@ import torch
 
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
+from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
 from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.judging import Judge
+from prunekit.evaluation.label_sets import LabelSetJudge
 from prunekit.evaluation.metrics import LabelJudge
 from prunekit.evaluation.question_answering import AnswerJudge
 from prunekit.evaluation.tagging import TagJudge
@@ -23,6 +25,7 @@ from prunekit.evaluation.translation import WordJudge
 JUDGES: dict[TaskKind, Callable[[TaskSpec, Any, torch.device | str], Judge]] = {
     CLASSIFICATION: LabelJudge,
     REGRESSION: LabelJudge,
+    MULTILABEL: LabelSetJudge,
     SPAN: AnswerJudge,
     TRANSLATION: WordJudge,
     TOKENS: TagJudge,

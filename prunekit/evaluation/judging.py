@@ -35,6 +35,14 @@ class Predictions:
         """Whether each prediction is right, which of values says nothing."""
         return self.predicted == self.labels
 
+    def only_answer(self) -> str | None:
+        """Return the class, or the text, of all predictions where it is one although labels differ; None elsewhere."""
+        if self.texts:
+            said, right = {text for _, text in self.texts}, {text for text, _ in self.texts}
+            return (said.pop() or self.classes[-1]) if len(said) == 1 and len(right) > 1 else None
+        answers = self.predicted.unique().tolist() if self.classes else []
+        return self.classes[int(answers[0])] if len(answers) == 1 and len(self.labels.unique()) > 1 else None
+
 
 @dataclass(frozen=True)
 class Verdict:

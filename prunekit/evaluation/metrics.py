@@ -6,20 +6,31 @@ A metric that is undefined because predictions or labels are all the same is 0: 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+from torchmetrics.classification import (
+    BinaryF1Score,
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MultilabelF1Score,
+)
 from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from prunekit.config.errors import ConfigError
 from prunekit.data.encoding import Batch, LabelTargets
+from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
+from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.judging import Judge, Predictions, RowColumns, Verdict
+from prunekit.models.answers import Answers, answers_for
+from prunekit.models.heads import HEADS
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -38,20 +49,20 @@ class Matthews(MulticlassConfusionMatrix):
 
 
 class OfLogits(WrapperMetric):
-    """The mean of metrics that take predicted classes, or predicted values, given logits."""
+    """The mean of metrics that take predicted classes, labels or values, given logits, which `answers` reads."""
 
-    def __init__(self, metrics: list[Metric], *, of_values: bool) -> None:
+    def __init__(self, metrics: list[Metric], answers: Answers) -> None:
         super().__init__()
         self.metrics = torch.nn.ModuleList(metrics)
-        self.of_values = of_values
+        self.answers = answers
 
     def _parts(self) -> list[Metric]:
         return [part for part in self.metrics if isinstance(part, Metric)]
 
-    def update(self, logits: Float[Tensor, "batch outputs"], labels: Shaped[Tensor, "batch"]) -> None:
+    def update(self, logits: Float[Tensor, "batch outputs"], labels: Shaped[Tensor, "batch *labels"]) -> None:
         """Add a batch."""
-        found = predicted(logits.detach(), of_values=self.of_values)
-        wanted = labels.float() if self.of_values else labels
+        found = self.answers.decide(logits.detach())
+        wanted = labels.to(found.dtype)
         for metric in self._parts():
             metric.update(found, wanted)
 
@@ -68,11 +79,6 @@ class OfLogits(WrapperMetric):
         """Forget all batches."""
         for metric in self._parts():
             metric.reset()
-
-
-def predicted(logits: Float[Tensor, "batch outputs"], *, of_values: bool) -> Shaped[Tensor, "batch"]:
-    """Return the predicted class of each row, or its predicted value."""
-    return logits.float().squeeze(-1) if of_values else logits.argmax(-1)
 
 
 def _spearman(classes: int) -> Metric:
@@ -97,24 +103,40 @@ VALUE_PARTS: dict[str, list[Callable[[int], Metric]]] = {
 }
 VALUE_PARTS["mean_of_pearson_spearman"] = VALUE_PARTS["pearson"] + VALUE_PARTS["spearman"]
 
+# over all labels of all texts, and the mean over labels; one that is neither there nor predicted is 0
+LABEL_PARTS: dict[str, list[Callable[[int], Metric]]] = {
+    "micro_f1": [lambda labels: MultilabelF1Score(labels, average="micro")],
+    "macro_f1": [lambda labels: MultilabelF1Score(labels, average="macro")],
+}
+PARTS: dict[TaskKind, dict[str, list[Callable[[int], Metric]]]] = {
+    CLASSIFICATION: CLASS_PARTS,
+    REGRESSION: VALUE_PARTS,
+    MULTILABEL: LABEL_PARTS,
+}
 
-def build_metrics(spec: TaskSpec, num_labels: int) -> MetricCollection:
+
+def task_answers(spec: TaskSpec, names: Sequence[str] | None) -> Answers:
+    """Return how the logits of a task with these classes are read; None where there are none."""
+    return answers_for(names or (), several=HEADS[spec.kind].several, thresholds=spec.thresholds)
+
+
+def build_metrics(spec: TaskSpec, names: Sequence[str] | None) -> MetricCollection:
     """Return the metrics of a task by name; `update(logits, labels)`, `compute()` gives floats. `f1` is of class 1.
+
+    `names` are its classes, None where there are none.
 
     Raises:
         ConfigError: f1 with other than two classes.
     """
-    if num_labels != 2 and any(name in ("f1", "mean_of_accuracy_f1") for name in spec.metrics):
+    answers = task_answers(spec, names)
+    count = len(answers.names)
+    if count != 2 and any(name in ("f1", "mean_of_accuracy_f1") for name in spec.metrics):
         raise ConfigError(
-            f"metric f1 is of two classes, but task {spec.name} has {num_labels}; "
-            f"use task.metrics=[accuracy, macro_f1]."
+            f"metric f1 is of two classes, but task {spec.name} has {count}; use task.metrics=[accuracy, macro_f1]."
         )
-    parts = CLASS_PARTS | VALUE_PARTS
+    parts = PARTS[spec.kind]
     return MetricCollection(
-        {
-            name: OfLogits([part(num_labels) for part in parts[name]], of_values=name in VALUE_PARTS)
-            for name in spec.metrics
-        },
+        {name: OfLogits([part(count) for part in parts[name]], answers) for name in spec.metrics},
         compute_groups=False,
     )
 
@@ -123,17 +145,17 @@ class LabelJudge(Judge):
     """A judge of one label per row: a class, or a value where there are no classes."""
 
     def __init__(self, spec: TaskSpec, targets: LabelTargets, device: torch.device | str) -> None:
-        self.classes = targets.names
-        self.metrics = build_metrics(spec, len(targets.names) or 1).to(device)
+        self.answers = task_answers(spec, targets.names)
+        self.metrics = build_metrics(spec, targets.names).to(device)
         self._rows = RowColumns()
 
     def update(self, logits: Float[Tensor, "batch outputs"], batch: Batch) -> None:
         """Add a batch."""
         self.metrics.update(logits.float(), batch["labels"])
-        self._rows.add(batch["index"], predicted(logits, of_values=not self.classes), batch["labels"])
+        self._rows.add(batch["index"], self.answers.decide(logits), batch["labels"])
 
     def compute(self) -> Verdict:
         """Return the metrics, and each row's prediction."""
         found, labels = self._rows.by_row()
         metrics = {name: float(value) for name, value in self.metrics.compute().items()}
-        return Verdict(metrics, len(labels), Predictions(labels, found, self.classes))
+        return Verdict(metrics, len(labels), Predictions(labels, found, self.answers.names))

@@ -15,13 +15,17 @@ UNLIMITED = 10**6  # transformers writes 10**30 where a tokenizer knows no longe
 def with_settings_of(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's block with what it leaves open, as the model in a folder was trained.
 
-    A model with one output makes a task that names no classes a regression.
+    A model with one output makes a task that names no classes a regression, one with several labels per text a
+    multilabel task.
     """
     config, found = _read(folder / "config.json"), dict(task)
     if found.get("kind") == "classification" and found.get("labels") is None:
         names = config.get("id2label")
         has_one = isinstance(names, Mapping) and len(names) == 1
-        found["kind"] = "regression" if has_one or config.get("problem_type") == "regression" else "classification"
+        problem = config.get("problem_type")
+        found["kind"] = "regression" if has_one or problem == "regression" else "classification"
+        if problem == "multi_label_classification" and not has_one:
+            found["kind"] = "multilabel"
     if "max_length" in found and found["max_length"] is None:
         found["max_length"] = longest_text_of(folder, config)
     return found

@@ -7,7 +7,8 @@ a head there may be a decoder: then there is a choice per word of the target, gi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,10 +24,12 @@ from transformers import (
 from prunekit.data.encoding import Batch
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
+from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
 from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.losses import PADDING
+from prunekit.models.answers import SEVERAL
 from prunekit.models.reading import read_config
 
 # logit of a position where nothing is: no probability in float32, and no infinity that differences could not bear
@@ -51,7 +54,7 @@ class HeadType:
     `settings` gives what a configuration must say about it, from the class names (None where there are none); it may
     differ between equal heads. `head_of` takes it from a model, None where the runtime does not compute it. `decodes`
     means that it is a decoder, which reads encoders of other families than the others do; `has_classes` that its
-    outputs are classes, which have names.
+    outputs are classes, which have names; `several` that a text may have several of them at once.
     """
 
     auto: Any
@@ -61,15 +64,16 @@ class HeadType:
     head_of: Callable[[Any], Head] | None = field(default=None, compare=False)
     decodes: bool = False
     has_classes: bool = False
+    several: bool = field(default=False, compare=False)
 
 
-def _class_settings(labels: Sequence[str] | None) -> dict[str, Any]:
+def _class_settings(labels: Sequence[str] | None, problem: str = "single_label_classification") -> dict[str, Any]:
     names = {number: str(name) for number, name in enumerate(labels)} if labels else {0: "score"}
     return {
         "num_labels": len(names),
         "id2label": names,
         "label2id": {name: number for number, name in names.items()},
-        "problem_type": "single_label_classification" if labels else "regression",
+        "problem_type": problem if labels else "regression",
     }
 
 
@@ -118,6 +122,7 @@ TRANSLATOR = HeadType(
 HEADS: dict[TaskKind, HeadType] = {
     CLASSIFICATION: CLASSIFIER,
     REGRESSION: CLASSIFIER,
+    MULTILABEL: replace(CLASSIFIER, settings=partial(_class_settings, problem=SEVERAL), several=True),
     SPAN: READER,
     TRANSLATION: TRANSLATOR,
     TOKENS: TAGGER,

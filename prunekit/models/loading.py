@@ -7,8 +7,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, listed, shown
 from prunekit.data.kinds.base import TaskKind
+from prunekit.models.answers import SEVERAL
 from prunekit.models.classes import class_order, shown_names
 from prunekit.models.heads import CLASSIFIER, HEADS, HeadType, reorder_classes, stored_head
 from prunekit.models.reading import read_config, read_model
@@ -51,8 +52,10 @@ def check_head(source: str | Path, head: HeadType, *, new_head: bool = False) ->
     )
 
 
-def check_classes(source: str | Path, labels: Sequence[str] | None) -> None:
+def check_classes(source: str | Path, labels: Sequence[str] | None, *, several: bool = False) -> None:
     """Check that a fine-tuned classifier has an output for each class; None = one output, which is a value.
+
+    `several` means that a text may have several of the classes.
 
     Raises:
         ConfigError: it has others.
@@ -64,6 +67,8 @@ def check_classes(source: str | Path, labels: Sequence[str] | None) -> None:
         names = [str(config.id2label.get(number, "")) for number in range(stored)]
         if labels and stored == 1:
             advice = "Give task.kind=regression, if its output is a value."
+        elif labels and set(labels) < set(names) and several:
+            advice = f"Give a file in which all of its labels occur: {listed(names)}."
         elif labels and set(labels) < set(names):
             advice = f"Name all of its classes: task.labels=[{','.join(names)}]."
         else:
@@ -73,13 +78,23 @@ def check_classes(source: str | Path, labels: Sequence[str] | None) -> None:
             f"{source} has a head with {stored} outputs, but the task has {asked}{classes}{theirs}.\n"
             f"Allowed: a model fine-tuned on this task, or a backbone without a head.\n{advice}"
         )
-    if config.problem_type == "multi_label_classification":
-        raise ConfigError(
-            f"{source} gives a text several classes at once (problem_type=multi_label_classification).\n"
-            "Allowed: one class per text, or one value.\nChoose another model."
-        )
+    if several != (config.problem_type == SEVERAL):
+        raise _other_problem(source, config.problem_type, several=several)
     if labels:
         class_order(source, config, labels)
+
+
+def _other_problem(source: str | Path, problem: str | None, *, several: bool) -> ConfigError:
+    if several:
+        return ConfigError(
+            f"{source} does not say that a text may have several classes (problem_type={shown(problem)}).\n"
+            f'Allowed with task.kind=multilabel: problem_type="{SEVERAL}" in config.json.\n'
+            "Write it there if the model was trained so: each output by itself; or choose another model."
+        )
+    return ConfigError(
+        f"{source} gives a text several classes at once (problem_type={SEVERAL}).\n"
+        "Allowed: one class per text, or one value.\nChoose another model, or set task.kind=multilabel."
+    )
 
 
 def load_classifier(source: str | Path, *, labels: Sequence[str] | None) -> PreTrainedModel:
@@ -121,7 +136,7 @@ def _load(source: str | Path, head: HeadType, labels: Sequence[str] | None) -> P
     has_head = stored_head(source) == head
     is_classifier = has_head and head.has_classes
     if is_classifier:
-        check_classes(source, labels)
+        check_classes(source, labels, several=head.several)
     order = class_order(source, read_config(source), labels) if is_classifier and labels else []
     model = read_model(head.auto, source, new_head=not has_head, **head.settings(labels))
     if order != sorted(order):

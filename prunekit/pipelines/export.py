@@ -27,6 +27,7 @@ from prunekit.data.module import TokenPruningDataModule
 from prunekit.evaluation.metrics import build_metrics
 from prunekit.files import atomic_write_text
 from prunekit.models import loading, pretrained
+from prunekit.models.answers import answers_of
 from prunekit.runs.finished import FinishedRun
 from prunekit.runtime import onnx_engine
 from prunekit.runtime.engine import PackedEngine
@@ -117,12 +118,12 @@ def _compare(
     """Compare each file that was written with the model."""
     batches = _batches(data, options)
     reference = parity.model_runtime(model, prune=options.prune)
-    metrics = partial(build_metrics, run.spec, data.num_labels) if run.spec.kind.labels_texts else None
+    metrics = partial(build_metrics, run.spec, data.label_names) if run.spec.kind.labels_texts else None
     files = {}
     for variant in variants:
         rounds = track(batches, f"parity {variant.name}", len(batches))
         files[variant.name] = ExportedFile(
-            **vars(parity.compare(reference, variant.open(), rounds, metrics)),
+            **vars(parity.compare(reference, variant.open(), rounds, answers_of(model.config), metrics)),
             exact=variant.exact,
             file=variant.path.name,
             bytes=variant.path.stat().st_size,
@@ -137,7 +138,9 @@ def _compare_packed(model: PreTrainedModel, data: TokenPruningDataModule, option
     batches = _batches(data, options)
     engine, reference = PackedEngine(model, cls_last=False), parity.model_runtime(model, prune=options.prune)
     rounds = track(batches, "parity packed", len(batches))
-    return parity.compare(reference, parity.packed_runtime(engine, prune=options.prune), rounds)
+    return parity.compare(
+        reference, parity.packed_runtime(engine, prune=options.prune), rounds, answers_of(model.config)
+    )
 
 
 def _batches(data: TokenPruningDataModule, options: ExportOptions) -> list[Batch]:

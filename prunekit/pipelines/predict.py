@@ -25,6 +25,7 @@ from prunekit.data.tables import Table, read_table
 from prunekit.data.words import NO_LABEL, WordTokeniser, first_tokens
 from prunekit.evaluation.evaluate import predict
 from prunekit.models import pretrained
+from prunekit.models.answers import answers_of
 from prunekit.runs.finished import FinishedRun
 from prunekit.tokens.encoder import encoder_of
 
@@ -45,11 +46,11 @@ class PredictionRows:
 class Prediction:
     """What the model says about one row; `kept` tokens per layer.
 
-    `predicted` is a class, a value, or the label of each word, None for words that were cut. `probabilities` are by
-    class, and empty for values and words.
+    `predicted` is a class, a list of labels, a value, or the label of each word, None for words that were cut.
+    `probabilities` are by class, and empty for values and words.
     """
 
-    predicted: str | float | list[str | None]
+    predicted: str | float | Sequence[str | None]
     probabilities: Mapping[str, float]
     kept: tuple[int, ...]
 
@@ -155,7 +156,8 @@ class _Predictor:
         self.max_length, self.batch_size = run.spec.max_length, batch_size
         config = self.model.config
         self.layers = len(encoder_of(self.model).blocks)
-        self.classes = tuple(str(config.id2label[n]) for n in range(config.num_labels)) if config.num_labels > 1 else ()
+        self.answers = answers_of(config)
+        self.classes = self.answers.names
 
     def all(self, columns: Sequence[Sequence[Any]], whole: Sequence[bool]) -> Iterator[Prediction | None]:
         """Yield a prediction for each row, None for one without text."""
@@ -176,13 +178,15 @@ class _Predictor:
         batch = {name: tensor for name, tensor in encoded.items() if isinstance(tensor, torch.Tensor)}
         logits, trace = predict(self.model, batch, self.execution)
         kept = trace.tokens_out.T.int().tolist()
-        values = logits.softmax(-1).tolist() if self.classes else logits.squeeze(-1).tolist()
-        for value, counts in zip(values, kept, strict=True):
-            if not self.classes:
-                yield Prediction(value, {}, tuple(counts))
-                continue
-            best = max(range(len(value)), key=value.__getitem__)
-            yield Prediction(self.classes[best], dict(zip(self.classes, value, strict=True)), tuple(counts))
+        labels, shares = self.answers.labels(logits), self.answers.probabilities(logits)
+        if labels is None or shares is None:
+            yield from (
+                Prediction(value, {}, tuple(counts))
+                for value, counts in zip(self.answers.decide(logits).tolist(), kept, strict=True)
+            )
+            return
+        for label, values, counts in zip(labels, shares.tolist(), kept, strict=True):
+            yield Prediction(label, dict(zip(self.classes, values, strict=True)), tuple(counts))
 
 
 class _WordPredictor(_Predictor):
@@ -244,7 +248,9 @@ class _CsvWriter(_Writer):
         added: list[Any] = [""] * self.width
         if prediction is not None:
             shares = [f"{share:.6f}" for share in prediction.probabilities.values()]
-            added = [prediction.predicted, *shares, *prediction.kept]
+            said = prediction.predicted
+            written = json.dumps(said, ensure_ascii=False) if isinstance(said, list) else said
+            added = [written, *shares, *prediction.kept]
         self.writer.writerow([*row.values(), *added])
 
 

@@ -13,11 +13,12 @@ def model_card(
     labels: list[str] | None = None,
     hardware: str | None = None,
     task_type: str = "text-classification",
+    several: bool = False,
 ) -> str:
     """Write README.md of the checkpoint's folder, with metadata for the Hugging Face hub; needs no network.
 
     `base_model` is a hub id, `labels` the class names, `hardware` the machine that speed was measured on, `task_type`
-    the hub's name for what the head does.
+    the hub's name for what the head does, `several` whether a text may have several classes.
     """
     # slow to import, and a stored result is printed without it
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -45,7 +46,7 @@ def model_card(
         f"# {title(result)}",
         _summary(result),
         f"## Measured\n\n{markdown(result)}\n{_measurement(result, hardware)}",
-        f"## Use\n\n{_use(result, task_type)}",
+        f"## Use\n\n{_use(result, task_type, several=several)}",
         f"## Limits\n\n{_limits(result, labels)}",
         f"## Made by\n\n```bash\n{result.command}\n```\n\nRun `{result.hash}`.",
     ]
@@ -106,8 +107,15 @@ print(tokenizer.batch_decode(generate(model, **batch, beams=4), skip_special_tok
 }
 
 
-def _use(result: RunResult, task_type: str) -> str:
+# of a text with any number of labels
+SEVERAL = """probabilities = model(**tokenizer(["a text"], return_tensors="pt")).logits.sigmoid()[0]
+thresholds = getattr(model.config, "label_thresholds", [0.5] * len(probabilities))
+labels = [model.config.id2label[i] for i, p in enumerate(probabilities.tolist()) if p >= thresholds[i]]"""
+
+
+def _use(result: RunResult, task_type: str, *, several: bool) -> str:
     stock, call = USES.get(task_type, USES["text-classification"])
+    call = SEVERAL if several else call
     code = f"""```python
 import prunekit
 from transformers import AutoTokenizer

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prunekit.config.errors import ConfigError, listed
+from prunekit.config.errors import ConfigError
 from prunekit.console import say
 from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.registry import KINDS
 from prunekit.data.sources import FILES
 from prunekit.data.spec import TaskSpec
 from prunekit.files import folder_damage
@@ -145,7 +146,13 @@ def open_run(given: str | Path | None) -> FinishedRun:
             f"run={given} cannot be used: {wrong}.\nAllowed: the files of a run as they were written.\n"
             "Restore the file, or delete it and give the run's train.py command again."
         )
-    return FinishedRun(path, cfg, result, kind.spec(cfg["task"]))
+    return FinishedRun(path, cfg, result, replace(kind.spec(cfg["task"]), **_settled(result)))
+
+
+def _settled(result: RunResult) -> dict[str, Any]:
+    """Return the keys of a task that validation decided."""
+    thresholds = result.score.thresholds
+    return {} if thresholds is None else {"thresholds": tuple(float(share) for share in thresholds.values())}
 
 
 def open_labelling(
@@ -161,10 +168,9 @@ def open_labelling(
     """
     run = open_run(given)
     if not run.spec.kind.labels_texts and run.spec.kind not in also:
-        allowed = listed(["classification", "regression", *also])
-        first, _, last = allowed.rpartition(", ")
+        *kinds, last = [name for name, kind in KINDS.items() if kind.labels_texts or kind in also]
         raise ConfigError(
-            f"run={given} {run.spec.kind.does}{refused}.\nAllowed: a run of {first} or {last}.\n{instead}"
+            f"run={given} {run.spec.kind.does}{refused}.\nAllowed: a run of {', '.join(kinds)} or {last}.\n{instead}"
         )
     return run
 

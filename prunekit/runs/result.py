@@ -52,6 +52,7 @@ class Score(OpenJsonObject):
     rows: int
     of: str | None = None  # what a row is: a text, a question
     null_threshold: Number | None = None  # of the logits of "no answer"
+    thresholds: Mapping[str, Number] | None = None  # the probabilities from which a text has each label
     positive: str | None = None  # the class that F1 is of
     negative: str | None = None
     one_class: Mapping[str, str] | None = None  # the class of all predictions, by "dense" and "pruned", where it is one

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.models.answers import answers_of
 from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
 from prunekit.models.pretrained import load_packable
@@ -171,6 +172,7 @@ class PackedEngine:
         self.threads = threads
         self.pruner: TokenPruner | None = encoder.pruner
         self.config = model.config
+        self.answers = answers_of(model.config)
         self.most_tokens = longest_text(model.config, tokenizer)
         self.max_length = min(max_length or self.most_tokens, self.most_tokens)
         self.head = head_of(model)
@@ -298,8 +300,8 @@ class PackedEngine:
         logits = self.head.logits(hidden.float())
         if by_token(logits):
             logits = logits.masked_fill(~forward_pass.whole.real[..., None], MASKED_LOGIT)
-        names = None if by_token(logits) or logits.shape[-1] == 1 else self.config.id2label
-        return Result(logits, names, tuple(forward_pass.steps))
+        answers = None if by_token(logits) else self.answers
+        return Result(logits, answers, tuple(forward_pass.steps))
 
 
 def _has_own_counts(policy: Any) -> bool:

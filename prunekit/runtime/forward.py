@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prunekit.models.answers import Answers
 from prunekit.runtime.inputs import Rows, round_up
 from prunekit.runtime.kernels.attention import FusedAttention, Plan, attend, attend_from_first
 from prunekit.runtime.kernels.linears import ACTIVATION_DTYPE, Dtype, Linear
@@ -29,24 +30,24 @@ class Result:
     """The engine's output for a batch.
 
     `logits` are float32, on the engine's device: one per class, or [batch, tokens, 2] for the first and last token of
-    an answer, or [batch, tokens, classes] for labels of words, with `MASKED_LOGIT` at padding. `names` are the class
-    names, None for regression, question answering and labels of words. On a GPU the logits may still be being computed;
-    reading labels or kept tokens waits for the device.
+    an answer, or [batch, tokens, classes] for labels of words, with `MASKED_LOGIT` at padding. `answers` says how they
+    are read, None where they are per token. On a GPU the logits may still be being computed; reading labels or kept
+    tokens waits for the device.
     """
 
     logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens outputs"]
-    names: Mapping[int, str] | None
+    answers: Answers | None
     steps: tuple[_Step, ...]
 
     @cached_property
-    def labels(self) -> list[str] | None:
-        """The name of each text's best class; None where `names` is."""
-        return None if self.names is None else [self.names[best] for best in self.logits.argmax(-1).tolist()]
+    def labels(self) -> list[str] | list[list[str]] | None:
+        """The name of each text's best class, or of all its labels; None for values and for logits per token."""
+        return None if self.answers is None else self.answers.labels(self.logits)
 
     @cached_property
     def probabilities(self) -> Float[Tensor, "batch classes"] | None:
-        """The probability of each class, float32; None where `names` is."""
-        return None if self.names is None else self.logits.softmax(-1)
+        """The probability of each class or label, float32; None for values and for logits per token."""
+        return None if self.answers is None else self.answers.probabilities(self.logits)
 
     @cached_property
     def kept(self) -> list[list[list[int]]]:

@@ -28,6 +28,7 @@ from prunekit.console import silence
 from prunekit.data.encoding import load_tokenizer
 from prunekit.files import atomic_write_text
 from prunekit.models import pretrained
+from prunekit.models.answers import Answers, answers_of
 from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token
 from prunekit.models.reading import read_config
@@ -91,18 +92,23 @@ class Outcome:
     """The graph engine's output for a batch.
 
     `logits` are [batch, outputs], or [batch, tokens, 2] for question answering, with `MASKED_LOGIT` at padding.
-    `labels` are the names of the best classes; None for regression and question answering. `depth` holds, for each
-    text, the number of layers whose feed-forward each of its tokens entered.
+    `answers` says how they are read, None for question answering. `depth` holds, for each text, the number of layers
+    whose feed-forward each of its tokens entered.
     """
 
     logits: Tensor
-    labels: list[str] | None
+    answers: Answers | None
     depth: list[Int[np.ndarray, "_"]]
 
     @property
+    def labels(self) -> list[str] | list[list[str]] | None:
+        """The name of each text's best class, or of all its labels; None for regression and question answering."""
+        return None if self.answers is None else self.answers.labels(self.logits)
+
+    @property
     def probabilities(self) -> Float[Tensor, "batch classes"] | None:
-        """The probability of each class; None for regression and question answering."""
-        return None if self.labels is None else self.logits.softmax(-1)
+        """The probability of each class or label; None for regression and question answering."""
+        return None if self.answers is None else self.answers.probabilities(self.logits)
 
     @property
     def kept(self) -> list[list[list[int]]]:
@@ -167,10 +173,9 @@ class GraphEngine:
             parts = [
                 torch.nn.functional.pad(part, (0, 0, 0, width - part.shape[1]), value=MASKED_LOGIT) for part in parts
             ]
-        logits, labels = torch.cat(parts), None
-        if self.config is not None and not by_token(logits) and logits.shape[-1] > 1:
-            labels = [self.config.id2label[best] for best in logits.argmax(-1).tolist()]
-        return Outcome(logits, labels, [np.asarray(depth, np.int64) for _, depth in outputs])
+        logits = torch.cat(parts)
+        answers = None if self.config is None or by_token(logits) else answers_of(self.config)
+        return Outcome(logits, answers, [np.asarray(depth, np.int64) for _, depth in outputs])
 
 
 def _is_ids(text: Any) -> bool:

@@ -15,6 +15,7 @@ from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import silence_libraries
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.vocabulary import is_tokenless
+from prunekit.models.answers import answers_of
 from prunekit.runs.finished import FinishedRun
 from prunekit.runtime.loading import load
 from prunekit.serving.requests import RequestError, Text, empty
@@ -75,13 +76,16 @@ class Model:
     def compute(self, batch: Sequence[ReadText]) -> list[dict[str, Any] | RequestError]:
         """Compute the answer to each text, as one packed batch; an error where an answer has no finite number."""
         result = self.engine(to_engine_inputs(batch))
+        answers = answers_of(self.engine.config)
         names = [self.engine.config.id2label[number] for number in range(result.logits.shape[-1])]
-        scores = result.logits.double().softmax(-1) if result.labels is not None else result.logits
-        labels = result.labels or [None] * len(batch)
+        shares = answers.probabilities(result.logits.double())
+        scores = result.logits if shares is None else shares
+        labels = answers.labels(result.logits) or [None] * len(batch)
+        key = "labels" if answers.several else "label"
         kept = result.trace.tokens_out.T.long().tolist()
         finite = torch.isfinite(result.logits).all(-1).tolist()
         return [
-            {"label": label, "scores": dict(zip(names, row, strict=True)), "tokens": len(ids), "kept": counts}
+            {key: label, "scores": dict(zip(names, row, strict=True)), "tokens": len(ids), "kept": counts}
             if is_finite
             else _not_finite(ids)
             for label, row, ids, counts, is_finite in zip(labels, scores.tolist(), batch, kept, finite, strict=True)

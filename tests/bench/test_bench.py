@@ -160,7 +160,7 @@ def test_runs_whose_texts_are_not_read_one_by_one_are_refused_before_anything_sl
         main([f"run={run}"])
     assert str(refused.value).splitlines() == [
         f"run={run} {does}; bench does not measure that.",
-        "Allowed: a run of classification or regression.",
+        "Allowed: a run of classification, regression or multilabel.",
         "What the run measured itself is in its result.json.",
     ]
 

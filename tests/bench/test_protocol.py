@@ -15,6 +15,7 @@ from prunekit.bench.protocol import (
     summarise,
 )
 from prunekit.bench.result import LengthLatency, PruningRatio, Spread
+from prunekit.models.answers import OneClass
 
 
 class Clock:
@@ -43,7 +44,8 @@ class Engine:
 
 LENGTHS = [2, 8, 2, 8]
 TEXTS = [Encoded([number + 1] * length) for number, length in enumerate(LENGTHS)]
-WORK = Workload(TEXTS, flops=2000.0)
+ANSWERS = OneClass(("no", "yes"))
+WORK = Workload(TEXTS, 2000.0, ANSWERS)
 
 
 def timed(candidates, size=2, rounds=4, work=WORK):
@@ -69,7 +71,7 @@ def test_every_text_is_read_once_per_round_whatever_the_order():
     batches = WORK.batches(2, "random")
     assert sorted(place for batch in batches for place in batch) == [0, 1, 2, 3]
     assert WORK.batches(2, "random") == batches
-    assert Workload(TEXTS, 1.0, seed=3).batches(1, "random") != WORK.batches(1, "random")
+    assert Workload(TEXTS, 1.0, ANSWERS, seed=3).batches(1, "random") != WORK.batches(1, "random")
     assert sorted(sorted(LENGTHS[place] for place in batch) for batch in WORK.batches(2, "sorted")) == [[2, 2], [8, 8]]
 
 
@@ -198,7 +200,9 @@ def test_the_control_says_whether_the_machine_was_quiet():
 def test_quality_stands_beside_time():
     """Labels 1 0 1 0 against a reference that says 1 1 1 0, and a score of the known labels."""
     own, _ = study()
-    work = Workload(TEXTS, 1.0, score=lambda logits: {"accuracy": float((logits.argmax(-1) == [1, 0, 1, 1]).mean())})
+    work = Workload(
+        TEXTS, 1.0, ANSWERS, score=lambda logits: {"accuracy": float((logits.argmax(-1) == [1, 0, 1, 1]).mean())}
+    )
     found = timed(own, work=work)["pruned"]
     reference = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     row = summarise(found, work, 2, "cpu", None, reference)

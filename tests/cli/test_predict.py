@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
 from support.exported import PRUNERS, stored_run
+from support.folders import edit_json
 from transformers import AutoTokenizer
 
 import prunekit
@@ -55,6 +57,23 @@ def test_every_row_is_written_again_with_what_the_model_says(run, table, tmp_pat
         length = inputs["input_ids"].shape[1]
         assert kept == [length, *(max(1, int(share * length + 0.5)) for share in (0.6, 0.4, 0.2))]
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["new.csv", "out.csv"]
+
+
+def test_several_labels_are_lists_with_the_thresholds_of_the_model(run, table, tmp_path):
+    shutil.copytree(run, tmp_path / "many")
+    settings = {"problem_type": "multi_label_classification", "label_thresholds": [0.000001, 0.999999]}
+    edit_json(tmp_path / "many/model/config.json", **settings)
+    for name in ("a.csv", "b.jsonl"):
+        main([f"run={tmp_path / 'many'}", f"data={table}", f"out={tmp_path / name}"])
+    lines = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    model, tokenizer = prunekit.load(run), AutoTokenizer.from_pretrained(run / "model")
+    for line, row in zip(lines, rows_of(tmp_path / "a.csv"), strict=True):
+        inputs = tokenizer(line["text"], truncation=True, max_length=64, return_tensors="pt")
+        with torch.no_grad():
+            shares = model(**inputs).logits.sigmoid()[0].tolist()
+        assert (line["predicted"], row["predicted"]) == (["0"], '["0"]')
+        assert list(line["probabilities"].values()) == pytest.approx(shares, abs=2e-5)
+        assert [float(row["p_0"]), float(row["p_1"])] == pytest.approx(shares, abs=2e-5)
 
 
 def test_json_lines_have_the_same_numbers(run, table, tmp_path):

@@ -49,6 +49,30 @@ def test_a_text_is_what_was_typed(typed, text):
 
 
 @pytest.mark.parametrize(
+    ("typed", "label"),
+    [
+        ("queue", "queue"),
+        ("0", "0"),
+        ("a;b", "a;b"),
+        ("[sport,politics]", ["sport", "politics"]),
+        ("[0,1e5,yes]", ["0", "1e5", "yes"]),
+    ],
+)
+def test_a_label_is_a_text_or_a_list_of_texts(typed, label):
+    assert value(f"task.label={typed}", key="task.label") == label
+
+
+@pytest.mark.parametrize("separator", [";", ",", "|", "//"])
+def test_a_separator_is_what_was_typed(separator):
+    assert value(f"task.label_separator={separator}", key="task.label_separator") == separator
+
+
+def test_an_empty_list_of_columns_is_no_label():
+    with pytest.raises(ConfigError, match=r"task.label=\[\] is empty"):
+        value("task.label=[]")
+
+
+@pytest.mark.parametrize(
     ("typed", "texts"),
     [
         ("[0,1]", ["0", "1"]),

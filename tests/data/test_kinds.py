@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
+from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.registry import KINDS
 from prunekit.data.kinds.span import SPAN
 from prunekit.data.kinds.translation import TRANSLATION
@@ -21,7 +22,7 @@ def test_every_kind_has_a_head_a_judge_and_losses_and_nothing_else_has():
 
 
 def test_every_kind_has_a_run_and_only_one():
-    assert TokenRuns.tasks == ("classification", "regression", "span", "tokens")
+    assert TokenRuns.tasks == ("classification", "regression", "multilabel", "span", "tokens")
     assert TranslationRuns.tasks == ("translation",)
 
 
@@ -46,6 +47,6 @@ def test_what_a_file_names_is_the_kind():
     assert TaskSpec.from_config({"name": "t"}).kind is CLASSIFICATION
 
 
-def test_only_texts_with_one_label_are_served_and_benchmarked():
-    assert [kind for kind in KINDS.values() if kind.labels_texts] == [CLASSIFICATION, REGRESSION]
+def test_only_texts_with_labels_or_a_value_are_served_and_benchmarked():
+    assert [kind for kind in KINDS.values() if kind.labels_texts] == [CLASSIFICATION, REGRESSION, MULTILABEL]
     assert TRANSLATION.does == "translates"

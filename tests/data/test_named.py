@@ -241,6 +241,14 @@ def test_a_guess_is_the_same_run_as_what_it_guesses_and_so_is_a_copy(hub_layout,
     assert folder("./moved")[0] != path
 
 
+def test_lists_and_several_columns_are_several_labels_per_text(tmp_path):
+    lists = write(tmp_path / "a", "train", text=["x", "y"], label=[["a"], ["b", "a"]])
+    assert guessed(lists)[0] == "multilabel"
+    columns = write(tmp_path / "b", "train", text=["x", "y"], joy=[1, 0], fear=[0, 1])
+    kind, _, _, label, *_ = guessed(columns, "task.label=[joy,fear]")
+    assert (kind, label) == ("multilabel", ["joy", "fear"])
+
+
 def test_names_of_the_hub_name_the_runs(monkeypatch, hub_layout, tmp_path):
     monkeypatch.setenv("PRUNEKIT_DATA", str(hub_layout.parent))
     found = complete_task(task("task.dataset=owner/news"))

@@ -9,19 +9,21 @@ from prunekit.config.errors import ConfigError
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.metrics import build_metrics
 
+NAMES = ("a", "b", "c")
+
 
 def spec_of(kind, *metrics):
     return TaskSpec.from_config({"name": "t", "kind": kind, "metrics": list(metrics)})
 
 
 def classes(predicted, labels, *metrics, count=2):
-    found = build_metrics(spec_of("classification", *metrics), count)
+    found = build_metrics(spec_of("classification", *metrics), NAMES[:count])
     found.update(torch.nn.functional.one_hot(torch.tensor(predicted), count).float(), torch.tensor(labels))
     return {name: float(value) for name, value in found.compute().items()}
 
 
 def scores(predicted, labels, *metrics):
-    found = build_metrics(spec_of("regression", *metrics), 1)
+    found = build_metrics(spec_of("regression", *metrics), None)
     found.update(torch.tensor(predicted)[:, None], torch.tensor(labels))
     return {name: float(value) for name, value in found.compute().items()}
 
@@ -60,7 +62,7 @@ def test_correlations_by_hand():
 
 @pytest.mark.parametrize(("labels", "value"), [([0, 1, 1], 1.0), ([1, 0, 0], -1.0)])
 def test_a_perfect_or_reversed_matthews_is_a_float(labels, value):
-    found = build_metrics(spec_of("classification", "matthews"), 2)
+    found = build_metrics(spec_of("classification", "matthews"), NAMES[:2])
     found.update(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor(labels))
     result = found.compute()["matthews"]
     assert result.dtype == torch.float32
@@ -77,7 +79,7 @@ def test_batches_add_up_to_the_whole_and_reset_forgets():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(50, 2, generator=generator)
     labels = torch.randint(0, 2, (50,), generator=generator)
-    found = build_metrics(spec_of("classification", "matthews", "mean_of_accuracy_f1"), 2)
+    found = build_metrics(spec_of("classification", "matthews", "mean_of_accuracy_f1"), NAMES[:2])
     found.update(logits, labels)
     whole = found.compute()
     found.reset()
@@ -87,7 +89,7 @@ def test_batches_add_up_to_the_whole_and_reset_forgets():
 
 
 def test_predictions_in_half_precision_are_fine():
-    found = build_metrics(spec_of("regression", "pearson"), 1)
+    found = build_metrics(spec_of("regression", "pearson"), None)
     found.update(torch.tensor([[1.0], [2.0]], dtype=torch.bfloat16), torch.tensor([3.0, 4.0]))
     assert float(found.compute()["pearson"]) == pytest.approx(1.0)
 
@@ -97,4 +99,4 @@ def test_f1_of_three_classes_is_refused(metric):
     with pytest.raises(
         ConfigError, match=r"f1 is of two classes, but task t has 3; use task.metrics=\[accuracy, macro"
     ):
-        build_metrics(spec_of("classification", metric), 3)
+        build_metrics(spec_of("classification", metric), NAMES)

@@ -7,6 +7,7 @@ from support.models import FAMILIES, sentences, tiny_model
 
 from prunekit.config.errors import ConfigError
 from prunekit.data.kinds.labelled import CLASSIFICATION
+from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.models.classes import class_order
 from prunekit.models.loading import load_model
 
@@ -87,5 +88,20 @@ def test_other_numbers_of_classes_are_refused(tmp_path):
     model = tiny_model(classes=2)
     model.config.id2label, model.config.problem_type = {0: "a", 1: "b"}, "multi_label_classification"
     model.save_pretrained(tmp_path / "many")
-    with pytest.raises(ConfigError, match="several classes at once"):
+    with pytest.raises(ConfigError, match=r"several classes at once(?s:.*)set task.kind=multilabel"):
         load_model(tmp_path / "many", CLASSIFICATION, ["a", "b"])
+
+
+def test_several_labels_per_text_need_a_model_that_was_trained_so(tmp_path):
+    model = tiny_model(classes=2)
+    model.config.id2label = {0: "a", 1: "b"}
+    for problem in (None, "single_label_classification"):
+        model.config.problem_type = problem
+        model.save_pretrained(tmp_path)
+        with pytest.raises(ConfigError, match=r"does not say that a text may have several classes \(problem_type="):
+            load_model(tmp_path, MULTILABEL, ["a", "b"])
+    model.config.problem_type = "multi_label_classification"
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path, MULTILABEL, ["b", "a"])
+    assert (again.config.id2label, again.config.problem_type) == ({0: "b", 1: "a"}, "multi_label_classification")
+    assert torch.equal(again.classifier.weight, model.classifier.weight[[1, 0]])

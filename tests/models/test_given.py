@@ -37,6 +37,7 @@ def test_what_the_task_says_is_kept(folder):
         ({"id2label": None}, "classification"),
         ({"id2label": [1]}, "classification"),
         ({"problem_type": "regression"}, "regression"),
+        ({"problem_type": "multi_label_classification"}, "multilabel"),
     ],
 )
 def test_the_head_decides_the_kind(folder, changes, kind):

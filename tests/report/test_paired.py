@@ -56,7 +56,7 @@ def test_each_metric_is_the_one_that_runs_report(name):
     labels = torch.rand(40, generator=generator) if values else torch.randint(0, 2, (40,), generator=generator)
     logits = torch.randn(40, 1 if values else 2, generator=generator)
     spec = TaskSpec("some", kind=REGRESSION if values else CLASSIFICATION, metrics=(name,), score=name)
-    reported = build_metrics(spec, 1 if values else 2)
+    reported = build_metrics(spec, None if values else ("no", "yes"))
     reported.update(logits, labels)
     told = float(reported.compute()[name])
     predicted = logits.squeeze(-1).numpy() if values else logits.argmax(-1).numpy()

@@ -37,6 +37,12 @@ def test_it_gives_both_flops_baselines_and_the_measured_speed_with_its_place(car
     assert "medians of interleaved rounds on a laptop" in card.text
 
 
+def test_a_text_with_several_labels_is_read_by_thresholds():
+    text = model_card(RESULT, labels=["tech", "sport"], several=True)
+    assert ".logits.sigmoid()[0]" in text
+    assert 'getattr(model.config, "label_thresholds", [0.5] * len(probabilities))' in text
+
+
 def test_it_tells_its_limits(card):
     assert "- At batch size 1 the dense model was faster where this was measured; use it there." in card.text
     assert "- The weights on disk are as large as the dense model's" in card.text

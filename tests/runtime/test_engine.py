@@ -308,7 +308,7 @@ def test_a_dense_model_of_transformers_is_packed(tmp_path, family):
         expected = model(**batch).logits
     engine = prunekit.load(folder, engine="packed")
     torch.testing.assert_close(engine(batch).logits, expected, atol=1e-4, rtol=0)
-    assert engine(batch).names == model.config.id2label
+    assert engine(batch).answers.names == tuple(model.config.id2label.values())
 
 
 def test_a_pruned_model_whose_settings_are_gone_is_not_packed_unpruned(with_tokenizer, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.exported import PRUNERS, stored_run
+from support.folders import edit_json
 from support.models import tiny_model
 from support.served import predict, serving, settings
 
@@ -60,6 +61,19 @@ def test_answers_equal_the_engines_whatever_shares_the_batch(model):
         assert sum(answer["scores"].values()) == pytest.approx(1)
         assert answer["kept"] == [len(layer[0]) for layer in alone.kept]
         assert answer["tokens"] == len(model.tokenizer(text)["input_ids"]) > answer["kept"][-1]
+
+
+def test_several_labels_are_answered_as_a_list(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "many")
+    settings_of_model = {"problem_type": "multi_label_classification", "label_thresholds": [0.000001, 0.999999]}
+    edit_json(tmp_path / "many/model/config.json", **settings_of_model)
+    several = load_model(open_run(tmp_path / "many"), settings("threads=1"))
+    (answer,) = several.compute(several.read(texts("a bright film")))
+    assert "label" not in answer
+    assert answer["labels"] == ["0"]
+    result = several.engine(["a bright film"])
+    assert list(answer["scores"].values()) == pytest.approx(result.logits.sigmoid()[0].tolist())
+    assert (result.labels, result.probabilities.tolist()) == ([["0"]], result.logits.sigmoid().tolist())
 
 
 def test_a_pair_is_read_with_its_token_types(model):

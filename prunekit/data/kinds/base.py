@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from prunekit.config.errors import ConfigError, listed
+from prunekit.config.errors import ConfigError, listed, quoted
 from prunekit.data.cells import text_fault
 from prunekit.data.keys import TaskKeys
 from prunekit.data.rows import Rows
@@ -35,11 +35,14 @@ class TaskKind(ABC):
     judged_name: str = "text"  # what a prediction is made for, in the words of a report
     checkpoint_metric: str = ""  # chooses the checkpoint; "" = the task's score
     generates: bool = False  # a decoder writes the prediction; otherwise a head reads it off the encoder
+    own_keys: tuple[str, ...] = ()  # keys of a task that mean something to this kind alone
+    may_lack_labels: bool = False  # whether a text may have none
     does: str = ""  # what a model of this kind does, for messages; "" = it gives each text one label or value
     # what cells may hold, and what to do about others, in messages
     allowed_text: str = "text, which is Unicode; null where there is none."
     correct_text: str = "Correct these rows, or name another column."
     allowed_label: str = "one label per text, as a text or a number."
+    correct_label: str = "Correct these rows, or name another column with task.label=..."
 
     def __str__(self) -> str:
         return self.name
@@ -90,6 +93,15 @@ class TaskKind(ABC):
     def has_label(self, label: Any) -> bool:
         """Return whether a cell of the label's column holds a label; texts and answers are not looked at here."""
         return True
+
+    def label_cells(self, keys: TaskKeys, table: Table) -> Sequence[Any]:
+        """Return the cell of each row that holds its label."""
+        return table.column(keys.label)
+
+    def label_complaint(self, keys: TaskKeys, label: Any) -> str:
+        """Return why a cell can be no label, as words that follow its place; "" where it can."""
+        fault = self.label_fault(keys, label)
+        return f"label {quoted(label)} is {fault}" if fault else ""
 
     def label_fault(self, keys: TaskKeys, label: Any) -> str:
         """Return why a cell can be no label, as the words after "label x is"; "" where it can."""
@@ -155,13 +167,12 @@ class TaskKind(ABC):
 
         Of rows with the same texts and the same label, that of the group with the lowest hash is kept.
         """
-        assert rows.groups is not None
-        hashes = {group: content_hash([group]) for group in set(rows.groups)}
-        order = sorted(range(len(rows)), key=lambda row: hashes[rows.groups[row]])
+        groups = rows.groups or ()
+        hashes = {group: content_hash([group]) for group in set(groups)}
+        order = sorted(range(len(rows)), key=lambda row: hashes[groups[row]])
         kept = [order[place] for place in self.divide(rows.take(order), {})["train"]]
         found = rows.take(kept)
-        assert found.groups is not None
-        parts = group_split(found.groups, self.strata(found), content_numbers(self.together(found)), fractions)
+        parts = group_split(found.groups or (), self.strata(found), content_numbers(self.together(found)), fractions)
         return {name: [kept[place] for place in part] for name, part in parts.items()}
 
     # -- token ids -------------------------------------------------------------------------------------

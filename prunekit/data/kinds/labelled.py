@@ -88,11 +88,7 @@ class Classification(_Labelled):
         labels = keys.labels
         if labels is None:
             return
-        if len(set(labels)) != len(labels):
-            twice = next(name for name in labels if labels.count(name) > 1)
-            raise ConfigError(f"task.labels names {quoted(twice)} twice; every label is named once.")
-        if len(labels) < 2:
-            raise ConfigError(f"task.labels=[{listed(labels)}] has {len(labels)} label; give 2 or more.")
+        check_class_names("task.labels", labels)
         if "f1" in " ".join(keys.metrics).replace("macro_f1", "") and len(labels) != 2:
             raise ConfigError(f"metric f1 is of two classes, but task.labels has {len(labels)}; use macro_f1 instead.")
 
@@ -156,6 +152,19 @@ class Regression(_Labelled):
         return found
 
 
+def check_class_names(key: str, names: Sequence[str]) -> None:
+    """Check that classes that a key names are different, and two or more.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{key} names {quoted(twice)} twice; every label is named once.")
+    if len(names) < 2:
+        raise ConfigError(f"{key}=[{listed(names)}] has {len(names)} label; give 2 or more.")
+
+
 def number_of(label: Any) -> float | None:
     """Return a label as a number that float32 holds; None where it is none."""
     label = scalar(label)
@@ -173,6 +182,7 @@ CLASSIFICATION = Classification(
     "classification",
     metrics=("accuracy", "f1", "macro_f1", "matthews", "mean_of_accuracy_f1"),
     default_metrics=("accuracy", "macro_f1"),
+    correct_label="Correct these rows, name another column with task.label=..., or for lists set task.kind=multilabel.",
 )
 REGRESSION = Regression(
     "regression",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
+from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
 from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 
-KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, SPAN, TRANSLATION, TOKENS)}
+KINDS: dict[str, TaskKind] = {
+    kind.name: kind for kind in (CLASSIFICATION, REGRESSION, MULTILABEL, SPAN, TRANSLATION, TOKENS)
+}

@@ -17,6 +17,7 @@ from prunekit.evaluation.evaluate import kept_tokens
 from prunekit.evaluation.judging import Predictions
 from prunekit.files import atomic_write_text
 from prunekit.models import pretrained
+from prunekit.models.answers import store_thresholds
 from prunekit.models.heads import HEADS
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens.preparation import Prepared
@@ -95,9 +96,10 @@ def write_predictions(run: RunInputs, prepared: Prepared, tested: Tested) -> Non
         atomic_write_text(run.folder.path / "predictions.json", text)
 
 
-def save_model(run: RunInputs, prepared: Prepared, tokenizer: Any) -> Path:
+def save_model(run: RunInputs, prepared: Prepared, tested: Tested, tokenizer: Any) -> Path:
     """Save the pruned model with its tokenizer as a Hugging Face folder, and return the folder."""
     folder, method = run.folder.path / "model", prepared.method
+    store_thresholds(method.model.config, tested.spec.thresholds)
     encoder_of(method.model).execution = method.test_execution
     pretrained.save(method.model, tokenizer, folder, max_length=run.spec.max_length)
     return folder
@@ -112,6 +114,7 @@ def describe_model(run: RunInputs, prepared: Prepared, folder: Path, result: Run
         base_model=run.cfg["backbone"].get("hub"),
         labels=list(data.label_names) if data.label_names else None,
         task_type=HEADS[run.spec.kind].pipeline,
+        several=HEADS[run.spec.kind].several,
         hardware=run.folder.manifest().get("cpu"),
     )
     atomic_write_text(folder / "README.md", card)

@@ -113,7 +113,7 @@ def _check_given(run: RunInputs, source: Path | str, head: HeadType) -> None:
     check_head(source, head)
     labels = run.spec.labels or getattr(run.data, "label_names", None)
     if head.has_classes and (labels or run.spec.kind == REGRESSION):
-        check_classes(source, labels)
+        check_classes(source, labels, several=head.several)
 
 
 def _check_same_shape(run: RunInputs, key: str, teacher: Path | str) -> None:

@@ -74,7 +74,7 @@ class Pipeline:
             other_splits = evaluate_other_splits(run, prepared, tested)
             result = replace(result, score=replace(result.score, other_splits=other_splits))
             write_predictions(run, prepared, tested)
-            folder = save_model(run, prepared, tokenizer)
+            folder = save_model(run, prepared, tested, tokenizer)
             if run.cfg["bench"]["enabled"] and method.test_execution == "pack":
                 result = replace(result, speed=measure_speed(run.cfg["bench"], method.model, folder, data))
             if prepared.goal is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prunekit.config.identity import config_hash
+from prunekit.data.spec import TaskSpec
 from prunekit.environment import command
 from prunekit.models.heads import HEADS
 from prunekit.pipelines.inputs import RunInputs
@@ -44,6 +45,7 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> RunResul
             "rows": test.judged,
             "of": spec.judged_name,
             **({"null_threshold": tested.spec.null_threshold} if spec.unanswerable else {}),
+            **_thresholds(tested.spec, data.label_names or ()),
             **_classes(tested, data.label_names or ()),
             "dense": tested.dense.metrics[spec.score],
             "pruned": test.metrics[spec.score],
@@ -74,6 +76,11 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> RunResul
     return RunResult.from_json(content)
 
 
+def _thresholds(spec: TaskSpec, names: Sequence[str]) -> dict[str, Any]:
+    """Return the thresholds of the labels that were tuned."""
+    return {"thresholds": dict(zip(names, spec.thresholds, strict=True))} if spec.thresholds else {}
+
+
 def _classes(tested: Tested, names: Sequence[str]) -> dict[str, Any]:
     """Return which class F1 is of, and which is the only one that a model answers."""
     found: dict[str, Any] = {}
@@ -82,7 +89,6 @@ def _classes(tested: Tested, names: Sequence[str]) -> dict[str, Any]:
     only = {}
     for model, result in (("dense", tested.dense), ("pruned", tested.test)):
         predictions = result.per_row.predictions
-        answers = predictions.predicted.unique().tolist() if predictions.classes else []
-        if len(answers) == 1 and len(predictions.labels.unique()) > 1:
-            only[model] = predictions.classes[int(answers[0])]
+        if (same := predictions.only_answer()) is not None:
+            only[model] = same
     return found | ({"one_class": only} if only else {})
