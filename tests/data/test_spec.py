@@ -1,5 +1,7 @@
 """A task is a description; what contradicts itself is refused with the values."""
 
+import re
+
 import pytest
 import yaml
 from support.paths import ROOT
@@ -20,6 +22,17 @@ def test_every_task_file_is_a_task_of_its_name(file):
     config = yaml.safe_load(file.read_text())
     kind = TextSpec if config["kind"] == "text" else TaskSpec
     assert kind.from_config(config).name == file.stem
+
+
+def test_datasets_of_the_hub_are_pinned_to_a_commit():
+    """`main` moves: the same command would train on other rows, under the same name."""
+    blocks = {}
+    for file in (CONF / "task").glob("*.yaml"):
+        config = yaml.safe_load(file.read_text())
+        named = {file.stem: config} | {f"{file.stem}.{key}": value for key, value in config.items()}
+        blocks |= {name: block for name, block in named.items() if isinstance(block, dict) and block.get("hub")}
+    assert {"cola", "wmt16_en_de", "domain_medical.choice"} <= blocks.keys()
+    assert [name for name, block in blocks.items() if not re.fullmatch("[0-9a-f]{40}", block["revision"])] == []
 
 
 @pytest.mark.parametrize(
