@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ def read_groups(column: str, table: Table, rows: Sequence[int], fractions: Mappi
 class UsableRows:
     """The rows of a table that have texts and a label, and how many have not, by reason."""
 
-    rows: list[int]
+    rows: Sequence[int]
     dropped: Mapping[str, int]
 
 
@@ -142,7 +143,7 @@ def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
     """
     texts = {name: table.column(name) for name in spec.kind.text_columns(spec)}
     labels = spec.kind.label_cells(spec, table)
-    rows: list[int] = []
+    rows = array("q")  # a list of them is as large as short texts
     wrong, empty, unlabelled, mislabelled = Faults(), Faults(), Faults(), Faults()
     for row, (label, *cells) in enumerate(zip(labels, *texts.values(), strict=True)):
         blank = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ def hash_split(
     classes: Sequence[int],
     fractions: Mapping[str, float],
     decisions: Sequence[Hashable] | None = None,
-) -> dict[str, list[int]]:
+) -> dict[str, Sequence[int]]:
     """Return row numbers of "train" and of each named part, stratified by class; a part is in the order of its hashes.
 
     Rows with the same texts are in the same part, so that no part holds what another one does. Of those with the same
@@ -30,11 +31,11 @@ def hash_split(
     counting texts with their lowest class and rounded half up; the rest is "train".
     """
     # the numbers of a few million rows are kept in arrays: as Python objects they are as large as the texts
-    digests = b"".join(bytes.fromhex(content_hash(key)) for key in keys)
-    hashes = np.frombuffer(digests, ">u8").reshape(-1, 4)
     numbers = np.asarray(classes, np.int64)
-    order = np.lexsort((numbers, *hashes.T[::-1]))
-    is_first = np.r_[True, (hashes[order[1:]] != hashes[order[:-1]]).any(1)][: len(order)]
+    high, low = _content_hashes(keys)
+    order = np.lexsort((numbers, low, high))
+    is_first = ~(_repeats(high[order]) & _repeats(low[order]))
+    del high, low  # as large as all that follows
     distinct = order[is_first]
     others = _others(order, is_first, decisions)
     part = np.zeros(len(distinct), np.int8)
@@ -46,9 +47,25 @@ def hash_split(
             part[places[start:end]] = code
             start = end
     return {
-        name: [one for row in distinct[part == code].tolist() for one in (row, *others.get(row, ()))]
+        name: array("q", (one for row in distinct[part == code] for one in (int(row), *others.get(int(row), ()))))
         for code, name in enumerate(["train", *fractions])
     }
+
+
+def _content_hashes(keys: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the second 64 bits of each row's `content_hash`, by which rows sort as by all of it."""
+    digests = bytearray(16 * len(keys))
+    for row, key in enumerate(keys):
+        digests[16 * row : 16 * row + 16] = bytes.fromhex(content_hash(key)[:32])
+    high, low = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
+    return high, low
+
+
+def _repeats(values: np.ndarray) -> np.ndarray:
+    """Return which values are those before them."""
+    repeats = np.zeros(len(values), bool)
+    repeats[1:] = values[1:] == values[:-1]
+    return repeats
 
 
 def _others(order: np.ndarray, is_first: np.ndarray, decisions: Sequence[Hashable] | None) -> dict[int, list[int]]:
@@ -125,12 +142,14 @@ def content_numbers(contents: Iterable[Sequence[str]]) -> np.ndarray:
 
 def contradictions(contents: np.ndarray, decisions: Sequence[Hashable]) -> np.ndarray:
     """Return which rows have the same texts as a row with another decision."""
-    number: dict[Hashable, int] = {}
-    values = np.fromiter((number.setdefault(value, len(number)) for value in decisions), np.int64, len(decisions))
-    order = np.lexsort((values, contents))
-    starts = np.flatnonzero(np.r_[True, contents[order][1:] != contents[order][:-1]])
+    found = np.zeros(len(contents), bool)
+    order = np.argsort(contents, kind="stable")
+    repeats = _repeats(contents[order])
+    if not repeats.any():
+        return found
+    starts = np.flatnonzero(~repeats)
     ends = np.r_[starts[1:], len(order)]
-    differ = values[order][starts] != values[order][ends - 1] if len(order) else np.zeros(0, bool)
-    found = np.zeros(len(order), bool)
-    found[order] = np.repeat(differ, ends - starts) if len(order) else found
+    for start, end in zip(starts[ends > starts + 1].tolist(), ends[ends > starts + 1].tolist(), strict=True):
+        rows = order[start:end]
+        found[rows] = len({decisions[row] for row in rows.tolist()}) > 1
     return found

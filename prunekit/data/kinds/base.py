@@ -155,7 +155,7 @@ class TaskKind(ABC):
         """Return texts per row; rows with the same are in the same part."""
         return rows.contents
 
-    def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
+    def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> Mapping[str, Sequence[int]]:
         """Return the row numbers of "train" and of each named part, divided by content, without duplicates.
 
         Rows that contradict each other are in the same part.
