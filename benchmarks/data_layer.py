@@ -1,6 +1,6 @@
 r"""Time and memory from a CSV file to the last token and through an epoch of batches, for files of several sizes.
 
-    python benchmarks/data_layer.py                 # benchmarks/results/data_layer.json, table and figure of docs/data.md
+    python benchmarks/data_layer.py                 # results/data_layer.json, and the table and figure of docs/data.md
     python benchmarks/data_layer.py before=../old   # the same for the checkout of an earlier version, in turns
 
 Each file is read in a process of its own, on one thread, into an empty cache and then again from it; the first of these
@@ -160,7 +160,7 @@ def measure(given: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
                 name: {"cold": [], "again": []} for name, (_, sizes) in trees.items() if rows in sizes
             }
             # versions take turns, so that what else the machine does slows both
-            for turn in range(given["turns"] if len(read) > 1 else 1):
+            for turn in range(given["turns"] if rows == min(given["rows"]) else 1):
                 for name, one in read.items():
                     with tempfile.TemporaryDirectory(dir=place) as cache:
                         for state, runs in one.items():
@@ -189,7 +189,7 @@ def own_memory(size: Mapping[str, Any]) -> float:
 def table(found: Mapping[str, Any]) -> str:
     """Return what was measured, in Markdown, with its two comparisons."""
     lines = [
-        "| | rows | file, MiB | to the last token, s | again, s | an epoch, s | memory for it, MiB | mapped files, MiB |",
+        "| | rows | file, MiB | to the last token, s | again, s | an epoch, s | memory, MiB | mapped files, MiB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for version, label in VERSIONS.items():
@@ -213,9 +213,11 @@ def comparisons(found: Mapping[str, Any]) -> list[str]:
             again = middle(now["again"], "read_s") / middle(then["again"], "read_s")
             prints = {run["fingerprint"] for size in (now, then) for run in size["cold"]}
             batches = "the same batches" if len(prints) == 1 else "other batches"
+            turns = len(now["cold"])
             lines.append(
                 f"- {now['rows']:,} rows take {ratio:.2f} times as long as before to the last token and {again:.2f} "
-                f"times from the cache ({len(now['cold'])} turns each, medians), and give {batches}."
+                f"times from the cache ({f'medians of {turns} turns each' if turns > 1 else 'once each'}), and give "
+                f"{batches}."
             )
     first, last = found["now"][0], found["now"][-1]
     if last["rows"] > first["rows"]:
@@ -224,8 +226,8 @@ def comparisons(found: Mapping[str, Any]) -> list[str]:
         whole = [max(run["anon_mib"] for run in size["cold"]) for size in (first, last)]
         lines.append(
             f"- From {first['rows']:,} to {last['rows']:,} rows the process grows from {whole[0]:.0f} to {whole[1]:.0f} "
-            f"MiB: by {grown:.0f} bytes a row, for numbers such as hashes, order and labels; a row's text has "
-            f"{file:.0f} bytes in the file."
+            f"MiB, by {grown:.0f} bytes a row, for numbers such as hashes, order and labels; a row has {file:.0f} "
+            "bytes in the file."
         )
     return lines
 

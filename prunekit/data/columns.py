@@ -81,8 +81,13 @@ class Column(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         if self.rows is not None:
+            ends, starts = np.asarray(self._ends, np.int64), np.asarray(self._starts, np.int64)
             for start in range(0, len(self.rows), BLOCK):
-                yield from map(self._value, self.rows[start : start + BLOCK].tolist())
+                numbers = self.rows[start : start + BLOCK]
+                chunks = np.searchsorted(ends, numbers, "right")
+                places = (numbers - starts[chunks]).tolist()
+                values = (self._getter_of(chunk)(place) for chunk, place in zip(chunks.tolist(), places, strict=True))
+                yield from values if self._is_whole else map(self.place.value, values)
             return
         for chunk in self.chunks:
             for start in range(0, len(chunk), BLOCK):
@@ -139,11 +144,14 @@ class Column(Sequence[Any]):
 
     def _value(self, number: int) -> Any:
         chunk = bisect_right(self._ends, number)
+        value = self._getter_of(chunk)(number - self._starts[chunk])
+        return value if self._is_whole else self.place.value(value)
+
+    def _getter_of(self, chunk: int) -> Getter:
         getter = self._getters[chunk]
         if getter is None:
             getter = self._getters[chunk] = _getter(self.chunks[chunk])
-        value = getter(number - self._starts[chunk])
-        return value if self._is_whole else self.place.value(value)
+        return getter
 
 
 def take(values: Sequence[Any], rows: Sequence[int]) -> Sequence[Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from prunekit.config.errors import listed, quoted
 from prunekit.data.cells import UNTYPED, is_missing, is_unlabelled, label_fault, scalar, spelling
+from prunekit.data.columns import take
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.tables import Table
@@ -82,19 +84,19 @@ def class_numbers(table: Table, column: str, kept: Sequence[int], names: Sequenc
     Raises:
         DataError: a label is of no class.
     """
-    raw = table.column(column)
+    raw = take(table.column(column), kept)
     number = {name: place for place, name in enumerate(names)}
     own = table.classes.get(column)
-    by_number = all(WHOLE.fullmatch(spelling(raw[row])) and spelling(raw[row]) not in number for row in kept)
+    spelt = lru_cache(typed=True)(spelling)  # most columns have a few labels
+    by_number = all(WHOLE.fullmatch(spelt(label)) and spelt(label) not in number for label in raw)
     if by_number:
         places = own if own is not None and set(own) == set(names) else names
         number = {str(place): number[name] for place, name in enumerate(places)}
     lower = {name.casefold(): place for name, place in number.items()}
     found: list[int] = []
     faults = Faults()
-    for row in kept:
-        label = raw[row]
-        name = spelling(label)
+    for row, label in zip(kept, raw, strict=True):
+        name = spelt(label)
         place = number.get(name.partition(".")[0] if by_number else name)
         if place is None and isinstance(label, bool):
             place = lower.get(name)
@@ -104,7 +106,7 @@ def class_numbers(table: Table, column: str, kept: Sequence[int], names: Sequenc
             found.append(place)
     if faults:
         allowed = listed(f"{label} ({names[at]})" if by_number else label for label, at in number.items())
-        hidden = faults.count == len(kept) and spelling(raw[kept[0]]) == NO_LABEL
+        hidden = faults.count == len(kept) and spelt(raw[0]) == NO_LABEL
         raise DataError(
             f"{table.prefix}{faults} is not in the set {allowed}; correct it or task.labels."
             + ("\nAll labels are -1, which stands for labels that are not public." if hidden else "")

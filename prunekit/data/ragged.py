@@ -23,6 +23,7 @@ class Ragged:
         self._first = np.cumsum([0, *map(len, lengths)])  # the row with which each part begins
         self._starts = np.cumsum([0, *(int(part.sum()) for part in lengths)])
         ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]), dtype=np.int64)
+        self._ends = ends
         self.offsets: Int[Tensor, "boundaries"] = torch.from_numpy(ends)
 
     @classmethod
@@ -52,17 +53,24 @@ class Ragged:
 
     def row(self, number: int) -> np.ndarray:
         """Return one row."""
-        part = int(np.searchsorted(self._first, number, "right")) - 1
-        start = int(self.offsets[number]) - self._starts[part]
-        return self._values[part][start : start + int(self.offsets[number + 1] - self.offsets[number])]
+        return self._rows(np.asarray([number]))[0]
+
+    def _rows(self, numbers: np.ndarray) -> list[np.ndarray]:
+        parts = np.searchsorted(self._first, numbers, "right") - 1
+        starts = self._ends[numbers] - self._starts[parts]
+        ends = starts + self._ends[numbers + 1] - self._ends[numbers]
+        return [
+            self._values[part][start:end]
+            for part, start, end in zip(parts.tolist(), starts.tolist(), ends.tolist(), strict=True)
+        ]
 
     def first(self, count: int) -> np.ndarray:
         """Return the numbers of the first rows, end to end."""
-        return np.concatenate([np.zeros(0, np.int32), *(self.row(number) for number in range(count))])
+        return np.concatenate([np.zeros(0, np.int32), *self._rows(np.arange(count))])
 
     def padded(self, rows: Int[Tensor, "batch"], fill: int) -> Int[Tensor, "batch width"]:
         """Return these rows, with `fill` after their ends up to the longest of them."""
-        chosen = [self.row(number) for number in rows.tolist()]
+        chosen = self._rows(rows.numpy())
         batch = np.full((len(chosen), max(map(len, chosen))), fill, np.int64)
         for place, numbers in enumerate(chosen):
             batch[place, : len(numbers)] = numbers

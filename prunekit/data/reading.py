@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -145,6 +146,11 @@ def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
     labels = spec.kind.label_cells(spec, table)
     rows = array("q")  # a list of them is as large as short texts
     wrong, empty, unlabelled, mislabelled = Faults(), Faults(), Faults(), Faults()
+
+    def complaint_of(label: Any) -> str | None:
+        return spec.kind.label_complaint(spec, label) if spec.kind.has_label(label) else None
+
+    known_complaint = lru_cache(complaint_of)  # of texts, of which most columns have a few
     for row, (label, *cells) in enumerate(zip(labels, *texts.values(), strict=True)):
         blank = ""
         for name, cell in zip(texts, cells, strict=True):
@@ -156,12 +162,12 @@ def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
             blank = blank or name
         if blank and spec.empty != "keep":
             empty.add(table.place(row), f": the text in column {quoted(blank)} is empty")
-        elif not spec.kind.has_label(label):
+        elif (complaint := (known_complaint if isinstance(label, str) else complaint_of)(label)) is None:
             if spec.unlabelled == "none":
                 rows.append(row)
                 continue
             unlabelled.add(table.place(row), f": column {quoted(spec.label)} holds no label")
-        elif complaint := spec.kind.label_complaint(spec, label):
+        elif complaint:
             mislabelled.add(table.place(row), f": {complaint}")
         else:
             rows.append(row)

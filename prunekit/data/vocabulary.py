@@ -20,7 +20,7 @@ COUNTED = 5_000  # rows that the share of unknown tokens is counted over
 
 def is_tokenless(text: str, tokenizer: Any) -> bool:
     """Return whether a text has no token besides the special ones, as zero-width and control characters have none."""
-    if LETTER.search(text) and LETTER.search(BLANK_LETTERS.sub("", text)):
+    if (letter := LETTER.search(text)) and (letter[0].isascii() or LETTER.search(BLANK_LETTERS.sub("", text))):
         return False
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     # a mark for the beginning of a word, which decodes to nothing, is no token of its own
