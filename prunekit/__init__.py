@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prunekit.data.given import task_of as task_of
     from prunekit.models.pretrained import load_pruner as load_pruner
     from prunekit.models.pretrained import save as save
     from prunekit.models.pretrained import save_pruner as save_pruner
@@ -19,9 +20,10 @@ _PUBLIC = {
     "load_pruner": "prunekit.models.pretrained",
     "save": "prunekit.models.pretrained",
     "save_pruner": "prunekit.models.pretrained",
+    "task_of": "prunekit.data.given",
 }
 
-__all__ = ["__version__", "load", "load_pruner", "save", "save_pruner"]
+__all__ = ["__version__", "load", "load_pruner", "save", "save_pruner", "task_of"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,10 +15,11 @@ from prunekit.data.bands import Band, resolve, rows_between
 from prunekit.data.columns import prefixed
 from prunekit.data.encoding import EncodedSplit, Encoder, load_tokenizer
 from prunekit.data.errors import DataError
+from prunekit.data.given import task_of
 from prunekit.data.loading import FixedLoader, StepLoader, generator_of
 from prunekit.data.reading import read_task
 from prunekit.data.rows import Rows, TaskRows
-from prunekit.data.sources import TaskSource
+from prunekit.data.sources import TaskSource, find_task
 from prunekit.data.spec import TaskSpec
 from prunekit.data.vocabulary import COUNTED, unknown_share, without_tokenless
 from prunekit.files import cache_folder
@@ -85,6 +86,42 @@ class TokenPruningDataModule(L.LightningDataModule):
         self.bands: list[tuple[Band, EncodedSplit]] = []  # the parts of the test that `eval_bands` asks for
         self._own_test = False
         self._splits: dict[str, EncodedSplit] = {}
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Any,
+        tokenizer_path: str | Path,
+        *,
+        text: str = "text",
+        label: str = "label",
+        task: Mapping[str, Any] | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        seed: int = 1,
+        cache_dir: str | Path | None = None,
+        **settings: Any,
+    ) -> TokenPruningDataModule:
+        """Prepare a module of rows given from Python: a frame, a Dataset, a list of dicts, or several as splits.
+
+        `task` are further keys of the task, as {"max_length": 256, "kind": "regression"}; `settings` are those above.
+
+        Raises:
+            DataError: the rows cannot be used; `data.given.task_of` says what is allowed.
+            ConfigError: a key that no task has.
+        """
+        keys = task_of(rows, text=text, label=label, cache_dir=cache_dir, **(task or {}))
+        spec = TaskSpec.from_config({"name": "rows", **keys})
+        return cls(
+            spec,
+            find_task(spec),
+            tokenizer_path,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+            cache_dir=cache_dir,
+            **settings,
+        )
 
     def setup(self, stage: str | None = None) -> None:
         """Read and encode every split; a second call does nothing.
