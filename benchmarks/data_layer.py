@@ -223,9 +223,9 @@ def comparisons(found: Mapping[str, Any]) -> list[str]:
     if last["rows"] > first["rows"]:
         grown = (own_memory(last) - own_memory(first)) * MIB / (last["rows"] - first["rows"])
         file = last["file_mib"] * MIB / last["rows"]
-        whole = [max(run["anon_mib"] for run in size["cold"]) for size in (first, last)]
+        low, high = (max(run["anon_mib"] for run in size["cold"]) for size in (first, last))
         lines.append(
-            f"- From {first['rows']:,} to {last['rows']:,} rows the process grows from {whole[0]:.0f} to {whole[1]:.0f} "
+            f"- From {first['rows']:,} to {last['rows']:,} rows the process grows from {low:.0f} to {high:.0f} "
             f"MiB, by {grown:.0f} bytes a row, for numbers such as hashes, order and labels; a row has {file:.0f} "
             "bytes in the file."
         )
@@ -252,8 +252,11 @@ def draw(found: Mapping[str, Any]) -> Figure:
             curves.axvline(100 * run["read_s"] / seconds[-1], color=COLOURS[version], linestyle=style, linewidth=0.5)
         rows = [size["rows"] for size in found[version]]
         peaks.plot(rows, [own_memory(size) for size in found[version]], "o-", color=COLOURS[version], label=label)
-    curves.set(xlabel="share of the time, %; thin lines: the last token", ylabel="memory for it, MiB", ylim=(0, None))
-    peaks.set(xlabel="rows", ylabel="most memory for it, MiB", xscale="log", ylim=(0, None))
+    most = 1.4 * max(own_memory(size) for version in VERSIONS for size in found[version])  # with room for the legend
+    curves.set(xlabel="share of the time, %; thin lines: the last token", ylabel="memory for it, MiB", ylim=(0, most))
+    peaks.set(xlabel="rows", ylabel="most memory for it, MiB", xscale="log", ylim=(0, most))
+    peaks.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    peaks.minorticks_off()
     for axes in (curves, peaks):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, frameon=False)

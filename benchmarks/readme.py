@@ -86,6 +86,13 @@ def campaign() -> str:
     return table
 
 
+def data_layer() -> str:
+    """Return the table of time and memory from a file to batches."""
+    stored = json.loads((RESULTS / "data_layer.json").read_text())
+    table: str = runpy.run_path(str(ROOT / "benchmarks" / "data_layer.py"))["table"](stored)
+    return table
+
+
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls"), "own model": own_model},
@@ -122,6 +129,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             metrics=["score", "reduction"],
         )
     },
+    "docs/data.md": {"data_layer": data_layer},
     "docs/translation.md": {"trained": translations},
     "docs/reliability.md": {"campaign": campaign},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
