@@ -70,7 +70,7 @@ def task_of(
             continue
         given = _given(table)
         columns = [_place(given.names, name) for name in spec.columns]
-        columns += [place for place, name in enumerate(given.names) if name in _words(keys)]
+        columns += [place for place, name in enumerate(given.names) if _is_meant(name, keys)]
         names = given.classes.get(given.names[_place(given.names, label)])
         if names is not None and key == FILES[0]:
             task.setdefault("labels", list(names))
@@ -79,10 +79,10 @@ def task_of(
     return task
 
 
-def _words(keys: Mapping[str, Any]) -> set[str]:
-    """Return the texts among the values of keys: a column that one of them names is kept too, as that of the ids."""
+def _is_meant(name: str, keys: Mapping[str, Any]) -> bool:
+    """Return whether the value of a key names a column, or a field of its records, as that of the ids does."""
     lists = [value if isinstance(value, list | tuple) else [value] for value in keys.values()]
-    return {word for words in lists for word in words if isinstance(word, str)}
+    return any(isinstance(word, str) and f"{word}.".startswith(f"{name}.") for words in lists for word in words)
 
 
 def _splits(data: Any) -> dict[str, Any]:
@@ -211,8 +211,7 @@ def _of_dataset(dataset: Any) -> _Given:
     kinds = {name: dataset.features[name] for name in names}
     known = {name: getattr(getattr(kind, "feature", kind), "names", None) for name, kind in kinds.items()}
     classes = {name: list(map(str, own)) for name, own in known.items() if own is not None}
-    whole = {name: own for name, own in classes.items() if not hasattr(kinds[name], "feature")}
-    return _Given(names, blocks, whole)
+    return _Given(names, blocks, classes)
 
 
 def _named(values: list[Any], names: Sequence[str] | None) -> list[Any]:
@@ -245,10 +244,11 @@ def _of_arrow(frame: Any) -> _Given:
 
 
 def _place(names: Sequence[str], name: str) -> int:
-    """Return the place of a column, or of the column of records that name.field is a field of."""
-    for wanted in (name, name.partition(".")[0]):
-        if wanted in names:
-            return list(names).index(wanted)
+    """Return the place of a column, or of the column of records that has the field of a path with dots."""
+    found = [own for own in names if own == name] or [own for own in names if own.strip() == name.strip()]
+    found = found or sorted((own for own in names if name.startswith(f"{own}.")), key=len)
+    if found:
+        return list(names).index(found[-1])
     raise DataError(
         f"{SHOWN} has no column {quoted(name)}; its columns are {listed(names)}.\n"
         "Allowed: the name of a column; an index is none.\nName them with text=... and label=..."

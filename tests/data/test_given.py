@@ -132,7 +132,9 @@ def test_class_names_of_a_dataset_are_those_of_the_task(given):
     task = given(rows.with_format("torch"))
     assert task["labels"] == ["World", "Sports"]
     assert values(task["file"])["label"] == ["Sports", "World", -1]
-    assert values(given(rows, label="tags")["file"])["tags"] == [["World", "Sports"], [], ["Sports"]]
+    tagged = given(rows, label="tags")
+    assert tagged["labels"] == ["World", "Sports"]
+    assert values(tagged["file"])["tags"] == [["World", "Sports"], [], ["Sports"]]
 
 
 # -- splits and columns ------------------------------------------------------------------------------
@@ -147,12 +149,12 @@ def test_splits_become_the_files_of_a_task(given):
 
 
 def test_columns_that_a_task_needs_are_kept_and_no_others(given):
-    rows = [{"a": "x", "b": "y", "more": b"\xff", "key": 1, "who": {"name": "z"}}]
-    assert values(given(rows, text="a", text_pair="b", label="who.name", id="key")["file"]) == {
+    rows = [{"a": "x", "b": "y", "more": b"\xff", "key": {"part": 1}, "who": {"name": "z"}}]
+    assert values(given(rows, text="a", text_pair="b", label="who.name", id="key.part")["file"]) == {
         "a": ["x"],
         "b": ["y"],
         "who": [{"name": "z"}],
-        "key": [1],
+        "key": [{"part": 1}],
     }
 
 
