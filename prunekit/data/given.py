@@ -312,7 +312,7 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple) or getattr(value, "ndim", 0):
+    if isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0:
         return [_plain(part) for part in value]
     value = scalar(value)
     return None if is_missing(value) else value
