@@ -194,8 +194,7 @@ def _of_pandas(frame: Any) -> _Given:
     def blocks(places: Sequence[int]) -> Iterator[Block]:
         for start in range(0, len(frame), BLOCK):
             some = frame.iloc[start : start + BLOCK]
-            # as objects: categories that are whole numbers would become floats beside missing ones
-            yield [some.iloc[:, place].astype(object).tolist() for place in places]
+            yield [some.iloc[:, place].tolist() for place in places]
 
     return _Given([str(name) for name in frame.columns], blocks)
 
