@@ -235,6 +235,11 @@ def damage(path: str | Path, owner: str = "", *, grows: bool = False) -> str | N
     return CHANGED
 
 
+def is_sealed(path: Path) -> bool:
+    """Return whether a file has a seal."""
+    return _seal_path(path).is_file()
+
+
 def _seal_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.sha256")
 

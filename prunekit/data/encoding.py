@@ -20,9 +20,11 @@ from torch import Tensor
 
 from prunekit.data.columns import Column, Place
 from prunekit.data.errors import DataError
+from prunekit.data.folders import special_file
 from prunekit.data.ragged import Ragged
 from prunekit.data.rows import Rows
-from prunekit.data.store import datasets_quiet, is_writable
+from prunekit.data.store import datasets_quiet, discard_damaged, is_writable, seal_all
+from prunekit.files import remove_sealed
 
 # of columns of some rows, with the rows' numbers, to columns of what they are encoded to, as Arrow arrays
 Tokenise = Callable[[Mapping[str, list[Any]], list[int]], Mapping[str, Any]]
@@ -150,6 +152,8 @@ def load_tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer  # takes seconds, and a cached split is read without it
 
     folder = Path(source)
+    if (special := special_file(folder)) is not None:
+        raise DataError(f"{special} is a pipe, a socket or a device, and no file; remove it, or give another folder.")
     if folder.is_dir() and not any(any(folder.glob(name)) for name in VOCABULARIES):
         # transformers would make one that knows no word, without a warning
         raise DataError(
@@ -248,12 +252,17 @@ class Encoder:
             keep_in_memory=path is None,
         )
         with datasets_quiet():
+            # one file, or several where processes wrote one each
+            parts = [] if cache is None else sorted(cache.glob(f"{key[:32]}*.arrow"))
+            discard_damaged(*parts)
             try:
                 found = encode_again(load_from_cache_file=True)
-            except (pyarrow.ArrowException, OSError):  # a damaged file
+            except (pyarrow.ArrowException, OSError):  # a damaged file without a seal
                 found = None
             if found is None or not _is_whole(found, len(dataset)):
+                remove_sealed(*parts)
                 found = encode_again(load_from_cache_file=False)
+        seal_all(cache, (Path(file["filename"]) for file in found.cache_files))
         return {name: found.data.column(name).chunks for name in found.column_names}
 
     def split(self, key: str, columns: Mapping[str, list[Any]], targets: Targets) -> EncodedSplit:

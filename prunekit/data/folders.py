@@ -40,3 +40,12 @@ def data_files(folder: Path) -> list[Path]:
                 "Give the folder of the data alone, or a file, as task.file=..."
             )
     return sorted(files)
+
+
+def special_file(folder: Path) -> Path | None:
+    """Return the first entry of a folder that is a pipe, a socket or a device, whose reading may never end."""
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:
+        return None
+    return next((path for path in paths if path.exists() and not (path.is_file() or path.is_dir())), None)

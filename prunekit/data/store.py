@@ -7,13 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.files import cache_folder, known_sha256, why_unwritable
+from prunekit.files import cache_folder, damage, is_sealed, known_sha256, remove_sealed, seal, why_unwritable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,6 +70,7 @@ class RowStore:
         if self.folder is None:
             return in_memory(pyarrow.Table.from_batches(_batches(schema, types, read()), schema))
         path = self.folder / f"{self._digest[:32]}.arrow"
+        discard_damaged(path)
         if not path.is_file():
             scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
             try:
@@ -79,6 +80,7 @@ class RowStore:
                 scratch.replace(path)
             finally:
                 scratch.unlink(missing_ok=True)
+        seal_all(self.folder, [path])
         return datasets.Dataset.from_file(str(path))
 
     @cached_property
@@ -95,6 +97,22 @@ def in_memory(table: Any) -> Dataset:
     from datasets.table import InMemoryTable  # heavy
 
     return datasets.Dataset(InMemoryTable(table))
+
+
+def discard_damaged(*paths: Path) -> None:
+    """Remove files of a cache, all of them, if one is not what was written, and print that."""
+    wrong = next((f"{path} {why}" for path in paths if (why := damage(path)) is not None), None)
+    if wrong is not None:
+        print(f"cache      {wrong}; it is made again", file=sys.stderr)
+        remove_sealed(*paths)
+
+
+def seal_all(folder: Path | None, paths: Iterable[Path]) -> None:
+    """Seal those files of a cache folder that have no seal yet; None is no cache."""
+    for path in paths:
+        if path.parent == folder and not is_sealed(path):
+            with suppress(OSError):  # one that cannot be written is used as it is
+                seal(path)
 
 
 def is_writable(folder: Path) -> bool:

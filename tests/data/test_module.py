@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -95,16 +96,30 @@ def test_a_second_encoding_is_read_from_the_cache(tokenizer, tmp_path, monkeypat
     assert (second.truncated, second.fingerprint, second.padding) == (1, first.fingerprint, first.padding)
 
 
-def test_a_damaged_cache_is_made_again(tokenizer, tmp_path):
+def test_a_damaged_cache_is_made_again(tokenizer, tmp_path, capsys):
     rows = Rows(["bade", "go"], None, [1, 0])
     encode_texts(rows, Encoder(tokenizer, 16, tmp_path))
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.arrow")
     whole = file.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"x" * len(whole)):
+    ids = np.array(tokenizer("bade")["input_ids"], np.int32)
+    another = whole.replace(ids.tobytes(), (ids ^ [0, 1, 0]).astype(np.int32).tobytes())
+    assert another != whole
+    for damaged in (b"", whole[: len(whole) // 2], b"x" * len(whole), another):
         file.write_bytes(damaged)
-        assert encode_texts(rows, Encoder(tokenizer, 16, tmp_path)).row(0) == tokenizer("bade")["input_ids"]
-        assert list(tmp_path.iterdir()) == [file]
+        assert encode_texts(rows, Encoder(tokenizer, 16, tmp_path)).row(0) == ids.tolist()
+        assert f"{file} is not what was written: it was damaged" in capsys.readouterr().err
+        assert list(tmp_path.glob("*.arrow")) == [file]
         assert len(Dataset.from_file(str(file))) == 2
+
+
+def test_a_damaged_cache_of_an_older_version_is_made_again(tokenizer, tmp_path):
+    rows = Rows(["bade", "go"], None, [1, 0])
+    encode_texts(rows, Encoder(tokenizer, 16, tmp_path))
+    (file,), (seal,) = tmp_path.glob("*.arrow"), tmp_path.glob(".*.sha256")
+    seal.unlink()
+    file.write_bytes(file.read_bytes()[:-200])
+    assert encode_texts(rows, Encoder(tokenizer, 16, tmp_path)).row(0) == tokenizer("bade")["input_ids"]
+    assert seal.is_file()
 
 
 def test_two_processes_tokenise_alike(tokenizer, tmp_path):
@@ -234,7 +249,7 @@ def test_fewer_rows_are_a_part_of_all_that_hangs_on_the_seed_only_in_training(ba
 def test_a_fingerprint_is_the_same_with_and_without_the_cache(backbones, tmp_path):
     cold = data_of(backbones, tmp_path / "a")
     assert data_of(backbones, tmp_path / "b").fingerprint == data_of(backbones, tmp_path / "a").fingerprint
-    files = sorted((tmp_path / "a" / "tokens").iterdir())
+    files = sorted((tmp_path / "a" / "tokens").glob("*.arrow"))
     assert len(files) == 2
     prints = sorted(cold.split(name).fingerprint for name in ("train", "validation"))
     assert [file.name for file in files] == [f"{found[:32]}.arrow" for found in prints]

@@ -124,13 +124,23 @@ def test_rows_are_written_once_per_content(tmp_path, monkeypatch):
     for name in ("t.csv", "copy.csv"):
         (tmp_path / name).write_text("text,label\na,1\n")
         read_table(tmp_path / name, tmp_path)
-    (file,) = (tmp_path / "rows").iterdir()
+    (file,) = (tmp_path / "rows").glob("*.arrow")
     written = file.stat().st_mtime_ns
     read_table(tmp_path / "t.csv", tmp_path)
     assert file.stat().st_mtime_ns == written
     (tmp_path / "t.csv").write_text("text,label\nb,1\n")
     assert list(read_table(tmp_path / "t.csv", tmp_path).columns["text"]) == ["b"]
-    assert len(list((tmp_path / "rows").iterdir())) == 2
+    assert len(list((tmp_path / "rows").glob("*.arrow"))) == 2
+
+
+def test_damaged_rows_are_written_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(store, "SMALL", 0)
+    (tmp_path / "t.csv").write_text("text,label\nabc,1\n")
+    read_table(tmp_path / "t.csv", tmp_path)
+    (file,) = (tmp_path / "rows").glob("*.arrow")
+    file.write_bytes(file.read_bytes().replace(b"abc", b"abd"))
+    assert list(read_table(tmp_path / "t.csv", tmp_path).columns["text"]) == ["abc"]
+    assert f"{file} is not what was written" in capsys.readouterr().err
 
 
 def test_an_error_in_a_file_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
@@ -218,4 +228,4 @@ def test_reading_a_large_file_keeps_nothing_in_memory(tmp_path, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6
-    assert os.stat(next((tmp_path / "rows").iterdir())).st_size > 40e6
+    assert os.stat(next((tmp_path / "rows").glob("*.arrow"))).st_size > 40e6
