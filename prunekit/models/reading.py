@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import silence
+from prunekit.data.folders import special_file
 
 SHOWN = 4  # names of tensors in a message
+FLOATING = ("F64", "F32", "F16", "BF16")  # as safetensors calls the types
 
 
 def read_config(source: str | Path) -> PretrainedConfig:
@@ -26,6 +29,11 @@ def read_config(source: str | Path) -> PretrainedConfig:
             f"{source} holds an adapter, not a whole model.\n"
             "Allowed: a folder with config.json and model.safetensors.\n"
             "Merge it: peft_model.merge_and_unload().save_pretrained(folder)."
+        )
+    if (special := special_file(Path(source))) is not None:
+        raise ConfigError(
+            f"{special} is a pipe, a socket or a device, and no file.\nAllowed: folders of files.\n"
+            "Remove it, or give another folder."
         )
     try:
         with silence("transformers"):
@@ -66,7 +74,7 @@ def read_model(auto: Any, source: str | Path, *, new_head: bool = False, **setti
     With `new_head` the head may be missing, and is drawn from torch's RNG; the stored one is left out then.
 
     Raises:
-        ConfigError: the weights cannot be read, are not those of the configuration, or are not finite.
+        ConfigError: the weights cannot be read, are not those of the configuration, or are no finite numbers.
     """
     read_config(source)
     try:
@@ -90,8 +98,27 @@ def read_model(auto: Any, source: str | Path, *, new_head: bool = False, **setti
             f"{source} {found}.\nAllowed: all weights of a {type(model).__name__} with the sizes in config.json.\n"
             "Write them again with model.save_pretrained(folder), or give another folder."
         )
+    _check_types(source, model)
     check_finite(f"{source}", model.state_dict().items())
     return model
+
+
+def _check_types(source: str | Path, model: PreTrainedModel) -> None:
+    """Check that weights are stored as floating numbers: of whole numbers or booleans, loading makes other weights.
+
+    Raises:
+        ConfigError: a tensor of the folder is none.
+    """
+    floating = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    for path in sorted(Path(source).glob("model*.safetensors")):
+        with safe_open(path, "pt") as opened:
+            for name in floating & set(opened.keys()):
+                kind = opened.get_slice(name).get_dtype()
+                if kind not in FLOATING:
+                    raise ConfigError(
+                        f"{path} holds {name} as {kind}, which are no weights of a {type(model).__name__}.\n"
+                        f"Allowed: {', '.join(FLOATING)}.\nSave the model again with model.save_pretrained(folder)."
+                    )
 
 
 def check_finite(place: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -87,6 +87,9 @@ def read_pruner(settings: Mapping[str, Any], path: Path, tensors: Path) -> Token
     try:
         pruner = TokenPruner(*parts, **about)
         found = load_file(tensors)
+        own = pruner.state_dict()
+        if wrong := [name for name in found if name in own and found[name].dtype != own[name].dtype]:
+            raise TypeError(f"{wrong[0]} is of the type {found[wrong[0]].dtype} instead of {own[wrong[0]].dtype}")
         pruner.load_state_dict(found)
     except Exception as error:  # whatever a hostile file brings about
         raise ConfigError(f"{tensors} does not fit {path.name} ({first_line(error)}); save the model again.") from error

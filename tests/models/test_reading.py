@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from support.paths import ROOT
 from transformers import AutoModelForSequenceClassification
 
 from prunekit.config.errors import ConfigError
+from prunekit.data.encoding import load_tokenizer
 from prunekit.data.kinds.labelled import CLASSIFICATION
 from prunekit.models.loading import load_model, load_stock
 from prunekit.models.reading import read_config, read_model
@@ -137,6 +139,30 @@ def test_weights_are_numbers(folder, value, what):
     edit_tensors(folder / "model.safetensors", change)
     with pytest.raises(ConfigError, match=rf"holds {what}.* in bert\.encoder\.layer\.1\.output\.dense\.bias"):
         load_stock(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ConfigError, match=rf"{name} is a pipe, a socket or a device"):
+        load_stock(folder)
+    with pytest.raises(ConfigError, match=rf"{name} is a pipe, a socket or a device"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(("kind", "shown"), [(torch.bool, "BOOL"), (torch.int64, "I64")])
+def test_weights_are_floating_numbers(folder, kind, shown):
+    name = "bert.encoder.layer.1.output.dense.bias"
+    edit_tensors(folder / "model.safetensors", lambda tensors: {**tensors, name: tensors[name].to(kind)})
+    with pytest.raises(ConfigError, match=rf"holds {name} as {shown}, which are no weights"):
+        load_stock(folder)
+
+
+def test_weights_in_half_the_bytes_are_read_as_they_are(folder):
+    edit_tensors(folder / "model.safetensors", lambda found: {name: one.bfloat16() for name, one in found.items()})
+    weights = load_stock(folder).state_dict()
+    assert {tensor.dtype for tensor in weights.values()} <= {torch.float32, torch.int64}
 
 
 # -- a head that is about to be trained ------------------------------------------------------------------

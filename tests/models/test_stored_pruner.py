@@ -108,6 +108,17 @@ def test_thresholds_are_numbers(folder, name, value):
             prunekit.load(folder, engine=engine)
 
 
+def test_thresholds_are_floating_numbers(folder):
+    edit_tensors(
+        folder / "prunekit.safetensors", lambda found: {**found, "policy.values": found["policy.values"].bool()}
+    )
+    settings = json.loads((folder / "prunekit.json").read_text())
+    settings["tensors_sha256"] = sha256(folder / "prunekit.safetensors")
+    (folder / "prunekit.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"does not fit .*policy.values is of the type torch.bool"):
+        prunekit.load(folder)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "prunekit.safetensors"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
