@@ -8,9 +8,9 @@ from importlib.util import find_spec
 
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.config.search_path import plugin_targets
-from prunekit.tokens import policies, rank_gates, scorers, task_attention
+from prunekit.tokens import policies, prefix_gates, rank_gates, scorers, task_attention
 
-OWN = (policies, rank_gates, scorers, task_attention)  # imported for the classes that they define
+OWN = (policies, prefix_gates, rank_gates, scorers, task_attention)  # imported for the classes that they define
 
 
 def find_class(name: str, base: type, place: str) -> type:

@@ -1,12 +1,15 @@
 """A saved model names classes of prunekit and of installed plug-ins; no name is imported."""
 
+import ast
 import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+from support.paths import ROOT
 
 from prunekit.config import search_path
 from prunekit.config.errors import ConfigError
+from prunekit.models import parts
 from prunekit.models.parts import find_class
 from prunekit.tokens.policies import KeepPolicy, KeepRatio
 from prunekit.tokens.scorers import Scorer
@@ -18,6 +21,19 @@ MODULE = "from prunekit.tokens.scorers import Scorer\n\n\nclass Mine(Scorer):\n 
 def test_prunekit_s_own_parts_are_known():
     assert find_class("prunekit.tokens.policies.KeepRatio", KeepPolicy, "f") is KeepRatio
     assert find_class("prunekit.tokens.task_attention.TaskImportance", Scorer, "f") is TaskImportance
+
+
+def test_every_part_is_known_in_a_process_that_trained_nothing():
+    """Read from the source: this process may have imported more than the one that loads a model."""
+    found = {
+        path.stem
+        for path in (ROOT / "prunekit" / "tokens").glob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+        and {getattr(base, "id", "") for base in node.bases} & {"KeepPolicy", "Scorer"}
+    }
+    assert {"policies", "scorers"} <= found
+    assert found <= {module.__name__.rpartition(".")[2] for module in parts.OWN}
 
 
 @pytest.mark.parametrize(
