@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def read_tokens(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        tokens = Path(path).expanduser().read_text(encoding="ascii").split()
+        tokens = Path(os.path.expanduser(path)).read_text(encoding="ascii").split()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
         tokens, problem = [], f"cannot be read ({reason})"

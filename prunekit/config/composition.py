@@ -107,7 +107,13 @@ def with_default_budget(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[s
     default = read_keys(conf_dir() / "config.yaml")["budget"].default
     if "budget" in given or shown(cfg.get("budget")) != default:
         return cfg
-    return cfg | {"budget": None if has_goal(cfg) else cfg["task"].get("budget", default)}
+    return cfg | {"budget": None if has_goal(cfg) else _block(cfg, "task").get("budget", default)}
+
+
+def _block(cfg: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a block of a configuration that nobody checked yet: empty where there is none."""
+    block = cfg.get(name)
+    return block if isinstance(block, Mapping) else {}
 
 
 def model_before_default(cfg: dict[str, Any], keys: Mapping[str, Key], overrides: Sequence[str]) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def model_before_default(cfg: dict[str, Any], keys: Mapping[str, Key], overrides
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     if not cfg.get("model") or key is None or not key.nullable or key.path in typed:
         return cfg
-    if shown(cfg["task"].get("max_length")) != key.default:
+    if shown(_block(cfg, "task").get("max_length")) != key.default:
         return cfg
     return cfg | {"task": cfg["task"] | {"max_length": None}}
 
@@ -152,10 +158,19 @@ def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | Non
         place = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}"
         return ConfigError(f"{place}: {error.problem}.\nAllowed: YAML.\nCorrect the file; quote special characters.")
     text = str(error)
-    if text.startswith("Config group override must be"):  # a plain ValueError of hydra's
+    if type(error) is ValueError and (match := re.match(r"invalid literal for int\(\) with base 10: '(.*)'", text)):
+        wrong = [given for given in overrides if f".{match[1]}=" in f"{given}="]  # omegaconf counts a list's elements
         return ConfigError(
-            f"{listed(item for item in overrides if item.endswith('=null'))}: a group without which nothing runs.\n"
-            "Allowed: null for launcher, sweeps, experiment and debug only.\nName an option; --help lists them."
+            f"{listed(wrong)}: a list has no key {shorten(match[1])}.\n"
+            "Allowed: a list as a whole.\nWrite it as key=[a,b]."
+        )
+    if text.startswith("Config group override must be"):  # a plain ValueError of hydra's
+        groups = [given for given in overrides if given.lstrip("+").partition("=")[0] in options()]
+        wrong = [given for given in groups if given.endswith("=null") or not re.search(r"=.*[a-zA-Z_]", given)]
+        return ConfigError(
+            f"{listed(wrong or groups)}: a group without which nothing runs, or no name of an option.\n"
+            "Allowed: the name of an option; null for launcher, sweeps, experiment and debug only.\n"
+            "Name one; --help lists them."
         )
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
@@ -171,6 +186,22 @@ def explain(error: BaseException, overrides: Sequence[str]) -> ConfigError | Non
         return ConfigError(
             f"{first_line(error).removesuffix('.')}.\nAllowed: one value per key, or a list as key=[1,2].\n"
             "Add -m to run one job per value."
+        )
+    if match := re.search(r"override (\S+) looks like a config group override", text, re.IGNORECASE):
+        return ConfigError(
+            f"{shorten(match[1])}: there is no group {shorten(match[1].partition('@')[0])}.\n"
+            f"Allowed: {', '.join(options())}.\nA key is set without @, as key=value."
+        )
+    if isinstance(error, OmegaConfBaseException) and getattr(error, "full_key", None):
+        return ConfigError(
+            f"{error.full_key}: {first_line(error)}.\n"
+            "Allowed: a value, or ${key} of a key that there is.\nCorrect the name, or write the value itself."
+        )
+    if match := re.match(r"Error resolving interpolation '(.*?)'", text):
+        wrong = [given for given in overrides if given.endswith(match[1])]
+        return ConfigError(
+            f"{listed(wrong or [match[1]])}: an option is chosen before keys have values.\n"
+            "Allowed: the name of an option.\nWrite the name itself."
         )
     where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
     lines = [shorten(line.strip(), 160) for line in text.splitlines() if line.strip()]

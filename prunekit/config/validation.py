@@ -10,7 +10,7 @@ from typing import Any
 
 from prunekit.config.budget import GOAL, parse_budget
 from prunekit.config.domains import TEXT_OR_LIST
-from prunekit.config.errors import ConfigError, shell_words, shown, typed
+from prunekit.config.errors import ConfigError, shell_words, shorten, shown, typed
 from prunekit.config.identity import DENSE, is_dense
 from prunekit.config.keys import Key, all_keys, declared, keys_of, options, search_dirs, unknown_key, walk
 
@@ -37,7 +37,8 @@ def validate(cfg: Mapping[str, Any], choices: Mapping[str, Any], folders: Sequen
             raise _wrong_value(keys[path], value, wrong)
     for path, key in keys.items():
         if path not in given:
-            raise ConfigError(f"{path} is missing.\nAllowed: {key.allowed}.\nGive {path}=..., as {key.default}.")
+            advice = f"Leave ~{path} out." if key.domain == "block" else f"Give {path}=..., as {shorten(key.default)}."
+            raise ConfigError(f"{path} is missing.\nAllowed: {key.allowed}.\n{advice}")
     for group in ("method", "task", "backbone", "trainer", "logger"):
         if group not in given:
             raise ConfigError(f"there is no {group}.\nAllowed: an option of conf/{group}/.\nGive {group}=...")

@@ -58,8 +58,11 @@ class TaskSpec(TaskKeys):
     def _check(self) -> None:
         for metric in (*self.metrics, self.score):
             if metric not in self.kind.metrics:
+                key = "metrics" if metric in self.metrics else "score"
                 raise ConfigError(
-                    f"metric {metric} is not for task.kind={self.kind}; choose from {', '.join(self.kind.metrics)}."
+                    f"task.{key}: {metric} is no metric of task.kind={self.kind}.\n"
+                    f"Allowed: {', '.join(self.kind.metrics)}.\nGive task.metrics=[{self.kind.default_metrics[0]}]"
+                    f" task.score={self.kind.default_metrics[0]}, or others of these."
                 )
         if self.score not in self.metrics:
             raise ConfigError(

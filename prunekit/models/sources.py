@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, shorten
 from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, embedded_option, find_in_data_folder, why_unreachable
 from prunekit.data.packages import package_folder
 from prunekit.files import cache_folder
@@ -18,6 +18,7 @@ from prunekit.models.sizes import aliases
 
 # keys of a backbone that say where its model is; a given model needs none
 SOURCES = ("path", "family", "seed", "package", "package_folder", "gguf", "folder", "hub")
+LONGEST_ID = 96  # characters that the hub takes
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # what is downloaded: no code, nothing pickled
 TINY_VERSION = 2  # of the folders that models/tiny.py writes: raise it when their content changes
 
@@ -76,12 +77,17 @@ def find_model(given: str, env: Mapping[str, str] | None = None) -> Path:
         ConfigError: there is none.
     """
     env = os.environ if env is None else env
-    folder = Path(given).expanduser()
+    folder = Path(os.path.expanduser(given))  # pathlib's raises where ~ names nobody
     for place in (folder, folder / "model"):
-        if (place / "config.json").is_file():
+        if os.path.isfile(place / "config.json"):  # false, too, where a name is too long to be one
             return place
-    why = f"{folder.resolve()} has no config.json" if folder.is_dir() else f"there is no folder {folder.absolute()}"
-    if not folder.is_dir() and is_hub_id(given):
+    is_folder = os.path.isdir(folder)
+    why = (
+        f"{folder.resolve()} has no config.json"
+        if is_folder
+        else f"there is no folder {shorten(str(folder.absolute()))}"
+    )
+    if not is_folder and is_hub_id(given):
         if cached := cached_snapshot(given, "model", env):
             return cached
         unreachable = why_unreachable(given, "models", env)
@@ -91,7 +97,7 @@ def find_model(given: str, env: Mapping[str, str] | None = None) -> Path:
             return Path(snapshot_download(given, allow_patterns=HUB_FILES))
         why += f"; {unreachable}"
     raise ConfigError(
-        f"model={given[:80]} is no model: {why}.\n"
+        f"model={shorten(given)} is no model: {why}.\n"
         "Allowed: a folder that model.save_pretrained and tokenizer.save_pretrained wrote, a run, or a hub id.\n"
         "Give such a folder, as model=./my_model, or an id, as model=org/name."
     )
@@ -99,7 +105,8 @@ def find_model(given: str, env: Mapping[str, str] | None = None) -> Path:
 
 def is_hub_id(given: str) -> bool:
     """Return whether a model is named as on the hub: name, or owner/name."""
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", given) is not None and not Path(given).exists()
+    is_named_so = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", given) is not None and len(given) <= LONGEST_ID
+    return is_named_so and not Path(given).exists()
 
 
 def name_of_model(given: str, folder: Path) -> str:

@@ -217,7 +217,13 @@ def test_the_published_recipes_of_ltp_hold_the_paper_s_values(task: str):
         ("method=topp", "method=topp does not exist", "first, ", "Did you mean method=top?"),
         ("experiment=best", "experiment=best does not exist", "top_cola", "add experiment/best.yaml"),
         ("method=null", "method=null: a group without which nothing runs", "sweeps, experiment and debug", "--help"),
+        ("method=7", "method=7: a group without which nothing runs", "the name of an option", "--help"),
+        ("method=${seed}", "method=${seed}: an option is chosen before", "the name of an option", "itself"),
+        ("bench.rounds@x=1", "bench.rounds@x=1: there is no group bench.rounds", "method", "key=value"),
+        ("bench.batch_sizes.first=1", "bench.batch_sizes.first=1: a list has no key first", "whole", "key=[a,b]"),
         ("~trainer", "there is no trainer", "conf/trainer/", "trainer=..."),
+        ("~logger.wandb", "logger.wandb is missing", "block", "Leave ~logger.wandb out."),
+        ("task=[]", "there is no task", "an option of conf/task/", "Give task="),
         ("~method.rank_topk", "method.rank_topk is missing", "int 2..4096", "method.rank_topk=..., as 20"),
         ("method=[", "method=[ cannot be read", "key=value", "Quote"),
         ("seed=1,2", "'seed=1,2'", "one value per key", "Add -m"),
@@ -290,7 +296,10 @@ def test_a_goal_names_a_run_and_without_one_its_other_keys_do_not():
 
 
 def test_an_interpolation_that_leads_nowhere_is_named():
-    assert message("method.bins=${nowhere}") == ["method.bins: Interpolation key 'nowhere' not found"]
+    first, allowed, do = message("method.bins=${nowhere}")
+    assert first == "method.bins: Interpolation key 'nowhere' not found."
+    assert allowed.startswith("Allowed: a value")
+    assert do.startswith("Correct the name")
 
 
 def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

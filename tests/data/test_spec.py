@@ -77,8 +77,11 @@ def test_columns_are_text_pair_and_label():
             r"task.xyzzy is no key of a task; known: beams, budget, contradicting, .*, validation_splits\.",
         ),
         ({"kind": "ranking"}, "task.kind=ranking; allowed: classification, regression, multilabel, span"),
-        ({"metrics": ["bleu"]}, "metric bleu is not for task.kind=classification; choose from accuracy, f1"),
-        ({"kind": "regression", "metrics": ["f1"]}, "metric f1 is not for task.kind=regression; choose from pearson"),
+        ({"metrics": ["bleu"]}, r"task.metrics: bleu is no metric of task.kind=classification.\nAllowed: accuracy, f1"),
+        (
+            {"kind": "regression", "metrics": ["f1"]},
+            r"task.metrics: f1 is no metric of task.kind=regression.\nAllowed: pearson",
+        ),
         ({"metrics": ["accuracy"], "score": "matthews"}, r"task.score=matthews is not computed.*=\[accuracy\]"),
         ({"kind": "regression", "labels": ["a", "b"]}, r"task.labels=\[a, b\] with task.kind=regression"),
         ({"kind": "span"}, "task.text_pair=null with task.kind=span: there is no text to find answers in"),
@@ -90,7 +93,7 @@ def test_columns_are_text_pair_and_label():
         ),
         (
             {"kind": "span", "text_pair": "c", "metrics": ["accuracy"]},
-            "metric accuracy .*; choose from f1, exact_match",
+            r"task.metrics: accuracy is .*\nAllowed: f1, exact_match",
         ),
         ({"label": ["a", "b"]}, r"task.label=\[a, b\] with task.kind=classification(?s:.*)set task.kind=multilabel"),
         ({"label_separator": ";"}, r"task.label_separator=; with task.kind=classification"),

@@ -59,6 +59,13 @@ def test_the_length_is_that_of_training_where_it_is_known(folder):
     assert longest_text_of(folder) == 96
 
 
+@pytest.mark.parametrize("given", ["~nobody_of_this_name/m", "~[|*", "m" * 300, "a\tb"])
+def test_what_cannot_be_the_name_of_a_folder_is_no_model(given):
+    with pytest.raises(ConfigError, match="is no model: there is no folder") as raised:
+        find_model(given, {"HF_HUB_OFFLINE": "1"})
+    assert max(map(len, str(raised.value).splitlines())) < 300
+
+
 def test_a_model_is_found_by_folder_run_or_hub_id(folder, tmp_path, monkeypatch):
     assert find_model(str(folder)) == folder
     run = tmp_path / "s1-ab"
