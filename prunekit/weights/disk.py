@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from prunekit.files import atomic_write
 from prunekit.weights.decoder import STORE, decoder_blocks
+from prunekit.weights.importance import is_finite
 
 SHARE = 0.5  # of the free memory; weights that take more in float32 stay on disk under method.stream=auto
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -74,7 +75,7 @@ class Checkpoint:
 
 
 def _check_finite(file: Path, name: str, tensor: Tensor) -> None:
-    if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+    if tensor.numel() and not is_finite(tensor):
         raise ValueError(
             f"{file} holds {'NaN' if tensor.isnan().any() else 'an infinity'} in {name}.\n"
             "Allowed: finite numbers.\nTake an earlier checkpoint of that training."
