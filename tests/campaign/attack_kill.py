@@ -1,55 +1,70 @@
-"""Kills at random moments, several in a row, over methods and both pipelines; then the same command to its end."""
+"""Kills at random moments, several in a row, over all methods and both pipelines; then the same command to its end."""
 
 from __future__ import annotations
 
 import random
-import time
+from collections import Counter
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
-from support.processes import Training
+from campaign.frame import DEAD_END, REPAIRED, SILENT, UNTRIED, Case, Verdict, place_for
+from campaign.lives import Life, Moment, live
+from campaign.small_runs import JOBS, Job, at_home, differing
 
-from campaign.frame import DEAD_END, REPAIRED, SAME, SILENT, Case
-from campaign.small_runs import JOBS, Job, at_home
-
-TITLE = "kill -9"
+TITLE = "runs that are killed (kill -9)"
+LONG, SHORT = 300, 1
 MOST_KILLS = 3  # of one run
+Share = tuple[Literal["cpu", "files"], float]
 
 
 def cases(count: int, rng: random.Random, folder: Path) -> Iterator[Case]:
-    """Yield histories: a method, and after how many seconds each of its processes is killed."""
-    truths: dict[str, tuple[dict[str, str], float]] = {}
-    Training(["--help"], folder.parent).wait()  # the first process waits for the imports of all
-    for number in range(count):
+    """Yield histories: a method, and at which share of what a whole run takes each of its processes is killed."""
+    for _ in range(count):
         name = rng.choice(sorted(JOBS))
-        if name not in truths:
-            began = time.monotonic()
-            with at_home(folder / name):
-                assert start(JOBS[name], folder / name).wait() in (0, 3)
-            truths[name] = JOBS[name].truth(folder / name), time.monotonic() - began
-        truth, seconds = truths[name]
-        delays = [rng.uniform(0.1, 0.9) * seconds for _ in range(rng.randint(1, MOST_KILLS))]
-        case = f"{name}, after {', '.join(f'{delay:.1f} s' for delay in delays)}"
-        yield Case(case, partial(attack, JOBS[name], folder / f"case-{number}", delays, truth))
+        shares: list[Share] = [
+            (rng.choice(("cpu", "files")), rng.uniform(0.1, 1) if number == 0 else rng.uniform(0.1, 0.8))
+            for number in range(rng.randint(1, MOST_KILLS))
+        ]
+        words = ", ".join(f"{share:.2f} of its {'time' if kind == 'cpu' else 'files'}" for kind, share in shares)
+        yield Case(f"{name}, at {words}", partial(attack, name, shares, folder))
 
 
-def start(job: Job, place: Path) -> Training:
-    """Start the command in a process of its own."""
-    place.mkdir(parents=True, exist_ok=True)
-    words = [*job.words, f"runs_dir={place / 'runs'}", f"data.cache_dir={place / 'cache'}"]
-    return Training([*words, "trainer.checkpoint_seconds=1"], place)
+@cache
+def whole(name: str, folder: Path) -> tuple[dict[str, str], Life]:
+    """Return what an uninterrupted run comes out with, and what it took."""
+    place = folder / f"whole-{name}"
+    life = start(JOBS[name], place)
+    assert life.code in (0, 3), (place / "log.txt").read_text()
+    return JOBS[name].truth(place, teacher=True), life
 
 
-def attack(job: Job, place: Path, delays: list[float], truth: dict[str, str]) -> str:
-    """Kill a run again and again, let it end, and compare."""
-    killed = 0
+def start(job: Job, place: Path, moment: Moment | None = None) -> Life:
+    """Run the command in a process of its own, until it ends or its moment comes."""
     with at_home(place):
-        for delay in delays:
-            at = time.monotonic() + delay
-            killed += start(job, place).kill_when(lambda at=at: time.monotonic() > at) < 0
-        if start(job, place).wait() not in (0, 3):
-            return DEAD_END
-    if job.truth(place) != truth or list(place.rglob("*.ckpt")):
-        return SILENT
-    return REPAIRED if killed else SAME
+        return live((job.placed(place), place, moment))[0]
+
+
+def attack(name: str, shares: list[Share], folder: Path) -> Verdict:
+    """Kill a run again and again, let it end, and compare."""
+    job, (truth, took) = JOBS[name], whole(name, folder)
+    lengths = {"cpu": took.cpu, "files": float(took.files)}
+    killed: Counter[str] = Counter()
+    with place_for("kill", folder) as place:
+        for kind, share in shares:
+            life = start(job, place, Moment(kind, max(1.0 * (kind == "files"), share * lengths[kind])))
+            if not life.was_killed:
+                break
+            killed[f"killed while {life.doing}"] += 1
+        counts = {"kills": killed.total(), **killed}
+        if not killed:
+            return Verdict(UNTRIED)
+        last = start(job, place)
+        if last.code != took.code:
+            return Verdict(DEAD_END, (place / "log.txt").read_text()[-600:], counts)
+        found = job.truth(place, teacher=True)
+        left = [path.name for pattern in ("*.ckpt", ".*.tmp", "scratch") for path in (place / "runs").rglob(pattern)]
+        if found != truth or left:
+            return Verdict(SILENT, f"differs: {differing(found, truth)}; left: {', '.join(left)}", counts)
+    return Verdict(REPAIRED, "", counts)

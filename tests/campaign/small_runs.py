@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +26,9 @@ from prunekit.pipelines import run as runs
 from prunekit.pipelines.tokens import artifacts
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
+from prunekit.training import fit
+
+CHECKPOINT_S = 0.15  # so that trainings of a second have several
 
 TOKENS = (
     "task=synthetic",
@@ -35,8 +38,8 @@ TOKENS = (
     "logger.wandb.enabled=false",
     "bench.enabled=false",
     "teacher.epochs=1",
-    "trainer.epochs=1",
-    "trainer.max_steps=6",
+    "trainer.epochs=2",
+    "trainer.max_steps=16",
     "budget=1.5x",
     "budget_tolerance=0.5",
     "examples=16",
@@ -49,10 +52,13 @@ class Job:
 
     words: Sequence[str]
 
+    def placed(self, place: Path) -> list[str]:
+        """Return the command line for a folder."""
+        return [*self.words, f"runs_dir={place / 'runs'}", f"data.cache_dir={place / 'cache'}"]
+
     def cfg(self, place: Path) -> dict[str, Any]:
         """Return the configuration."""
-        words = [*self.words, f"runs_dir={place / 'runs'}", f"data.cache_dir={place / 'cache'}"]
-        return canonical(compose(words)[0])
+        return canonical(compose(self.placed(place))[0])
 
     def folder(self, place: Path) -> Path:
         """Return the folder of the run."""
@@ -69,20 +75,27 @@ class Job:
             runs.run(self.cfg(place))
         return printed.getvalue()
 
-    def truth(self, place: Path) -> dict[str, str]:
-        """Return what a run came out with: digests of its weights, its numbers, and the rows of its record."""
-        folder = self.folder(place)
-        result = json.loads((folder / "result.json").read_text())
-        numbers = {key: value for key, value in result.items() if key not in ("seconds", "command", "peak_memory_mib")}
-        numbers.pop("reused", None)
-        rows = [{key: value for key, value in row.items() if key != "time"} for row in _rows(folder)]
-        found = {"numbers": json.dumps(numbers, sort_keys=True), "record": json.dumps(rows)}
-        for path in sorted((folder / "model").glob("*.safetensors")):
-            digest = hashlib.sha256()  # of the tensors: safetensors writes its notes in any order
-            for name, tensor in sorted(load_file(path).items()):
-                digest.update(name.encode() + tensor.numpy().tobytes())
-            found[path.name] = digest.hexdigest()
+    def truth(self, place: Path, *, teacher: bool = False) -> dict[str, str]:
+        """Return what a run, and its `teacher`, came out with: digests of the weights, numbers, rows of the record."""
+        found = truth_of(self.folder(place))
+        if teacher and (dense := self.teacher(place)) is not None:
+            found |= {f"teacher's {name}": value for name, value in truth_of(dense).items()}
         return found
+
+
+def truth_of(folder: Path) -> dict[str, str]:
+    """Return what is the same for every run of a configuration."""
+    result = json.loads((folder / "result.json").read_text())
+    numbers = {key: value for key, value in result.items() if key not in ("seconds", "command", "peak_memory_mib")}
+    numbers.pop("reused", None)
+    rows = [{key: value for key, value in row.items() if key != "time"} for row in _rows(folder)]
+    found = {"numbers": json.dumps(numbers, sort_keys=True), "record": json.dumps(rows)}
+    for path in sorted((folder / "model").glob("*.safetensors")):
+        digest = hashlib.sha256()  # of the tensors: safetensors writes its notes in any order
+        for name, tensor in sorted(load_file(path).items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        found[path.name] = digest.hexdigest()
+    return found
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -93,19 +106,48 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def at_home(place: Path) -> Iterator[None]:
-    """Have the user's cache below a folder, where it can be harmed, and draw no plots, which take most of the time."""
-    home = mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(place / "home")})
-    with home, mock.patch.object(artifacts, "write_plots"):
+    """Have the user's cache below a folder, where it can be harmed, and run as small runs do."""
+    with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(place / "home")}), as_small_runs():
+        yield
+
+
+@contextmanager
+def as_small_runs() -> Iterator[None]:
+    """Draw no plots, which take most of the time, and take checkpoints as often as long runs have several."""
+    often = partial(fit.LastCheckpoint, seconds=CHECKPOINT_S)
+    with (
+        mock.patch.object(artifacts, "write_plots"),
+        mock.patch.object(fit, "LastCheckpoint", lambda folder, *, seconds, owner: often(folder, owner=owner)),
+    ):
         yield
 
 
 JOBS = {
-    "top": Job([*TOKENS, "method=top", "method.bins=8", "method.hard_fraction=0.5"]),
+    "dense": Job([*TOKENS, "method=dense"]),
+    "random": Job([*TOKENS, "method=random"]),
+    "first": Job([*TOKENS, "method=first", "method.train=false"]),
     "topk": Job([*TOKENS, "method=topk"]),
+    "threshold": Job([*TOKENS, "method=threshold"]),
     "ltp": Job([*TOKENS, "method=ltp", "method.hard_fraction=0.5"]),
-    "wanda": Job([*WEIGHTS, "method=wanda", "trainer.threads=1"]),
-    "dpruner": Job([*WEIGHTS, "method=dpruner"]),
+    "top": Job([*TOKENS, "method=top"]),
+    "top, open gates": Job([*TOKENS, "method=top", "method.init=open", "method.bins=8", "method.hard_fraction=0.5"]),
+    "lat": Job([*TOKENS, "method=lat", "method.iterations=1", "method.search_rows=16"]),
+    "tsdtp": Job([*TOKENS, "method=tsdtp"]),
+    "dtp": Job([*TOKENS, "method=dtp"]),
+    "magnitude": Job([*WEIGHTS, "method=magnitude"]),
+    "wanda": Job([*WEIGHTS, "method=wanda", "method.weight_update=obs"]),
+    "gblm": Job([*WEIGHTS, "method=gblm"]),
+    "sparsegpt": Job([*WEIGHTS, "method=sparsegpt"]),
+    "dpruner": Job([*WEIGHTS, "method=dpruner", "method.stream=true"]),
 }
+
+
+@cache
+def finished(name: str, folder: Path) -> Path:
+    """Return where a job of this name has run to its end, once for all that need one; below a folder."""
+    place = folder / f"finished-{name}"
+    JOBS[name].run(place)
+    return place
 
 
 def judge(job: Job, place: Path, truth: dict[str, str], command: Callable[[], str] | None = None) -> str:
@@ -131,7 +173,7 @@ def judge(job: Job, place: Path, truth: dict[str, str], command: Callable[[], st
             if re.search(r"not what was written|another run|is gone|cannot be read|made again|finished now", printed)
             else SAME
         )
-    is_said = "metrics.jsonl is not what was written" in re.sub(r"\s+", " ", printed)
+    is_said = re.search(r"metrics\.jsonl is (gone|not what was written|a file of)", re.sub(r"\s+", " ", printed))
     is_whole = is_said and found | {"record": ""} == truth | {"record": ""}
     return REPAIRED if is_whole else f"{SILENT}: {differing(found, truth)}"
 

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["prunekit.cli.main", "prunekit.pipelines.job", "prunekit.pipelines.tokens.translation"])
+CONTEXT.set_forkserver_preload(["support.warmed"])
 
 
 class Training:

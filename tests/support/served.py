@@ -97,7 +97,8 @@ def running(models, *words):
         finally:
             server.should_exit = True
             for served in models.values():
-                served.model.go.set()
+                if isinstance(served.model, StandIn):
+                    served.model.go.set()
             server.thread.join(20)
             for client in server.clients:
                 client.close()
