@@ -33,7 +33,7 @@ class Campaign:
     """Rows of attacks in a file that is written after each case."""
 
     def __init__(self, given: Mapping[str, Any], folder: Path) -> None:
-        from campaign.frame import Row, attacks  # of the tests, which an installation does not have
+        from campaign.frame import Row, attacks  # type: ignore[import-not-found]  # of the tests, which an installation does not have
 
         self.given, self.folder, self.known = given, folder, attacks()
         gc.collect()
@@ -52,7 +52,7 @@ class Campaign:
                     f"{name} was tried with seed={rows[name]['seed']}.\nAllowed: one seed per row.\n"
                     f"Give that seed, or again=true."
                 )
-        self.rows = {name: Row.from_json(rows[name]) if name in rows else None for name in self.chosen}
+        self.rows: dict[str, Any] = {name: Row.from_json(rows[name]) if name in rows else None for name in self.chosen}
 
     def run(self) -> None:
         """Go on with all chosen attacks, a few cases of each in turn."""
