@@ -8,6 +8,7 @@ without a seal, such as those of older versions, count as whole.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -315,17 +316,17 @@ def storage_error(error: BaseException | None) -> OSError | None:
 
     The errors of libraries that have no number, as for a model that is not found, are none of them.
     """
-    text = "" if error is None or isinstance(error, OSError) else str(error)
+    text, may_quote = str(error or ""), not isinstance(error, OSError)
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno is not None:
             return error
         error = error.__cause__ or error.__context__
-    quoted = re.search(r"\(os error (\d+)\)|Os \{ code: (\d+)", text)
-    if quoted is None:
+    quoted = re.search(r"\(os error (\d+)\)|Os \{ code: (\d+)", text) if may_quote else None
+    if quoted is None and not re.search(r"\d+ requested and \d+ written", text):  # how numpy says that a disk is full
         return None
-    number = int(quoted[1] or quoted[2])
+    number = int(quoted[1] or quoted[2]) if quoted else errno.ENOSPC
     return OSError(number, os.strerror(number))
 
 

@@ -181,6 +181,7 @@ def test_the_error_of_the_disk_is_found_behind_what_a_library_says():
     quoted = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert storage_error(quoted).errno == errno.ENOSPC
     assert storage_error(OSError("bert is not a local folder")) is None  # as transformers says it
+    assert storage_error(OSError("1024 requested and 992 written")).errno == errno.ENOSPC  # as numpy says it
     assert storage_error(ValueError("28")) is None
 
 

@@ -26,6 +26,7 @@ from prunekit.pipelines import run as runs
 from prunekit.pipelines.tokens import artifacts
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
+from prunekit.runs.storage import storage_errors
 from prunekit.training import fit
 
 CHECKPOINT_S = 0.15  # so that trainings of a second have several
@@ -71,7 +72,7 @@ class Job:
 
     def run(self, place: Path) -> str:
         """Run the command in this process and return what it printed."""
-        with at_home(place), quietly() as printed:
+        with at_home(place), quietly() as printed, storage_errors():  # as the command line does
             runs.run(self.cfg(place))
         return printed.getvalue()
 
