@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,6 +31,8 @@ from prunekit.data.tables import read_table
 from prunekit.data.text.rendering import read_rows
 
 TITLE = "data files"
+LONG, SHORT = 1000, 12
+PART = 100
 READ, REFUSE, EITHER = "read", "refuse", "either"
 SLOWEST = 20.0  # seconds of one file
 FORMATS = (".csv", ".csv", ".tsv", ".jsonl", ".jsonl", ".json", ".parquet", ".txt")
@@ -58,7 +61,7 @@ ToBytes = Callable[[random.Random, bytes], bytes]
 
 def cases(count: int, rng: random.Random, folder: Path) -> Iterator[Case]:
     """Yield files: a format, a change of its values, and one of how it is written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=folder))
     for number in range(count):
         suffix = rng.choice(FORMATS)
         rows = draw_rows(rng, suffix)

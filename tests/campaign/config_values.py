@@ -62,6 +62,8 @@ Drawer = Callable[[random.Random, bool], Typed]
 
 def _drawer(domain: str) -> Drawer:
     """Return what draws a value of a domain, or with False one that it does not take."""
+    if domain == "text or list of text":
+        return lambda rng, fits: _text_or_list(rng, fits)
     if domain in SIMPLE:
         return SIMPLE[domain]
     if domain.startswith("one of "):
@@ -152,6 +154,12 @@ def _text(rng: random.Random, fits: bool) -> Typed:
     if not word or word[0] in "'\"[" or word == "null" or "${" in word:
         word = f"a{word}".replace("${", "$")
     return Typed(word, word)
+
+
+def _text_or_list(rng: random.Random, fits: bool) -> Typed:
+    if fits:
+        return rng.choice((Typed("body", "body"), Typed("[a, b c]", ["a", "b c"]), Typed("['0', '1']", ["0", "1"])))
+    return Typed(rng.choice((f"a{HALF}b", f"['{HALF}']", f"['a', '{HALF}']")), REFUSED)
 
 
 def _path(rng: random.Random, fits: bool) -> Typed:
