@@ -104,7 +104,7 @@ def test_columns_are_text_pair_and_label():
         ({"kind": "multilabel", "label": ["a", "b"], "labels": ["x", "y"]}, "labels are called like their columns"),
         ({"kind": "multilabel", "label_separator": ""}, "task.label_separator='': it is empty"),
         ({"kind": "multilabel", "label": ["a", "b"], "label_separator": ";"}, "columns of 0 and 1 have none"),
-        ({"kind": "multilabel", "metrics": ["accuracy"]}, "metric accuracy .*; choose from micro_f1, macro_f1"),
+        ({"kind": "multilabel", "metrics": ["accuracy"]}, r"task.metrics: accuracy is .*\nAllowed: micro_f1, macro_f1"),
         ({"labels": ["a", "b", "a"]}, "task.labels names 'a' twice"),
         ({"labels": ["a"]}, r"task.labels=\[a\] has 1 label"),
         ({"labels": ["a", "b", "c"], "metrics": ["f1"]}, "f1 is of two classes, but task.labels has 3; use macro_f1"),
