@@ -9,7 +9,7 @@ from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
-from campaign.frame import DEAD_END, REPAIRED, SAME, SILENT, Case, Verdict, place_for
+from campaign.frame import DEAD_END, REPAIRED, SILENT, UNTRIED, Case, Verdict, place_for
 from campaign.lives import Life, Moment, live
 from campaign.small_runs import TOKENS, WEIGHTS, Job, at_home, differing
 
@@ -81,4 +81,4 @@ def attack(grid: str, kills: Sequence[tuple[int, str, float]], folder: Path) -> 
         for job, truth in zip(jobs_of(grid), truths, strict=True):
             if (found := job.truth(place, teacher=True)) != truth:
                 return Verdict(SILENT, f"{' '.join(job.words[-2:])} differs: {differing(found, truth)}", counts)
-    return Verdict(REPAIRED if killed else SAME, "", counts)
+    return Verdict(REPAIRED if killed else UNTRIED, "", counts)
