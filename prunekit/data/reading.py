@@ -155,8 +155,8 @@ def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
         blank = ""
         for name, cell in zip(texts, cells, strict=True):
             if isinstance(cell, str) or not is_missing(cell):
-                if fault := spec.kind.text_fault(cell):
-                    wrong.add(table.place(row), f": column {quoted(name)} holds {fault}")
+                if told := spec.kind.text_fault(cell):
+                    wrong.add(table.place(row), f": column {quoted(name)} holds {told}")
                 elif not spec.kind.is_blank(cell):
                     continue
             blank = blank or name
