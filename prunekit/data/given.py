@@ -47,7 +47,7 @@ def task_of(
     data: Any,
     *,
     text: str = "text",
-    label: str = "label",
+    label: str | Sequence[str] = "label",
     text_pair: str | None = None,
     cache_dir: str | Path | None = None,
     **keys: Any,
@@ -62,7 +62,8 @@ def task_of(
     Raises:
         DataError: this is no table, lacks a column, or holds what is neither text, number, boolean nor missing.
     """
-    task: dict[str, Any] = {"text": text, "text_pair": text_pair, "label": label, **keys}
+    labels = label if isinstance(label, str) else list(label)  # columns of 0 and 1 of kind="multilabel"
+    task: dict[str, Any] = {"text": text, "text_pair": text_pair, "label": labels, **keys}
     spec = TaskSpec.from_config({"name": "rows", **task})
     for key, table in _splits(data).items():
         if isinstance(table, str | os.PathLike):
@@ -71,7 +72,7 @@ def task_of(
         given = _given(table)
         columns = [_place(given.names, name) for name in spec.columns]
         columns += [place for place, name in enumerate(given.names) if _is_meant(name, keys)]
-        names = given.classes.get(given.names[_place(given.names, label)])
+        names = given.classes.get(given.names[_place(given.names, label)]) if isinstance(label, str) else None
         if names is not None and key == FILES[0]:
             task.setdefault("labels", list(names))
         folder = (Path(cache_dir) if cache_dir is not None else cache_folder()) / "given"

@@ -94,7 +94,7 @@ class TokenPruningDataModule(L.LightningDataModule):
         tokenizer_path: str | Path,
         *,
         text: str = "text",
-        label: str = "label",
+        label: str | Sequence[str] = "label",
         task: Mapping[str, Any] | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 64,

@@ -158,6 +158,14 @@ def test_columns_that_a_task_needs_are_kept_and_no_others(given):
     }
 
 
+def test_labels_may_be_columns_of_their_own(given):
+    rows = [{"text": f"{row} a", "spam": row % 2, "ham": 1 - row % 2, "more": 1} for row in range(20)]
+    task = given(pd.DataFrame(rows), label=["spam", "ham"], kind="multilabel")
+    assert values(task["file"]) == {name: [row[name] for row in rows] for name in ("text", "spam", "ham")}
+    spec = TaskSpec.from_config({"name": "t", **task})
+    assert read_task(spec, find_task(spec)).label_names == ("spam", "ham")
+
+
 # -- refusals ----------------------------------------------------------------------------------------
 
 
