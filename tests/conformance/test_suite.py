@@ -108,7 +108,7 @@ def faults():
         yield pytest.param(*fault, id=" ".join(fault[:2]), marks=[pytest.mark.slow] * needs_fit)
 
 
-@pytest.mark.parametrize(("method", "check", "message"), faults())
+@pytest.mark.parametrize(("method", "check", "message"), [*faults()])
 def test_a_broken_method_fails_and_is_told_where_and_why(method, check, message):
     said = failure(method, f"test_{check}")
     assert re.search(message, said), said
