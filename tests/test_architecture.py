@@ -5,22 +5,11 @@ Read from the source by docs/floors.py; nothing is imported or run. `python docs
 
 import ast
 import io
-import sys
 import tokenize
-from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 from support.paths import ROOT
-
-
-def script(path):
-    """A script outside the package as a module."""
-    place = spec_from_file_location(path.stem, path)
-    module = module_from_spec(place)
-    sys.modules[place.name] = module  # where dataclasses look for their names
-    place.loader.exec_module(module)
-    return module
-
+from support.scripts import script
 
 floors = script(ROOT / "docs" / "floors.py")
 

@@ -2,11 +2,11 @@
 
 import re
 import shlex
-from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import yaml
 from support.paths import ROOT
+from support.scripts import script
 
 from prunekit.cli.settings import parse_settings
 from prunekit.config.composition import compose
@@ -17,10 +17,7 @@ DOCS = ROOT / "docs"
 
 @pytest.fixture(scope="module")
 def reference():
-    place = spec_from_file_location("reference", DOCS / "reference.py")
-    module = module_from_spec(place)
-    place.loader.exec_module(module)
-    return module
+    return script(DOCS / "reference.py")
 
 
 def test_the_reference_is_that_of_the_code(reference):

@@ -4,13 +4,13 @@ import json
 import re
 import shlex
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 from support.bench_result import RESULT
 from support.exported import PRUNERS, stored_run
 from support.paths import ROOT
+from support.scripts import script
 from support.stored_runs import result, store
 from support.weight_runs import SMALL as SMALL_WEIGHTS
 
@@ -144,9 +144,7 @@ def test_the_three_lines_of_python_run(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_tables_are_those_of_the_committed_results():
-    place = spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
-    readme = module_from_spec(place)
-    place.loader.exec_module(readme)
+    readme = script(ROOT / "benchmarks" / "readme.py")
     for page in readme.PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert readme.rewritten(page, text) == text

@@ -113,10 +113,16 @@ class FlagRows(Sequence[tuple[Any, ...]]):
 
 @dataclass(frozen=True)
 class Elements(Table):
-    """A table with a row per label of some rows of another one; `origin` are the numbers of these rows."""
+    """A table with a row per label of some rows of another one, `whole`; `origin` are the numbers of these rows."""
 
     origin: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    whole: Table | None = None
+    whole: Table = field(default_factory=lambda: Table({}, ""))
+
+    @classmethod
+    def among(cls, table: Table, column: str, labels: Sequence[Any], origin: Sequence[int] | np.ndarray) -> Elements:
+        """Return these labels of a column; `origin` are their rows in the table."""
+        numbers = np.asarray(origin, np.int64)
+        return cls({column: labels}, table.path, classes=table.classes, origin=numbers, whole=table)
 
     @classmethod
     def of_rows(cls, table: Table, column: str, rows: Sequence[int], separator: str | None) -> Elements:
@@ -128,15 +134,13 @@ class Elements(Table):
             found = labels_in(cells[row], separator) if not is_unlabelled(cells[row]) else ()
             labels += found
             counts.append(len(found))
-        origin = np.repeat(np.asarray(rows, np.int64), counts)
-        return cls({column: labels}, table.path, classes=table.classes, origin=origin, whole=table)
+        return cls.among(table, column, labels, np.repeat(np.asarray(rows, np.int64), counts))
 
     @property
     def prefix(self) -> str:
         """What comes before the place of a row in a message."""
-        return self.whole.prefix if self.whole is not None else super().prefix
+        return self.whole.prefix
 
     def place(self, row: int) -> str:
         """Return the place of the row that a label is of."""
-        origin = int(self.origin[row])
-        return self.whole.place(origin) if self.whole is not None else f"row {origin + 1}"
+        return self.whole.place(int(self.origin[row]))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from copy import deepcopy
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
 
 import torch
 
 from support.paths import ROOT
+from support.scripts import script
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
@@ -55,11 +54,7 @@ def sentences(lengths, *, width=None, pad=0, seed=0):
 
 def benchmark_script(name):
     """A script of benchmarks/ as a module."""
-    place = spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = module_from_spec(place)
-    sys.modules[place.name] = module  # where dataclasses look for their names
-    place.loader.exec_module(module)
-    return module
+    return script(ROOT / "benchmarks" / f"{name}.py")
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.labelled import check_class_names
+from prunekit.data.label_sets import Elements
 from prunekit.data.labels import NO_LABEL, class_names, class_numbers
 from prunekit.data.rows import Rows
 from prunekit.data.synthetic import FILLERS, MARKERS
@@ -28,40 +30,19 @@ GENERATED = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 SPELT = 20  # labels in what a message says to type
 
 
-@dataclass(frozen=True)
-class _Distinct(Table):
-    """The different labels in a column of lists, each in the row of the table where it is first."""
+def _distinct(table: Table, column: str, rows: Sequence[int] | None = None) -> Elements:
+    """Return the different labels in a column of lists, each of the row where it is first, without what is no label.
 
-    whole: Table = field(default_factory=lambda: Table({}, ""))
-    firsts: Sequence[int] = ()
-
-    @classmethod
-    def among(cls, table: Table, column: str, rows: Sequence[int] | None = None) -> _Distinct:
-        """Return those in these rows of a table, in all if None; what can be no label is left out."""
-        raw = table.column(column)
-        lists = enumerate(raw) if rows is None else zip(rows, take(raw, rows), strict=True)
-        seen: dict[Any, int] = {}
-        for row, labels in lists:
-            for label in labels if isinstance(labels, list | tuple) else ():
-                if isinstance(label, str) or not (cells.is_missing(label) or cells.label_fault(label)):
-                    seen.setdefault(_key(label), row)
-        return cls(
-            {column: [label for _, label in seen]},
-            table.path,
-            None,
-            table.classes,
-            whole=table,
-            firsts=[*seen.values()],
-        )
-
-    @property
-    def prefix(self) -> str:
-        """What comes before the place of a row in a message."""
-        return self.whole.prefix
-
-    def place(self, row: int) -> str:
-        """Return the place in the file of the row where a label is first."""
-        return self.whole.place(self.firsts[row])
+    They are of these rows of the table, of all if None.
+    """
+    raw = table.column(column)
+    lists = enumerate(raw) if rows is None else zip(rows, take(raw, rows), strict=True)
+    seen: dict[Any, int] = {}
+    for row, labels in lists:
+        for label in labels if isinstance(labels, list | tuple) else ():
+            if isinstance(label, str) or not (cells.is_missing(label) or cells.label_fault(label)):
+                seen.setdefault(_key(label), row)
+    return Elements.among(table, column, [label for _, label in seen], [*seen.values()])
 
 
 def _key(label: Any) -> tuple[type, Any]:
@@ -78,12 +59,8 @@ class Tokens(TaskKind):
         Raises:
             ConfigError: they are not.
         """
-        labels = keys.labels
-        if labels is not None and len(set(labels)) != len(labels):
-            twice = next(name for name in labels if labels.count(name) > 1)
-            raise ConfigError(f"task.labels names {quoted(twice)} twice; every label is named once.")
-        if labels is not None and len(labels) < 2:
-            raise ConfigError(f"task.labels=[{listed(labels)}] has {len(labels)} label; give 2 or more.")
+        if keys.labels is not None:
+            check_class_names("task.labels", keys.labels)
         if keys.text_pair is not None:
             raise ConfigError(
                 f"task.text_pair={keys.text_pair} with task.kind=tokens, whose words are in one column.\n"
@@ -142,7 +119,7 @@ class Tokens(TaskKind):
         if keys.labels is not None:
             return keys.labels
         named = train.classes.get(keys.label)
-        names = class_names(_Distinct.among(train, keys.label), keys.label) if named is None else named
+        names = class_names(_distinct(train, keys.label), keys.label) if named is None else named
         if len(names) < 2:
             raise DataError(
                 f"{train.path}: column {quoted(keys.label)} has {len(names)} different labels of words.\n"
@@ -191,7 +168,7 @@ class Tokens(TaskKind):
         Raises:
             DataError: a label is of no class.
         """
-        distinct = _Distinct.among(table, keys.label, kept)
+        distinct = _distinct(table, keys.label, kept)
         labels = distinct.columns[keys.label]
         try:
             numbers = class_numbers(distinct, keys.label, range(len(labels)), names)
