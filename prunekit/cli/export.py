@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, MISSED, ConfigError
-from prunekit.data.kinds.tokens import TOKENS
 from prunekit.runs.finished import open_run
 
 
@@ -20,9 +19,9 @@ def main(arguments: Sequence[str]) -> int:
         return print_help("export")
     given = parse_settings("export", arguments)
     run = open_run(given.pop("run"))
-    if run.spec.kind is TOKENS:
+    if run.spec.kind.labels_words:
         raise ConfigError(
-            f"run={run.path} {TOKENS.does}; export does not write such models.\n"
+            f"run={run.path} {run.spec.kind.does}; export does not write such models.\n"
             "Allowed: a run of classification, regression or answers.\n"
             f"Use prunekit.load({str(run.path)!r}); its model/ is a folder of AutoModelForTokenClassification."
         )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
-from prunekit.data.kinds.tokens import TOKENS
 from prunekit.runs.finished import open_labelling
 
 FORMATS = (".csv", ".jsonl")
@@ -23,11 +22,11 @@ def main(arguments: Sequence[str]) -> int:
         return print_help("predict")
     given = parse_settings("predict", arguments)
     in_python = "Give such a run, or use prunekit.load(...) in Python."
-    run = open_labelling(given["run"], "; predict does not do that", in_python, also=(TOKENS,))
+    run = open_labelling(given["run"], "; predict does not do that", in_python, words=True)
     data, out = _files(given["data"], given["out"])
-    if run.spec.kind is TOKENS and out.suffix.lower() != ".jsonl":
+    if run.spec.kind.labels_words and out.suffix.lower() != ".jsonl":
         raise ConfigError(
-            f"out={out}, but run={given['run']} {TOKENS.does}, a list per row.\nAllowed: .jsonl.\n"
+            f"out={out}, but run={given['run']} {run.spec.kind.does}, a list per row.\nAllowed: .jsonl.\n"
             f"Type out={out.with_suffix('.jsonl')}"
         )
     columns = {"text": given["text"] or run.spec.text}

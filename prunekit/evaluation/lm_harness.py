@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ def evaluate_with_harness(
     few_shot: int | None = None,
     batch_size: int = 1,
     device: str = "cpu",
-    **options: Any,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Return what lm-evaluation-harness measures on a saved model: per task its metrics, named as in the harness.
 
-    `limit` is rows per task, None = all; `few_shot` examples in the prompt, None = the task's own; `options` go to
-    `lm_eval.simple_evaluate` as they are.
+    `limit` is rows per task, None = all; `few_shot` examples in the prompt, None = the task's own; `settings` are
+    further arguments of `lm_eval.simple_evaluate`.
 
     Raises:
         ConfigError: the harness is not installed, or the folder holds no weights.
@@ -50,7 +50,7 @@ def evaluate_with_harness(
         batch_size=batch_size,
         device=device,
         limit=limit,
-        **options,
+        **(settings or {}),
     )
     return {
         task: {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}

@@ -20,7 +20,6 @@ from prunekit.console import silence_libraries, track
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.errors import DataError
 from prunekit.data.kinds.base import TaskKind
-from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.tables import Table, read_table
 from prunekit.data.words import NO_LABEL, WordTokeniser, first_tokens
 from prunekit.evaluation.evaluate import predict
@@ -117,7 +116,7 @@ def predict_file(run: FinishedRun, rows: PredictionRows, out: Path, batch_size: 
         ConfigError: the table has a column that would be written, or the file cannot be written.
     """
     silence_libraries()
-    predictor = (_WordPredictor if run.spec.kind is TOKENS else _Predictor)(run, batch_size)
+    predictor = (_WordPredictor if run.spec.kind.labels_words else _Predictor)(run, batch_size)
     writer = {".csv": _CsvWriter, ".jsonl": _JsonWriter}[out.suffix.lower()]
     names = writer.names(predictor.classes, predictor.layers)
     if taken := [name for name in names if name in rows.table.columns]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prunekit.config.errors import ConfigError
 from prunekit.console import say
-from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.registry import KINDS
 from prunekit.data.sources import FILES
 from prunekit.data.spec import TaskSpec
@@ -155,10 +153,8 @@ def _settled(result: RunResult) -> dict[str, Any]:
     return {} if thresholds is None else {"thresholds": tuple(float(share) for share in thresholds.values())}
 
 
-def open_labelling(
-    given: str | Path | None, refused: str, instead: str, also: Collection[TaskKind] = ()
-) -> FinishedRun:
-    """Open a run whose model gives each text a label or a value, or whose task is of one of the kinds `also`.
+def open_labelling(given: str | Path | None, refused: str, instead: str, *, words: bool = False) -> FinishedRun:
+    """Open a run whose model gives each text a label or a value; with `words`, or each of its words.
 
     `refused` is what the command does not do with other runs, as words after what their models do; `instead` is the
     message's last line.
@@ -167,8 +163,9 @@ def open_labelling(
         ConfigError: as of `open_run`, or the model does something else.
     """
     run = open_run(given)
-    if not run.spec.kind.labels_texts and run.spec.kind not in also:
-        *kinds, last = [name for name, kind in KINDS.items() if kind.labels_texts or kind in also]
+    fitting = [name for name, kind in KINDS.items() if kind.labels_texts or (words and kind.labels_words)]
+    if run.spec.kind.name not in fitting:
+        *kinds, last = fitting
         raise ConfigError(
             f"run={given} {run.spec.kind.does}{refused}.\nAllowed: a run of {', '.join(kinds)} or {last}.\n{instead}"
         )

@@ -44,18 +44,34 @@ from prunekit.tokens.pruner import TokenPruner
 
 
 def load_packed(
-    folder: str | Path, *, dtype: str = "fp32", threads: int | None = None, device: str = "cpu", **options: Any
+    folder: str | Path,
+    *,
+    dtype: str = "fp32",
+    threads: int | None = None,
+    device: str = "cpu",
+    linears: str = "auto",
+    attention: str = "auto",
+    cls_last: bool = True,
+    max_length: int | None = None,
 ) -> PackedEngine:
     """Return the engine of a checkpoint folder, pruned or dense, with its tokenizer if it has one.
 
-    Texts are cut where they were cut in training; options as in `PackedEngine`.
+    `max_length` None cuts texts where they were cut in training; other arguments as in `PackedEngine`.
     """
     dtype_of(dtype)
     device_of(device)
     model = load_packable(folder)
-    given = {"max_length": longest_text_of(Path(folder)), **options}
-    tokenizer = tokenizer_of(folder, model.config)
-    return PackedEngine(model, tokenizer, dtype=dtype, threads=threads, device=device, **given)
+    return PackedEngine(
+        model,
+        tokenizer_of(folder, model.config),
+        dtype=dtype,
+        threads=threads,
+        device=device,
+        linears=linears,
+        attention=attention,
+        cls_last=cls_last,
+        max_length=longest_text_of(Path(folder)) if max_length is None else max_length,
+    )
 
 
 @contextmanager

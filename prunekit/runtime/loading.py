@@ -24,14 +24,27 @@ def load(
 
 
 @overload
-def load(folder: str | Path, *, engine: Literal["packed"], **options: Any) -> PackedEngine: ...
+def load(
+    folder: str | Path,
+    *,
+    engine: Literal["packed"],
+    dtype: str = "fp32",
+    threads: int | None = None,
+    device: str = "cpu",
+    linears: str = "auto",
+    attention: str = "auto",
+    cls_last: bool = True,
+    max_length: int | None = None,
+) -> PackedEngine: ...
 
 
 @overload
-def load(folder: str | Path, *, engine: Literal["onnx"], **options: Any) -> GraphEngine: ...
+def load(
+    folder: str | Path, *, engine: Literal["onnx"], dtype: str = "fp32", threads: int | None = None
+) -> GraphEngine: ...
 
 
-def load(folder: str | Path, execution: Execution | None = None, *, engine: str = "hf", **options: Any) -> Any:
+def load(folder: str | Path, execution: Execution | None = None, *, engine: str = "hf", **own: Any) -> Any:
     """Load the pruned model of a run folder, or of its model/, in evaluation mode; call it like any Hugging Face model.
 
     `execution` None means the one it was tested with, which is "pack" for nearly every method.
@@ -49,11 +62,11 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
     """
     folder = model_folder(folder)
     if engine == "hf":
-        if options:
-            raise TypeError(f"load() has no option {', '.join(options)} for engine='hf'; it belongs to another engine.")
+        if own:
+            raise TypeError(f"load() has no option {', '.join(own)} for engine='hf'; it belongs to another engine.")
         return load_hf(folder, execution)
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(['hf', *ENGINES])}.")
     if execution is not None:
         raise TypeError(f"load() has no execution for engine={engine!r}, which has one way to run; leave it out.")
-    return ENGINES[engine](folder, **options)
+    return ENGINES[engine](folder, **own)

@@ -55,13 +55,18 @@ def forward(
     attention_mask: Int[Tensor, "batch tokens"] | None = None,
     *,
     targets: Int[Tensor, "batch words"],
-    **options: Any,
+    trace: Trace | None = None,
+    execution: str | None = None,
+    prune: bool = True,
+    protected: Bool[Tensor, "batch tokens"] | None = None,
 ) -> Float[Tensor, "batch words vocabulary"]:
     """Return the logits of each target word given the words before it; padding of `targets` is -100.
 
-    `options` are the keyword arguments of `encode`.
+    Other arguments as in `encode`.
     """
-    source = encode(model, input_ids, attention_mask, **options)
+    source = encode(
+        model, input_ids, attention_mask, trace=trace, execution=execution, prune=prune, protected=protected
+    )
     translator: Any = model
     return translator(
         encoder_outputs=BaseModelOutput(last_hidden_state=source.hidden),
@@ -79,13 +84,18 @@ def generate(
     *,
     beams: int = 4,
     max_new_tokens: int = 128,
-    **options: Any,
+    trace: Trace | None = None,
+    execution: str | None = None,
+    prune: bool = True,
+    protected: Bool[Tensor, "batch tokens"] | None = None,
 ) -> Int[Tensor, "batch words"]:
-    """Translate by beam search; `options` are the keyword arguments of `encode`.
+    """Translate by beam search; other arguments as in `encode`.
 
     Everything else follows the model's own generation settings.
     """
-    source = encode(model, input_ids, attention_mask, **options)
+    source = encode(
+        model, input_ids, attention_mask, trace=trace, execution=execution, prune=prune, protected=protected
+    )
     translator: Any = model
     return translator.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=source.hidden),

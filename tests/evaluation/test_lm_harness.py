@@ -26,7 +26,7 @@ def test_it_is_called_with_the_folder_and_its_numbers_come_back(folder, monkeypa
     stand_in = ModuleType("lm_eval")
     stand_in.simple_evaluate = simple_evaluate
     monkeypatch.setitem(sys.modules, "lm_eval", stand_in)
-    found = evaluate_with_harness(folder, ["arc_easy"], limit=4, few_shot=0, random_seed=7)
+    found = evaluate_with_harness(folder, ["arc_easy"], limit=4, few_shot=0, settings={"random_seed": 7})
     assert found == {"arc_easy": {"acc,none": 0.25, "acc_stderr,none": 0.1}}
     assert asked["model"] == "hf"
     assert asked["model_args"] == {"pretrained": str(folder), "dtype": "float32"}

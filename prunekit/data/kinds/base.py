@@ -37,6 +37,7 @@ class TaskKind(ABC):
     generates: bool = False  # a decoder writes the prediction; otherwise a head reads it off the encoder
     own_keys: tuple[str, ...] = ()  # keys of a task that mean something to this kind alone
     may_lack_labels: bool = False  # whether a text may have none
+    labels_words: bool = False  # whether a prediction is a list, a label per word
     does: str = ""  # what a model of this kind does, for messages; "" = it gives each text one label or value
     # what cells may hold, and what to do about others, in messages
     allowed_text: str = "text, which is Unicode; null where there is none."

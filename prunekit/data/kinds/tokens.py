@@ -218,6 +218,7 @@ TOKENS = Tokens(
     "tokens",
     metrics=("entity_f1", "entity_precision", "entity_recall", "word_accuracy"),
     default_metrics=("entity_f1", "entity_precision", "entity_recall", "word_accuracy"),
+    labels_words=True,
     does="labels the words of texts",
     allowed_text='a list of words per row, as ["EU", "rejects"], none of them empty.',
     correct_text='Write rows as {"tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]} into a .jsonl file.',
