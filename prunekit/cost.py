@@ -265,12 +265,11 @@ def max_sparsity(
 def reference_macs_sparsity(ratios: Sequence[float], average_length: int, shape: Shape = BERT_BASE) -> float:
     """Return what ToP's code prints as `macs_sparsity`: constant length, cumulative ratios rounded to two decimals.
 
-    `ratios` are the keep ratios at the input of each layer. Only for comparison with published logs.
+    `ratios` are the keep ratios at the input of each layer; their products are rounded, half to even, and not carried
+    on rounded. Only for comparison with published logs.
     """
-    share, counts = 1.0, []
-    for ratio in ratios:
-        share = round(share * ratio, 2)
-        counts.append(int((average_length - 1) * share) + 1)
+    shares = torch.tensor(ratios, dtype=torch.float64).cumprod(0).round(decimals=2).tolist()
+    counts = [int((average_length - 1) * share) + 1 for share in shares]
     tokens_in = torch.tensor(counts)
     tokens_out = torch.tensor([*counts[1:], counts[-1]])
     dense = dense_macs(shape, torch.tensor(average_length), "top")

@@ -270,6 +270,14 @@ def test_the_number_that_the_reference_prints_rounds_the_share_before_the_length
     assert reference_macs_sparsity([0.9, 0.9, 0.9], 101, shape) == pytest.approx(1 - float(left))
 
 
+def test_the_number_that_the_reference_prints_rounds_the_product_and_not_each_step():
+    # .85^6 = .37715 -> .38; rounded at each layer .85 .72 .61 .52 .44 it would be .44 * .85 -> .37
+    shape = Shape(layers=6, hidden=8, ffn=16, heads=2)
+    counts = row(86, 73, 62, 53, 45, 39)
+    left = layer_macs(shape, counts, row(73, 62, 53, 45, 39, 39), "top").sum() / dense_macs(shape, row(101), "top")
+    assert reference_macs_sparsity([0.85] * 6, 101, shape) == pytest.approx(1 - float(left))
+
+
 # -- measured: bins as full as they are --------------------------------------------------------------------
 
 

@@ -43,6 +43,7 @@ VERBS = {
     "bench": "prunekit.cli.bench:main",
     "data": "prunekit.cli.data:main",
     "predict": "prunekit.cli.predict:main",
+    "import": "prunekit.cli.imports:main",
     "new": "prunekit.cli.new:main",
     "serve": "prunekit.cli.serve:main",
 }

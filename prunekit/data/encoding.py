@@ -143,8 +143,8 @@ class EncodedSplit:
         return batch | self.targets.batch(rows, inside) | {"index": rows.clone()}
 
 
-def load_tokenizer(source: str | Path) -> Any:
-    """Load the tokenizer of a backbone, a folder or a hub id.
+def load_tokenizer(source: str | Path, config: Any = None) -> Any:
+    """Load the tokenizer of a backbone, a folder or a hub id; `config` is that of its model, where it has none there.
 
     Raises:
         DataError: the folder has none.
@@ -161,7 +161,7 @@ def load_tokenizer(source: str | Path) -> Any:
             f"tokenizer_config.json there, or write it with tokenizer.save_pretrained."
         )
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
     except Exception as error:  # transformers lets any error of a broken file through
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise DataError(

@@ -147,7 +147,10 @@ def kept_tokens(
     with evaluating(model):
         run_encoder(model, batch, "mask", trace=trace)
     real = batch["attention_mask"] > 0
-    passed = torch.stack([(entry.keep > 0) & real for entry in trace.layers])
+    width = real.shape[1]  # a model whose decisions depend on padding has read more of it
+    passed = torch.stack([(entry.keep[:, :width] > 0) & real for entry in trace.layers])
     entered = torch.cat([real[None], passed[:-1]])  # a layer's attention sees what the layer before kept
-    scores = torch.stack([entry.received if entry.received is not None else real.float() for entry in trace.layers])
+    scores = torch.stack(
+        [entry.received[:, :width] if entry.received is not None else real.float() for entry in trace.layers]
+    )
     return passed.sum(0), scores.float() * entered

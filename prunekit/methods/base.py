@@ -69,6 +69,8 @@ class TokenPruningMethod(L.LightningModule):
         self.hard_steps = options.count_hard_steps(context.training)
         self.soft_steps = max(0, context.training.steps - self.hard_steps)
         self._evaluations: dict[int, Evaluation] = {}
+        if self.pruner is not None:
+            self.pruner.scorer.pad_to(context.spec.max_length)
 
     # -- what a method overrides -----------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ from prunekit.tokens.state import Execution, Trace
 
 # the reference compares with at least this, in its unit: padding has score 0 and must never be kept
 FLOOR = 1e-5
+# of a soft mask in the reference's profile: there a token remains key and voter however small its mask is
+LEAST_MASK = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ class LTPOptions(ThresholdOptions):
         """Build thresholds on a line, in units of uniform attention; layer 0 never prunes."""
         unit = self.reference_length
         thresholds = linear_thresholds(shape.layers, self.final_threshold * unit)
-        policy = LearnedThreshold(thresholds, self.temperature * unit, FLOOR * unit)
+        least = LEAST_MASK if self.reference else 0.0
+        policy = LearnedThreshold(thresholds, self.temperature * unit, FLOOR * unit, least)
         scorer = ReceivedAfterDropout() if self.reference else AttentionReceived()
         return TokenPruner(scorer, policy, thresholds, protect_first=not self.reference, hide_gone=not self.reference)
 
@@ -125,10 +128,17 @@ class LTP(ThresholdMethod):
         return [{"params": [self.learned.values], "lr": rate * options.reference_length, "name": "thresholds"}]
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Clip weights and thresholds apart; the reference clips them together, which slows the weights down."""
+        """Clip weights and thresholds apart; the reference clips them together, which slows the weights down.
+
+        The norm is then that of the reference's thresholds, in whose unit a gradient is `reference_length` times ours.
+        """
         clip, values = self.context.training.clip, self.learned.values
         if self.options.reference and clip > 0:
-            nn.utils.clip_grad_norm_([*(p for _, p in self.weights()), values], clip)
+            weights = [parameter for _, parameter in self.weights()]
+            grads = [parameter.grad for parameter in weights if parameter.grad is not None]
+            if values.grad is not None:
+                grads.append(values.grad * self.options.reference_length)
+            nn.utils.clip_grads_with_norm_([*weights, values], clip, nn.utils.get_total_norm(grads))
             return
         super().configure_gradient_clipping(*args, **kwargs)
         if self.options.threshold_clip > 0:

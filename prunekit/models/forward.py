@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -15,6 +16,7 @@ from prunekit.data.encoding import Batch
 from prunekit.losses import PADDING
 from prunekit.models.heads import logits_of
 from prunekit.tokens import translation
+from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.families.registry import family_of
 from prunekit.tokens.state import Execution, Trace
 
@@ -46,6 +48,17 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in batch.items() if name not in NON_MODEL_KEYS}
 
 
+def _widened(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return inputs padded as the model's decisions ask for in evaluation; those of nearly all models as they are."""
+    pruner = encoder_of(model).pruner
+    width = None if pruner is None or model.training else pruner.scorer.padded_to
+    missing = 0 if width is None else width - inputs["input_ids"].shape[1]
+    if missing <= 0:
+        return inputs
+    fill = {"input_ids": model.config.pad_token_id or 0, "attention_mask": 0, "token_type_ids": 0, "protected": 0}
+    return {name: F.pad(inputs[name], (0, missing), value=fill[name]) for name in inputs}
+
+
 def decodes(model: PreTrainedModel) -> bool:
     """Return whether a decoder reads the encoder."""
     return family_of(model).has_decoder
@@ -61,7 +74,7 @@ def forward_logits(
     """
     inputs: dict[str, Any] = model_inputs(batch)
     if not decodes(model):
-        return logits_of(model(**inputs, execution=execution, trace=trace), batch)
+        return logits_of(model(**_widened(model, inputs), execution=execution, trace=trace), batch)
     targets = batch["labels"]
     return translation.forward(model, **inputs, targets=targets, execution=execution, trace=trace)[targets != PADDING]
 
@@ -75,7 +88,7 @@ def run_encoder(model: PreTrainedModel, batch: Batch, execution: Execution, **ho
     if decodes(model):
         translation.encode(model, **inputs, execution=execution, **how)
     else:
-        model(**inputs, execution=execution, **how)
+        model(**_widened(model, inputs), execution=execution, **how)
 
 
 def run_stock_encoder(model: PreTrainedModel, batch: Batch) -> None:

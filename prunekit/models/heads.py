@@ -152,16 +152,18 @@ def logits_of(output: Any, batch: Batch) -> Float[Tensor, "decisions outputs"] |
     """Return the logits of any head as one tensor: of classes, or of the first and last token of an answer.
 
     Of words there is a row per labelled one, in the order of texts and words, or without `labels` in the batch logits
-    for each token. Padding gets `MASKED_LOGIT`, so that no answer begins or ends there.
+    for each token. Padding gets `MASKED_LOGIT`, so that no answer begins or ends there. Tokens beyond the batch, which
+    the model was given as padding, are left out.
     """
     if "logits" in output:
         logits = output.logits
         if not by_token(logits):
             return logits
+        logits = logits[:, : batch["input_ids"].shape[1]]
         if "labels" in batch:
             return logits[batch["labels"] != PADDING]
     else:
-        logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
+        logits = torch.stack([output.start_logits, output.end_logits], dim=-1)[:, : batch["input_ids"].shape[1]]
     return logits.masked_fill(batch["attention_mask"][..., None] == 0, MASKED_LOGIT)
 
 

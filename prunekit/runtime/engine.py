@@ -160,6 +160,9 @@ class PackedEngine:
                 f"{type(model).__name__} is of the family {model.config.model_type!r}, which the packed engine does "
                 f"not support; load it with engine='hf'."
             )
+        scorer = None if (own := encoder_of(model).pruner) is None else own.scorer
+        if scorer is not None and scorer.no_removal:
+            raise ValueError(f"{type(scorer).__name__} {scorer.no_removal}.")
         if model.training or model.device.type != "cpu":
             raise ValueError(
                 f"the model is {'in training mode' if model.training else f'on {model.device}'}, but the packed engine "

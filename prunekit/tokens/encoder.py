@@ -110,6 +110,8 @@ class PrunedEncoder(nn.Module):
         if execution not in get_args(Execution):
             raise ValueError(f"execution={execution!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
         pruner = self.pruner if prune and execution != "dense" else None
+        if pruner is not None and not self.training:
+            _check_padding(pruner, execution, hidden_states.shape[1])
         always_kept = self._protect(hidden_states, attention_mask, protected, pruner)
         removes_tokens = execution == "drop" or (execution == "soft" and pruner is not None and pruner.hide_gone)
         layout = TokenLayout(hidden_states, attention_mask, always_kept, execution, removes_tokens=removes_tokens)
@@ -236,6 +238,22 @@ class TranslationEncoder(PrunedEncoder):
         pruner: TokenPruner | None,
     ) -> Float[Tensor, "batch tokens"]:
         return _protected_mask(hidden, mask, marked, self.prefix, last=True)
+
+
+def _check_padding(pruner: TokenPruner, execution: str, width: int) -> None:
+    """Check that a model whose decisions depend on padding is evaluated with the padding that it was made for.
+
+    Raises:
+        ValueError: it is not.
+    """
+    padded_to = pruner.scorer.padded_to
+    if padded_to is None or (width == padded_to and execution not in ("drop", "pack")):
+        return
+    raise ValueError(
+        f"execution={execution!r} with texts padded to {width} tokens: the decisions of this model depend on padding.\n"
+        f"Allowed: execution='mask' with texts padded to {padded_to} tokens.\n"
+        f"Give tokenizer(texts, padding='max_length', truncation=True, max_length={padded_to}, return_tensors='pt')."
+    )
 
 
 def _protected_mask(

@@ -183,20 +183,29 @@ class ProfileThreshold(Threshold):
 class LearnedThreshold(Threshold):
     """A trained threshold per layer; the soft keep is sigmoid((score - threshold) / temperature).
 
-    Training starts at `thresholds` and may push one below 0; the hard decision uses at least `floor`.
+    Training starts at `thresholds` and may push one below 0; the hard decision uses at least `floor`. The soft keep is
+    at least `least`: where it is exactly 0, as far below a threshold in float32, a token counts as dropped.
     Source: LTP, arXiv:2107.00910; ltp.md 1.4 and 1.6.
     """
 
-    def __init__(self, thresholds: Mapping[Any, float], temperature: float, floor: float = 0.0) -> None:
+    def __init__(
+        self, thresholds: Mapping[Any, float], temperature: float, floor: float = 0.0, least: float = 0.0
+    ) -> None:
         super().__init__(thresholds)
         self.temperature = temperature
         self.floor = floor
+        self.least = least
         self.row = {layer: row for row, layer in enumerate(self.thresholds)}
         self.values = nn.Parameter(torch.tensor(list(self.thresholds.values())))
 
     def arguments(self) -> dict[str, Any]:
-        """Return the initial thresholds, temperature and floor; learned values are tensors of the checkpoint."""
-        return {"thresholds": self.thresholds, "temperature": self.temperature, "floor": self.floor}
+        """Return the initial thresholds and what bounds them; learned values are tensors of the checkpoint."""
+        return {
+            "thresholds": self.thresholds,
+            "temperature": self.temperature,
+            "floor": self.floor,
+            "least": self.least,
+        }
 
     def threshold(self, layer: int) -> Float[Tensor, ""]:
         """Return the learned threshold, at least the floor, scaled."""
@@ -206,7 +215,7 @@ class LearnedThreshold(Threshold):
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
     ) -> Float[Tensor, "batch tokens"]:
         """Return keep between 0 and 1, 1/2 at the threshold; differentiable in scores and threshold."""
-        return torch.sigmoid((scores - self.values[self.row[layer]]) / self.temperature)
+        return torch.sigmoid((scores - self.values[self.row[layer]]) / self.temperature).clamp(min=self.least)
 
 
 def linear_thresholds(layers: int, final: float, first: int = 1) -> dict[int, float]:

@@ -20,10 +20,15 @@ class Scorer(nn.Module):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"received"})
     no_graph: ClassVar[str] = ""  # why it cannot be exported to ONNX, as the words after its name; empty where it can
+    no_removal: ClassVar[str] = ""  # why it scores otherwise where dropped tokens are removed, in the same form
+    padded_to: int | None = None  # the width to which texts are padded in evaluation, where scores depend on it
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `__init__` that rebuild this scorer, as JSON values."""
         return {}
+
+    def pad_to(self, tokens: int) -> None:
+        """Take the width to which the run pads texts in evaluation; ignored where padding changes no score."""
 
     def macs(self, tokens: Float[Tensor, "*sentences"]) -> Float[Tensor, "*sentences"]:
         """Return the multiply-accumulates to score this many tokens, on top of the layer's own; float64, default 0."""
@@ -121,10 +126,28 @@ class ReferenceReceived(Scorer):
     """Attention received as in ToP's reference code: after dropout, from padding and dropped queries too.
 
     Only for comparisons with published checkpoints: it depends on the amount of padding, so `drop` and `pack`
-    do not equal `mask` under it.  Source: Moonlit ToP/models/modeling_bert.py:499-526.
+    do not equal `mask` under it. In evaluation the reference pads every text to `padded_to` tokens; None takes them as
+    they come.  Source: Moonlit ToP/models/modeling_bert.py:499-526.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"dropped"})
+    no_removal: ClassVar[str] = (
+        "lets padding and dropped tokens vote, as the reference code does, so it needs them; use engine='hf', "
+        "or for this engine a model of method.compat=false, imported with profile=house"
+    )
+    no_graph: ClassVar[str] = no_removal
+
+    def __init__(self, padded_to: int | None = None) -> None:
+        super().__init__()
+        self.padded_to = padded_to
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the width to which texts are padded."""
+        return {"padded_to": self.padded_to}
+
+    def pad_to(self, tokens: int) -> None:
+        """Pad every text to this width in evaluation."""
+        self.padded_to = tokens
 
     def forward(self, signals: Signals, state: TokenState) -> Float[Tensor, "batch tokens"]:
         """Return column sums over every row of the padded sequence."""

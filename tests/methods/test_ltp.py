@@ -7,6 +7,7 @@ from support.models import method_under_test, sentences
 from prunekit.cost import Shape, encoder_macs, straight_through_counts
 from prunekit.evaluation.evaluate import evaluate
 from prunekit.losses import cost_gap, mask_regulariser
+from prunekit.tokens.state import Trace
 
 ROWS = [24, 17, 9, 30, 12, 21, 28, 15]
 VALIDATION = [sentences(ROWS, seed=n) | {"labels": torch.arange(8) % 3, "index": torch.arange(8)} for n in range(4)]
@@ -189,15 +190,28 @@ def test_each_stage_has_a_schedule_of_its_own():
     assert rates[39] == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("profile", ["house", "reference"])
-def test_thresholds_do_not_rescale_the_weights_unless_as_in_the_reference(profile):
+@pytest.mark.parametrize(
+    ("profile", "norms"),
+    [
+        ("house", (0.5, 0.01)),  # 1/2 and .01 are below the limits of 1 and 1/2
+        ("reference", (0.36385, 0.007277)),  # a threshold of theirs has .01 * 128 = 1.28: sqrt(.5^2 + 1.28^2) = 1.37419
+    ],
+)
+def test_thresholds_do_not_rescale_the_weights_unless_as_in_the_reference(profile, norms):
     found = ltp(profile=profile, threshold_clip=0.5)
     weight = dict(found.weights())["classifier.weight"]
-    weight.grad = torch.full_like(weight, 0.5 / weight.numel() ** 0.5)  # norm 1/2: below the limit of 1
-    found.learned.values.grad = torch.tensor([0.0, 100.0, 0.0])
+    weight.grad = torch.full_like(weight, 0.5 / weight.numel() ** 0.5)
+    found.learned.values.grad = torch.tensor([0.0, 0.01, 0.0])
     found.configure_gradient_clipping()
-    norms = weight.grad.norm().item(), found.learned.values.grad.norm().item()
-    assert norms == (pytest.approx((0.5, 0.5)) if profile == "house" else pytest.approx((0.005, 1.0), rel=1e-3))
+    assert (weight.grad.norm().item(), found.learned.values.grad.norm().item()) == pytest.approx(norms, rel=1e-4)
+
+
+@pytest.mark.parametrize(("profile", "left"), [("house", [1.0] * 8), ("reference", ROWS)])
+def test_a_soft_mask_of_0_drops_a_token_but_not_in_the_reference(profile, left):
+    """Thresholds far above every score: sigmoid(-1e5) is 0 in float32, and of house [CLS] alone is left."""
+    found, trace = ltp(profile=profile, final_threshold=10.0, temperature=1e-4), Trace()
+    found(BATCH, "soft", trace)
+    assert trace.tokens_out[-1].tolist() == left
 
 
 # -- the reference's profile -----------------------------------------------------------------------------

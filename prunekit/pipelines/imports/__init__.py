@@ -1,0 +1,1 @@
+"""Published checkpoints of other repositories, read into prunekit's folder layout."""
