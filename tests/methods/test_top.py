@@ -101,12 +101,67 @@ def test_the_target_rises_over_the_warm_up():
 
 
 def test_the_reference_trains_two_steps_before_it_prunes():
-    shown = []
-    for compat in (False, True):
-        found = module(step=12, warmup_epochs=2.0, hard_fraction=0.0, compat=compat)
-        found.log_dict = lambda values: shown.extend(v for name, v in values.items() if name == "budget/target")
+    """top.md 2.3: dense with the teacher's logits alone, then the schedule starts again, and the target at 0."""
+    recipe = {"compat": True, "hard_fraction": 0.0, "task_loss": "kd", "warmup_epochs": 1.0}
+    for step, terms in ((0, {"kd"}), (1, {"kd"}), (2, {"kd", "rank", "lagrangian"})):
+        found = module(step=step, **recipe)
+        found.train()
+        assert set(found.terms(batch())) == terms
+    rates = [module(**recipe).weights_rate(step) for step in (0, 1, 2, 3, 21)]  # of 40 steps
+    assert rates == pytest.approx([1, 39 / 40, 1, 37 / 38, 19 / 38])
+    shown = {}
+    for step in (2, 7, 12):
+        found = module(step=step, budget=2.0, **recipe).train()
+        found.log_dict = lambda values, step=step: shown.update({step: values.get("budget/target")})
         found.terms(batch())
-    assert shown == pytest.approx([0.30, 0.25])
+    assert shown == {2: 0.0, 7: 0.25, 12: 0.5}
+
+
+def test_the_dense_steps_of_the_reference_are_those_of_the_plain_model():
+    found = module(step=1, compat=True, hard_fraction=0.0, task_loss="kd")
+    with torch.no_grad():
+        found.policy.token_loga.fill_(-4.0)
+        found.policy.pruner_loga.fill_(4.0)
+    teacher = torch.zeros(4, 3)
+    expected = found._task_terms(found(batch(), "dense"), teacher, batch()["labels"])["kd"]
+    assert found.terms(batch())["kd"] == expected
+
+
+@pytest.mark.parametrize(("step", "cleared"), [(0, False), (1, False), (2, True), (3, False)])
+def test_the_optimiser_of_the_reference_starts_again_where_it_begins_to_prune(step, cleared):
+    found = module(step=step, compat=True, hard_fraction=0.0)
+    optimizer = SimpleNamespace(state={"a weight": "its momenta"})
+    found._trainer.optimizers = [optimizer]
+    found.on_train_batch_start(batch(), 0)
+    assert (not optimizer.state) == cleared
+    assert not found.policy.shift.any()
+
+
+def test_embeddings_count_in_the_norm_that_the_reference_clips():
+    """top.md 2.3: weights of norm 3 and embeddings of norm 4 are clipped at 1 together: 3 / 5 is left."""
+    for compat, left in ((False, 1.0), (True, 0.6)):
+        found = module(compat=compat)
+        weight = dict(found.weights())["classifier.weight"]
+        weight.grad = torch.full_like(weight, 3 / weight.numel() ** 0.5)
+        embedding = found.model.base_model.embeddings.word_embeddings.weight
+        assert embedding.requires_grad == compat
+        assert not any(parameter is embedding for _, parameter in found.weights())
+        if compat:
+            embedding.grad = torch.full_like(embedding, 4 / embedding.numel() ** 0.5)
+        found.configure_gradient_clipping()
+        assert weight.grad.norm().item() == pytest.approx(left, rel=1e-4)
+        assert embedding.grad is None  # no optimiser would clear it
+
+
+def test_compat_is_evaluated_as_wide_as_the_task_allows():
+    assert module(compat=True).pruner.scorer.padded_to == 64  # task.max_length of synthetic
+    assert module().pruner.scorer.padded_to is None
+
+
+@pytest.mark.parametrize(("written", "beta"), [(0.6667, 2 / 3), (0.5, 0.5)])
+def test_beta_is_two_thirds(written, beta):
+    found = module(beta=written)
+    assert found.policy.distribution.beta == beta
 
 
 def test_multipliers_rise_against_the_constraint_and_gates_fall():
@@ -178,7 +233,7 @@ def test_the_papers_own_knob_counts_every_bin_alike():
     with torch.no_grad():
         found.policy.pruner_loga.fill_(4.0)
         found.policy.token_loga[:, 1:].fill_(-4.0)
-    assert found.nominal_sparsity() > 0.3
+    assert found.gates.nominal_sparsity() > 0.3
     assert found.meets_budget(1.0)
 
 
@@ -191,8 +246,8 @@ def test_the_measured_constraint_sees_that_empty_bins_save_nothing():
             found.policy.pruner_loga.fill_(4.60517)
             found.policy.token_loga.fill_(4.60517)
             found.policy.token_loga[:, 1:13].fill_(-4.60517)  # ranks 0, 1, 2 fall in bins 0, 13, 26
-    assert nominal.expected_sparsity(short).item() > 0.1
-    assert measured.expected_sparsity(short).item() < 0.01
+    assert nominal.gates.expected_sparsity(short, 1).item() > 0.1
+    assert measured.gates.expected_sparsity(short, 1).item() < 0.01
 
 
 @pytest.mark.parametrize(
@@ -312,7 +367,7 @@ def test_there_are_no_multipliers():
 def test_the_gates_gradient_leaves_the_cost_as_it_is():
     found = tied(step=10)
     found.policy.loga.grad = torch.tensor([1.0, 2.0, 3.0])
-    cost = torch.autograd.grad(found.expected_sparsity(LENGTHS), found.policy.loga)[0]
+    cost = torch.autograd.grad(found.gates.expected_sparsity(LENGTHS, 1), found.policy.loga)[0]
     found.on_before_optimizer_step(found.configure_optimizers()["optimizer"])
     assert found.policy.loga.grad.norm() > 0.1
     assert float(found.policy.loga.grad @ cost) == pytest.approx(0.0, abs=1e-6)
