@@ -125,6 +125,7 @@ class _Recorder(TokenPruner):
             protect_first=pruner.protect_first,
             protect_last=pruner.protect_last,
             hide_gone=pruner.hide_gone,
+            finishes_layer=pruner.finishes_layer,
         )
         self.decider = pruner
         self.width = width

@@ -129,7 +129,8 @@ class ToPOptions(MethodOptions):
         """Build gates on the canonical score, at the layers before each prune location."""
         layers = self.decision_layers(shape.layers)
         scorer = ReferenceReceived() if self.compat else AttentionReceived()
-        return TokenPruner(scorer, self._policy(layers), layers, hide_gone=not self.compat)
+        policy = self._policy(layers)
+        return TokenPruner(scorer, policy, layers, hide_gone=not self.compat, finishes_layer=self.compat)
 
     def _policy(self, layers: list[int]) -> PrefixGate | RankGate:
         form = HardConcrete(beta=2 / 3 if self.beta == BETA else self.beta, gamma=self.gamma, zeta=self.zeta)

@@ -34,6 +34,7 @@ def write_pruner(pruner: TokenPruner, tensors: Path) -> dict[str, Any]:
         "protect_first": pruner.protect_first,
         "protect_last": pruner.protect_last,
         "hide_gone": pruner.hide_gone,
+        "finishes_layer": pruner.finishes_layer,
         "scorer": _described(pruner.scorer),
         "policy": _described(pruner.policy),
     }
@@ -174,6 +175,7 @@ OPTIONAL: dict[str, Check] = {
     "pruner.protect_first": _is_bool,
     "pruner.protect_last": _is_bool,
     "pruner.hide_gone": _is_bool,
+    "pruner.finishes_layer": _is_bool,
 }
 TASK_KEYS: dict[str, Check] = {"hidden_size": _is_count, "pruner": _is_object}
 

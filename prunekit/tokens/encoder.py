@@ -169,6 +169,8 @@ class PrunedEncoder(nn.Module):
         if decides:
             attended = layout.apply_keep(keep, attended)
         layout.hidden = self.family.feed_forward(layer, attended)
+        if pruner is not None and decides and pruner.finishes_layer:
+            layout.store_dropped()
         if pruner is not None and decides and layout.execution == "soft":
             layout.soften(pruner.soft_form)
 

@@ -57,6 +57,7 @@ class TokenLayout:
         self.scores: Tensor | None = None  # of the last decision, if the scorer needs them
         self.packing: Packing | None = None
         self.output = torch.zeros_like(hidden)
+        self.dropped: Tensor | None = None  # by the last decision, where nothing is removed
         if execution == "pack":
             self._pack(hidden, self.real)
 
@@ -94,7 +95,8 @@ class TokenLayout:
         """
         dropped = (self.keep > 0) & (keep == 0)
         if self.packing is None and not self.removes_tokens:
-            self.output = torch.where(dropped[..., None], self.hidden.to(self.output.dtype), self.output)
+            self.dropped = dropped
+            self.store_dropped()
             self.keep = keep
             self.all_visible = False
             return attended
@@ -112,6 +114,11 @@ class TokenLayout:
         self.packing = packing
         self.keep = self.packing.real.float()
         return rows[None]
+
+    def store_dropped(self) -> None:
+        """Store the current state of the tokens that the last decision dropped as their output; not where removed."""
+        if self.dropped is not None:
+            self.output = torch.where(self.dropped[..., None], self.hidden.to(self.output.dtype), self.output)
 
     def _drop(self, keep: Float[Tensor, "batch tokens"], attended: Tensor) -> Tensor:
         """Gather kept tokens to the left, in order, and cut the width to the longest remaining sentence."""

@@ -24,7 +24,8 @@ class TokenPruner(nn.Module):
     its logarithm to the attention logits of later layers, where the token then counts as a fraction of a key and of a
     query. `protect_first` keeps [CLS] whatever its score, `protect_last` the last token ([SEP] or end of sentence).
     With `hide_gone=False` tokens whose soft keep is 0 remain keys of later layers, as in the reference code of ToP and
-    LTP.
+    LTP. With `finishes_layer` a dropped token's output is that of the layer which drops it, and not that layer's input,
+    as in the reference code of ToP; only where nothing is removed, and only a head that reads every token sees it.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class TokenPruner(nn.Module):
         protect_first: bool = True,
         protect_last: bool = False,
         hide_gone: bool = True,
+        finishes_layer: bool = False,
     ) -> None:
         super().__init__()
         self.scorer = scorer
@@ -46,6 +48,7 @@ class TokenPruner(nn.Module):
         self.protect_first = protect_first
         self.protect_last = protect_last
         self.hide_gone = hide_gone
+        self.finishes_layer = finishes_layer
 
     def decide(
         self, layer: int, signals: Signals, state: TokenState, *, soft: bool

@@ -281,7 +281,7 @@ def test_prune_locations_are_decisions_of_the_layer_before():
 def test_compat_scores_as_the_reference_and_keeps_ghost_keys():
     found = module(compat=True)
     assert type(found.pruner.scorer).__name__ == "ReferenceReceived"
-    assert not found.pruner.hide_gone
+    assert (found.pruner.hide_gone, found.pruner.finishes_layer) == (False, True)
     assert found.policy.compat
 
 

@@ -163,12 +163,20 @@ def test_settings_cannot_name_anything_but_a_policy(saved, name, message):
 
 def test_a_pruner_keeps_all_its_settings(tmp_path):
     pruner = TokenPruner(
-        ReferenceReceived(), KeepRatio({0: 0.5}), [0], soft_form="bias", protect_first=False, hide_gone=False
+        ReferenceReceived(padded_to=4),
+        KeepRatio({0: 0.5}),
+        [0],
+        soft_form="bias",
+        protect_first=False,
+        hide_gone=False,
+        finishes_layer=True,
     )
     save(install(tiny_model(), pruner), None, tmp_path)
     again = encoder_of(prunekit.load(tmp_path)).pruner
     assert (again.soft_form, again.protect_first, again.hide_gone, again.layers) == ("bias", False, False, {0})
+    assert again.finishes_layer
     assert isinstance(again.scorer, ReferenceReceived)
+    assert again.scorer.padded_to == 4
 
 
 def test_a_dense_model_is_saved_and_loaded_too(tmp_path):

@@ -200,6 +200,24 @@ def test_a_dropped_token_has_the_output_of_the_last_layer_that_it_passed():
         torch.testing.assert_close(hidden[0, 3], after_one, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("finishes", "layers_passed"), [(False, 1), (True, 2)])
+def test_the_reference_of_top_finishes_the_layer_that_drops_a_token(finishes, layers_passed):
+    """Position 3 is dropped at layer 1 of three: its output is that of layer 0 here, and of layer 1 there."""
+
+    class DropThird(KeepPolicy):
+        def forward(self, layer, scores, state):
+            return (state.position != 3).float()
+
+    model, shorter = tiny_model(layers=3), tiny_model(layers=layers_passed)
+    batch = sentences([6])
+    shorter.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        passed = shorter.base_model(**batch).last_hidden_state[0, 3]
+    install(model, pruner(DropThird(), layers=[1], hide_gone=False, finishes_layer=finishes))
+    for execution in ("soft", "mask"):
+        torch.testing.assert_close(run(model, batch, execution)[1][0, 3], passed, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering"])
 def test_token_and_question_answering_heads_get_the_whole_sequence(head):
     model = install(tiny_model(head=head, classes=2), pruner(KeepRatio(RATIOS)))
