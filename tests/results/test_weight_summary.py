@@ -1,9 +1,9 @@
 """The page's table is that of the committed runs."""
 
-import importlib.util
 import json
 from collections import Counter
 
+from support.models import benchmark_script
 from support.paths import ROOT
 
 from prunekit.report.rows import collect
@@ -24,15 +24,8 @@ def test_the_ablation_has_every_variant_with_two_seeds_at_half_of_the_weights():
     assert all(abs(run["sparsity"]["of_prunable"] - 0.5) < 0.001 for run in pruned)
 
 
-def memory():
-    spec = importlib.util.spec_from_file_location("weight_memory", ROOT / "benchmarks" / "weight_memory.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_memory_of_the_page_is_that_measured_and_does_not_grow_with_the_number_of_blocks():
-    found, own = json.loads(MEMORY.read_text()), memory()
+    found, own = json.loads(MEMORY.read_text()), benchmark_script("weight_memory")
     assert own.table(found) in PAGE
     # the page says by how much the prediction is missed
     ratios = [row["measured_mib"] / row["predicted_mib"] for row in found["rows"] if row["streamed"]]
@@ -49,7 +42,7 @@ def test_the_memory_of_the_page_is_that_measured_and_does_not_grow_with_the_numb
 
 
 def test_what_the_page_says_of_7_billion_is_what_the_formula_gives():
-    own = memory()
+    own = benchmark_script("weight_memory")
     stages = own.at_seven_billion()
     outside = stages["outside"]
     shown = {"observe": "2.19", "factorise, score, repair": "2.49", "differentiate": "2.64"}
