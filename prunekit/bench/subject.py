@@ -29,6 +29,7 @@ from prunekit.models.answers import answers_of
 from prunekit.models.heads import CLASSIFIER, stored_head
 from prunekit.models.tokenizers import check_tokenizer, longest_text
 from prunekit.runs.finished import FinishedRun
+from prunekit.runtime.engine import check_removable
 from prunekit.tokens.encoder import encoder_of
 
 MODEL_EXAMPLES, MODEL_TOKENS = 64, 512
@@ -58,7 +59,7 @@ def load_run(run: FinishedRun, examples: int | None, seed: int, elsewhere: str |
     """Load a run's model and its validation set, or so many rows of it; `elsewhere` is where its file is now.
 
     Raises:
-        ConfigError: the data is no longer where it was.
+        ConfigError: the data is no longer where it was, or the model cannot be packed.
     """
     silence_libraries()
     data = run.data(elsewhere)
@@ -71,9 +72,11 @@ def load_run(run: FinishedRun, examples: int | None, seed: int, elsewhere: str |
         metrics.update(torch.from_numpy(logits), labels)
         return {name: float(value) for name, value in metrics.compute().items()}
 
+    model = pretrained.load_hf(run.model)
+    check_removable(model)
     return BenchSubject(
         folder=run.model,
-        model=pretrained.load_hf(run.model),
+        model=model,
         texts=[encode_row(split, row) for row in chosen],
         place=run.path,
         about={

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.config.errors import ConfigError
 from prunekit.models.answers import answers_of
 from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
@@ -160,9 +161,7 @@ class PackedEngine:
                 f"{type(model).__name__} is of the family {model.config.model_type!r}, which the packed engine does "
                 f"not support; load it with engine='hf'."
             )
-        scorer = None if (own := encoder_of(model).pruner) is None else own.scorer
-        if scorer is not None and scorer.no_removal:
-            raise ValueError(f"{type(scorer).__name__} {scorer.no_removal}.")
+        check_removable(model)
         if model.training or model.device.type != "cpu":
             raise ValueError(
                 f"the model is {'in training mode' if model.training else f'on {model.device}'}, but the packed engine "
@@ -321,6 +320,21 @@ class PackedEngine:
             logits = logits.masked_fill(~forward_pass.whole.real[..., None], MASKED_LOGIT)
         answers = None if by_token(logits) else self.answers
         return Result(logits, answers, tuple(forward_pass.steps))
+
+
+def check_removable(model: PreTrainedModel) -> None:
+    """Check that a model decides the same where the tokens that it drops are removed.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    pruner = encoder_of(model).pruner
+    if pruner is not None and pruner.scorer.no_removal:
+        raise ConfigError(
+            f"this model {pruner.scorer.no_removal}: its scorer is {type(pruner.scorer).__name__}.\n"
+            "Allowed: models that decide by the tokens that are kept.\n"
+            "Use prunekit.load(folder); or train without method.compat, or import with profile=house."
+        )
 
 
 def _has_own_counts(policy: Any) -> bool:

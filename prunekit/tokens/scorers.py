@@ -20,7 +20,7 @@ class Scorer(nn.Module):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"received"})
     no_graph: ClassVar[str] = ""  # why it cannot be exported to ONNX, as the words after its name; empty where it can
-    no_removal: ClassVar[str] = ""  # why it scores otherwise where dropped tokens are removed, in the same form
+    no_removal: ClassVar[str] = ""  # why tokens cannot be removed where it decides, in the same form
     padded_to: int | None = None  # the width to which texts are padded in evaluation, where scores depend on it
 
     def arguments(self) -> dict[str, Any]:
@@ -131,11 +131,8 @@ class ReferenceReceived(Scorer):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"dropped"})
-    no_removal: ClassVar[str] = (
-        "lets padding and dropped tokens vote, as the reference code does, so it needs them; use engine='hf', "
-        "or for this engine a model of method.compat=false, imported with profile=house"
-    )
-    no_graph: ClassVar[str] = no_removal
+    no_removal: ClassVar[str] = "lets padding and dropped tokens vote, so none of them can be removed"
+    no_graph: ClassVar[str] = f"{no_removal}; train without method.compat, or import with profile=house"
 
     def __init__(self, padded_to: int | None = None) -> None:
         super().__init__()
