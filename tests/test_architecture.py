@@ -134,6 +134,12 @@ def circular_arrows(sources):
     ]
 
 
+def method_of(name):
+    """The method that a module belongs to, itself or as a part of it: top for prunekit.methods.top_gates."""
+    parts = name.split(".")
+    return parts[2].partition("_")[0] if parts[:2] == ["prunekit", "methods"] and len(parts) > 2 else None
+
+
 def wrong_imports(sources):
     """Imports that a floor allows and a rule of its own forbids."""
     found = []
@@ -145,7 +151,8 @@ def wrong_imports(sources):
         for framework, allowed in ONLY_IN.items():
             if within(name, [framework]) and not within(module, allowed):
                 found.append(f"{place} imports {name}, which only {', '.join(allowed)} may")
-        if within(name, ["prunekit.methods"]) and name != "prunekit.methods" and not within(name, SHARED_METHODS):
+        names_method = within(name, ["prunekit.methods"]) and name != "prunekit.methods"
+        if names_method and not within(name, SHARED_METHODS) and method_of(name) != method_of(module):
             found.append(f"{place} names {name}; only configuration names a method")
         if is_import and module != "prunekit" and takes_from_the_face(name, sources):
             found.append(f"{place} imports {name}; only __version__ is taken from prunekit itself")

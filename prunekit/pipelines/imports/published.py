@@ -17,6 +17,7 @@ from prunekit.config.errors import ConfigError, first_line, listed, shown
 from prunekit.config.keys import options
 from prunekit.models.heads import CLASSIFIER, READER, HeadType
 from prunekit.models.reading import check_finite
+from prunekit.models.tokenizers import longest_text
 
 WEIGHTS = "pytorch_model.bin"
 NAMED = 4  # tensors in a message
@@ -245,6 +246,4 @@ def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str | None]) 
 
 def longest(config: PretrainedConfig, asked: int | None, published: int) -> int:
     """Return the length to which the repository pads, unless another is asked for; at most what the model reads."""
-    from prunekit.models.tokenizers import longest_text
-
     return min(published if asked is None else asked, longest_text(config))
