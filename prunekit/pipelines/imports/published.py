@@ -221,22 +221,19 @@ def _head_settings(
             f"labels=[{listed(labels)}] are {len(labels)}, and the model has {outputs} outputs.\n"
             "Allowed: a name for each output, in their order.\nGive that many, or leave labels out."
         )
-    names = labels or _task_labels(content.get("finetuning_task"), outputs) or _stored_labels(content, outputs)
-    return head.settings(names if outputs > 1 else None)
+    return head.settings((labels or _stored_labels(content, outputs)) if outputs > 1 else None)
 
 
-def _task_labels(task: Any, outputs: int) -> Sequence[str] | None:
-    """Return the classes of the task that the model was fine-tuned on, whose numbers are those of GLUE."""
-    if not isinstance(task, str) or task not in options()["task"]:
-        return None
-    labels = compose([f"task={task}"])[0]["task"].get("labels")
-    return labels if labels and len(labels) == outputs else None
-
-
-def _stored_labels(content: Mapping[str, Any], outputs: int) -> list[str]:
-    names = content.get("id2label")
-    stored = names if isinstance(names, dict) else {}
-    return [str(stored.get(str(number), f"LABEL_{number}")) for number in range(outputs)]
+def _stored_labels(content: Mapping[str, Any], outputs: int) -> Sequence[str]:
+    """Return the classes in config.json; where they have no names, those of the GLUE task that it names."""
+    found = content["id2label"] if isinstance(content.get("id2label"), dict) else {}
+    nameless = [f"LABEL_{number}" for number in range(outputs)]
+    names = [str(found.get(str(number), nameless[number])) for number in range(outputs)] if found else nameless
+    task = content.get("finetuning_task")
+    if names != nameless or not isinstance(task, str) or task not in options()["task"]:
+        return names
+    labels = compose([f"task={task}"])[0]["task"].get("labels") or ()
+    return labels if len(labels) == outputs else names
 
 
 def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
@@ -245,5 +242,15 @@ def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str | None]) 
 
 
 def longest(config: PretrainedConfig, asked: int | None, published: int) -> int:
-    """Return the length to which the repository pads, unless another is asked for; at most what the model reads."""
-    return min(published if asked is None else asked, longest_text(config))
+    """Return the length that is asked for, or else to which the repository pads, at most what the model reads.
+
+    Raises:
+        ConfigError: the model reads less than is asked for.
+    """
+    most = longest_text(config)
+    if asked is not None and asked > most:
+        raise ConfigError(
+            f"max_length={asked}, but the model reads at most {most} tokens.\nAllowed: 4..{most}.\n"
+            f"Give max_length={most}, or leave it out."
+        )
+    return min(published, most) if asked is None else asked

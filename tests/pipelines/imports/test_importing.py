@@ -126,27 +126,36 @@ def test_without_its_module_the_last_layers_are_assumed_and_said(tmp_path):
     assert "2, 3 are pruned (there is no l0_module.pt: assumed to be the last 2)" in found.lines[0]
 
 
-def test_names_of_classes_are_those_of_the_task(tmp_path):
-    write_top(tmp_path / "a", finetuning_task="mnli")
-    write_top(tmp_path / "b", finetuning_task="sst2")  # two classes, and the model has three
-    write_top(tmp_path / "c", classes=1, finetuning_task="stsb")
-    said = [
-        imported("top", tmp_path / name, tmp_path / f"{name}-out", given).config
-        for name, given in (
-            ("a", REFERENCE),
-            ("b", REFERENCE),
-            ("b2", Given("house", labels=["x", "y", "z"])),
-            ("c", REFERENCE),
-        )
-        if (name != "b2" or write_top(tmp_path / "b2"))
-    ]
-    assert [list(config.id2label.values()) for config in said] == [
-        ["entailment", "neutral", "contradiction"],
-        ["LABEL_0", "LABEL_1", "LABEL_2"],
-        ["x", "y", "z"],
-        ["score"],
-    ]
-    assert [config.problem_type for config in said[2:]] == ["single_label_classification", "regression"]
+@pytest.mark.parametrize(
+    ("written", "given", "names", "problem"),
+    [
+        ({"finetuning_task": "mnli"}, None, ["entailment", "neutral", "contradiction"], "single_label_classification"),
+        (
+            {"finetuning_task": "sst2"},
+            None,
+            ["LABEL_0", "LABEL_1", "LABEL_2"],
+            "single_label_classification",
+        ),  # 3 outputs
+        (
+            {"finetuning_task": "mnli", "id2label": {"0": "a", "1": "b", "2": "c"}},
+            None,
+            ["a", "b", "c"],
+            "single_label_classification",
+        ),
+        ({"finetuning_task": "mnli"}, ["x", "y", "z"], ["x", "y", "z"], "single_label_classification"),
+        ({"classes": 1, "finetuning_task": "stsb"}, None, ["score"], "regression"),
+    ],
+)
+def test_classes_have_the_names_that_are_given_or_stored_or_those_of_the_task(tmp_path, written, given, names, problem):
+    write_top(tmp_path / "published", **written)
+    config = imported("top", tmp_path / "published", tmp_path / "out", Given("house", labels=given)).config
+    assert (list(config.id2label.values()), config.problem_type) == (names, problem)
+
+
+def test_more_tokens_than_the_model_reads_are_refused(tmp_path):
+    write_top(tmp_path / "published")
+    with pytest.raises(ConfigError, match=r"max_length=81, but the model reads at most 80 tokens\.\nAllowed: 4\.\.80"):
+        import_checkpoint("top", tmp_path / "published", tmp_path / "out", Given("reference", max_length=81))
 
 
 def test_no_code_of_a_pickle_runs(tmp_path):
