@@ -62,7 +62,9 @@ class ToP(TokenPruningMethod):
         # in the reference, gradients of embeddings that no step changes count in the norm that is clipped
         self.frozen: list[nn.Parameter] = []
         if options.compat and context.training.freeze_embeddings:
-            self.frozen = [parameter.requires_grad_(True) for parameter in embeddings_of(model).parameters()]
+            self.frozen = list(embeddings_of(model).parameters())
+        for parameter in self.frozen:
+            parameter.requires_grad_(True)
 
     # -- training --------------------------------------------------------------------------------------
 

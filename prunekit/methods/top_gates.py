@@ -184,8 +184,8 @@ class OpenGates(GateTraining):
             return {}, {}
         expected = self.expected_sparsity(lengths, protected)
         target = linear_warmup(self.pruning_step(step), self.stages.warmup, self.target)
-        shown = {f"lagrange/{name}": value.detach() for name, value in self.multipliers.items()}
-        shown |= {"budget/target": target, "budget/expected": expected.detach()}
+        shown: dict[str, Any] = {"budget/target": target, "budget/expected": expected.detach()}
+        shown |= {f"lagrange/{name}": value.detach() for name, value in self.multipliers.items()}
         return {"lagrangian": lagrangian(expected, target, *self.multipliers.values())}, shown
 
     def before_step(self, step: int, weights: Iterable[nn.Parameter]) -> None:
