@@ -74,19 +74,18 @@ def _computed(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of one repository."""
-    lines = [
-        "| profile | padded to | texts | logits differ by at most | same class | same tokens per layer "
-        "| texts whose [CLS] is dropped there | logits differ by at most |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    """Return the table of one repository; texts whose [CLS] is dropped there have columns where there are some."""
+    head = ["profile", "padded to", "texts", "logits differ by at most", "same class", "same tokens per layer"]
+    if apart := any(row["cls_dropped"] for row in rows):
+        head += ["[CLS] dropped", "logits differ by at most"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in rows:
-        lines.append(
-            f"| `{row['profile']}` | {row['padded_to']} | {row['texts']} | {row['most']:.1e} | {row['same_labels']} "
-            f"| {row['same_tokens']} | {row['cls_dropped']} "
-            f"| {'' if row['most_cls_dropped'] is None else format(row['most_cls_dropped'], '.1e')} |"
-        )
-    return "\n".join(lines) + "\n"
+        line = [f"`{row['profile']}`", row["padded_to"], row["texts"], f"{row['most']:.1e}"]
+        line += [row["same_labels"], row["same_tokens"]]
+        if apart:
+            line += [row["cls_dropped"], "" if row["most_cls_dropped"] is None else f"{row['most_cls_dropped']:.1e}"]
+        lines.append(line)
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def main(arguments: Sequence[str]) -> int:
