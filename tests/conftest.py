@@ -8,9 +8,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import jaxtyping
 import pytest
 import torch
-from support.models import FAMILIES
+from support.shapes import checked
+
+jaxtyping.jaxtyped = checked  # --jaxtyping-packages decorates by it all that is imported from here on
+
+from support.models import FAMILIES  # noqa: E402
 
 torch.set_num_threads(1)
 

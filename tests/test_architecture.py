@@ -80,8 +80,6 @@ SOURCES = floors.read_sources()
 # and what starts the command line: no rooms, but held to the rules of imports
 STARTERS = {"train": ROOT / "train.py", "prunekit.__main__": ROOT / "prunekit" / "__main__.py"}
 EVERYTHING = SOURCES | {name: path.read_text() for name, path in STARTERS.items()}
-MODULES = floors.module_graph(SOURCES)
-ROOMS = floors.room_graph(SOURCES)
 
 
 def within(name, parts):
@@ -268,12 +266,14 @@ def test_no_import_climbs_or_runs_along_a_floor():
 
 
 def test_every_room_is_on_the_lowest_floor_that_its_imports_allow():
-    assert floors.floors(ROOMS) == {room: number for number, rooms in FLOORS.items() for room in rooms}
+    assert floors.floors(floors.room_graph(SOURCES)) == {
+        room: number for number, rooms in FLOORS.items() for room in rooms
+    }
 
 
 def test_no_room_and_no_module_is_in_a_circle():
     assert_none(circular_arrows(SOURCES))
-    assert floors.circles(ROOMS) == []
+    assert floors.circles(floors.room_graph(SOURCES)) == []
 
 
 def test_few_modules_are_loose_at_the_top():
