@@ -8,12 +8,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import jaxtyping
 import pytest
 import torch
-from support.shapes import checked
+from support import shortcuts
 
-jaxtyping.jaxtyped = checked  # --jaxtyping-packages decorates by it all that is imported from here on
+shortcuts.take()
 
 from support.models import FAMILIES  # noqa: E402
 
