@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from support.processes import CONTEXT
+from support.processes import start_process
 
 from campaign.small_runs import as_small_runs
 
@@ -90,8 +90,7 @@ class Living:
         self.marks.write_bytes(bytes(16))
         at_change = int(moment.at) if moment is not None and moment.kind == "files" else 0
         arguments = ([*map(str, words)], str(place), dict(os.environ), str(self.marks), at_change)
-        self.process: Any = CONTEXT.Process(target=_live, args=arguments)
-        self.process.start()
+        self.process: Any = start_process(_live, *arguments)
         self.cpu = 0.0
 
     def look(self) -> bool:

@@ -12,17 +12,40 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from functools import cache
+from multiprocessing import forkserver
+from unittest import mock
 
+WARMED = "support.warmed"
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["support.warmed"])
+CONTEXT.set_forkserver_preload([WARMED])
+
+
+def start_process(target, *args):
+    """Start a process that calls a function, forked from the server."""
+    _start_server()
+    process = CONTEXT.Process(target=_call, args=(target, *args))
+    process.start()
+    return process
+
+
+@cache
+def _start_server():
+    """Let the server find what it imports: it has no sys.path of ours, and is silent about what it does not find."""
+    with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
+        forkserver.ensure_running()
+
+
+def _call(target, *args):
+    assert WARMED in sys.modules, "the server imported nothing"
+    target(*args)
 
 
 class Training:
     """A running `python train.py`; its exit code is negative where a signal ended it."""
 
     def __init__(self, arguments, folder):
-        self._process = CONTEXT.Process(target=_train, args=([*map(str, arguments)], str(folder), dict(os.environ)))
-        self._process.start()
+        self._process = start_process(_train, [*map(str, arguments)], str(folder), dict(os.environ))
 
     def is_running(self):
         return self._process.is_alive()
