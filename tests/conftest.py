@@ -9,14 +9,18 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-import torch
-from support import shortcuts
+from support.families import FAMILIES
 
-shortcuts.take()
 
-from support.models import FAMILIES  # noqa: E402
+def pytest_configure(config):
+    """Import what all tests need, except in the process that only hands out tests to others."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import torch
+    from support import shortcuts
 
-torch.set_num_threads(1)
+    shortcuts.take()
+    torch.set_num_threads(1)
 
 
 def pytest_collection_finish():

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.paths import ROOT, TESTS
+from support.processes import Training
 
 from prunekit.cli.dashboard import main
 from prunekit.config.errors import ConfigError
@@ -118,13 +116,13 @@ def test_without_runs_or_a_place_for_pictures_it_says_so(arguments: list[str], s
 GRID = ["trainer.lr=2e-3,2e-4", "method.reg_lr=0.2,0.05", "method.rank_alpha=1e-1,1e-3"]
 TINY = [
     "task=synthetic",
-    "task.synthetic_rows=200",
+    "task.synthetic_rows=96",
     "backbone=tiny",
     "trainer=debug",
     "plots=false",
     "trainer.epochs=2",
 ]
-TINY += ["teacher.epochs=2", "teacher.lr=2e-3", "budget=2x", "method.target_sparsity=null", "budget_tolerance=0.5"]
+TINY += ["teacher.epochs=1", "teacher.lr=2e-3", "budget=2x", "method.target_sparsity=null", "budget_tolerance=0.5"]
 TINY += ["method.sparsity_of=measured", "method.prune_location=[1,2,3]", "method.warmup_epochs=0.5"]
 TINY += [
     "method.init=open",
@@ -140,9 +138,9 @@ TINY += [
 @pytest.mark.filterwarnings("ignore")
 def test_no_panel_is_empty_on_the_grid_of_the_published_search(tmp_path: Path):
     places = [f"runs_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'cache'}"]
-    command = [sys.executable, "train.py", "-m", "sweeps=top_cola", *TINY, *GRID, *places]
-    answer = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=1200)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    log = tmp_path / "log.txt"
+    code = Training(["-m", "sweeps=top_cola", *TINY, *GRID, *places], ROOT, log).wait(1200)
+    assert code == 0, log.read_text()
     runs = read_runs(tmp_path / "runs")
     pruned = [one for one in runs if one.config["method"]["name"] == "top"]
     assert (len(runs), len(pruned)) == (9, 8)  # and their teacher

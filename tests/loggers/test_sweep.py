@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from support.paths import ROOT
+from support.processes import Training
 
 from prunekit.files import read_jsonl
 from prunekit.loggers.offline import read_runs
@@ -27,12 +28,10 @@ LOGGERS = ["wandb.mode=offline", "tensorboard.enabled=true", "trackio.enabled=tr
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tracked")
     places = [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'cache'}"]
-    command = [sys.executable, "train.py", "-m", "method=topk", "seed=1,2", *TINY, *LOGGERS, *places]
-    environment = {**os.environ, "TRACKIO_DIR": str(folder / "trackio")}
-    answer = subprocess.run(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACKIO_DIR", str(folder / "trackio"))
+        code = Training(["-m", "method=topk", "seed=1,2", *TINY, *LOGGERS, *places], ROOT, folder / "log.txt").wait(900)
+    assert code == 0, (folder / "log.txt").read_text()
     return folder
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.models import FAMILIES, method_under_test, tiny_model
+from support.families import FAMILIES
+from support.models import method_under_test, tiny_model
 
 from prunekit.config.composition import compose
 from prunekit.cost import Shape

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from support.families import FAMILIES
 from support.folders import edit_json
-from support.models import FAMILIES, sentences, tiny_model
+from support.models import sentences, tiny_model
 
 from prunekit.config.errors import ConfigError
 from prunekit.data.kinds.labelled import CLASSIFICATION

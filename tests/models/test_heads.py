@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.models import FAMILIES, sentences, tiny_model
+from support.families import FAMILIES
+from support.models import sentences, tiny_model
 from support.translators import SOURCE, TARGETS, translator
 
 from prunekit.cost import expected_counts, expected_keep, nominal_counts

@@ -8,8 +8,9 @@ import weakref
 import pytest
 import torch
 from support.decisions import DECISIONS, LENGTHS, batch_of, masked
+from support.families import FAMILIES
 from support.folders import classifier_folder, edit_json
-from support.models import FAMILIES, sentences, tiny_model
+from support.models import sentences, tiny_model
 from support.paths import ROOT
 
 import prunekit

@@ -11,8 +11,6 @@ import torch
 from support.paths import ROOT
 from support.scripts import script
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
-
 
 def tiny_model(family="bert", *, layers=4, hidden=32, classes=3, seed=0, head="SequenceClassification"):
     """A random model with attention peaky enough that tokens differ."""

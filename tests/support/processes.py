@@ -42,10 +42,10 @@ def _call(target, *args):
 
 
 class Training:
-    """A running `python train.py`; its exit code is negative where a signal ended it."""
+    """A running `python train.py`; its exit code is negative where a signal ended it. What it prints goes to `log`."""
 
-    def __init__(self, arguments, folder):
-        self._process = start_process(_train, [*map(str, arguments)], str(folder), dict(os.environ))
+    def __init__(self, arguments, folder, log=os.devnull):
+        self._process = start_process(_train, [*map(str, arguments)], str(folder), str(log), dict(os.environ))
 
     def is_running(self):
         return self._process.is_alive()
@@ -71,14 +71,15 @@ class Training:
         return self.wait()
 
 
-def _train(arguments, folder, environment):
+def _train(arguments, folder, log, environment):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        os.dup2(printed, stream)
     from prunekit.cli.main import main
 
     sys.argv = ["train.py", *arguments]

@@ -10,6 +10,7 @@ from typing import Any
 
 import jaxtyping
 from hydra._internal.config_repository import ConfigRepository
+
 from support.paths import ROOT
 from support.shapes import checked
 
