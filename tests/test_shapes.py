@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,12 @@ def test_other_types_are_checked_where_they_are_known():
     assert whatever("any", 1) == "any"
     with pytest.raises(BeartypeCallHintViolation, match="number"):
         whatever("any", "1")
+
+
+def test_annotations_stay_as_they_were_written():
+    assert whatever.__annotations__ == {"thing": "Thing", "number": "int", "return": "Thing"}
+    assert product.__annotations__["left"] == "Float[Tensor, 'rows inner']"
+    assert str(inspect.signature(doubled)) == "(number: 'int') -> 'int'"
 
 
 def test_functions_of_prunekit_are_checked(request):

@@ -29,9 +29,11 @@ def checked(definition: Any = None, *, typechecker: Any) -> Any:
         return definition
     if not inspect.isfunction(definition):
         return definition
-    definition.__annotations__ = _hints(definition)
+    written, hints = definition.__annotations__, _hints(definition)
+    definition.__annotations__ = hints
     function = beartype(definition)
-    if not any(map(_has_shape, definition.__annotations__.values())):
+    definition.__annotations__ = function.__annotations__ = written  # the reference pages show them as written
+    if not any(map(_has_shape, hints.values())):
         return function
 
     @functools.wraps(function)
