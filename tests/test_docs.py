@@ -64,7 +64,7 @@ def commands(name):
 
 def test_the_commands_for_programs_are_accepted():
     found = commands("AGENTS.md")
-    assert {line[1] for line in found} == {"data", "train", "table", "predict", "export", "serve"}
+    assert {line[1] for line in found} == {"data", "train", "table", "predict", "export", "serve", "import"}
     for _, verb, *given in found:
         if verb == "train":
             firsts = [word.split(",")[0] for word in given if word != "-m"]
