@@ -242,7 +242,7 @@ class Batcher:
             async with asyncio.timeout_at(call.deadline):
                 for part in _pieces(given, self.limits.piece):
                     call.pieces.append(_Piece(call.owner, sum(map(len, part)), part, loop.create_future()))
-                    self._unread.add(call.pieces[-1])
+                self._unread.add(call.pieces)
                 self._read_more()
                 read = await asyncio.gather(*(piece.items for piece in call.pieces))
                 items = [item for part in read for item in part]
@@ -253,8 +253,7 @@ class Batcher:
                 call.entries = [
                     _Entry(call.owner, len(item), item, now, call.deadline, loop.create_future()) for item in items
                 ]
-                for entry in call.entries:
-                    self._queue.add(entry)
+                self._queue.add(call.entries)
                 self._changed.set()
                 return await asyncio.gather(*(entry.answer for entry in call.entries))
         except TimeoutError as error:

@@ -1,17 +1,22 @@
 """A queue that is fair to its owners: who asks for much waits behind who asks for little.
 
-Start-time fair queueing (Goyal, Vin and Chen, 1996, doi:10.1145/248157.248171). Each entry has a cost and a tag: where
-its owner's previous entry ends, but no earlier than the entry that is served now. The lowest tag is served first.
+Fair queueing of calls (Demers, Keshav and Shenker, 1989, doi:10.1145/75246.75248). A clock advances by what each owner
+would have got if all who wait were served at once. A call starts now, or where its owner's previous one ends, and the
+one that ends first is served first. In that comparison a call counts as twice as long as it is: a short one need not
+wait for a long one that is nearly done.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Hashable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from operator import attrgetter
 from typing import Generic, TypeVar
+
+LENGTHENED = 2.0
 
 
 @dataclass(eq=False)
@@ -31,8 +36,9 @@ class FairQueue(Generic[Entry]):
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
-        self._ends: dict[Hashable, float] = {}  # of each owner's last entry
-        self._now = 0.0  # the tag of what was served last
+        self._waiting: Counter[Hashable] = Counter()  # entries of each owner
+        self._last: dict[Hashable, tuple[float, float]] = {}  # where each owner's last call ends, and its rank
+        self._now = 0.0
         self._arrivals = count()
 
     def __len__(self) -> int:
@@ -41,23 +47,37 @@ class FairQueue(Generic[Entry]):
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
 
-    def add(self, entry: Entry) -> None:
-        """Add an entry behind what its owner has here already, and set its rank."""
-        tag = max(self._now, self._ends.get(entry.owner, 0.0))
-        self._ends[entry.owner] = tag + entry.cost
-        entry.rank = (tag, next(self._arrivals))
-        insort(self._entries, entry, key=attrgetter("rank"))
+    def add(self, call: Sequence[Entry]) -> None:
+        """Add the entries of a call, which has one owner, and set their ranks."""
+        if not call:
+            return
+        owner, cost = call[0].owner, sum(entry.cost for entry in call)
+        end, before = self._last.get(owner, (0.0, 0.0))
+        start = max(self._now, end)
+        rank = max(before, start + LENGTHENED * cost)  # no call passes another of its owner
+        self._last[owner] = start + cost, rank
+        self._waiting[owner] += len(call)
+        for entry in call:
+            entry.rank = (rank, next(self._arrivals))
+            insort(self._entries, entry, key=attrgetter("rank"))
 
     def remove(self, entry: Entry) -> bool:
         """Take an entry out unserved; return whether it was here."""
         if entry not in self._entries:
             return False
-        self._entries.remove(entry)
+        self._take(entry)
         return True
 
     def serve(self, entry: Entry) -> None:
         """Take an entry out because its turn has come."""
+        self._now += entry.cost / len(self._waiting)
+        self._take(entry)
+        if len(self._last) > 2 * len(self._entries):  # forget who has nothing to catch up on
+            behind = {owner: last for owner, last in self._last.items() if last[0] > self._now}
+            self._last = behind if self._entries else {}
+
+    def _take(self, entry: Entry) -> None:
         self._entries.remove(entry)
-        self._now = max(self._now, entry.rank[0])
-        if len(self._ends) > 2 * len(self._entries):  # forget who has nothing to catch up on
-            self._ends = {owner: end for owner, end in self._ends.items() if self._entries and end > self._now}
+        self._waiting[entry.owner] -= 1
+        if not self._waiting[entry.owner]:
+            del self._waiting[entry.owner]

@@ -249,7 +249,20 @@ def test_who_asks_for_much_waits_behind_who_asks_for_little(desk):
 
     answers, _ = run(desk, scene, texts=2)
     assert answers == [[4], [2, 2, 2, 2], [2]]
-    assert desk.batches == [["held"], ["a1", "b1"], ["a2", "a3"], ["a4"]]
+    assert desk.batches == [["held"], ["b1", "a1"], ["a2", "a3"], ["a4"]]
+
+
+def test_a_short_call_is_in_the_next_batch_however_many_owners_of_long_ones_wait(desk):
+    async def scene(batcher):
+        calls = [await desk.hold(batcher)]
+        for owner in "abcdefghijkl":
+            calls.append(await submitted(batcher, owner, *(f"{owner}{number}" for number in range(4))))
+        calls.append(await submitted(batcher, "x", "x0"))
+        desk.go.set()
+        return await asyncio.gather(*calls)
+
+    run(desk, scene, texts=4)
+    assert desk.batches[:3] == [["held"], ["x0", "a0", "a1", "a2"], ["a3", "b0", "b1", "b2"]]
 
 
 def test_reading_is_fair_by_size_and_a_long_call_is_read_in_pieces(desk):
@@ -315,7 +328,7 @@ def test_where_the_queue_is_full_the_owner_of_most_gives_way_to_one_of_less(desk
 
     answers, batcher = run(desk, scene, queue=4)
     assert answers == [[4], [2, 2], [2]]
-    assert desk.batches == [["held"], ["a1", "b1", "a2"]]
+    assert desk.batches == [["held"], ["b1", "a1", "a2"]]
     assert batcher.tally.outcomes == {"ok": 3, "full": 2}
 
 
