@@ -18,7 +18,10 @@ from prunekit.data.vocabulary import is_tokenless
 from prunekit.models.answers import answers_of
 from prunekit.runs.finished import FinishedRun
 from prunekit.runtime.loading import load
+from prunekit.serving.beginnings import beginning, divides_at_blanks
 from prunekit.serving.requests import RequestError, Text, empty
+
+CHARACTERS = 8  # of a text, per token that it may have, are read first: in most languages these are more tokens
 
 
 class ReadText(Encoded):
@@ -39,16 +42,32 @@ class Model:
         self.special = set() if tokenizer is None else set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         # one that never cuts: threads may share a tokenizer as long as none changes how it cuts
         self.whole = copy.deepcopy(tokenizer)
+        self.reads_beginnings = divides_at_blanks(tokenizer)
 
     def read(self, texts: Sequence[Text]) -> list[ReadText]:
-        """Return the token ids of each text, as in training.
+        """Return the token ids of each text, as in training. Of a long text no more is read than these need.
 
         Raises:
             RequestError: a text is too long, or has no token besides the special ones.
         """
-        columns = [list(column) for column in zip(*(text.parts for text in texts), strict=True)]
+        if not self.reads_beginnings or any(len(text.parts) > 1 for text in texts):  # which half is cut depends on both
+            return self._read(texts, self._encode([text.parts for text in texts]))
+        enough, characters = self.max_length + (not self.cut), CHARACTERS * self.max_length
+        while True:
+            begun = [(beginning(text.parts[0], characters),) for text in texts]
+            encoded = self._encode(begun)
+            lengths = zip(begun, texts, encoded["input_ids"], strict=True)
+            if all(parts == text.parts or len(ids) >= enough for parts, text, ids in lengths):
+                return self._read(texts, encoded)
+            characters *= 4
+
+    def _encode(self, texts: Sequence[Sequence[str]]) -> Mapping[str, Any]:
+        columns = [list(column) for column in zip(*texts, strict=True)]
         cutting = {"truncation": True, "max_length": self.max_length} if self.cut else {}
-        encoded = self.tokenizer(*columns, return_attention_mask=False, verbose=False, **cutting)
+        encoded: Mapping[str, Any] = self.tokenizer(*columns, return_attention_mask=False, verbose=False, **cutting)
+        return encoded
+
+    def _read(self, texts: Sequence[Text], encoded: Mapping[str, Any]) -> list[ReadText]:
         types = encoded.get("token_type_ids")
         items = []
         for number, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
@@ -63,12 +82,13 @@ class Model:
         if len(ids) > self.max_length:
             raise RequestError(
                 422,
-                f"{text.place} has {len(ids)} tokens",
+                f"{text.place} has {len(ids)} tokens or more",
                 f"{self.max_length} tokens",
                 "shorten it, or start the server with cut=true",
             )
         for half, part in enumerate(text.parts):
-            if is_tokenless(part, self.whole):
+            begun = beginning(part, CHARACTERS)
+            if is_tokenless(begun, self.whole) and (begun is part or is_tokenless(part, self.whole)):
                 raise empty(f"{text.place}[{half}]" if len(text.parts) > 1 else text.place)
         if self.special.issuperset(ids):
             raise empty(text.place)
