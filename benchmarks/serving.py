@@ -5,8 +5,8 @@ python benchmarks/serving.py                        # the table of docs/serving.
 
 The server is `prunekit serve` in a process of its own; this one asks, over loopback, with keep-alive. In a closed loop
 a client asks again as soon as it is answered. Requests that arrive at random (Poisson) do not wait for each other, and
-their times count from the moment they were due. Under attack (attacks.py, in a third process), such requests are
-compared with the same ones without an attack.
+their times count from the moment they were due. Under attack (attacks.py, in a third process), such requests of many
+clients are compared with the same ones without an attack, in rounds: what else the machine does meets both.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import cycle, islice, pairwise
+from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx2
@@ -41,9 +42,12 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 ATTACKS = Path(__file__).with_name("attacks.py")
 RESULTS = ROOT / "benchmarks" / "results"
-SCHEMA = 2
+SCHEMA = 3
 PATIENCE_S = 120.0  # of a client; longer than the server's
 ENDING_S = 60.0  # for the server to finish its queue
+KEPT = ("server", "seconds", "texts", "seed", "attacked_s", "rounds", "others")  # settings that are stored
+HOLD_S = 1.5  # in which an attack takes hold, before it is counted
+CALM_S = 0.5  # after it, in which the server gets rid of it
 
 
 @dataclass
@@ -85,10 +89,17 @@ async def arrivals(ask: Ask, per_s: float, until: float, rng: random.Random) -> 
 
 
 async def measured(
-    client: httpx2.AsyncClient, requests: Iterator[bytes], seconds: float, load: Callable[[Ask, float], Awaitable[None]]
+    client: httpx2.AsyncClient,
+    requests: Iterator[bytes],
+    seconds: float,
+    load: Callable[[Ask, float], Awaitable[None]],
+    askers: Sequence[httpx2.AsyncClient] = (),
 ) -> dict[str, Any]:
-    """What came of a load that lasted so many seconds, and what the server says that it did meanwhile."""
-    loop = asyncio.get_running_loop()
+    """What came of a load that lasted so many seconds, and what the server says that it did meanwhile.
+
+    Each request is one of the askers', by chance; without any, the client's.
+    """
+    loop, chance = asyncio.get_running_loop(), random.Random(0)
     heard = Heard()
     before, cpu = await stats(client), time.process_time()
     start = loop.time()
@@ -97,7 +108,8 @@ async def measured(
 
     async def ask(due: float) -> None:
         try:
-            answer = await client.post("/predict", content=next(requests))
+            asker = chance.choice(askers) if askers else client
+            answer = await asker.post("/predict", content=next(requests))
             outcome = str(answer.status_code)
         except httpx2.HTTPError as error:
             answer, outcome = None, type(error).__name__
@@ -176,14 +188,14 @@ async def served(run: FinishedRun, given: Mapping[str, Any]) -> AsyncIterator[st
 
 
 @asynccontextmanager
-async def attacked(name: str, address: str, start_s: float) -> AsyncIterator[str]:
+async def attacked(name: str, address: str) -> AsyncIterator[str]:
     """What an attack is, for a block during which a process attacks; at first there is time for it to take hold."""
     words = [sys.executable, str(ATTACKS), name, address.rpartition(":")[2]]
     child = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
     try:
         assert child.stdout is not None
         what = (await child.stdout.readline()).decode().strip()
-        await asyncio.sleep(start_s)
+        await asyncio.sleep(HOLD_S)
         yield what
         if child.returncode is not None:
             raise ConfigError(f"the attack {name} ended.\nAllowed: one that goes on.\nSee what it wrote above.")
@@ -219,34 +231,52 @@ def bodies(run: FinishedRun, count: int, seed: int) -> Iterator[bytes]:
 async def measure(run: FinishedRun, given: Mapping[str, Any]) -> dict[str, Any]:
     """All loads, one after the other, on one server."""
     requests = bodies(run, given["texts"], given["seed"])
+    attacks: list[str] = given["attacks"]
     loads: list[dict[str, Any]] = []
     load_before = os.getloadavg()
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    async with (
-        served(run, given) as address,
-        httpx2.AsyncClient(base_url=address, limits=limits, timeout=PATIENCE_S, trust_env=False) as client,
-    ):
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(served(run, given))
+
+        async def opened() -> httpx2.AsyncClient:
+            client = httpx2.AsyncClient(
+                base_url=address, limits=limits, timeout=PATIENCE_S, trust_env=False, verify=False
+            )
+            return await stack.enter_async_context(client)
+
+        client = await opened()
+        askers = [await opened() for _ in range(given["others"] if attacks else 0)]
         (about,) = (await client.get("/models")).json()["models"].values()
         started_mb = await memory_mb(client)
 
-        async def timed(load: Callable[[Ask, float], Awaitable[None]], **what: Any) -> None:
-            loads.append({**what, **await measured(client, requests, given["seconds"], load)})
+        async def timed(
+            load: Callable[[Ask, float], Awaitable[None]],
+            what: Mapping[str, Any],
+            seconds: float = given["seconds"],
+            askers: Sequence[httpx2.AsyncClient] = (),
+        ) -> None:
+            loads.append({**what, **await measured(client, requests, seconds, load, askers)})
             print(f"  {name_of(loads[-1])}: {loads[-1]['requests_per_s']:.1f} requests/s", flush=True)
 
         def at_random(per_s: float) -> Callable[[Ask, float], Awaitable[None]]:
-            rng = random.Random(given["seed"])  # the same arrivals each time
-            return lambda ask, until: arrivals(ask, per_s, until, rng)
+            # the same arrivals each time
+            return lambda ask, until: arrivals(ask, per_s, until, random.Random(given["seed"]))
 
         for clients in given["clients"]:
-            await timed(lambda ask, until, n=clients: closed_loop(ask, n, until), kind="closed", clients=clients)
+            what: dict[str, Any] = {"kind": "closed", "clients": clients}
+            await timed(lambda ask, until, n=clients: closed_loop(ask, n, until), what)
         most = max((load["requests_per_s"] for load in loads), default=0.0)
         for share in given["shares"] if most else []:
-            await timed(at_random(share * most), kind="random", share=share, asked_per_s=share * most)
-        for attack in given["attacks"] if most else []:
-            asked = {"kind": "attack", "share": given["attacked_share"], "asked_per_s": given["attacked_share"] * most}
-            await timed(at_random(asked["asked_per_s"]), attack=None, **asked)
-            async with attacked(attack, address, min(2.0, given["seconds"])) as what:
-                await timed(at_random(asked["asked_per_s"]), attack=what, **asked)
+            await timed(at_random(share * most), {"kind": "random", "share": share, "asked_per_s": share * most})
+        share = given["attacked_share"]
+        for number in range(given["rounds"] if most and attacks else 0):
+            what = {"kind": "attack", "round": number, "share": share, "asked_per_s": share * most}
+            load, seconds = at_random(share * most), given["attacked_s"]
+            await timed(load, what | {"attack": None}, seconds, askers)
+            for name in attacks:
+                async with attacked(name, address) as attack:
+                    await timed(load, what | {"attack": attack}, seconds, askers)
+                await asyncio.sleep(CALM_S)
     around = environment()
     return {
         "schema": SCHEMA,
@@ -257,7 +287,7 @@ async def measure(run: FinishedRun, given: Mapping[str, Any]) -> dict[str, Any]:
         "versions": {name: around["versions"].get(name) for name in ("prunekit", "torch", "transformers")},
         "load_average": {"before": load_before[0], "after": os.getloadavg()[0]},
         "started_mb": started_mb,
-        "settings": {name: given[name] for name in ("server", "seconds", "texts", "seed")},
+        "settings": {name: given[name] for name in KEPT},
         "loads": loads,
     }
 
@@ -300,27 +330,51 @@ def _table(result: Mapping[str, Any]) -> str:
             batch = "-" if load["mean_batch_texts"] is None else f"{load['mean_batch_texts']:.1f}"
             cells = [*_cells(load), batch, f"{100 * load['server_computing']:.0f} %", f"{load['memory_mb']:.0f}"]
             lines.append(f"| {' | '.join([*cells, _errors(load)])} |")
-    if attacks := [load for load in result["loads"] if load["kind"] == "attack"]:
-        lines += ["", f"Under attack, {attacks[0]['asked_per_s']:.1f} requests per s at random:", ""]
-        lines += [
-            "| attack | requests/s | p50 ms | p95 ms | p99 ms | p99 before | times | memory MB | errors |",
-            "|---" + "|---:" * 8 + "|",
-        ]
-        for quiet, load in pairwise(attacks):
-            if load["attack"] is not None:
-                before, under = (one["latency_ms"]["p99"] for one in (quiet, load))
-                times = f"{under / before:.2f}" if before and under else "-"
-                cells = [*_cells(load), _whole(before), times, f"{load['memory_mb']:.0f}", _errors(load)]
-                lines.append(f"| {' | '.join(cells)} |")
+    lines += _attacked(result)
     machine, average = result["hardware"], result["load_average"]
     lines += [
         "",
         f"{machine['cpus']} cores of {machine['cpu']}, load average {average['before']:.1f} before; {result['date']}, "
-        f"{result['settings']['seconds']:g} s per load; the clients ran on the same machine. Memory is the server's, "
-        f"after the load, {result['started_mb']:.0f} MB at the start.",
+        f"{result['settings']['seconds']:g} s per load where nothing else is said; the clients ran on the same machine, "
+        f"and took time from the server's cores. Memory is the server's, after the load, {result['started_mb']:.0f} MB "
+        "at the start.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _attacked(result: Mapping[str, Any]) -> list[str]:
+    """The lines on attacks: medians over the rounds, and the p99 as a multiple of that without an attack."""
+    by_attack: dict[str, list[Mapping[str, Any]]] = {}
+    for load in result["loads"]:
+        if load["kind"] == "attack":
+            by_attack.setdefault(name_of(load), []).append(load)
+    if not by_attack:
+        return []
+    (quiet, *_), settings = by_attack.values(), result["settings"]
+    rounds = f"{len(quiet)} round{'s' * (len(quiet) > 1)}"
+    lines = [
+        "",
+        f"Under attack, {quiet[0]['asked_per_s']:.1f} requests per s at random from {settings['others']} other "
+        f"clients; medians over {rounds}, in each of which these loads of {settings['attacked_s']:g} s took turns:",
+        "",
+        "| attack | requests/s | p50 ms | p95 ms | p99 ms | times the p99 without | memory MB | errors |",
+        "|---" + "|---:" * 7 + "|",
+    ]
+    before = _median(load["latency_ms"]["p99"] for load in quiet)
+    for name, loads in by_attack.items():
+        rate, memory = (_median(load[key] for load in loads) for key in ("requests_per_s", "memory_mb"))
+        times = [_median(load["latency_ms"][key] for load in loads) for key in ("p50", "p95", "p99")]
+        ratio = f"{times[-1] / before:.2f}" if before and times[-1] else "-"
+        errors = sum((Counter(load["errors"]) for load in loads), Counter())
+        cells = [name, f"{rate:.1f}", *map(_whole, times), ratio, _whole(memory), _errors({"errors": errors})]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def _cells(load: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from contextlib import AsyncExitStack
 
 import httpx2
 import pytest
@@ -28,7 +29,9 @@ RESULT = {
     "hardware": {"cpu": "a CPU", "cpus": 2},
     "load_average": {"before": 0.1, "after": 1.5},
     "started_mb": 400.0,
-    "settings": {"server": ["threads=1"], "seconds": 20, "texts": 1, "seed": 0},
+    "settings": {
+        "server": ["threads=1"], "seconds": 20, "texts": 1, "seed": 0, "attacked_s": 5, "rounds": 3, "others": 64
+    },
     "loads": [
         {
             "kind": "closed", "clients": 8, "timed": 1000, "errors": {}, "requests_per_s": 50.0,
@@ -56,21 +59,22 @@ def test_the_table_says_what_was_measured_and_of_what():
     assert "2 cores of a CPU, load average 0.1 before; 2026-01-02, 20 s per load" in lines[-1]
 
 
-def test_attacks_are_compared_with_the_same_requests_just_before():
-    def attacked(attack, p99, errors):
-        latency = {"p50": 10.0, "p95": 15.0, "p99": p99}
-        return (
-            RESULT["loads"][0]
-            | {"kind": "attack", "asked_per_s": 9.0, "attack": attack}
-            | {"latency_ms": latency, "errors": errors, "memory_mb": 420.0}
-        )
+def test_attacks_are_compared_with_the_same_requests_in_the_rounds_between():
+    def under(attack, p99, errors):
+        more = {"latency_ms": {"p50": 10.0, "p95": 15.0, "p99": p99}, "errors": errors, "memory_mb": 420.0}
+        return RESULT["loads"][0] | {"kind": "attack", "asked_per_s": 9.0, "attack": attack} | more
 
-    loads = [attacked(None, 20.0, {}), attacked("12 clients", 30.0, {"503": 1})]
-    loads += [attacked(None, 22.0, {}), attacked("400 clients", None, {})]
+    p99 = {None: [20.0, 24.0, 90.0], "12 clients": [30.0, 28.0, 36.0], "400 clients": [None] * 3}
+    loads = [
+        under(attack, p99[attack][number], {"503": number} if attack == "12 clients" else {})
+        for number in range(3)
+        for attack in p99
+    ]
     text = serving.markdown([RESULT | {"loads": RESULT["loads"] + loads}])
-    assert "| 12 clients | 50.0 | 10 | 15 | 30 | 20 | 1.50 | 420 | 1 x 503 |" in text
-    assert "| 400 clients | 50.0 | 10 | 15 | - | 22 | - | 420 | none |" in text
-    assert "no attack" not in text
+    assert "9.0 requests per s at random from 64 other clients; medians over 3 rounds" in text
+    assert "| no attack | 50.0 | 10 | 15 | 24 | 1.00 | 420 | none |" in text
+    assert "| 12 clients | 50.0 | 10 | 15 | 30 | 1.25 | 420 | 3 x 503 |" in text
+    assert "| 400 clients | 50.0 | 10 | 15 | - | - | 420 | none |" in text
 
 
 def test_the_table_of_the_docs_is_that_of_the_stored_results(tmp_path):
@@ -126,6 +130,29 @@ def test_times_are_of_requests_due_in_the_counted_time_and_throughput_of_answers
     assert found["latency_ms"]["p50"] < 100 < found["latency_ms"]["p99"]
 
 
+def test_each_request_is_of_one_of_the_askers():
+    askers = [Server() for _ in range(4)]
+
+    async def play():
+        async with AsyncExitStack() as stack:
+            client, *others = [
+                await stack.enter_async_context(
+                    httpx2.AsyncClient(transport=httpx2.MockTransport(server), base_url="http://test")
+                )
+                for server in (Server(), *askers)
+            ]
+
+            async def forty(ask, until):
+                for _ in range(40):
+                    await ask(until)
+
+            await serving.measured(client, iter(lambda: b"{}", None), 0.1, forty, others)
+
+    asyncio.run(play())
+    assert sum(server.asked for server in askers) == 40
+    assert min(server.asked for server in askers) > 0
+
+
 def test_in_a_closed_loop_clients_ask_again_as_soon_as_they_are_answered():
     found, server = loaded(lambda ask, until: serving.closed_loop(ask, 2, until), 0.3)
     assert server.asked > 4
@@ -169,13 +196,13 @@ def test_a_run_is_served_and_asked(tmp_path, monkeypatch, capsys):
     run = stored_run(tmp_path, "topk", PRUNERS["topk"]())
     (tmp_path / "serving.md").write_text("<!-- serving -->\n<!-- end of serving -->\n")
     out = tmp_path / "results" / "serving_tiny.json"
-    given = ["server=[threads=1,read_s=1]", "clients=[1,3]", "shares=[0.5]", "seconds=1"]
+    given = ["server=[threads=1,read_s=1]", "clients=[1,3]", "shares=[0.5]", "seconds=1", "attacked_s=1", "rounds=1"]
     assert serving.main([f"run={run}", *given, f"out={out}", f"into={tmp_path / 'serving.md'}"]) == 0
     found = json.loads(out.read_text())
-    assert [load["kind"] for load in found["loads"]] == ["closed", "closed", "random", *["attack"] * 12]
+    assert [load["kind"] for load in found["loads"]] == ["closed", "closed", "random", *["attack"] * 7]
     attacks = [load["attack"] for load in found["loads"][3:]]
-    assert attacks[::2] == [None] * 6
-    assert (attacks[1], attacks[7]) == ("12 clients with a text of 1 MB", "400 clients that drip a body")
+    assert attacks[:2] == [None, "12 clients with a text of 1 MB"]
+    assert attacks[4] == "400 clients that drip a body"
     for load in found["loads"]:
         assert load["errors"] == {}  # under attack, others notice nothing but time
         assert load["memory_mb"] < found["started_mb"] + 200
