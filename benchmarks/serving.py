@@ -335,9 +335,9 @@ def _table(result: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"{machine['cpus']} cores of {machine['cpu']}, load average {average['before']:.1f} before; {result['date']}, "
-        f"{result['settings']['seconds']:g} s per load where nothing else is said; the clients ran on the same machine, "
-        f"and took time from the server's cores. Memory is the server's, after the load, {result['started_mb']:.0f} MB "
-        "at the start.",
+        f"{result['settings']['seconds']:g} s per load where nothing else is said; the clients ran on the same "
+        "machine, and took time from the server's cores. Memory is the server's, after the load, "
+        f"{result['started_mb']:.0f} MB at the start.",
         "",
     ]
     return "\n".join(lines)
