@@ -14,8 +14,6 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,40 +24,6 @@ from typing import Any
 
 CHUNK = 2**20  # bytes read at a time
 SETTLED = 10**9  # nanoseconds after which a file's time tells whether it changed
-
-
-def cache_folder(env: Mapping[str, str] | None = None) -> Path:
-    """Return the user's cache folder of prunekit: $XDG_CACHE_HOME/prunekit, by default ~/.cache/prunekit.
-
-    Where that cannot be written, as in containers without a home, a folder of the user below the system's folder for
-    temporary files.
-    """
-    env = os.environ if env is None else env
-    try:
-        usual = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunekit"
-    except RuntimeError:  # neither HOME nor an entry of the user's
-        return _temporary_cache()
-    return usual if why_unwritable(usual) is None else _temporary_cache()
-
-
-def why_unwritable(folder: Path) -> str | None:
-    """Return why a folder cannot be written; None where it can. It is made if it does not exist."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return None
-    except OSError as error:
-        return error.strerror or "no reason is known"
-
-
-def _temporary_cache() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"prunekit-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    # a folder that another user made there could hold anything
-    if hasattr(os, "getuid") and folder.exists() and folder.stat().st_uid != os.getuid():
-        return Path(tempfile.mkdtemp(prefix="prunekit-"))
-    return folder
 
 
 # -- atomic writes -----------------------------------------------------------------------------------
@@ -328,16 +292,6 @@ def storage_error(error: BaseException | None) -> OSError | None:
         return None
     number = int(quoted[1] or quoted[2]) if quoted else errno.ENOSPC
     return OSError(number, os.strerror(number))
-
-
-def free_space(folder: str | Path) -> str:
-    """Return how much room there is where a folder is, or would be, as "1.2 GB free"."""
-    place = Path(folder).absolute()
-    for parent in (place, *place.parents):
-        with suppress(OSError):
-            free = shutil.disk_usage(parent).free
-            return f"{free / 1e9:.1f} GB free" if free >= 1e9 else f"{free / 1e6:.1f} MB free"
-    return "free space unknown"
 
 
 # -- JSON lines --------------------------------------------------------------------------------------

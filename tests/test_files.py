@@ -16,7 +16,6 @@ from support.paths import visible
 from prunekit import files
 from prunekit.files import (
     append_jsonl,
-    cache_folder,
     damage,
     folder_damage,
     json_sha256,
@@ -183,15 +182,6 @@ def test_the_error_of_the_disk_is_found_behind_what_a_library_says():
     assert storage_error(OSError("bert is not a local folder")) is None  # as transformers says it
     assert storage_error(OSError("1024 requested and 992 written")).errno == errno.ENOSPC  # as numpy says it
     assert storage_error(ValueError("28")) is None
-
-
-@pytest.mark.parametrize("home", ["/dev/null", "/proc/1/nowhere"])
-def test_a_home_that_cannot_be_written_gives_way_to_the_folder_for_temporary_files(tmp_path, monkeypatch, home):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("HOME", home)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == tmp_path / f"prunekit-{os.getuid()}"
-    assert cache_folder({"XDG_CACHE_HOME": str(tmp_path / "own")}) == tmp_path / "own" / "prunekit"
 
 
 # -- digests of JSON ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from prunekit.config.errors import listed, quoted
+from prunekit.config.places import cache_folder, why_unwritable
 from prunekit.data.cells import is_missing, scalar
 from prunekit.data.delimited import check_names
 from prunekit.data.errors import DataError
@@ -25,7 +26,6 @@ from prunekit.data.faults import Faults
 from prunekit.data.guessing import VALIDATION
 from prunekit.data.sources import FILES
 from prunekit.data.spec import TaskSpec
-from prunekit.files import cache_folder, why_unwritable
 
 BLOCK = 4096  # rows that are Python objects at the same time
 SHOWN = "the table given"

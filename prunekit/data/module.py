@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
+from prunekit.config.places import cache_folder
 from prunekit.data.bands import Band, resolve, rows_between
 from prunekit.data.columns import prefixed
 from prunekit.data.encoding import EncodedSplit, Encoder, load_tokenizer
@@ -22,7 +23,6 @@ from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.sources import TaskSource, find_task
 from prunekit.data.spec import TaskSpec
 from prunekit.data.vocabulary import COUNTED, unknown_share, without_tokenless
-from prunekit.files import cache_folder
 
 
 class TokenPruningDataModule(L.LightningDataModule):

@@ -13,7 +13,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.files import cache_folder, damage, is_sealed, known_sha256, remove_sealed, seal, why_unwritable
+from prunekit.config.places import cache_folder, why_unwritable
+from prunekit.files import damage, is_sealed, known_sha256, remove_sealed, seal
 
 if TYPE_CHECKING:
     from datasets import Dataset

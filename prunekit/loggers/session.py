@@ -15,8 +15,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from prunekit.config.errors import first_line
+from prunekit.config.places import free_space
 from prunekit.console import say
-from prunekit.files import free_space
 from prunekit.loggers.base import Media, Sink
 from prunekit.results import examples, heatmap
 from prunekit.runs.folder import RunFolder

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.config.errors import ConfigError, shorten
+from prunekit.config.places import cache_folder
 from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, embedded_option, find_in_data_folder, why_unreachable
 from prunekit.data.packages import package_folder
-from prunekit.files import cache_folder
 from prunekit.models.cached import is_whole
 from prunekit.models.sizes import aliases
 

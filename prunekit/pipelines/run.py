@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 from prunekit.config.errors import ConfigError
+from prunekit.config.places import free_space
 from prunekit.console import say
 from prunekit.environment import command
-from prunekit.files import free_space, remove_leftovers, seal_folder
+from prunekit.files import remove_leftovers, seal_folder
 from prunekit.models.sources import find_source
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.finished import finished_result

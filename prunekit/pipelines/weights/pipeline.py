@@ -13,9 +13,9 @@ import lightning.pytorch as L
 import torch
 
 from prunekit.config.errors import ConfigError
+from prunekit.config.places import cache_folder
 from prunekit.console import silence_libraries
 from prunekit.environment import forget_peak_memory
-from prunekit.files import cache_folder
 from prunekit.methods.weight_base import WeightPruningMethod
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.weights.calibration import draw_calibration

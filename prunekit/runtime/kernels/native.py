@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from prunekit.files import cache_folder, damage, write_sealed
+from prunekit.config.places import cache_folder
+from prunekit.files import damage, write_sealed
 from prunekit.runtime.kernels.attention import FusedAttention, PackingAttention
 from prunekit.tokens.packing import Packing
 
