@@ -265,7 +265,7 @@ def folder_damage(folder: Path, owner: str = "", *, quick: bool = False) -> str 
         known, path = _parse_seal(found[1]), folder / found.groups()[-1]
         if not path.is_file():
             return f"{path} is gone"
-        if not quick and (path.stat().st_size != known.size or _digest(path, known.size) != known.digest):
+        if not quick and (path.stat().st_size != known.size or known_sha256(path) != known.digest):
             return f"{path} {CHANGED}"
         if not quick and owner and known.owner not in (NOBODY, owner):
             return f"{path} is a file of another run ({known.owner})"

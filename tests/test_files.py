@@ -211,3 +211,16 @@ def test_a_file_is_read_once_while_its_time_and_size_stay_and_again_when_it_has_
     path.write_bytes(b"xyz")
     os.utime(path, (2, 2))
     assert files.known_sha256(path) == "xyz"
+
+
+def test_checking_a_folder_and_asking_for_a_digest_reads_a_file_once(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    seal_folder(tmp_path)
+    os.utime(tmp_path / "model.safetensors", (1, 1))
+    read, real = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or real(path))
+    assert folder_damage(tmp_path) is None
+    assert files.known_sha256(tmp_path / "model.safetensors") == hashlib.sha256(b"weights").hexdigest()
+    assert read == ["model.safetensors"]
+    (tmp_path / "model.safetensors").write_bytes(b"weightt")
+    assert folder_damage(tmp_path) == f"{tmp_path / 'model.safetensors'} {CHANGED}"

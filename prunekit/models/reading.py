@@ -13,6 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import silence
 from prunekit.data.folders import special_file
+from prunekit.weights.finite import not_finite
 
 SHOWN = 4  # names of tensors in a message
 FLOATING = ("F64", "F32", "F16", "BF16")  # as safetensors calls the types
@@ -127,13 +128,11 @@ def check_finite(place: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> Non
     Raises:
         ConfigError: one holds NaN or an infinity.
     """
-    for name, tensor in tensors:
-        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
-            what = "NaN" if tensor.isnan().any() else "an infinity"
-            raise ConfigError(
-                f"{place} holds {what} in {name}.\nAllowed: finite numbers.\n"
-                "Take an earlier checkpoint of that training, or train again with a lower learning rate."
-            )
+    if (found := not_finite(tensors)) is not None:
+        raise ConfigError(
+            f"{place} holds {found}.\nAllowed: finite numbers.\n"
+            "Take an earlier checkpoint of that training, or train again with a lower learning rate."
+        )
 
 
 def _is_of_head(name: str, model: PreTrainedModel) -> bool:

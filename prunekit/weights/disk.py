@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from prunekit.files import atomic_write
 from prunekit.weights.decoder import STORE, decoder_blocks
-from prunekit.weights.importance import is_finite
+from prunekit.weights.finite import not_finite
 
 SHARE = 0.5  # of the free memory; weights that take more in float32 stay on disk under method.stream=auto
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -70,16 +70,12 @@ class Checkpoint:
                 for name, stored in names.items():
                     if self.places[stored] == file:
                         tensors[name] = opened.get_tensor(stored).to(torch.float32, copy=True)
-                        _check_finite(file, stored, tensors[name])
+                        if (found := not_finite([(stored, tensors[name])])) is not None:
+                            raise ValueError(
+                                f"{file} holds {found}.\nAllowed: finite numbers.\n"
+                                "Take an earlier checkpoint of that training."
+                            )
         return tensors
-
-
-def _check_finite(file: Path, name: str, tensor: Tensor) -> None:
-    if tensor.numel() and not is_finite(tensor):
-        raise ValueError(
-            f"{file} holds {'NaN' if tensor.isnan().any() else 'an infinity'} in {name}.\n"
-            "Allowed: finite numbers.\nTake an earlier checkpoint of that training."
-        )
 
 
 class BlockStore:

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from prunekit.weights.decoder import Matrices, hold_block
+from prunekit.weights.finite import is_finite
 from prunekit.weights.grams import CalibrationError, check_samples
-from prunekit.weights.importance import is_finite
 from prunekit.weights.streaming import BlockStream, Call, Sample, Streamer
 
 

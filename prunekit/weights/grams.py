@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.weights.decoder import Matrices, hold_block, mark_changed
-from prunekit.weights.importance import is_finite
+from prunekit.weights.finite import is_finite
 from prunekit.weights.streaming import BlockStream, Sample, Streamer
 
 

@@ -80,12 +80,6 @@ def _upper(hessian: Tensor, dead: Tensor, damping: float) -> Tensor | None:
     return None if int(failed) or not is_finite(upper) else upper
 
 
-def is_finite(tensor: Float[Tensor, "..."]) -> bool:
-    """Check whether all values are finite; torch.isfinite would take twice the tensor's memory."""
-    view = tensor if tensor.is_contiguous() or tensor.ndim < 2 else tensor.mT  # factors are stored by columns
-    return bool(torch.isfinite(torch.stack(view.aminmax())).all())
-
-
 def general_importance(
     weight: Float[Tensor, "outputs inputs"],
     hessian: Float[Tensor, "inputs inputs"],

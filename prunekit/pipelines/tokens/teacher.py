@@ -9,14 +9,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from prunekit import files
 from prunekit.config.errors import ConfigError
 from prunekit.config.identity import is_dense
 from prunekit.console import say, track
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
-from prunekit.files import folder_damage
+from prunekit.files import folder_damage, known_sha256
 from prunekit.models import loading
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.folder import MODEL, RunFolder
@@ -37,8 +36,8 @@ class Teacher:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Digest of the weights' file, which is read once."""
-        return files.sha256(self.folder / WEIGHTS)
+        """Digest of the weights' file, which is read once for all that asks for it."""
+        return known_sha256(self.folder / WEIGHTS)
 
     def identity(self) -> dict[str, Any]:
         """Return which weights these are, for the manifest: runs with different ones do not compare."""
