@@ -17,14 +17,15 @@ def data_files(folder: Path) -> list[Path]:
     """Return the files of a folder and of those in it, sorted.
 
     Raises:
-        DataError: they are too many, or hold much that is no data, as a home folder does; said before any is read.
+        DataError: they are too many, or hold much that is no data, as a home folder does; said before any is read. Or
+            one of the folders may not be looked into.
     """
     files: list[Path] = []
     other, names = 0, []
-    for parent, _, entries in os.walk(folder):
+    for parent, _, entries in os.walk(folder, onerror=_refuse):
         for entry in entries:
             path = Path(parent) / entry
-            if not path.is_file():
+            if not os.path.isfile(path):  # False also where it may not be looked at
                 continue
             files.append(path)
             if path.suffix.lower() not in DATA:
@@ -40,6 +41,13 @@ def data_files(folder: Path) -> list[Path]:
                 "Give the folder of the data alone, or a file, as task.file=..."
             )
     return sorted(files)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename} cannot be read ({error.strerror}).\nAllowed: folders of which every part can be read.\n"
+        "Give the folder of the data alone, or change who may read it."
+    )
 
 
 def special_file(folder: Path) -> Path | None:

@@ -38,16 +38,18 @@ def longest_text_of(folder: Path, config: Mapping[str, Any] | None = None) -> in
     """
     config = _read(folder / "config.json") if config is None else config
     trained = _read(folder / "prunekit.json").get("max_length")
-    cut = (_read(folder / "tokenizer.json").get("truncation") or {}).get("max_length")
+    truncation = _read(folder / "tokenizer.json").get("truncation")
+    cut = truncation.get("max_length") if isinstance(truncation, dict) else None
     for length in (trained, cut):
-        if isinstance(length, int):
+        if isinstance(length, int) and 0 < length < UNLIMITED:
             return length
-    positions, padding = config.get("max_position_embeddings"), config.get("pad_token_id")
+    numbers = (config.get(key) for key in ("max_position_embeddings", "pad_token_id"))
+    positions, padding = (number if isinstance(number, int) else None for number in numbers)
     limits = [
         _read(folder / "tokenizer_config.json").get("model_max_length"),
         count_positions(str(config.get("model_type")), positions, padding),
     ]
-    known = [int(limit) for limit in limits if isinstance(limit, int | float) and limit < UNLIMITED]
+    known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < UNLIMITED]
     return min(known, default=None)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunekit.config.errors import ConfigError, shorten
+from prunekit.config.errors import ConfigError, quoted, shorten
 from prunekit.config.places import cache_folder
 from prunekit.data.hub import DATA_VARIABLE, cached_snapshot, embedded_option, find_in_data_folder, why_unreachable
 from prunekit.data.packages import package_folder
@@ -127,14 +127,21 @@ def backbone_shape(source: Path | str) -> dict[str, Any]:
         path = Path(hf_hub_download(str(source), "config.json"))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON ({error}); write the model again with save_pretrained.") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} holds no JSON object; write the model again with save_pretrained.")
     for name, names in aliases().items():
         value = next((config[alias] for alias in names if alias in config), None)
         if value is None:
             raise ConfigError(
                 f"{path} has no {name}: a model of type {config.get('model_type')!r} is no encoder known here; "
                 f"choose another backbone."
+            )
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+            raise ConfigError(
+                f"{path} says that {name} is {quoted(value)}.\nAllowed: a whole number from 1.\n"
+                "Write the model again with save_pretrained."
             )
         config[name] = value
     return dict(config)

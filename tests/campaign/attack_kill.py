@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 from campaign.frame import DEAD_END, REPAIRED, SILENT, UNTRIED, Case, Verdict, place_for
 from campaign.lives import Life, Moment, live
-from campaign.small_runs import JOBS, Job, at_home, differing
+from campaign.small_runs import JOBS, OTHER_KINDS, Job, at_home, differing
 
 TITLE = "runs that are killed (kill -9)"
 LONG, SHORT = 300, 1
@@ -20,9 +20,14 @@ Share = tuple[Literal["cpu", "files"], float]
 
 
 def cases(count: int, rng: random.Random, folder: Path) -> Iterator[Case]:
-    """Yield histories: a method, and at which share of what a whole run takes each of its processes is killed."""
+    """Yield histories of runs of every method."""
+    return histories(JOBS, count, rng, folder)
+
+
+def histories(names: Iterable[str], count: int, rng: random.Random, folder: Path) -> Iterator[Case]:
+    """Yield runs, and at which share of what a whole one takes each of its processes is killed."""
     for _ in range(count):
-        name = rng.choice(sorted(JOBS))
+        name = rng.choice(sorted(names))
         shares: list[Share] = [
             (rng.choice(("cpu", "files")), rng.uniform(0.1, 1) if number == 0 else rng.uniform(0.1, 0.8))
             for number in range(rng.randint(1, MOST_KILLS))
@@ -35,9 +40,10 @@ def cases(count: int, rng: random.Random, folder: Path) -> Iterator[Case]:
 def whole(name: str, folder: Path) -> tuple[dict[str, str], Life]:
     """Return what an uninterrupted run comes out with, and what it took."""
     place = folder / f"whole-{name}"
-    life = start(JOBS[name], place)
+    job = (JOBS | OTHER_KINDS)[name]
+    life = start(job, place)
     assert life.code in (0, 3), (place / "log.txt").read_text()
-    return JOBS[name].truth(place, teacher=True), life
+    return job.truth(place, teacher=True), life
 
 
 def start(job: Job, place: Path, moment: Moment | None = None) -> Life:
@@ -48,7 +54,7 @@ def start(job: Job, place: Path, moment: Moment | None = None) -> Life:
 
 def attack(name: str, shares: list[Share], folder: Path) -> Verdict:
     """Kill a run again and again, let it end, and compare."""
-    job, (truth, took) = JOBS[name], whole(name, folder)
+    job, (truth, took) = (JOBS | OTHER_KINDS)[name], whole(name, folder)
     lengths = {"cpu": took.cpu, "files": float(took.files)}
     killed: Counter[str] = Counter()
     with place_for("kill", folder) as place:

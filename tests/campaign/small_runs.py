@@ -142,6 +142,19 @@ JOBS = {
     "dpruner": Job([*WEIGHTS, "method=dpruner", "method.stream=true"]),
 }
 
+SMALL = [word for word in TOKENS if not word.startswith(("task=", "backbone="))]
+TRANSLATION = [*SMALL, "task=parallel", "task.max_target_length=24", "backbone=tiny_translator", "budget=1.3x"]
+SEVERAL = ["task.kind=multilabel", "task.metrics=[micro_f1]", "task.score=micro_f1"]
+WORDS = ["task.kind=tokens", "task.labels=[O,B-LOC,I-LOC]", "task.metrics=[entity_f1]", "task.score=entity_f1"]
+# of the other kinds of tasks, each of which has stages of its own
+OTHER_KINDS = {
+    "questions": Job([*SMALL, "task=squad2", "backbone=tiny", "method=topk", "budget=1.3x"]),
+    "translation": Job([*TRANSLATION, "method=topk"]),
+    "translation, ltp": Job([*TRANSLATION, "method=ltp", "method.hard_fraction=0.5"]),
+    "labels of words": Job([*TOKENS, *WORDS, "method=topk", "budget=1.3x"]),
+    "several labels": Job([*TOKENS, *SEVERAL, "task.tune_thresholds=true", "method=topk"]),
+}
+
 
 @cache
 def finished(name: str, folder: Path) -> Path:

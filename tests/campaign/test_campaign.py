@@ -15,7 +15,7 @@ from itertools import islice
 import pytest
 from support.models import benchmark_script
 
-from campaign import attack_config, attack_damage, attack_disk, attack_folder, attack_kill, attack_server
+from campaign import attack_config, attack_damage, attack_disk, attack_folder, attack_kill, attack_kinds, attack_server
 from campaign.config_values import REFUSED, draw
 from campaign.frame import (
     DEAD_END,
@@ -41,6 +41,7 @@ CASES, SEED = os.environ.get("PRUNEKIT_CAMPAIGN"), int(os.environ.get("PRUNEKIT_
 # what the short form leaves out
 SHORT = {
     attack_kill: {"JOBS": {"wanda": attack_kill.JOBS["wanda"]}},
+    attack_kinds: {"OTHER_KINDS": {"questions": attack_kinds.OTHER_KINDS["questions"]}},
     attack_damage: {"METHODS": {"wanda": ("cached",)}},
     attack_disk: {"METHODS": ("wanda",)},
 }

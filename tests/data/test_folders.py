@@ -1,5 +1,7 @@
 """A folder is looked at before what is in it is read."""
 
+import os
+
 import pytest
 
 from prunekit.config.errors import ConfigError
@@ -35,3 +37,19 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     (tmp_path / "t.csv").mkdir()
     with pytest.raises(DataError, match=r"t\.csv is no file"):
         read_table(tmp_path / "t.csv")
+
+
+def test_a_part_that_cannot_be_read_is_refused_and_not_left_out(tmp_path, monkeypatch):
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("a text")
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("bad"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"bad cannot be read \(Permission denied\)"):
+        data_files(tmp_path)

@@ -108,3 +108,20 @@ def test_runs_are_called_after_the_model(tmp_path, monkeypatch):
     assert is_hub_id("org/name-v1.5")
     assert not is_hub_id("../org/name")
     assert not is_hub_id("~/model")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("value", ["many", [], {}, -1, 10**400, float("inf"), float("-inf"), float("nan"), None])
+def test_lengths_that_are_none_say_nothing(tmp_path, family, value):
+    for name, content in {
+        "config.json": {"model_type": family, "max_position_embeddings": value, "pad_token_id": value},
+        "tokenizer_config.json": {"model_max_length": value},
+        "tokenizer.json": {"truncation": value},
+        "prunekit.json": {"max_length": value},
+    }.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert longest_text_of(tmp_path) is None
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"truncation": {"max_length": value}}))
+    assert longest_text_of(tmp_path) is None
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, "max_position_embeddings": 66}))
+    assert longest_text_of(tmp_path) == {"bert": 66, "roberta": 65}[family]

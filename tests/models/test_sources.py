@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -247,10 +248,25 @@ def test_a_model_that_is_no_encoder_is_refused(tmp_path):
         backbone_shape(tmp_path)
 
 
-def test_a_broken_config_is_named(tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"config.json is not JSON \(.*write the model again with save_pretrained"):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "holds no JSON object"),
+        ("null", "holds no JSON object"),
+        ('{"num_hidden_layers": "two"}', "says that num_hidden_layers is 'two'"),
+        ('{"num_hidden_layers": NaN}', "says that num_hidden_layers is nan"),
+        ('{"num_hidden_layers": 0}', "says that num_hidden_layers is 0"),
+        (f'{{"num_hidden_layers": {10**400}}}', "says that num_hidden_layers is 1000"),
+    ],
+)
+def test_a_broken_config_is_named(tmp_path, content, problem):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(f"{tmp_path / 'config.json'} {problem}")) as refused:
         backbone_shape(tmp_path)
+    assert "rite the model again with save_pretrained" in str(refused.value)
+    assert max(map(len, str(refused.value).splitlines())) < 400
 
 
 # -- packages ----------------------------------------------------------------------------------------
