@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 PADDING = -100  # in targets, as in Hugging Face
+TEMPERATURE = 2.0  # of distillation, as in ToP
 
 
 @runtime_checkable
@@ -36,11 +38,13 @@ def choices(
 
 
 def decisions_per_row(labels: Shaped[Tensor, "batch *more"]) -> Int[Tensor, "batch"]:
-    """Return how many decisions the model makes for each row: labels, two ends of an answer, or words."""
-    flat = labels.reshape(len(labels), -1)
-    # regression values are never padding
-    counts = torch.ones_like(flat, dtype=torch.bool) if flat.is_floating_point() else flat != PADDING
-    return counts.sum(-1)
+    """Return how many decisions the model makes for each row: labels, two ends of an answer, or words.
+
+    A value is one, and so are the logits of a teacher.
+    """
+    if labels.is_floating_point():
+        return torch.ones(len(labels), dtype=torch.int64, device=labels.device)
+    return (labels.reshape(len(labels), -1) != PADDING).sum(-1)
 
 
 def class_loss(
@@ -120,22 +124,30 @@ def value_distance(
 class KindLosses:
     """Losses of a kind of task: on labels, and the distance from a teacher's logits at a temperature.
 
-    With `has_choices` the logits are over choices, and a teacher's logits carry more information than labels.
+    `distils` means that a teacher's logits carry more information than labels: of a value they do not, nor where they
+    are the labels.
     """
 
     task: Callable[[Tensor, Tensor], Float[Tensor, ""]]
     imitation: Callable[[Tensor, Tensor, float], Float[Tensor, ""]] = distillation_loss
-    has_choices: bool = True
+    distils: bool = True
+
+    def without_labels(self) -> KindLosses:
+        """Return the losses of the same outputs where a teacher's logits are the labels."""
+        return KindLosses(partial(self.imitation, temperature=TEMPERATURE), self.imitation, distils=False)
 
 
 # by the name of the kind
 LOSSES: dict[str, KindLosses] = {
     "classification": KindLosses(class_loss),
-    "regression": KindLosses(value_loss, value_distance, has_choices=False),
+    "regression": KindLosses(value_loss, value_distance, distils=False),
     "multilabel": KindLosses(label_loss, label_distance),
     "span": KindLosses(class_loss),
     "translation": KindLosses(translation_loss),
     "tokens": KindLosses(word_loss),
+}
+LOSSES |= {
+    f"distilled_{name}": LOSSES[name].without_labels() for name in ("classification", "regression", "multilabel")
 }
 
 
@@ -158,9 +170,9 @@ def imitation_loss(
     return LOSSES[kind.name].imitation(student, teacher, temperature)
 
 
-def has_choices(kind: Named) -> bool:
-    """Return whether logits of a kind of task are of choices, so that a temperature softens them."""
-    return LOSSES[kind.name].has_choices
+def distils(kind: Named) -> bool:
+    """Return whether a teacher's logits carry more information than the labels of a kind of task."""
+    return LOSSES[kind.name].distils
 
 
 def arp2_loss(

@@ -88,7 +88,7 @@ def load_run(run: FinishedRun, examples: int | None, seed: int, elsewhere: str |
             "metric": run.spec.score,
             "split": "validation",
         },
-        score=score,
+        score=None if run.spec.kind.asks_teacher else score,
         padded_to=run.spec.padded_length,
     )
 

@@ -67,7 +67,8 @@ def _print_rows(spec: Any, source: str, task: TaskRows) -> None:
     from prunekit.data.preview import class_shares  # loads torch, and --help is printed without it
 
     label = f"[{','.join(spec.label_columns)}]" if spec.label_columns else spec.label
-    columns = [f"text={spec.text}", *([f"text_pair={spec.text_pair}"] if spec.text_pair else []), f"label={label}"]
+    columns = [f"text={spec.text}", *([f"text_pair={spec.text_pair}"] if spec.text_pair else [])]
+    columns += [f"label={label}"] * (not spec.kind.asks_teacher)
     print(f"data       {spec.name}, {spec.kind}, from {source}; columns {', '.join(columns)}")
     print(f"rows       {', '.join(f'{name} {len(rows):,}' for name, rows in task.splits.items())}")
     if task.dropped:
@@ -76,7 +77,9 @@ def _print_rows(spec: Any, source: str, task: TaskRows) -> None:
     if train.groups is not None:
         counts = {name: len(set(rows.groups)) for name, rows in task.splits.items() if rows.groups is not None}
         print(f"groups     of {spec.group}: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
-    if task.label_names:
+    if spec.kind.asks_teacher:
+        print("labels     none: the answers of the model are learned")
+    elif task.label_names:
         shares = list(class_shares(train, task.label_names, of_words=not spec.kind.labels_texts).items())
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares[:CLASSES])
         print(f"labels     {shown}{f' and {len(shares) - CLASSES} more' if len(shares) > CLASSES else ''}")
@@ -98,7 +101,7 @@ def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> No
     )
     for line in preview.draw(preview.histogram(train.lengths.tolist())):
         print(f"           {line}")
-    classes = task.label_names if spec.kind.labels_texts else None
+    classes = task.label_names if spec.kind.labels_texts and not spec.kind.asks_teacher else None
     found = preview.warnings(task.splits, classes, lengths, spec.max_length)
     found += filter(None, [spec.kind.remark(task.label_names)])
     for warning in [*found, *remarks(data.noticed, data.unknown_share)]:

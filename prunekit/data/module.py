@@ -10,11 +10,13 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from prunekit.config.places import cache_folder
 from prunekit.data.bands import Band, resolve, rows_between
 from prunekit.data.columns import prefixed
-from prunekit.data.encoding import EncodedSplit, Encoder, load_tokenizer
+from prunekit.data.encoding import EncodedSplit, Encoder, LabelTargets, load_tokenizer
 from prunekit.data.errors import DataError
 from prunekit.data.given import task_of
 from prunekit.data.loading import FixedLoader, StepLoader, generator_of
@@ -23,6 +25,9 @@ from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.sources import TaskSource, find_task
 from prunekit.data.spec import TaskSpec
 from prunekit.data.vocabulary import COUNTED, unknown_share, without_tokenless
+
+# from the name of a split and the split to the labels of its rows
+Answers = Callable[[str, EncodedSplit], Float[Tensor, "rows outputs"]]
 
 
 class TokenPruningDataModule(L.LightningDataModule):
@@ -53,8 +58,11 @@ class TokenPruningDataModule(L.LightningDataModule):
         num_proc: int = 1,
         cache_dir: str | Path | None = None,
         prefix: str = "",
+        answers: Answers | None = None,
     ) -> None:
         """Prepare a module that has encoded nothing yet; `task` is what was read from the source already.
+
+        `answers` are asked for the labels of each split of a task that has none: a row of numbers per text.
 
         `train_rows` takes the first rows of an order drawn from `seed`, `eval_rows` of a fixed one.
 
@@ -78,6 +86,7 @@ class TokenPruningDataModule(L.LightningDataModule):
         self.num_proc = num_proc
         self.cache_dir = Path(cache_dir) if cache_dir is not None else cache_folder()
         self.prefix = prefix
+        self.answers = answers
         self.prefix_tokens = 0
         self.label_names: tuple[str, ...] | None = None
         self.dropped: dict[str, int] = {}
@@ -148,15 +157,22 @@ class TokenPruningDataModule(L.LightningDataModule):
             read = replace(rows, texts=prefixed(self.prefix, rows.texts)) if self.prefix else rows
             return self.spec.kind.encode(self.spec, read, encoder, task.label_names, self.prefix_tokens)
 
+        def answered(name: str, rows: Rows[Any]) -> EncodedSplit:
+            split = encode(rows)
+            if self.answers is None:
+                return split
+            return replace(split, targets=LabelTargets(self.answers(name, split), task.label_names or ()))
+
         chosen, bands = self._choose_by_length(task.splits, encode)
         limited = {name: self._limit(name, rows) for name, rows in chosen.items()}
-        self._splits = {name: encode(rows) for name, rows in limited.items()}
+        self._splits = {name: answered(name, rows) for name, rows in limited.items()}
         train = self._splits["train"]
         self.unknown_share = unknown_share(map(train.row, range(min(len(train), COUNTED))), tokenizer)
         if bands:
             lengths = self._splits["test"].lengths
             parts = [rows_between("data.eval_bands", "test", lengths, [band]) for band in bands]
-            self.bands = [(band, encode(limited["test"].take(part))) for band, part in zip(bands, parts, strict=True)]
+            taken = [(band, limited["test"].take(part)) for band, part in zip(bands, parts, strict=True)]
+            self.bands = [(band, answered(f"test, band {band.low}", rows)) for band, rows in taken]
 
     def _choose_by_length(
         self, splits: Mapping[str, Rows[Any]], encode: Callable[[Rows[Any]], EncodedSplit]

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.distilled import WITHOUT_LABELS
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
 from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.data.spec import TaskSpec
+from prunekit.evaluation.agreement import AgreementJudge
 from prunekit.evaluation.judging import Judge
 from prunekit.evaluation.label_sets import LabelSetJudge
 from prunekit.evaluation.metrics import LabelJudge
@@ -29,4 +31,5 @@ JUDGES: dict[TaskKind, Callable[[TaskSpec, Any, torch.device | str], Judge]] = {
     SPAN: AnswerJudge,
     TRANSLATION: WordJudge,
     TOKENS: TagJudge,
+    **dict.fromkeys(WITHOUT_LABELS.values(), AgreementJudge),
 }

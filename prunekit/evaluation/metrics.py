@@ -81,7 +81,8 @@ class OfLogits(WrapperMetric):
             metric.reset()
 
 
-def _spearman(classes: int) -> Metric:
+def spearman(classes: int = 0) -> Metric:
+    """Return Spearman's correlation of values, of which there are no classes."""
     with warnings.catch_warnings():
         # ranks need all predictions at once; of a validation split that is little
         warnings.simplefilter("ignore", UserWarning)
@@ -99,7 +100,7 @@ CLASS_PARTS["mean_of_accuracy_f1"] = CLASS_PARTS["accuracy"] + CLASS_PARTS["f1"]
 
 VALUE_PARTS: dict[str, list[Callable[[int], Metric]]] = {
     "pearson": [lambda classes: PearsonCorrCoef()],
-    "spearman": [_spearman],
+    "spearman": [spearman],
 }
 VALUE_PARTS["mean_of_pearson_spearman"] = VALUE_PARTS["pearson"] + VALUE_PARTS["spearman"]
 

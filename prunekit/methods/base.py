@@ -41,8 +41,8 @@ from transformers import PreTrainedModel
 
 from prunekit.data.encoding import Batch
 from prunekit.evaluation.evaluate import Evaluation, predict
-from prunekit.losses import task_loss
-from prunekit.methods.context import MethodContext
+from prunekit.losses import TEMPERATURE, distils, imitation_loss, task_loss
+from prunekit.methods.context import Loss, MethodContext
 from prunekit.methods.options import MethodOptions as MethodOptions  # a method needs both, also one of another package
 from prunekit.models.forward import decodes, forward_logits
 from prunekit.tokens.encoder import encoder_of
@@ -54,7 +54,7 @@ from prunekit.tokens.state import Execution, Trace
 class TokenPruningMethod(L.LightningModule):
     """One method on one model. Validation runs under "mask", the test under "pack"; both are deterministic."""
 
-    uses_teacher: ClassVar[bool] = False
+    uses_teacher: ClassVar[bool] = False  # whatever the loss
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     def __init__(self, model: PreTrainedModel, context: MethodContext, options: MethodOptions) -> None:
@@ -76,8 +76,7 @@ class TokenPruningMethod(L.LightningModule):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the training loss, already weighted; they are logged one by one and summed."""
-        logits = self(batch)
-        return {"task": task_loss(logits, batch["labels"], self.context.spec.kind)}
+        return self.task_terms(self(batch), batch)
 
     def freeze_decisions(self) -> None:
         """Fix the decisions so that they meet the budget: called once, where the hard stage begins."""
@@ -132,6 +131,33 @@ class TokenPruningMethod(L.LightningModule):
     def forward(self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None) -> Tensor:
         """Return the logits of a batch, as in `forward_logits`."""
         return forward_logits(self.model, batch, execution, trace)
+
+    # -- the loss of the task --------------------------------------------------------------------------
+
+    @property
+    def loss(self) -> Loss:
+        """What the model learns the task from: labels, the teacher's logits, or both."""
+        return self.context.loss
+
+    @property
+    def kd_temperature(self) -> float:
+        """Temperature at which the teacher's logits are learned."""
+        return TEMPERATURE
+
+    def task_terms(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss on the labels as "task", that on the teacher's logits as "kd", or both, as `loss` says.
+
+        Where these carry no more information than labels, as values do not, labels are used.
+        """
+        kind, teacher = self.context.spec.kind, self.context.teacher
+        if self.loss == "ce" or not distils(kind):
+            return {"task": task_loss(logits, batch["labels"], kind)}
+        assert teacher is not None
+        wanted, _ = teacher.batch(batch["index"], batch["input_ids"].shape[1])
+        terms = {"kd": imitation_loss(logits, wanted, kind, self.kd_temperature)}
+        if self.loss == "kd+ce":
+            terms["task"] = task_loss(logits, batch["labels"], kind)
+        return terms
 
     # -- fitting ---------------------------------------------------------------------------------------
 

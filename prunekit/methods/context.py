@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +15,8 @@ from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.distillation_targets import TeacherOutputs
 from prunekit.models.heads import HEADS
 from prunekit.tokens.pruner import TokenPruner
+
+Loss = Literal["ce", "kd", "kd+ce"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class MethodContext:
     validation: Callable[[], Iterable[Batch]] = field(default=tuple, repr=False)
     targets: Sequence[Targets] = field(default=(), repr=False)
     protected: Mapping[str, Int[Tensor, "rows"]] = field(default_factory=dict, repr=False)
+    loss: Loss = "ce"  # labels, the teacher's logits ("kd"), or both
 
     @property
     def protected_count(self) -> Int[Tensor, "rows"] | int:

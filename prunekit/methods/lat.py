@@ -24,7 +24,7 @@ from prunekit.cost import Shape
 from prunekit.data.encoding import Batch
 from prunekit.evaluation.evaluate import evaluate
 from prunekit.files import append_jsonl, damage, read_jsonl, remove_sealed, seal
-from prunekit.losses import imitation_loss, task_loss
+from prunekit.losses import imitation_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext
 from prunekit.methods.options import OptionalTraining
@@ -124,10 +124,8 @@ class LAT(TokenPruningMethod):
                 logits = self(batch, "drop")
             distances.append(imitation_loss(logits, whole.detach(), kind))
         models = len(distances) + 1
-        return {
-            "task": task_loss(whole, batch["labels"], kind) / models,
-            "inplace": torch.stack(distances).sum() / models,
-        }
+        terms = self.task_terms(whole, batch) | {"inplace": torch.stack(distances).sum()}
+        return {name: term / models for name, term in terms.items()}
 
     def smaller_schedules(self, step: int) -> list[Schedule]:
         """Return the schedules of a step: the smallest, and random ones that depend on the seed and the step alone."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
 from prunekit.data.encoding import Batch
-from prunekit.losses import cost_gap, mask_regulariser, task_loss
+from prunekit.losses import cost_gap, mask_regulariser
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.static import ThresholdMethod, ThresholdOptions
 from prunekit.tokens.policies import LearnedThreshold, linear_thresholds
@@ -84,15 +84,14 @@ class LTP(ThresholdMethod):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss; in the soft stage also the regulariser, or with a budget the distance from it."""
-        labels, kind = batch["labels"], self.context.spec.kind
         if self.hard:
             execution: Execution = "mask" if self.options.reference else "drop"
-            return {"task": task_loss(self(batch, execution), labels, kind)}
+            return self.task_terms(self(batch, execution), batch)
         trace = Trace()
         logits = self(batch, "soft", trace)
         width = batch["input_ids"].shape[1]
         keep = torch.stack([trace.layers[layer].keep_of_all(width) for layer in self.learned.row])
-        terms = {"task": task_loss(logits, labels, kind)}
+        terms = self.task_terms(logits, batch)
         if self.asked is not None:
             terms["budget"] = self.options.budget_weight * self._budget_gap(keep, batch, 1 / self.asked)
         elif self.options.reg_lambda is not None:

@@ -19,7 +19,6 @@ from prunekit.console import PLAIN_SECONDS, clock, say
 from prunekit.cost import Shape
 from prunekit.data.encoding import Batch
 from prunekit.evaluation.evaluate import executed_reduction
-from prunekit.losses import task_loss
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions, OptionalTraining
@@ -123,8 +122,7 @@ class StaticMethod(TokenPruningMethod):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss under "drop", which equals "mask" and costs less."""
-        logits = self(batch, "drop")
-        return {"task": task_loss(logits, batch["labels"], self.context.spec.kind)}
+        return self.task_terms(self(batch, "drop"), batch)
 
 
 class CalibratedMethod(StaticMethod):

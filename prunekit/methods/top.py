@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 
 from prunekit.data.encoding import Batch
 from prunekit.evaluation.evaluate import evaluate, protected_count
-from prunekit.losses import has_choices, imitation_loss, rank_distillation_loss, rank_weight, task_loss
+from prunekit.losses import rank_distillation_loss, rank_weight
 from prunekit.methods.base import TokenPruningMethod
-from prunekit.methods.context import MethodContext
+from prunekit.methods.context import Loss, MethodContext
 from prunekit.methods.top_gates import GateTraining, OpenGates, Stages, TiedGates
 from prunekit.methods.top_options import ToPOptions
 from prunekit.tokens.families.embeddings import embeddings_of
@@ -130,29 +130,30 @@ class ToP(TokenPruningMethod):
         """Return the task or distillation loss, rank distillation, and what holds the gates to the budget."""
         options, step = self.options, self.global_step
         assert self.pruner is not None
-        assert self.context.teacher is not None
-        teacher_logits, teacher_ranks = self.context.teacher.batch(batch["index"], batch["input_ids"].shape[1])
         if self.gates.is_dense(step):
-            return self._task_terms(self(batch, "dense"), teacher_logits, batch["labels"])
+            return self.task_terms(self(batch, "dense"), batch)
         learns_order = options.rank_alpha > 0 and self.gates.learns_order(step)
         trace = Trace.scoring(self.rank_layers if learns_order else [], self.pruner.scorer)
         execution: Execution = ("mask" if options.compat else "drop") if self.hard else "soft"
-        terms = self._task_terms(self(batch, execution, trace), teacher_logits, batch["labels"])
+        terms = self.task_terms(self(batch, execution, trace), batch)
         if learns_order:
+            assert self.context.teacher is not None
+            _, teacher_ranks = self.context.teacher.batch(batch["index"], batch["input_ids"].shape[1])
             weight = rank_weight(self.gates.pruning_step(step), self.warmup_steps, options.rank_alpha)
             terms["rank"] = weight * self._rank_loss(trace, teacher_ranks, batch)
         constraint, shown = self.gates.constraint(step, batch["attention_mask"].sum(-1), protected_count(batch))
         self.log_dict(shown)
         return terms | constraint
 
-    def _task_terms(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        spec, options = self.context.spec, self.options
-        if not has_choices(spec.kind) or options.task_loss == "ce":
-            return {"task": task_loss(logits, labels, spec.kind)}
-        terms = {"kd": imitation_loss(logits, teacher_logits, spec.kind, options.kd_temperature)}
-        if options.task_loss == "kd+ce":
-            terms["task"] = task_loss(logits, labels, spec.kind)
-        return terms
+    @property
+    def loss(self) -> Loss:
+        """The method's own key, which the run's `loss` sets."""
+        return self.options.task_loss
+
+    @property
+    def kd_temperature(self) -> float:
+        """The method's own."""
+        return self.options.kd_temperature
 
     def _rank_loss(self, trace: Trace, teacher_ranks: Tensor, batch: Batch) -> Tensor:
         losses = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunekit.config.errors import ConfigError, shown
 from prunekit.cost import Shape
-from prunekit.methods.context import MethodContext, Training
+from prunekit.methods.context import Loss, MethodContext, Training
 from prunekit.methods.options import MethodOptions
 from prunekit.tokens.gates import LOGA_BOUND, HardConcrete
 from prunekit.tokens.policies import KeepRatio
@@ -44,7 +44,7 @@ class ToPOptions(MethodOptions):
     gamma: float
     zeta: float
     loga_clamp: float
-    task_loss: Literal["kd", "ce", "kd+ce"]
+    task_loss: Loss
     kd_temperature: float
     rank_alpha: float
     rank_topk: int

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from prunekit.cost import Shape, dense_macs, encoder_macs, straight_through_counts
 from prunekit.data.encoding import Batch
-from prunekit.losses import candidate_share, consistency, task_loss
+from prunekit.losses import candidate_share, consistency
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions, OptionalTraining
 from prunekit.methods.static import CalibratedMethod
@@ -163,7 +163,7 @@ class DTP(CalibratedMethod):
         self.policy.temperature = self.temperature(self.global_step)
         trace = Trace()
         logits = self(batch, "soft", trace)
-        terms = {"task": task_loss(logits, batch["labels"], self.context.spec.kind)}
+        terms = self.task_terms(logits, batch)
         auxiliary = self._auxiliary(trace, batch)
         if auxiliary is not None:
             terms["aux"] = auxiliary

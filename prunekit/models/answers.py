@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from prunekit.config.errors import ConfigError, shown
+from prunekit.models.given import THRESHOLDS
 
 SEVERAL = "multi_label_classification"  # what transformers calls it in config.json
-THRESHOLDS = "label_thresholds"  # of ours in config.json: a probability per output
 HALF = 0.5
 CLOSE = 1e-3  # by which two values of one text may differ
 

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prunekit.data.kinds.distilled import DISTILLED_MULTILABEL, WITHOUT_LABELS
+from prunekit.data.kinds.registry import KINDS
 from prunekit.tokens.families.positions import count_positions
 
+THRESHOLDS = "label_thresholds"  # of ours in config.json: a probability per output
 UNLIMITED = 10**6  # transformers writes 10**30 where a tokenizer knows no longest text
 
 
@@ -16,7 +19,7 @@ def with_settings_of(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's block with what it leaves open, as the model in a folder was trained.
 
     A model with one output makes a task that names no classes a regression, one with several labels per text a
-    multilabel task.
+    multilabel task. Of texts without labels its outputs are learned: the classes are its own.
     """
     config, found = _read(folder / "config.json"), dict(task)
     if found.get("kind") == "classification" and found.get("labels") is None:
@@ -26,9 +29,30 @@ def with_settings_of(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
         found["kind"] = "regression" if has_one or problem == "regression" else "classification"
         if problem == "multi_label_classification" and not has_one:
             found["kind"] = "multilabel"
+    if has_no_labels(found):
+        found |= _own_answers(found, config)
     if "max_length" in found and found["max_length"] is None:
         found["max_length"] = longest_text_of(folder, config)
     return found
+
+
+def has_no_labels(task: Mapping[str, Any]) -> bool:
+    """Return whether a task's block says that its texts have no labels: label=null where a model could learn some."""
+    names = {*WITHOUT_LABELS, *(kind.name for kind in WITHOUT_LABELS.values())}
+    return task.get("label", "") is None and task.get("kind") in names
+
+
+def _own_answers(task: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the kind of a task without labels, and the classes and thresholds of the model that answers."""
+    kind = WITHOUT_LABELS.get(task["kind"], KINDS[task["kind"]])
+    if kind.predicts_value:
+        return {"kind": kind.name}
+    names = config.get("id2label")
+    if not isinstance(names, Mapping) or not names:  # transformers writes none where they are these
+        names = {number: f"LABEL_{number}" for number in range(2)}
+    stored = config.get(THRESHOLDS)
+    several = {"thresholds": stored} if kind is DISTILLED_MULTILABEL and isinstance(stored, list) else {}
+    return {"kind": kind.name, "labels": task.get("labels") or [str(name) for name in names.values()], **several}
 
 
 def longest_text_of(folder: Path, config: Mapping[str, Any] | None = None) -> int | None:

@@ -23,6 +23,7 @@ from transformers import (
 
 from prunekit.data.encoding import Batch
 from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.distilled import DISTILLED_CLASSIFICATION, DISTILLED_MULTILABEL, DISTILLED_REGRESSION
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
@@ -119,10 +120,15 @@ TRANSLATOR = HeadType(
     decodes=True,
 )
 
+SEVERAL_CLASSES = replace(CLASSIFIER, settings=partial(_class_settings, problem=SEVERAL), several=True)
+
 HEADS: dict[TaskKind, HeadType] = {
     CLASSIFICATION: CLASSIFIER,
     REGRESSION: CLASSIFIER,
-    MULTILABEL: replace(CLASSIFIER, settings=partial(_class_settings, problem=SEVERAL), several=True),
+    MULTILABEL: SEVERAL_CLASSES,
+    DISTILLED_CLASSIFICATION: CLASSIFIER,
+    DISTILLED_REGRESSION: CLASSIFIER,
+    DISTILLED_MULTILABEL: SEVERAL_CLASSES,
     SPAN: READER,
     TRANSLATION: TRANSLATOR,
     TOKENS: TAGGER,

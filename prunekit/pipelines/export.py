@@ -118,7 +118,8 @@ def _compare(
     """Compare each file that was written with the model."""
     batches = _batches(data, options)
     reference = parity.model_runtime(model, prune=options.prune)
-    metrics = partial(build_metrics, run.spec, data.label_names) if run.spec.kind.labels_texts else None
+    has_labels = run.spec.kind.labels_texts and not run.spec.kind.asks_teacher
+    metrics = partial(build_metrics, run.spec, data.label_names) if has_labels else None
     files = {}
     for variant in variants:
         rounds = track(batches, f"parity {variant.name}", len(batches))

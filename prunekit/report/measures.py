@@ -48,6 +48,7 @@ def _drop(row: Row) -> float | int | None:
 MEASURES = {
     measure.name: measure
     for measure in (
+        Measure("kl", lambda row: row["scores"].get("kl"), digits=4, tested=True, lower=True),
         Measure("score", lambda row: row["score"], 100, tested=True),
         Measure("drop", _drop, 100, tested=True),
         Measure("validation", lambda row: row["validation"], 100, tested=True),

@@ -29,7 +29,7 @@ def p_over_rows(one: Mapping[int, Examples], other: Mapping[int, Examples], metr
     # in question answering rows are windows, several to a question
     if (metric in OF_CLASSES) != runs[0].classification or len(runs[0].answers):
         return None
-    if metric == "accuracy" and len(left) == len(right) == 1:
+    if metric in ("accuracy", "agreement") and len(left) == len(right) == 1:
         return mcnemar(left[0].predicted == left[0].labels, right[0].predicted == right[0].labels)
     return _bootstrap(left, right, METRICS[metric])
 
@@ -113,6 +113,7 @@ OF_CLASSES: dict[str, Score] = {
     "matthews": _matthews,
 }
 
+OF_CLASSES["agreement"] = OF_CLASSES["accuracy"]  # with the answers of the dense model
 OF_CLASSES["mean_of_accuracy_f1"] = lambda *given: (OF_CLASSES["accuracy"](*given) + OF_CLASSES["f1"](*given)) / 2
 
 METRICS: dict[str, Score] = OF_CLASSES | {

@@ -16,6 +16,8 @@ from prunekit.config.errors import shorten
 from prunekit.console import clock
 from prunekit.results.closing import advice, headline, next_commands
 from prunekit.results.words import (
+    DISTANCES,
+    METRIC_NAMES,
     format_points,
     format_score,
     format_seconds,
@@ -64,7 +66,9 @@ def _quality(result: RunResult) -> list[Row]:
     found = []
     for name, (dense, pruned) in every.items():
         what = f"{metric_name(name, score)}, {score.rows} {score.split} {score.of or 'text'}s"
-        if dense is None:
+        if name in DISTANCES:
+            found.append(Row(what, "-" if dense is None else f"{dense:.4f}", f"{pruned:.4f}", ""))
+        elif dense is None:
             found.append(Row(what, "-", format_score(pruned), "-"))
         else:
             change = pruned - dense
@@ -75,7 +79,7 @@ def _quality(result: RunResult) -> list[Row]:
 
 def metric_name(name: str, score: Score) -> str:
     """Name a metric in words; F1 of one class with the class."""
-    words = name.replace("_", " ")
+    words = METRIC_NAMES.get(name) or name.replace("_", " ")
     return f"{words} of {shorten(score.positive, 40)}" if name == "f1" and score.positive is not None else words
 
 

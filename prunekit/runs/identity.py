@@ -13,7 +13,7 @@ from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.config.identity import DENSE, FILES, OWN, is_dense, with_absolute_paths
 from prunekit.files import known_sha256
-from prunekit.models.given import with_settings_of
+from prunekit.models.given import has_no_labels, with_settings_of
 from prunekit.models.sources import SOURCES, find_model, is_hub_id, name_of_model
 from prunekit.runs.kinds import kind_of
 
@@ -51,6 +51,12 @@ def with_given_model(cfg: dict[str, Any]) -> dict[str, Any]:
         ConfigError: it is no model, or another key names one too.
     """
     if not cfg.get("model"):
+        if has_no_labels(cfg["task"]):
+            raise ConfigError(
+                "task.label=null, but there is no model whose answers could be learned.\n"
+                "Allowed: the column of the labels; null with model=<a fine-tuned folder or hub id>.\n"
+                "Give model=./my_model, or task.label=<column>."
+            )
         return cfg
     for block in ("backbone", "teacher"):
         if path := cfg.get(block, {}).get("path"):
@@ -81,6 +87,8 @@ def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
     dense["data"] = dense["data"] | {"eval_bands": None}
     if "protect_question" in dense["task"]:
         dense["task"]["protect_question"] = False  # has no effect where nothing is pruned
+    if "loss" in dense:
+        dense["loss"] = None  # a teacher learns from labels
     dense |= {"budget": None, "budget_tolerance": default["budget_tolerance"], "force": False}
     return dense
 

@@ -26,6 +26,7 @@ from prunekit.data.text.spec import TextSpec, find_texts, text_files_digest
 from prunekit.models.sources import backbone_shape
 
 Config = Mapping[str, Any]
+OWN_LOSS = "task_loss"  # of a method with a default of its own, in place of `loss`
 
 
 @runtime_checkable
@@ -89,10 +90,24 @@ class TokenRuns:
                 f"Allowed: 1 and more; 0 for method={DENSE}, and where method.train=false.\n"
                 "Give trainer.epochs=5, or method.train=false if the method takes it."
             )
+        if _has_no_labels(cfg):
+            _check_without_labels(cfg)
 
     def without_idle_keys(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """Return all of the configuration."""
-        return cfg
+        """Return the configuration with `loss` in one place: the method's own key, where it has one.
+
+        A dense run learns from labels, and texts without labels are learned from the teacher, whatever the method.
+        """
+        if is_dense(cfg["method"]["name"]):
+            return cfg | {key: None for key in ("loss",) if key in cfg}
+        has_labels, loss = not _has_no_labels(cfg), cfg.get("loss")
+        method = dict(cfg["method"])
+        if (own := method.get(OWN_LOSS)) is not None:
+            own, loss = loss or own, None
+            method[OWN_LOSS] = "kd" if own == "kd+ce" and not has_labels else own
+        elif loss == ("ce" if has_labels else "kd"):
+            loss = None
+        return cfg | {"method": method} | {key: loss for key in ("loss",) if key in cfg}
 
     def label(self, cfg: Config) -> str:
         """Return the budget, or the goal."""
@@ -168,14 +183,41 @@ class WeightRuns:
             )
 
     def without_idle_keys(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """Leave out the FLOPs budget, the teacher and the benchmark: dense kernels do not skip zeros."""
-        kept = {key: value for key, value in cfg.items() if key not in ("teacher", "bench", "budget_tolerance")}
+        """Leave out the FLOPs budget, the teacher, the loss and the benchmark: dense kernels do not skip zeros."""
+        idle = ("teacher", "bench", "budget_tolerance", "loss")
+        kept = {key: value for key, value in cfg.items() if key not in idle}
         trainer = {key: value for key, value in cfg["trainer"].items() if key in self.TRAINER}
         return kept | {"budget": None, "trainer": trainer}
 
     def label(self, cfg: Config) -> str:
         """Return the sparsity."""
         return f"sparse{cfg['method']['sparsity']:g}"
+
+
+def _has_no_labels(cfg: Config) -> bool:
+    kind = TASK_KINDS.get(cfg["task"].get("kind") or "")
+    return kind is not None and kind.asks_teacher
+
+
+def _check_without_labels(cfg: Config) -> None:
+    """Check that a run on texts without labels learns from the model that was given.
+
+    Raises:
+        ConfigError: it is to learn from labels, or prunes nothing.
+    """
+    own = cfg["method"].get(OWN_LOSS)
+    wrong = f"method.{OWN_LOSS}={own}" if own == "ce" else f"loss={cfg['loss']}" if cfg.get("loss") else ""
+    if is_dense(cfg["method"]["name"]):
+        raise ConfigError(
+            f"method={cfg['method']['name']} with task.label=null: the model would learn its own answers.\n"
+            "Allowed: a method that prunes tokens, as method=topk.\n"
+            "Choose one; prunekit.load(model, engine='packed') runs the model as it is."
+        )
+    if wrong:
+        raise ConfigError(
+            f"{wrong} with task.label=null: there are no labels to learn.\n"
+            "Allowed: kd, the answers of the model that was given.\nLeave it out, or name the labels: task.label=..."
+        )
 
 
 # what a method may prune -> the kinds of runs that do; the task chooses among them

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from prunekit.data.kinds.distilled import WITHOUT_LABELS
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.registry import KINDS
@@ -22,7 +23,8 @@ def test_every_kind_has_a_head_a_judge_and_losses_and_nothing_else_has():
 
 
 def test_every_kind_has_a_run_and_only_one():
-    assert TokenRuns.tasks == ("classification", "regression", "multilabel", "span", "tokens")
+    distilled = ("distilled_classification", "distilled_regression", "distilled_multilabel")
+    assert TokenRuns.tasks == ("classification", "regression", "multilabel", "span", "tokens", *distilled)
     assert TranslationRuns.tasks == ("translation",)
 
 
@@ -48,5 +50,6 @@ def test_what_a_file_names_is_the_kind():
 
 
 def test_only_texts_with_labels_or_a_value_are_served_and_benchmarked():
-    assert [kind for kind in KINDS.values() if kind.labels_texts] == [CLASSIFICATION, REGRESSION, MULTILABEL]
+    labelling = [CLASSIFICATION, REGRESSION, MULTILABEL]
+    assert [kind for kind in KINDS.values() if kind.labels_texts] == [*labelling, *WITHOUT_LABELS.values()]
     assert TRANSLATION.does == "translates"

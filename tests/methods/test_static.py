@@ -7,6 +7,7 @@ import torch
 from support.models import method_under_test, sentences
 
 from prunekit.config.errors import ConfigError
+from prunekit.evaluation.distillation_targets import RowLogits, TeacherOutputs
 from prunekit.evaluation.evaluate import evaluate
 from prunekit.tokens.policies import KeepRatio
 
@@ -83,6 +84,18 @@ def test_training_removes_what_evaluation_removes(name):
     expected = task_loss(found(batch, "mask"), batch["labels"], found.context.spec.kind)
     assert set(found.terms(batch)) == {"task"}
     torch.testing.assert_close(found.terms(batch)["task"], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["topk", "ltp", "lat", "tsdtp"])
+def test_every_method_learns_from_labels_the_teacher_or_both(name):
+    batch = sentences([12, 7, 9, 5]) | {"labels": torch.tensor([0, 1, 2, 0]), "index": torch.arange(4)}
+    offsets = torch.tensor([0, 12, 19, 28, 33])
+    teacher = TeacherOutputs(RowLogits(torch.eye(4, 3)), torch.zeros(33, dtype=torch.int16), offsets)
+    found, terms = method_under_test(name, hard_fraction=1.0) if name == "ltp" else method_under_test(name), {}
+    for loss in ("ce", "kd", "kd+ce"):
+        found.context = replace(found.context, loss=loss, teacher=teacher)
+        terms[loss] = set(found.terms(batch)) & {"kd", "task"}
+    assert terms == {"ce": {"task"}, "kd": {"kd"}, "kd+ce": {"kd", "task"}}
 
 
 def test_the_three_differ_in_who_stays_and_not_in_how_many():

@@ -49,7 +49,7 @@ def test_what_does_not_compare_has_no_p(tmp_path):
     assert p_over_rows({}, {1: one}, "accuracy") is None
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted({*METRICS} - {"agreement"}))
 def test_each_metric_is_the_one_that_runs_report(name):
     generator = torch.Generator().manual_seed(0)
     values = "pearson" in name or "spearman" in name

@@ -1,5 +1,6 @@
 """A given model is known by its weights: another content is another run, another place is the same."""
 
+import json
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical, teacher_config
+from prunekit.runs.kinds import kind_of
 
 TABLE = "text,label\n" + "".join(f"word {row},{'red' if row % 2 else 'blue'}\n" for row in range(10))
 
@@ -58,3 +60,66 @@ def test_what_the_teacher_would_have_been_changes_nothing(folder):
 def test_two_models_are_one_too_many(folder, key):
     with pytest.raises(ConfigError, match=rf"(?s)both name a model.*Leave {key} out"):
         composed(folder, f"{key}={folder}")
+
+
+# -- texts without labels --------------------------------------------------------------------------------
+
+
+def test_texts_without_labels_take_kind_and_classes_from_the_model(folder):
+    task = composed(folder, "task.label=null")["task"]
+    assert task["kind"] == "distilled_classification"
+    assert task["labels"] == list(json.loads((folder / "config.json").read_text())["id2label"].values())
+    edit_json(folder / "config.json", id2label={"0": "score"})
+    task = composed(folder, "task.label=null")["task"]
+    assert (task["kind"], task["labels"]) == ("distilled_regression", None)
+
+
+def test_texts_without_labels_need_a_model(folder):
+    with pytest.raises(ConfigError, match=r"task\.label=null, but there is no model.*\n.*\nGive model="):
+        canonical(compose(["task=csv", f"task.file={folder.parents[1] / 't.csv'}", "task.label=null"])[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["method=dense"], "the model would learn its own answers"),
+        (["method=topk", "loss=ce"], "loss=ce with task.label=null: there are no labels"),
+        (["method=topk", "loss=kd+ce"], r"loss=kd\+ce with task.label=null"),
+        (["method=top", "method.task_loss=ce"], "method.task_loss=ce with task.label=null"),
+        (["method=top", "loss=ce"], "method.task_loss=ce with task.label=null"),
+    ],
+)
+def test_without_labels_nothing_is_learned_from_labels(folder, given, message):
+    cfg = composed(folder, "task.label=null", *given)
+    with pytest.raises(ConfigError, match=message):
+        kind_of(cfg).check(cfg, folder)
+
+
+@pytest.mark.parametrize("method", ["topk", "top"])
+def test_without_labels_the_loss_need_not_be_named(folder, method):
+    cfg = composed(folder, "task.label=null", f"method={method}", "loss=kd")
+    assert RunFolder.of(cfg) == RunFolder.of(composed(folder, "task.label=null", f"method={method}"))
+    kind_of(cfg).check(cfg, folder)
+
+
+# -- what is learned from --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["method=topk", "loss=ce"], ["method=topk"]),
+        (["method=top", "loss=kd"], ["method=top", "method.task_loss=kd"]),
+        (["method=top", "loss=kd+ce"], ["method=top"]),
+        (["method=dense", "loss=kd"], ["method=dense"]),
+        (["method=wanda", "task=domain_text", "loss=kd"], ["method=wanda", "task=domain_text"]),
+    ],
+)
+def test_a_loss_is_one_run_however_it_is_spelt(one, other):
+    assert RunFolder.of(canonical(compose(one)[0])) == RunFolder.of(canonical(compose(other)[0]))
+
+
+def test_another_loss_is_another_run_of_the_same_teacher():
+    label, teacher = (canonical(compose(["method=topk", f"loss={loss}"])[0]) for loss in ("ce", "kd"))
+    assert RunFolder.of(label) != RunFolder.of(teacher)
+    assert teacher_config(label) == teacher_config(teacher)

@@ -188,4 +188,5 @@ REGRESSION = Regression(
     "regression",
     metrics=("pearson", "spearman", "mean_of_pearson_spearman"),
     default_metrics=("pearson", "spearman", "mean_of_pearson_spearman"),
+    predicts_value=True,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.distilled import WITHOUT_LABELS
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
@@ -10,5 +11,6 @@ from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 
 KINDS: dict[str, TaskKind] = {
-    kind.name: kind for kind in (CLASSIFICATION, REGRESSION, MULTILABEL, SPAN, TRANSLATION, TOKENS)
+    kind.name: kind
+    for kind in (CLASSIFICATION, REGRESSION, MULTILABEL, SPAN, TRANSLATION, TOKENS, *WITHOUT_LABELS.values())
 }

@@ -8,7 +8,6 @@ from prunekit.config.errors import ConfigError, first_line
 from prunekit.config.identity import is_dense
 from prunekit.cost import Shape
 from prunekit.data.encoding import load_tokenizer
-from prunekit.data.kinds.labelled import REGRESSION
 from prunekit.models.heads import HEADS, HeadType, stored_head
 from prunekit.models.loading import check_classes, check_head
 from prunekit.models.pretrained import is_pruned
@@ -112,7 +111,7 @@ def _check_given(run: RunInputs, source: Path | str, head: HeadType) -> None:
     """Check that a fine-tuned model has the task's head and classes."""
     check_head(source, head)
     labels = run.spec.labels or getattr(run.data, "label_names", None)
-    if head.has_classes and (labels or run.spec.kind == REGRESSION):
+    if head.has_classes and (labels or run.spec.kind.predicts_value):
         check_classes(source, labels, several=head.several)
 
 

@@ -27,7 +27,7 @@ from prunekit.models.reading import read_config
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens import latency_goal
 from prunekit.pipelines.tokens.checks import check_models
-from prunekit.pipelines.tokens.teacher import Teacher, find_teacher, load_task_model, read_outputs
+from prunekit.pipelines.tokens.teacher import Teacher, find_teacher, load_task_model, read_answers, read_outputs
 from prunekit.runs.kinds import method_options, target_of
 from prunekit.tokens.budget import InfeasibleBudgetError, check_feasible
 from prunekit.tokens.encoder import install
@@ -116,7 +116,7 @@ def read_data(run: RunInputs) -> TokenPruningDataModule:
 def build_data(run: RunInputs) -> TokenPruningDataModule:
     """Return the data of a run, of which nothing is tokenised yet."""
     cfg, spec, trainer = run.cfg, run.spec, run.cfg["trainer"]
-    return TokenPruningDataModule(
+    data = TokenPruningDataModule(
         spec,
         run.source,
         run.backbone,
@@ -132,7 +132,9 @@ def build_data(run: RunInputs) -> TokenPruningDataModule:
         num_proc=cfg["data"]["num_proc"],
         cache_dir=cfg["data"]["cache_dir"],
         prefix=spec.prefix(cfg["backbone"].get("prefix")),
+        answers=(lambda name, split: read_answers(run, data, name, split)) if spec.kind.asks_teacher else None,
     )
+    return data
 
 
 def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext:
@@ -156,6 +158,7 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
         lengths={name: data.split(name).lengths for name in SPLITS},
         budget=parse_budget(cfg["budget"]),
         tolerance=cfg["budget_tolerance"],
+        loss=cfg.get("loss") or "ce",
         validation=partial(data.loader, "validation"),
         targets=[data.split(name).targets for name in data.validation_splits],
         protected={name: data.split(name).protected for name in SPLITS},
@@ -223,7 +226,7 @@ def build_method(
     model = load_task_model(source, run.spec, data, new_head=teacher is None)
     if stored_head(source) is None:
         say(f"head       {run.cfg['backbone']['name']} has none: it starts from random numbers, and is trained")
-    if kind.uses_teacher and teacher is not None:
+    if (kind.uses_teacher or "kd" in context.loss) and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))
     install(model, options.build_pruner(context.shape), "pack", prefix=data.prefix_tokens)
     return kind(model, context, options)

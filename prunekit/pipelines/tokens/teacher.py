@@ -7,14 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.config.errors import ConfigError
 from prunekit.config.identity import is_dense
 from prunekit.console import say, track
+from prunekit.data.encoding import EncodedSplit
+from prunekit.data.loading import FixedLoader
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
-from prunekit.evaluation.distillation_targets import TeacherOutputs, teacher_outputs
+from prunekit.evaluation.distillation_targets import RowLogits, TeacherOutputs, teacher_outputs
 from prunekit.files import folder_damage, known_sha256
 from prunekit.models import loading
 from prunekit.pipelines.inputs import RunInputs
@@ -101,11 +104,32 @@ def load_dense(teacher: Teacher, spec: TaskSpec, data: TokenPruningDataModule) -
 
 def read_outputs(teacher: Teacher, spec: TaskSpec, data: TokenPruningDataModule) -> TeacherOutputs:
     """Return the teacher's outputs on each training row: from the cache, or computed now and cached."""
-    path = data.cache_dir / "teachers" / f"{teacher.weights_sha256[:16]}-{data.fingerprint[:16]}.safetensors"
+    return _outputs_on(data.loader("train"), data.fingerprint, teacher, spec, data)
+
+
+def read_answers(run: RunInputs, data: TokenPruningDataModule, name: str, split: EncodedSplit) -> Tensor:
+    """Return the logits of the model that was given on each row of a split, in the same way."""
+    teacher = find_teacher(run)
+    assert teacher is not None, "a dense run has no model to learn from, which is refused before"
+    batches = FixedLoader(split, data.eval_batch_size, workers=data.workers)
+    fingerprint = files.json_sha256([data.label_names, split.fingerprint])
+    outputs = _outputs_on(batches, fingerprint, teacher, run.spec, data, f"dense answers, {name}").logits
+    assert isinstance(outputs, RowLogits)
+    return outputs.logits
+
+
+def _outputs_on(
+    batches: FixedLoader,
+    fingerprint: str,
+    teacher: Teacher,
+    spec: TaskSpec,
+    data: TokenPruningDataModule,
+    what: str = "teacher outputs",
+) -> TeacherOutputs:
+    path = data.cache_dir / "teachers" / f"{teacher.weights_sha256[:16]}-{fingerprint[:16]}.safetensors"
     if (stored := TeacherOutputs.load_if_whole(path)) is not None:
         return stored
     model = load_dense(teacher, spec, data)
-    batches = data.loader("train")
-    outputs = teacher_outputs(model, track(batches, "teacher outputs", len(batches)), data.split("train").lengths)
+    outputs = teacher_outputs(model, track(batches, what, len(batches)), batches.split.lengths)
     keep_in_cache(path, lambda: outputs.save(path))
     return outputs
