@@ -6,6 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prunekit.api.calls import evaluate as evaluate
+    from prunekit.api.calls import fit as fit
+    from prunekit.api.calls import prune as prune
     from prunekit.data.given import task_of as task_of
     from prunekit.models.pretrained import load_pruner as load_pruner
     from prunekit.models.pretrained import save as save
@@ -16,14 +19,27 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it, imported when the name is first used: `import prunekit` needs no torch
 _PUBLIC = {
+    "evaluate": "prunekit.api.calls",
+    "fit": "prunekit.api.calls",
     "load": "prunekit.runtime.loading",
     "load_pruner": "prunekit.models.pretrained",
+    "prune": "prunekit.api.calls",
     "save": "prunekit.models.pretrained",
     "save_pruner": "prunekit.models.pretrained",
     "task_of": "prunekit.data.given",
 }
 
-__all__ = ["__version__", "load", "load_pruner", "save", "save_pruner", "task_of"]
+__all__ = [
+    "__version__",
+    "evaluate",
+    "fit",
+    "load",
+    "load_pruner",
+    "prune",
+    "save",
+    "save_pruner",
+    "task_of",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,8 @@ from prunekit.runs.storage import storage_errors
 # verb -> function(arguments) -> exit code; a module is imported when its verb is typed
 VERBS = {
     "train": "prunekit.cli.main:train",
+    "prune": "prunekit.cli.prune:main",
+    "evaluate": "prunekit.cli.evaluate:main",
     "table": "prunekit.cli.table:main",
     "report": "prunekit.cli.report:main",
     "dashboard": "prunekit.cli.dashboard:main",
@@ -44,6 +46,7 @@ VERBS = {
     "data": "prunekit.cli.data:main",
     "predict": "prunekit.cli.predict:main",
     "import": "prunekit.cli.imports:main",
+    "push": "prunekit.cli.push:main",
     "new": "prunekit.cli.new:main",
     "serve": "prunekit.cli.serve:main",
 }

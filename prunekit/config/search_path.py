@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
@@ -92,6 +94,22 @@ class PluginConfigs(SearchPathPlugin):
         """Append the folders."""
         for folder in plugin_dirs():
             search_path.append("prunekit plug-in", f"file://{folder}")
+
+
+@contextmanager
+def registered_anew() -> Iterator[None]:
+    """Give back, after the block, what was registered with Hydra before it, and which of its jobs is running."""
+    plugins = Plugins.instance().plugin_type_to_subclass_list
+    kinds = {kind: list(classes) for kind, classes in plugins.items()}
+    store, running = ConfigStore.instance(), GlobalHydra.instance().hydra
+    repo = {name: dict(node) if isinstance(node, dict) else node for name, node in store.repo.items()}
+    try:
+        yield
+    finally:
+        plugins.clear()
+        plugins.update(kinds)
+        store.repo = repo
+        GlobalHydra.instance().hydra = running
 
 
 def prepare(overrides: Sequence[str] = ()) -> None:

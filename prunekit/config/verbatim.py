@@ -57,7 +57,7 @@ def _quote_text(override: str, keys: Mapping[str, Key], swept: bool) -> str:
         return f"{name}=[{', '.join(_elements(given[1:-1]))}]" if is_list and not plain else override
     if isinstance(value, str | list) or (is_sweep and swept) or (key.domain == "path" and _is_scalar(value)):
         return override  # a list is no text, and a number no path
-    return f"{name}={_quote(given)}"
+    return f"{name}={quote(given)}"
 
 
 def _is_scalar(value: Any) -> bool:
@@ -70,14 +70,15 @@ def _elements(inside: str) -> Iterator[str]:
         return
     for element in ELEMENT.findall(inside)[: _commas(inside) + 1]:
         is_quoted = len(element) > 1 and element[0] in "'\"" and element[0] == element[-1]
-        yield element if is_quoted or element == "null" else _quote(element)
+        yield element if is_quoted or element == "null" else quote(element)
 
 
 def _commas(inside: str) -> int:
     return re.sub(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", "", inside).count(",")
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """Return a text in quotes, as Hydra reads it."""
     # hydra takes a backslash literally, except before a quote and at the end
     inner = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     return f"'{inner}'"

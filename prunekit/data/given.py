@@ -24,6 +24,7 @@ from prunekit.data.delimited import check_names
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.guessing import VALIDATION
+from prunekit.data.kinds.distilled import DISTILLED_CLASSIFICATION
 from prunekit.data.sources import FILES
 from prunekit.data.spec import TaskSpec
 
@@ -47,12 +48,14 @@ def task_of(
     data: Any,
     *,
     text: str = "text",
-    label: str | Sequence[str] = "label",
+    label: str | Sequence[str] | None = "label",
     text_pair: str | None = None,
     cache_dir: str | Path | None = None,
     **keys: Any,
 ) -> dict[str, Any]:
     """Return the keys of a task whose rows are given: its columns, and the files in which they are now kept.
+
+    Without a `label` the texts have none, and the answers of a model that is given are learned.
 
     `data` is one table, or a mapping from "train", "validation" and "test" to tables, as a DatasetDict is; a table is
     a pandas or polars frame, a Dataset, an Arrow table, a list of dicts, a dict of lists, or the path of a file. An
@@ -62,9 +65,10 @@ def task_of(
     Raises:
         DataError: this is no table, lacks a column, or holds what is neither text, number, boolean nor missing.
     """
-    labels = label if isinstance(label, str) else list(label)  # columns of 0 and 1 of kind="multilabel"
+    labels = list(label) if isinstance(label, list | tuple) else label  # columns of 0 and 1 of kind="multilabel"
     task: dict[str, Any] = {"text": text, "text_pair": text_pair, "label": labels, **keys}
-    spec = TaskSpec.from_config({"name": "rows", **task})
+    unlabelled = {"kind": DISTILLED_CLASSIFICATION.name} if label is None else {}
+    spec = TaskSpec.from_config({"name": "rows", **task, **unlabelled})
     for key, table in _splits(data).items():
         if isinstance(table, str | os.PathLike):
             task[key] = str(table)
