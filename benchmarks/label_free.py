@@ -1,8 +1,8 @@
 """Prune a fine-tuned MiniLM without labels: agreement with it on the official test of 20 Newsgroups.
 
-./run python benchmarks/label_free.py                                                        # needs PRUNEKIT_DATA or the hub
-./run prunekit table label_free/runs/newsgroups20 save=benchmarks/results/label_free.json    # takes over the runs' numbers
-./run python benchmarks/readme.py                                                            # writes the table
+./run python benchmarks/label_free.py                                                     # trains, about ten minutes
+./run prunekit table label_free/runs/newsgroups20 save=benchmarks/results/label_free.json  # takes over the numbers
+./run python benchmarks/readme.py                                                         # writes the table
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def write_tables(folder: Path, given: dict[str, Any]) -> None:
     spec = TaskSpec.from_config(compose(["task=newsgroups20", "task.validation_fraction=0.001"])[0]["task"])
     task = read_task(spec, find_task(spec))
     assert task.label_names is not None
-    train, test = (rows.take(Random(1).sample(range(len(rows)), len(rows))) for rows in (task.splits["train"], task.splits["test"]))
+    train, test = (
+        rows.take(Random(1).sample(range(len(rows)), len(rows))) for rows in (task.splits["train"], task.splits["test"])
+    )
     first, second = given["labelled"], given["labelled"] + given["texts"]
     write(folder / "labelled.csv", train.take(range(first)), task.label_names)
     write(folder / "texts.csv", train.take(range(first, min(second, len(train)))))

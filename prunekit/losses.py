@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -134,7 +133,11 @@ class KindLosses:
 
     def without_labels(self) -> KindLosses:
         """Return the losses of the same outputs where a teacher's logits are the labels."""
-        return KindLosses(partial(self.imitation, temperature=TEMPERATURE), self.imitation, distils=False)
+
+        def task(logits: Tensor, answers: Tensor) -> Float[Tensor, ""]:
+            return self.imitation(logits, answers, TEMPERATURE)
+
+        return KindLosses(task, self.imitation, distils=False)
 
 
 # by the name of the kind

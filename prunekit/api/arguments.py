@@ -36,7 +36,8 @@ def _word(value: Any) -> str:
     if isinstance(value, Typed):
         return value
     if isinstance(value, str):
-        return value if re.fullmatch(r"[\w./-]*\w[\w./-]*", value) else quote(value)
+        is_plain = re.fullmatch(r"[\w./-]*\w[\w./-]*", value) and value != "null"
+        return value if is_plain else quote(value)
     return f"[{','.join(map(_word, value))}]" if isinstance(value, list | tuple) else typed(value)
 
 
@@ -100,8 +101,8 @@ def task_settings(
         labels = None if labels is None else LABEL
     if labels is not None and not isinstance(labels, str):
         raise ConfigError(
-            f"labels={quoted(labels)} beside a table.\nAllowed: the name of a column, or None for texts without labels.\n"
-            "Put them into the table, or give a list of texts."
+            f"labels={quoted(labels)} beside a table.\n"
+            "Allowed: the name of a column, or None for texts without labels.\nPut them into the table, or give a list of texts."
         )
     keys = task_of(table, text=text, label=labels, text_pair=text_pair, cache_dir=cache_dir)
     return {f"task.{key}": value for key, value in keys.items() if key in (TEXT, LABEL) or value is not None}
@@ -111,8 +112,8 @@ def _rows(texts: Sequence[Any], labels: Any) -> tuple[list[dict[str, Any]], str,
     """Return texts, or pairs of them, as rows, and the names of their columns."""
     if len(texts) < 2:
         raise ConfigError(
-            f"{len(texts)} texts are given.\nAllowed: texts to learn from, and others to measure on: hundreds of them.\n"
-            "Give more texts, as a list or as the path of a file."
+            f"{len(texts)} texts are given.\n"
+            "Allowed: texts to learn from, and others to measure on: hundreds of them.\nGive more texts, as a list or as the path of a file."
         )
     has_pairs = not isinstance(texts[0], str)
     for number, row in enumerate(texts):

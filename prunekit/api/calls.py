@@ -34,8 +34,8 @@ def prune(
     """Prune a fine-tuned model on texts like those that it is given; without `labels` it learns from the model itself.
 
     `model` is a folder, a hub id, or a model of transformers with its `tokenizer`; `texts` a list of texts or pairs, a
-    frame, a Dataset, or the path of a file, with the columns `text` and `text_pair`. `labels` are a list, or the name of
-    their column. `settings` are further ones of the command line, as {"trainer.epochs": 3}; {"method.train": False}
+    frame, a Dataset, or the path of a file, with the columns `text` and `text_pair`. `labels` are a list, or the name
+    of their column. `settings` are further ones of the command line, as {"trainer.epochs": 3}; {"method.train": False}
     prunes without training. The run is that of `prunekit train model=... task=csv ...` in the folder of runs: the same
     call again returns the stored result, and an interrupted one resumes. Nothing else of the process is changed.
 
@@ -85,7 +85,7 @@ def evaluate(
     label: str = "label",
     settings: Settings | None = None,
 ) -> ModelEvaluation:
-    """Measure a pruned or dense model on a task's test, or on all rows of a file or table: score, FLOPs, tokens by layer.
+    """Measure a pruned or dense model on a task's test, or on all rows of a file: score, FLOPs, tokens by layer.
 
     `text`, `text_pair` and `label` are the columns of the file; `settings` further ones, as {"task.max_length": 128}.
 

@@ -47,7 +47,7 @@ class PrunedModel:
         return self.engine([texts] if isinstance(texts, str) else texts, **options)
 
     def report(self) -> RunResult:
-        """Print score, FLOPs, measured milliseconds and tokens by layer as the command line does; return the numbers."""
+        """Print score, FLOPs, measured milliseconds and tokens by layer, as a run does; return the numbers."""
         from prunekit.results.summary import print_result  # rich is needed for what is printed alone
 
         print_result(self.result)

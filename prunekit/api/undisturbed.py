@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from prunekit.config.search_path import registered_anew
@@ -21,14 +22,17 @@ def undisturbed(arguments: Sequence[str]) -> Iterator[None]:
     That is logging, warnings, random numbers, torch's threads and settings, progress bars of libraries, environment
     variables, arguments and what is registered with Hydra.
     """
-    # what a library sets up when it is imported is no disturbance, so it is imported before anything is noted
+    generators = list(_generators())
+    # what a library sets up when it is imported is no disturbance, except for the random numbers that it draws
     import lightning.pytorch  # noqa: F401
     import transformers
 
     with ExitStack() as stack:
+        for give_back in generators:  # last of all: what is given back before may draw numbers
+            stack.callback(give_back)
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(registered_anew())
-        for give_back in (_environment(), *_loggers(), *_generators(), *_torch()):
+        for give_back in (_environment(), *_loggers(), *_torch()):
             stack.callback(give_back)
         if transformers.utils.logging.is_progress_bar_enabled():
             stack.callback(transformers.utils.logging.enable_progress_bar)
@@ -80,7 +84,7 @@ def _generators() -> Iterator[Callable[[], None]]:
     if torch.cuda.is_initialized():
         states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
     for give_back, state in states:
-        yield lambda give_back=give_back, state=state: give_back(state)
+        yield partial(give_back, state)
 
 
 def _torch() -> Iterator[Callable[[], None]]:
@@ -94,4 +98,4 @@ def _torch() -> Iterator[Callable[[], None]]:
         (torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()),
     ]
     for give_back, value in settings:
-        yield lambda give_back=give_back, value=value: give_back(value)
+        yield partial(give_back, value)
