@@ -102,7 +102,8 @@ def task_settings(
     if labels is not None and not isinstance(labels, str):
         raise ConfigError(
             f"labels={quoted(labels)} beside a table.\n"
-            "Allowed: the name of a column, or None for texts without labels.\nPut them into the table, or give a list of texts."
+            "Allowed: the name of a column, or None for texts without labels.\n"
+            "Put them into the table, or give a list of texts."
         )
     keys = task_of(table, text=text, label=labels, text_pair=text_pair, cache_dir=cache_dir)
     return {f"task.{key}": value for key, value in keys.items() if key in (TEXT, LABEL) or value is not None}
@@ -113,7 +114,8 @@ def _rows(texts: Sequence[Any], labels: Any) -> tuple[list[dict[str, Any]], str,
     if len(texts) < 2:
         raise ConfigError(
             f"{len(texts)} texts are given.\n"
-            "Allowed: texts to learn from, and others to measure on: hundreds of them.\nGive more texts, as a list or as the path of a file."
+            "Allowed: texts to learn from, and others to measure on: hundreds of them.\n"
+            "Give more texts, as a list or as the path of a file."
         )
     has_pairs = not isinstance(texts[0], str)
     for number, row in enumerate(texts):

@@ -24,8 +24,9 @@ def undisturbed(arguments: Sequence[str]) -> Iterator[None]:
     """
     generators = list(_generators())
     # what a library sets up when it is imported is no disturbance, except for the random numbers that it draws
-    import lightning.pytorch  # noqa: F401
     import transformers
+
+    import prunekit.training.fit  # noqa: F401  (and with it Lightning)
 
     with ExitStack() as stack:
         for give_back in generators:  # last of all: what is given back before may draw numbers
@@ -73,6 +74,7 @@ def _logger(logger: logging.Logger) -> Callable[[], None]:
 
 
 def _generators() -> Iterator[Callable[[], None]]:
+    # heavy, and `import prunekit` is quick
     import numpy as np
     import torch
 
@@ -88,7 +90,7 @@ def _generators() -> Iterator[Callable[[], None]]:
 
 
 def _torch() -> Iterator[Callable[[], None]]:
-    import torch
+    import torch  # heavy, as above
 
     settings: list[tuple[Callable[[Any], Any], Any]] = [
         (torch.set_num_threads, torch.get_num_threads()),

@@ -23,7 +23,8 @@ def main(arguments: Sequence[str]) -> int:
             "Allowed: model=<folder> data=<file>, or model=<folder> task=<name>.\n"
             "As prunekit evaluate model=./my_model-3x data=test.csv"
         )
-    from prunekit.api.arguments import Typed  # loads Hydra, and --help does not
+    # these load Hydra, and --help does not
+    from prunekit.api.arguments import Typed
     from prunekit.api.calls import evaluate
 
     found = evaluate(

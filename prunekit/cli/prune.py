@@ -23,7 +23,8 @@ def main(arguments: Sequence[str]) -> int:
                 f"prune needs {key}=...\nAllowed: model=<folder or hub id> data=<file of texts>.\n"
                 f"As prunekit prune model=./my_model data=texts.csv; add {key}={example}"
             )
-    from prunekit.api.arguments import Typed  # loads Hydra, and --help does not
+    # these load Hydra, and --help does not
+    from prunekit.api.arguments import Typed
     from prunekit.api.calls import prune
 
     pruned = prune(

@@ -66,8 +66,8 @@ class ModelEvaluation:
         lines = [f"{self.model} on {self.task}: {self.rows} texts of {self.split}, mean {self.mean_length:.1f} tokens"]
         lines += [f"  {name.replace('_', ' '):10} {format_score(value)}" for name, value in self.metrics.items()]
         lines += [
-            f"  {'GFLOPs':10} {format_significant(flops['pruned_g'])} per text: {flops['flops_vs_unpadded']:.2f}x fewer "
-            f"than unpadded, {flops['flops_vs_padded']:.2f}x fewer than padded to {self.padded_length}",
+            f"  {'GFLOPs':10} {format_significant(flops['pruned_g'])} per text: {flops['flops_vs_unpadded']:.2f}x "
+            f"fewer than unpadded, {flops['flops_vs_padded']:.2f}x fewer than padded to {self.padded_length}",
             f"  {'tokens':10} {tokens} by layer, mean {sum(layers) / len(layers):.1f}",
         ]
         print("\n".join(lines))
