@@ -162,6 +162,14 @@ def test_a_model_with_a_fault_is_refused_before_anything_slow(own, tmp_path, no_
     assert len(str(raised.value).splitlines()) <= 3
 
 
+@pytest.mark.parametrize("spoil", [headless, has_no_tokenizer, has_more_tokens, is_a_decoder, is_pruned])
+def test_it_is_refused_before_it_answers_texts_without_labels(own, tmp_path, no_data, spoil):
+    spoil(own)
+    given = ["task=csv", f"task.file={colours(tmp_path)}", "task.label=null", f"model={own}", "method=topk"]
+    with pytest.raises(ConfigError, match=FAULTS[spoil]):
+        train(config(tmp_path, *given, "method.train=false", "trainer.epochs=0"))
+
+
 @pytest.mark.parametrize("spoil", [headless, lacks_its_head, is_not_finite, has_more_tokens, is_named_by_number])
 def test_a_teacher_with_a_fault_is_refused_before_anything_slow(own, tmp_path, no_data, spoil):
     spoil(own)
