@@ -18,7 +18,7 @@ from prunekit.data.loading import FixedLoader
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.distillation_targets import RowLogits, TeacherOutputs, teacher_outputs
-from prunekit.files import folder_damage, known_sha256
+from prunekit.files import folder_damage, json_sha256, known_sha256
 from prunekit.models import loading
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.folder import MODEL, RunFolder
@@ -112,7 +112,7 @@ def read_answers(run: RunInputs, data: TokenPruningDataModule, name: str, split:
     teacher = find_teacher(run)
     assert teacher is not None, "a dense run has no model to learn from, which is refused before"
     batches = FixedLoader(split, data.eval_batch_size, workers=data.workers)
-    fingerprint = files.json_sha256([data.label_names, split.fingerprint])
+    fingerprint = json_sha256([data.label_names, split.fingerprint])
     outputs = _outputs_on(batches, fingerprint, teacher, run.spec, data, f"dense answers, {name}").logits
     assert isinstance(outputs, RowLogits)
     return outputs.logits
