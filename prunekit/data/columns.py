@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
+
+from prunekit.data import spill
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 BLOCK = 4096  # values that are decoded together where all are asked for
 
 Getter = Callable[[int], Any]
+RowNumbers = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Column(Sequence[Any]):
     def __getitem__(self, place: slice) -> list[Any]: ...
     def __getitem__(self, place: int | slice) -> Any:
         if isinstance(place, slice):
-            return list(map(self._value, range(len(self))[place] if self.rows is None else self.rows[place].tolist()))
+            return self._gathered(np.arange(len(self))[place] if self.rows is None else self.rows[place])
         count = len(self)
         if not -count <= place < count:
             raise IndexError(f"row {place} of {count}")
@@ -81,13 +84,8 @@ class Column(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         if self.rows is not None:
-            ends, starts = np.asarray(self._ends, np.int64), np.asarray(self._starts, np.int64)
             for start in range(0, len(self.rows), BLOCK):
-                numbers = self.rows[start : start + BLOCK]
-                chunks = np.searchsorted(ends, numbers, "right")
-                places = (numbers - starts[chunks]).tolist()
-                values = (self._getter_of(chunk)(place) for chunk, place in zip(chunks.tolist(), places, strict=True))
-                yield from values if self._is_whole else map(self.place.value, values)
+                yield from self._gathered(self.rows[start : start + BLOCK])
             return
         for chunk in self.chunks:
             for start in range(0, len(chunk), BLOCK):
@@ -107,10 +105,12 @@ class Column(Sequence[Any]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self[:5]!r}{', ...' if len(self) > 5 else ''})"
 
-    def take(self, rows: Sequence[int]) -> Column:
+    def take(self, rows: RowNumbers) -> Column:
         """Return the column of these rows, in this order."""
-        numbers = np.asarray(rows, np.int64)
-        return self._with(rows=numbers if self.rows is None else self.rows[numbers])
+        if isinstance(rows, range) and rows == range(len(self)):
+            return self
+        numbers = rows if isinstance(rows, np.ndarray) else spill.filled(rows, np.int64, len(rows))
+        return self._with(rows=numbers if self.rows is None else spill.taken(self.rows, numbers))
 
     def field(self, path: tuple[str, ...]) -> Column:
         """Return the column of one field of records, or of records in them; None where a record does not have it."""
@@ -128,19 +128,27 @@ class Column(Sequence[Any]):
         """Return the same column of texts with a prefix."""
         return self._with(place=replace(self.place, before=prefix))
 
-    def is_beside(self, other: object) -> bool:
-        """Return whether another column has the same rows of the same dataset."""
-        if not isinstance(other, Column) or other.dataset is not self.dataset:
-            return False
-        if self.rows is None or other.rows is None:
-            return self.rows is other.rows
-        return self.rows is other.rows or np.array_equal(self.rows, other.rows)
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self) | {"_getters": [None] * len(self.chunks)}
+        return state if self.dataset is None else state | {"chunks": None}  # another process maps them itself
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.dataset is not None:
+            self.chunks = self.dataset.data.column(self.place.column).chunks
 
     def _with(self, **changes: Any) -> Column:
         column = copy.copy(self)
         vars(column).update(changes)
         column._is_whole = column.place.is_whole
         return column
+
+    def _gathered(self, numbers: np.ndarray) -> list[Any]:
+        """Return the values of these rows of the whole column."""
+        chunks = np.searchsorted(self._ends, numbers, "right")
+        places = (numbers - np.asarray(self._starts, np.int64)[chunks]).tolist()
+        values = [self._getter_of(chunk)(place) for chunk, place in zip(chunks.tolist(), places, strict=True)]
+        return values if self._is_whole else list(map(self.place.value, values))
 
     def _value(self, number: int) -> Any:
         chunk = bisect_right(self._ends, number)
@@ -154,9 +162,39 @@ class Column(Sequence[Any]):
         return getter
 
 
-def take(values: Sequence[Any], rows: Sequence[int]) -> Sequence[Any]:
+class Numbers(Sequence[Any]):
+    """Numbers of rows as a sequence of Python's own, which an array holds, in a file where there are many."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    @classmethod
+    def of(cls, values: Iterable[Any], kind: type[np.generic], most: int) -> Numbers:
+        """Return these numbers, at most so many."""
+        return cls(spill.filled(values, kind, most))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.values[place].tolist()
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self.values), BLOCK):
+            yield from self.values[start : start + BLOCK].tolist()
+
+    __eq__ = Column.__eq__
+    __hash__ = None  # type: ignore[assignment]
+    __repr__ = Column.__repr__
+
+    def take(self, rows: RowNumbers) -> Numbers:
+        """Return those of these rows, in this order."""
+        return Numbers(spill.taken(self.values, rows))
+
+
+def take(values: Sequence[Any], rows: RowNumbers) -> Sequence[Any]:
     """Return the values at these places, in this order; those of a column stay where they are."""
-    return values.take(rows) if isinstance(values, Column) else [values[row] for row in rows]
+    return values.take(rows) if isinstance(values, Column | Numbers) else [values[row] for row in rows]
 
 
 def prefixed(prefix: str, texts: Sequence[str]) -> Sequence[str]:

@@ -18,12 +18,12 @@ from datasets import Dataset
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from prunekit.data.columns import Column, Place
+from prunekit.data import spill
 from prunekit.data.errors import DataError
 from prunekit.data.folders import special_file
 from prunekit.data.ragged import Ragged
 from prunekit.data.rows import Rows
-from prunekit.data.store import datasets_quiet, discard_damaged, is_writable, seal_all
+from prunekit.data.store import datasets_quiet, discard_damaged, in_memory, is_writable, seal_all
 from prunekit.files import remove_sealed
 
 # of columns of some rows, with the rows' numbers, to columns of what they are encoded to, as Arrow arrays
@@ -237,15 +237,16 @@ class Encoder:
         """Return columns of token ids, as Arrow arrays: from the cache, where it has `key`, or else from `tokenise`."""
         cache = self.cache if self.cache is not None and is_writable(self.cache) else None
         path = None if cache is None else str(cache / f"{key[:32]}.arrow")
-        dataset, places = dataset_of(rows)
+        # a Dataset of row numbers alone: its own reading of chosen rows keeps their numbers in memory, and is slower
+        dataset = in_memory(pyarrow.table({"row": pyarrow.nulls(len(next(iter(rows.values()))))}))
         tokenizer_fingerprint(self.tokenizer)  # sets its defaults for truncation and padding
         encode_again = partial(
             dataset.map,
-            partial(_encode_some, tokenise, places),
+            partial(_encode_some, tokenise, rows),
             with_indices=True,
             batched=True,
             batch_size=CHUNK,
-            remove_columns=dataset.column_names,
+            remove_columns=["row"],
             num_proc=self.processes if self.processes > 1 else None,
             new_fingerprint=key[:32],
             cache_file_name=path,
@@ -277,22 +278,12 @@ class Encoder:
         )
 
 
-def dataset_of(columns: Mapping[str, Sequence[Any]]) -> tuple[Dataset, dict[str, Place]]:
-    """Return columns as a Dataset, and where in it their values are; columns of the same rows on disk stay there."""
-    first, *others = columns.values()
-    if isinstance(first, Column) and first.dataset is not None and all(first.is_beside(other) for other in others):
-        places = {name: column.place for name, column in columns.items() if isinstance(column, Column)}
-        stored = first.dataset.select_columns(list(dict.fromkeys(place.column for place in places.values())))
-        return stored if first.rows is None else stored.select(first.rows), places
-    whole = Dataset.from_dict({name: list(column) for name, column in columns.items()})
-    return whole, {name: Place(name) for name in columns}
-
-
 def _encode_some(
-    tokenise: Tokenise, places: Mapping[str, Place], rows: Mapping[str, list[Any]], numbers: list[int]
+    tokenise: Tokenise, columns: Mapping[str, Sequence[Any]], _: Mapping[str, list[None]], numbers: list[int]
 ) -> pyarrow.Table:
-    columns = {name: list(map(place.value, rows[place.column])) for name, place in places.items()}
-    return pyarrow.table(dict(tokenise(columns, numbers)))
+    some = slice(numbers[0], numbers[-1] + 1)
+    rows = {name: list(column[some]) for name, column in columns.items()}
+    return pyarrow.table(dict(tokenise(rows, numbers)))
 
 
 def _is_whole(encoded: Dataset, rows: int) -> bool:
@@ -307,9 +298,9 @@ def encode_texts(rows: Rows[Any], encoder: Encoder, names: Sequence[str] = ()) -
 
     `names` are the classes; without them labels are values.
     """
-    number = torch.float32 if len(rows) and isinstance(rows.labels[0], float) else torch.int64
-    labels = torch.from_numpy(np.fromiter(rows.labels, np.float64 if number == torch.float32 else np.int64, len(rows)))
-    return _encode(rows, encoder, LabelTargets(labels.to(number), names))
+    number = np.float32 if len(rows) and isinstance(rows.labels[0], float) else np.int64
+    labels = torch.from_numpy(spill.filled(rows.labels, number, len(rows)))
+    return _encode(rows, encoder, LabelTargets(labels, names))
 
 
 def encode_label_sets(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequence[str]) -> EncodedSplit:

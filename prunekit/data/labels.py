@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from prunekit.config.errors import listed, quoted
 from prunekit.data.cells import UNTYPED, is_missing, is_unlabelled, label_fault, scalar, spelling
-from prunekit.data.columns import take
+from prunekit.data.columns import Numbers, take
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.tables import Table
@@ -76,7 +78,7 @@ def _example(table: Table, column: str) -> str:
     return listed(dict.fromkeys(spelling(label) for label in table.column(column)[:1000]), 4).replace(" and ", ", ... ")
 
 
-def class_numbers(table: Table, column: str, kept: Sequence[int], names: Sequence[str]) -> list[int]:
+def class_numbers(table: Table, column: str, kept: Sequence[int], names: Sequence[str]) -> Numbers:
     """Return the class numbers of these rows: by name, or, in a column of whole numbers that are no names, as they are.
 
     Where the file has names for its numbers, and the task has the same in another order, the names count.
@@ -93,17 +95,20 @@ def class_numbers(table: Table, column: str, kept: Sequence[int], names: Sequenc
         places = own if own is not None and set(own) == set(names) else names
         number = {str(place): number[name] for place, name in enumerate(places)}
     lower = {name.casefold(): place for name, place in number.items()}
-    found: list[int] = []
     faults = Faults()
-    for row, label in zip(kept, raw, strict=True):
-        name = spelt(label)
-        place = number.get(name.partition(".")[0] if by_number else name)
-        if place is None and isinstance(label, bool):
-            place = lower.get(name)
-        if place is None:
-            faults.add(table.place(row), f": label {quoted(label)}")
-        else:
-            found.append(place)
+
+    def classes() -> Iterator[int]:
+        for row, label in zip(kept, raw, strict=True):
+            name = spelt(label)
+            place = number.get(name.partition(".")[0] if by_number else name)
+            if place is None and isinstance(label, bool):
+                place = lower.get(name)
+            if place is None:
+                faults.add(table.place(row), f": label {quoted(label)}")
+            else:
+                yield place
+
+    found = Numbers.of(classes(), np.int64, len(raw))
     if faults:
         allowed = listed(f"{label} ({names[at]})" if by_number else label for label, at in number.items())
         hidden = faults.count == len(kept) and spelt(raw[0]) == NO_LABEL

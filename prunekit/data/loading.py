@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from prunekit.data import spill
 from prunekit.data.encoding import EncodedSplit
 
 POOL = 50  # batches whose rows are sorted by length together: larger pools pad less and shuffle less
@@ -22,34 +24,63 @@ def generator_of(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+class Batches(Sequence[Tensor]):
+    """Row numbers in batches: batch i is the part of `rows` that `places[i]` counts, each of `size` rows."""
+
+    def __init__(self, rows: Int[Tensor, "rows"], size: int, places: Int[Tensor, "batches"]) -> None:
+        self.rows = rows
+        self.size = size
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, number: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, number: slice) -> Batches: ...
+    def __getitem__(self, number: int | slice) -> Tensor | Batches:
+        if isinstance(number, slice):
+            return Batches(self.rows, self.size, self.places[number])
+        start = int(self.places[number]) * self.size
+        return self.rows[start : start + self.size].clone()
+
+
 def bucketed_batches(
     lengths: Int[Tensor, "rows"], batch_size: int, generator: torch.Generator, pool: int | None = POOL
-) -> list[Int[Tensor, "_"]]:
+) -> Batches:
     """Return every row number once, in batches of similar length, in random order.
 
     Rows are shuffled, cut into pools of `pool` batches (None = one pool), sorted by length within each pool, and cut
     into batches; then the batches are shuffled. There are ceil(rows / batch_size) batches, one of which may be smaller.
     """
-    rows = torch.randperm(len(lengths), generator=generator)
-    size = len(rows) if pool is None else pool * batch_size
-    batches: list[Tensor] = []
-    for part in rows.split(max(1, size)):
-        batches += part[lengths[part].argsort(stable=True)].split(batch_size)
-    return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
+    rows = permutation(len(lengths), generator)
+    if pool is None:
+        numbers = rows.numpy()
+        rows = torch.from_numpy(spill.taken(numbers, spill.order_of(spill.taken(lengths.numpy(), numbers))))
+    else:
+        for part in rows.split(max(1, pool * batch_size)):
+            part.copy_(part[lengths[part].argsort(stable=True)])
+    return Batches(rows, batch_size, torch.randperm(-(-len(rows) // batch_size), generator=generator))
+
+
+def permutation(count: int, generator: torch.Generator) -> Int[Tensor, "count"]:
+    """Return the numbers below `count` in random order, as `torch.randperm` does."""
+    return torch.randperm(count, generator=generator, out=torch.from_numpy(spill.empty(count, np.int64)))
 
 
 def epoch_batches(
     lengths: Int[Tensor, "rows"], batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
-) -> list[Int[Tensor, "_"]]:
+) -> Batches:
     """Return the batches of one process in one epoch.
 
     With `world` processes, the list is extended with batches from its beginning until its length is a multiple of
     `world`; process `rank` takes every `world`-th batch.
     """
     batches = bucketed_batches(lengths, batch_size, generator_of("epoch", seed, epoch))
-    missing = -len(batches) % world
-    filled = batches + [batches[place % len(batches)] for place in range(missing)]
-    return filled[rank::world]
+    count = -(-len(batches) // world) * world
+    places = torch.arange(rank, count, world) % max(1, len(batches))
+    return Batches(batches.rows, batch_size, batches.places[places])
 
 
 class _Batches(Dataset[dict[str, Tensor]]):
@@ -68,7 +99,7 @@ class _Batches(Dataset[dict[str, Tensor]]):
 
 def fetch(split: EncodedSplit, batches: Sequence[Int[Tensor, "_"]], workers: int = 0) -> Iterator[dict[str, Tensor]]:
     """Yield the batches in this order, made here or ahead of time in workers; the global generators are not touched."""
-    if workers == 0 or not batches:
+    if workers == 0 or not len(batches):
         yield from (split.batch(rows) for rows in batches)
         return
     yield from DataLoader(

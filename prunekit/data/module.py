@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +20,7 @@ from prunekit.data.columns import prefixed
 from prunekit.data.encoding import EncodedSplit, Encoder, LabelTargets, load_tokenizer
 from prunekit.data.errors import DataError
 from prunekit.data.given import task_of
-from prunekit.data.loading import FixedLoader, StepLoader, generator_of
+from prunekit.data.loading import FixedLoader, StepLoader, generator_of, permutation
 from prunekit.data.reading import read_task
 from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.sources import TaskSource, find_task
@@ -209,8 +210,7 @@ class TokenPruningDataModule(L.LightningDataModule):
             return rows
         # evaluation rows do not depend on the seed: runs that differ in it are compared on the same rows
         key = ("train rows", self.seed) if name == "train" else ("evaluation rows",)
-        order = torch.randperm(len(rows), generator=generator_of(*key))
-        return rows.take(sorted(order[:limit].tolist()))
+        return rows.take(np.sort(permutation(len(rows), generator_of(*key))[:limit].numpy()))
 
     def split(self, name: str) -> EncodedSplit:
         """Return an encoded split.

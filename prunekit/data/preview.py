@@ -12,7 +12,7 @@ import numpy as np
 
 from prunekit.data.encoding import EncodedSplit
 from prunekit.data.rows import Rows
-from prunekit.data.splitting import content_numbers
+from prunekit.data.splitting import distinct
 
 BINS = 8  # of a histogram
 BAR = 40  # characters of its longest bar
@@ -72,7 +72,7 @@ def draw(bins: Sequence[tuple[int, int, float]]) -> list[str]:
 
 def repeated(rows: Rows[Any]) -> int:
     """Return how many rows have the same texts as an earlier one."""
-    return len(rows) - len(np.unique(content_numbers(rows.contents)))
+    return len(rows) - distinct(rows.content_hashes)
 
 
 def warnings(

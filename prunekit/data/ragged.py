@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from prunekit.data import spill
 
 
 class Ragged:
@@ -17,39 +20,44 @@ class Ragged:
     `offsets` are where rows begin when they are laid end to end, and where the last one ends.
     """
 
-    def __init__(self, values: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> None:
-        """Take the values of all rows, in parts, and the length of each row of a part."""
+    def __init__(self, values: Sequence[np.ndarray], ends: Sequence[np.ndarray]) -> None:
+        """Take the values of all rows, in parts, and where in its part each row ends."""
         self._values = list(values)
-        self._first = np.cumsum([0, *map(len, lengths)])  # the row with which each part begins
-        self._starts = np.cumsum([0, *(int(part.sum()) for part in lengths)])
-        ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]), dtype=np.int64)
-        self._ends = ends
-        self.offsets: Int[Tensor, "boundaries"] = torch.from_numpy(ends)
+        self._first = np.cumsum([0, *map(len, ends)])  # the row with which each part begins
+        self._starts = np.cumsum([0, *map(len, values)])
+        self._ends = spill.empty(int(self._first[-1]) + 1, np.int64)
+        for part, row, start in zip(ends, self._first, self._starts, strict=False):
+            self._ends[row + 1 : row + 1 + len(part)] = start + part
+        self.offsets: Int[Tensor, "boundaries"] = torch.from_numpy(self._ends)
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> Ragged:
         """Return these rows, in memory."""
         arrays = [np.asarray(row, np.int32) for row in rows]
-        lengths = np.asarray([len(row) for row in arrays], np.int64)
-        return cls([np.concatenate([np.zeros(0, np.int32), *arrays])], [lengths])
+        ends = np.cumsum([len(row) for row in arrays], dtype=np.int64)
+        return cls([np.concatenate([np.zeros(0, np.int32), *arrays])], [ends])
 
     @classmethod
     def of_lists(cls, chunks: Iterable[Any]) -> Ragged:
         """Return the rows of Arrow arrays of lists, without a copy."""
-        values, lengths = [], []
+        values, ends = [], []
         for chunk in chunks:
-            ends = chunk.offsets.to_numpy()
-            values.append(chunk.values.to_numpy()[ends[0] : ends[-1]])
-            lengths.append(np.diff(ends).astype(np.int64))
-        return cls(values, lengths)
+            offsets = chunk.offsets.to_numpy()
+            values.append(chunk.values.to_numpy()[offsets[0] : offsets[-1]])
+            ends.append(offsets[1:] - offsets[0] if offsets[0] else offsets[1:])
+        return cls(values, ends)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> Int[Tensor, "rows"]:
         """How many numbers each row has."""
-        return self.offsets.diff()
+        found = spill.empty(len(self), np.int64)
+        for start in range(0, len(self), spill.BLOCK):
+            part = np.diff(self._ends[start : start + spill.BLOCK + 1])
+            found[start : start + len(part)] = part
+        return torch.from_numpy(found)
 
     def row(self, number: int) -> np.ndarray:
         """Return one row."""

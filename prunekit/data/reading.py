@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -15,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from prunekit.config.errors import listed, quoted
+from prunekit.data import spill
 from prunekit.data.cells import UNTYPED, is_missing, is_unlabelled, label_fault, spelling
+from prunekit.data.columns import Numbers
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.sources import TaskSource
 from prunekit.data.spec import TaskSpec
 from prunekit.data.splits import WITHOUT, read_splits
-from prunekit.data.splitting import content_numbers, contradictions
+from prunekit.data.splitting import contradictions, shared
 from prunekit.data.tables import Table
 
 
@@ -144,40 +145,44 @@ def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:
     """
     texts = {name: table.column(name) for name in spec.kind.text_columns(spec)}
     labels = spec.kind.label_cells(spec, table)
-    rows = array("q")  # a list of them is as large as short texts
     wrong, empty, unlabelled, mislabelled = Faults(), Faults(), Faults(), Faults()
 
     def complaint_of(label: Any) -> str | None:
         return spec.kind.label_complaint(spec, label) if spec.kind.has_label(label) else None
 
     known_complaint = lru_cache(complaint_of)  # of texts, of which most columns have a few
-    for row, (label, *cells) in enumerate(zip(labels, *texts.values(), strict=True)):
-        blank = ""
-        for name, cell in zip(texts, cells, strict=True):
-            if isinstance(cell, str) or not is_missing(cell):
-                if told := spec.kind.text_fault(cell):
-                    wrong.add(table.place(row), f": column {quoted(name)} holds {told}")
-                elif not spec.kind.is_blank(cell):
-                    continue
-            blank = blank or name
-        if blank and spec.empty != "keep":
-            empty.add(table.place(row), f": the text in column {quoted(blank)} is empty")
-        elif (complaint := (known_complaint if isinstance(label, str) else complaint_of)(label)) is None:
-            if spec.unlabelled == "none":
-                rows.append(row)
-                continue
-            unlabelled.add(table.place(row), f": column {quoted(spec.label)} holds no label")
-        elif complaint:
-            mislabelled.add(table.place(row), f": {complaint}")
-        else:
-            rows.append(row)
+
+    def usable() -> Iterator[int]:
+        for row, (label, *cells) in enumerate(zip(labels, *texts.values(), strict=True)):
+            blank = ""
+            for name, cell in zip(texts, cells, strict=True):
+                if isinstance(cell, str) or not is_missing(cell):
+                    if told := spec.kind.text_fault(cell):
+                        wrong.add(table.place(row), f": column {quoted(name)} holds {told}")
+                    elif not spec.kind.is_blank(cell):
+                        continue
+                blank = blank or name
+            if blank and spec.empty != "keep":
+                empty.add(table.place(row), f": the text in column {quoted(blank)} is empty")
+            elif (complaint := (known_complaint if isinstance(label, str) else complaint_of)(label)) is None:
+                if spec.unlabelled == "none":
+                    yield row
+                else:
+                    unlabelled.add(table.place(row), f": column {quoted(spec.label)} holds no label")
+            elif complaint:
+                mislabelled.add(table.place(row), f": {complaint}")
+            else:
+                yield row
+
+    found = spill.filled(usable(), np.int64, len(table))
     _refuse(spec, table, wrong, empty, unlabelled, mislabelled)
-    if not rows:
+    if not len(found):
         raise DataError(
             f"{table.path} has no rows left: {len(table)} read, {empty.count} without text"
             f"{f', {unlabelled.count} without label' if unlabelled else ''}. Give texts."
         )
     counts = {"empty": empty.count, "unlabelled": unlabelled.count}
+    rows = range(len(table)) if len(found) == len(table) else Numbers(found)
     return UsableRows(rows, {reason: count for reason, count in counts.items() if count})
 
 
@@ -216,8 +221,8 @@ def _settle_contradictions(
         settled[name] = rows
         if decisions is None:
             continue
-        found = contradictions(content_numbers(rows.contents), decisions)
-        count = int(found.sum())
+        found = contradictions(rows.content_hashes, decisions)
+        count = int(np.count_nonzero(found))
         total += count
         if count and spec.contradicting == "error":
             text = rows.texts[int(found.argmax())]
@@ -233,17 +238,15 @@ def _settle_contradictions(
                     "Allowed with task.contradicting=drop: at least one text with one label.\n"
                     "Correct the labels, or set task.contradicting=keep."
                 )
-            settled[name] = rows.take(np.flatnonzero(~found).tolist())
+            settled[name] = rows.take(spill.places_of(found == 0))
     return settled, total
 
 
 def _leaks(splits: Mapping[str, Rows[Any]]) -> dict[str, int]:
     """Return, for every other split, how many of its rows have texts that are trained on."""
-    trained = np.unique(content_numbers(splits["train"].contents))
+    trained = splits["train"].content_hashes
     counts = {
-        f"{name} in train": int(np.isin(content_numbers(rows.contents), trained).sum())
-        for name, rows in splits.items()
-        if name != "train"
+        f"{name} in train": shared(rows.content_hashes, trained) for name, rows in splits.items() if name != "train"
     }
     return {name: count for name, count in counts.items() if count}
 
@@ -262,13 +265,13 @@ def _split(
     divide = spec.kind.divide if rows.groups is None else spec.kind.divide_by_group
     parts = divide(rows, fractions)
     for name, part in parts.items():
-        if not part and rows.groups is not None:
+        if not len(part) and rows.groups is not None:
             raise DataError(
                 f"{path}: {len(set(rows.groups))} groups of column {quoted(str(spec.group))} are too few to take "
                 f"{name} from them; those that share a text count as one.\nAllowed: {len(parts)} groups or more.\n"
                 "Give more rows, or task.validation_file=... and task.test_file=..."
             )
-        if not part:
+        if not len(part):
             raise DataError(
                 f"{path}: {len(set(rows.contents))} different rows are too few to take {name} from them; "
                 f"give more rows, or task.validation_file=... and task.test_file=..."

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import repeat
 from typing import Any, Generic, TypeVar
 
-from prunekit.data.columns import take
+import numpy as np
+
+from prunekit.data.columns import RowNumbers, take
+from prunekit.data.splitting import content_hashes
 
 Label = TypeVar("Label")  # a class number, a value, an answer or a target: the task's kind decides
 
@@ -47,12 +51,17 @@ class Rows(Generic[Label]):
     def __len__(self) -> int:
         return len(self.texts)
 
+    @cached_property
+    def content_hashes(self) -> np.ndarray:
+        """`splitting.content_hashes` of the contents."""
+        return content_hashes(self.contents)
+
     @property
     def contents(self) -> Contents:
         """The text and the second text of each row, "" where there is none; equal means a duplicate."""
         return Contents(self.texts, self.pairs)
 
-    def take(self, rows: Sequence[int]) -> Rows[Label]:
+    def take(self, rows: RowNumbers) -> Rows[Label]:
         """Return the rows of these numbers, in this order; what is on disk stays there."""
         columns = (self.texts, self.pairs, self.labels, self.places, self.ids, self.groups)
         texts, pairs, labels, *others = (column if column is None else take(column, rows) for column in columns)

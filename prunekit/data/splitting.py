@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import accumulate, islice
+from typing import Any
 
 import numpy as np
+
+from prunekit.data import spill
+from prunekit.data.columns import Numbers
 
 # changing this changes every such split, and makes results before and after incomparable
 SALT = "prunekit split 1"
@@ -14,51 +19,63 @@ SALT = "prunekit split 1"
 
 def content_hash(texts: Sequence[str]) -> str:
     """Return a hex digest of a row's texts; surrounding white space does not count."""
-    content = "\0".join([SALT, *(text.strip() for text in texts)])
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return _digest(texts).hexdigest()
+
+
+def _digest(texts: Sequence[str]) -> Any:
+    content = "\0".join([SALT, *map(str.strip, texts)])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass"))
+
+
+def content_hashes(keys: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return the first 128 bits of each row's `content_hash` as two numbers, by which rows sort as by all of it."""
+    digests = (_digest(key).digest()[:16] for key in keys)
+    found, count = spill.empty((len(keys), 2), np.uint64), 0
+    while some := b"".join(islice(digests, spill.BLOCK)):
+        block = np.frombuffer(some, ">u8").reshape(-1, 2)
+        found[count : count + len(block)] = block
+        count += len(block)
+    return found
 
 
 def hash_split(
-    keys: Sequence[Sequence[str]],
+    hashes: np.ndarray,
     classes: Sequence[int],
     fractions: Mapping[str, float],
     decisions: Sequence[Hashable] | None = None,
-) -> dict[str, Sequence[int]]:
+) -> dict[str, np.ndarray]:
     """Return row numbers of "train" and of each named part, stratified by class; a part is in the order of its hashes.
 
-    Rows with the same texts are in the same part, so that no part holds what another one does. Of those with the same
-    decision, too, one is kept; `decisions` None = they do not differ in it. A part gets its fraction of every class,
-    counting texts with their lowest class and rounded half up; the rest is "train".
+    `hashes` are the `content_hashes` of what rows have in common that are in the same part, so that no part holds what
+    another one does. Of those with the same decision, too, one is kept; `decisions` None = they do not differ in it. A
+    part gets its fraction of every class, counting texts with their lowest class and rounded half up; the rest is
+    "train".
     """
-    # the numbers of a few million rows are kept in arrays: as Python objects they are as large as the texts
-    numbers = np.asarray(classes, np.int64)
-    high, low = _content_hashes(keys)
-    order = np.lexsort((numbers, low, high))
-    is_first = ~(_repeats(high[order]) & _repeats(low[order]))
-    del high, low  # as large as all that follows
-    distinct = order[is_first]
-    others = _others(order, is_first, decisions)
-    part = np.zeros(len(distinct), np.int8)
-    for number in np.unique(numbers[distinct]):
-        places = np.flatnonzero(numbers[distinct] == number)
-        start = 0
-        for code, fraction in enumerate(fractions.values(), 1):
-            end = start + int(fraction * len(places) + 0.5)
-            part[places[start:end]] = code
-            start = end
-    return {
-        name: array("q", (one for row in distinct[part == code] for one in (int(row), *others.get(int(row), ()))))
-        for code, name in enumerate(["train", *fractions])
-    }
+    numbers = classes.values if isinstance(classes, Numbers) else np.asarray(classes, np.int64)
+    rows, is_first = spill.empty(len(hashes), np.int64), spill.empty(len(hashes), np.bool_)
+    counts: Counter[int] = Counter()  # texts per class
+    kept = 0
+    for some, repeats in _by_hash(hashes, numbers):
+        chosen = ~repeats | _others(some, ~repeats, decisions)
+        end = kept + int(np.count_nonzero(chosen))
+        rows[kept:end], is_first[kept:end] = some[chosen], ~repeats[chosen]
+        kinds, texts = np.unique(numbers[some[~repeats]], return_counts=True)
+        counts.update(dict(zip(kinds.tolist(), texts.tolist(), strict=True)))
+        kept = end
+    rows, is_first = rows[:kept], is_first[:kept]
+    part = _parts_of(rows, is_first, numbers, {kind: _ends(count, fractions) for kind, count in counts.items()})
+    return {name: spill.taken(rows, spill.places_of(part == code)) for code, name in enumerate(["train", *fractions])}
 
 
-def _content_hashes(keys: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first and the second 64 bits of each row's `content_hash`, by which rows sort as by all of it."""
-    digests = bytearray(16 * len(keys))
-    for row, key in enumerate(keys):
-        digests[16 * row : 16 * row + 16] = bytes.fromhex(content_hash(key)[:32])
-    high, low = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
-    return high, low
+def _by_hash(hashes: np.ndarray, numbers: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the rows in the order of hashes, then numbers, in parts, and which have the hash of the one before them.
+
+    Rows with the same hash are in the same part.
+    """
+    for rows in spill.buckets(hashes[:, 0]):
+        high, low = hashes[rows].T
+        order = np.lexsort((low, high) if numbers is None else (numbers[rows], low, high))
+        yield rows[order], _repeats(high[order]) & _repeats(low[order])
 
 
 def _repeats(values: np.ndarray) -> np.ndarray:
@@ -68,21 +85,46 @@ def _repeats(values: np.ndarray) -> np.ndarray:
     return repeats
 
 
-def _others(order: np.ndarray, is_first: np.ndarray, decisions: Sequence[Hashable] | None) -> dict[int, list[int]]:
-    """Return, for the first of rows with the same texts, those with other decisions, one of each."""
-    others: dict[int, list[int]] = {}
+def _others(rows: np.ndarray, is_first: np.ndarray, decisions: Sequence[Hashable] | None) -> np.ndarray:
+    """Return which rows have the same texts as the first of them and another decision, one of each."""
+    others = np.zeros(len(rows), bool)
     if decisions is None:
         return others
-    first, seen = -1, set[Hashable]()
+    seen = set[Hashable]()
     for place in np.flatnonzero(~is_first).tolist():
         if is_first[place - 1]:
-            first = int(order[place - 1])
-            seen = {decisions[first]}
-        row = int(order[place])
-        if decisions[row] not in seen:
-            others.setdefault(first, []).append(row)
-            seen.add(decisions[row])
+            seen = {decisions[int(rows[place - 1])]}
+        decision = decisions[int(rows[place])]
+        others[place] = decision not in seen
+        seen.add(decision)
     return others
+
+
+def _ends(count: int, fractions: Mapping[str, float]) -> list[int]:
+    """Return how many of a class are in the first part, the first two and so on."""
+    return list(accumulate(int(fraction * count + 0.5) for fraction in fractions.values()))
+
+
+def _parts_of(rows: np.ndarray, is_first: np.ndarray, numbers: np.ndarray, ends: Mapping[int, list[int]]) -> np.ndarray:
+    """Return the part of each row, 0 = "train": of a class the first rows are in 1, up to the first of its ends."""
+    part = spill.empty(len(rows), np.int8)
+    seen = dict.fromkeys(ends, 0)
+    last = 0
+    for start in range(0, len(rows), spill.BLOCK):
+        block = slice(start, start + spill.BLOCK)
+        first = np.flatnonzero(is_first[block])
+        classes = numbers[rows[block][first]]
+        codes = np.zeros(len(first), np.int8)
+        for kind in np.unique(classes).tolist():
+            own = np.flatnonzero(classes == kind)
+            codes[own] = 1 + np.searchsorted(ends[kind], seen[kind] + np.arange(len(own)), "right")
+            seen[kind] += len(own)
+            codes[own[codes[own] > len(ends[kind])]] = 0
+        # what follows the first of some texts is in its part
+        known = np.concatenate([[last], codes])
+        part[block] = known[np.cumsum(is_first[block])]
+        last = int(known[-1])
+    return part
 
 
 def group_split(
@@ -90,10 +132,11 @@ def group_split(
 ) -> dict[str, list[int]]:
     """Return row numbers of "train" and of each named part, in the order given; no group is in two parts.
 
-    Groups that share a number of `contents` (see `content_numbers`) are one. The largest come first, of equal ones
-    that of the lowest hash, and each goes to the part that then has, over all classes, the least share of rows for its
-    fraction: sum((2 n + u) u / (N^2 f)), where n of N rows are in the part, u in the group, and f is the fraction. Of
-    groups of one row this is Webster's apportionment. A part is empty only if there are fewer groups than parts.
+    Groups that share a number of `contents`, which says that texts are the same, are one. The largest come first, of
+    equal ones that of the lowest hash, and each goes to the part that then has, over all classes, the least share of
+    rows for its fraction: sum((2 n + u) u / (N^2 f)), where n of N rows are in the part, u in the group, and f is the
+    fraction. Of groups of one row this is Webster's apportionment. A part is empty only if there are fewer groups than
+    parts.
     """
     ranked = {group: rank for rank, group in enumerate(sorted(set(groups), key=lambda group: content_hash([group])))}
     unit = _joined(np.asarray([ranked[group] for group in groups], np.int64), contents)
@@ -134,22 +177,25 @@ def _joined(groups: np.ndarray, contents: np.ndarray) -> np.ndarray:
     return np.asarray([root(group) for group in range(len(lowest))], np.int64)[groups]
 
 
-def content_numbers(contents: Iterable[Sequence[str]]) -> np.ndarray:
-    """Return a number of 64 bits per row that is the same for the same texts, and differs for others."""
-    digests = (hashlib.blake2b("\0".join(map(str.strip, texts)).encode(), digest_size=8) for texts in contents)
-    return np.fromiter((int.from_bytes(digest.digest(), "little") for digest in digests), np.uint64)
-
-
-def contradictions(contents: np.ndarray, decisions: Sequence[Hashable]) -> np.ndarray:
-    """Return which rows have the same texts as a row with another decision."""
-    found = np.zeros(len(contents), bool)
-    order = np.argsort(contents, kind="stable")
-    repeats = _repeats(contents[order])
-    if not repeats.any():
-        return found
-    starts = np.flatnonzero(~repeats)
-    ends = np.r_[starts[1:], len(order)]
-    for start, end in zip(starts[ends > starts + 1].tolist(), ends[ends > starts + 1].tolist(), strict=True):
-        rows = order[start:end]
-        found[rows] = len({decisions[row] for row in rows.tolist()}) > 1
+def contradictions(hashes: np.ndarray, decisions: Sequence[Hashable]) -> np.ndarray:
+    """Return which rows have the same texts, by their `content_hashes`, as a row with another decision."""
+    found = spill.empty(len(hashes), np.bool_)
+    for rows, repeats in _by_hash(hashes):
+        starts = np.flatnonzero(~repeats)
+        ends = np.append(starts[1:], len(rows))
+        several = ends > starts + 1
+        for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True):
+            some = rows[start:end]
+            found[some] = len({decisions[row] for row in some.tolist()}) > 1
     return found
+
+
+def distinct(hashes: np.ndarray) -> int:
+    """Return how many different `content_hashes` there are."""
+    return sum(int(np.count_nonzero(~repeats)) for _, repeats in _by_hash(hashes))
+
+
+def shared(hashes: np.ndarray, others: np.ndarray) -> int:
+    """Return how many of some rows have the texts of another one, by their `content_hashes`."""
+    pairs = spill.buckets_of_both(hashes[:, 0], others[:, 0])
+    return sum(int(np.isin(hashes[one, 0], others[other, 0]).sum()) for one, other in pairs)

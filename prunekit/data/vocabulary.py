@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from prunekit.config.errors import quoted
+from prunekit.data import spill
 from prunekit.data.errors import DataError
 from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.spec import TaskSpec
@@ -55,7 +58,8 @@ def _without_tokenless(spec: TaskSpec, name: str, rows: Rows[Any], tokenizer: An
             "which it leaves no token.\nAllowed: texts with a token besides the special ones, or task.empty=drop.\n"
             "Give them a text, or set task.empty=drop (leave such rows out) or task.empty=keep."
         )
-    return rows.take([row for row in range(len(rows)) if row not in found])
+    others = (row for row in range(len(rows)) if row not in found)
+    return rows.take(spill.filled(others, np.int64, len(rows)))
 
 
 def unknown_share(rows: Iterable[Sequence[int]], tokenizer: Any) -> float:

@@ -15,7 +15,7 @@ from prunekit.data.rows import Rows
 from prunekit.data.sources import find_task
 from prunekit.data.spans import Answer
 from prunekit.data.spec import TaskSpec
-from prunekit.data.splitting import content_hash, content_numbers, contradictions, group_split, hash_split
+from prunekit.data.splitting import content_hash, content_hashes, contradictions, group_split, hash_split
 
 THIRDS = {"validation": 0.1, "test": 0.2}
 
@@ -38,7 +38,7 @@ def test_the_order_of_the_rows_does_not_matter(rows, random):
 
     def split(rows):
         keys = [(text,) for text, _ in rows]
-        return as_texts(keys, hash_split(keys, [c for _, c in rows], THIRDS))
+        return as_texts(keys, hash_split(content_hashes(keys), [c for _, c in rows], THIRDS))
 
     assert split(rows) == split(shuffled)
 
@@ -46,7 +46,7 @@ def test_the_order_of_the_rows_does_not_matter(rows, random):
 @given(st.lists(st.tuples(st.text(max_size=2), st.integers(0, 3))))
 def test_no_text_is_in_two_parts_and_none_is_lost(rows):
     keys = [(text,) for text, _ in rows]
-    parts = hash_split(keys, [c for _, c in rows], THIRDS)
+    parts = hash_split(content_hashes(keys), [c for _, c in rows], THIRDS)
     taken = [keys[row][0].strip() for part in parts.values() for row in part]
     assert sorted(taken) == sorted({key[0].strip() for key in keys})
 
@@ -54,29 +54,29 @@ def test_no_text_is_in_two_parts_and_none_is_lost(rows):
 def test_every_class_gives_its_share_rounded_half_up():
     keys = [(f"text {row}",) for row in range(115)]
     classes = [0] * 100 + [1] * 15
-    parts = hash_split(keys, classes, THIRDS)
+    parts = hash_split(content_hashes(keys), classes, THIRDS)
     counts = {name: [sum(classes[row] == c for row in rows) for c in (0, 1)] for name, rows in parts.items()}
     assert counts == {"train": [70, 10], "validation": [10, 2], "test": [20, 3]}
 
 
 def test_the_same_text_with_two_labels_stays_twice_in_one_part():
     """Not the first class of the alphabet alone: 60 : 60 would become 75 : 45."""
-    assert list(hash_split([("a",), (" a",)], [1, 0], {}, [1, 0])["train"]) == [1, 0]
-    assert list(hash_split([("a",), (" a",), ("a",)], [1, 0, 1], {}, [1, 0, 1])["train"]) == [1, 0]
+    assert list(hash_split(content_hashes([("a",), (" a",)]), [1, 0], {}, [1, 0])["train"]) == [1, 0]
+    assert list(hash_split(content_hashes([("a",), (" a",), ("a",)]), [1, 0, 1], {}, [1, 0, 1])["train"]) == [1, 0]
     keys = [(f"text {row // 2}",) for row in range(120)]
     labels = [row % 2 for row in range(120)]
-    parts = hash_split(keys, labels, THIRDS, labels)
+    parts = hash_split(content_hashes(keys), labels, THIRDS, labels)
     assert {name: len(rows) for name, rows in parts.items()} == {"train": 84, "validation": 12, "test": 24}
     assert all(sum(labels[row] for row in rows) * 2 == len(rows) for rows in parts.values())
     assert all(len({keys[row] for row in rows}) * 2 == len(rows) for rows in parts.values())
 
 
 def test_without_labels_to_compare_the_same_text_is_a_double():
-    assert list(hash_split([("a",), (" a",)], [0, 0], {})["train"]) == [0]
+    assert list(hash_split(content_hashes([("a",), (" a",)]), [0, 0], {})["train"]) == [0]
 
 
 def test_rows_contradict_each_other_where_the_same_text_has_different_labels():
-    numbers = content_numbers([("a", ""), ("b", ""), (" a", ""), ("a", "x"), ("b", "")])
+    numbers = content_hashes([("a", ""), ("b", ""), (" a", ""), ("a", "x"), ("b", "")])
     assert contradictions(numbers, ["yes", "yes", "no", "no", "yes"]).tolist() == [True, False, True, False, False]
     assert contradictions(numbers[:0], []).tolist() == []
 

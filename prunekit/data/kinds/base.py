@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from prunekit.config.errors import ConfigError, listed, quoted
 from prunekit.data.cells import text_fault
+from prunekit.data.columns import RowNumbers
 from prunekit.data.keys import TaskKeys
 from prunekit.data.rows import Rows
-from prunekit.data.splitting import content_hash, content_numbers, group_split, hash_split
+from prunekit.data.splitting import content_hash, content_hashes, group_split, hash_split
 from prunekit.data.tables import Table
 
 if TYPE_CHECKING:
@@ -158,12 +159,12 @@ class TaskKind(ABC):
         """Return texts per row; rows with the same are in the same part."""
         return rows.contents
 
-    def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> Mapping[str, Sequence[int]]:
+    def divide(self, rows: Rows[Any], fractions: Mapping[str, float]) -> Mapping[str, RowNumbers]:
         """Return the row numbers of "train" and of each named part, divided by content, without duplicates.
 
         Rows that contradict each other are in the same part.
         """
-        return hash_split(rows.contents, self.strata(rows), fractions, self.decisions(rows))
+        return hash_split(rows.content_hashes, self.strata(rows), fractions, self.decisions(rows))
 
     def divide_by_group(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
         """Return the same with all rows of one of `rows.groups` in one part, and of one text, too.
@@ -173,9 +174,10 @@ class TaskKind(ABC):
         groups = rows.groups or ()
         hashes = {group: content_hash([group]) for group in set(groups)}
         order = sorted(range(len(rows)), key=lambda row: hashes[groups[row]])
-        kept = [order[place] for place in self.divide(rows.take(order), {})["train"]]
+        kept = [order[int(place)] for place in self.divide(rows.take(order), {})["train"]]
         found = rows.take(kept)
-        parts = group_split(found.groups or (), self.strata(found), content_numbers(self.together(found)), fractions)
+        contents = content_hashes(self.together(found))[:, 0]
+        parts = group_split(found.groups or (), self.strata(found), contents, fractions)
         return {name: [kept[place] for place in part] for name, part in parts.items()}
 
     # -- token ids -------------------------------------------------------------------------------------

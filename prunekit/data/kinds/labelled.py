@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prunekit.config.errors import ConfigError, listed, quoted
 from prunekit.data.cells import is_unlabelled, label_fault, scalar
+from prunekit.data.columns import Numbers, take
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.keys import TaskKeys
@@ -33,7 +36,7 @@ class _Labelled(TaskKind):
     """What classes and values share: one number per row."""
 
     @abstractmethod
-    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[Any]:
+    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> Numbers:
         """Return the labels of these rows as numbers."""
 
     def has_label(self, label: Any) -> bool:
@@ -122,29 +125,32 @@ class Classification(_Labelled):
         """Return the task's classes, or two."""
         return keys.labels or ("0", "1")
 
-    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[int]:
+    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> Numbers:
         """Return class numbers: by name, or, in a column of whole numbers that are no names, as they are."""
         return class_numbers(table, keys.label, kept, names or ())
 
     def strata(self, rows: Rows[Any]) -> Sequence[int]:
         """Return the classes."""
-        return [int(label) for label in rows.labels]
+        return rows.labels
 
 
 @dataclass(frozen=True)
 class Regression(_Labelled):
     """One value per text."""
 
-    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> list[float]:
+    def numbers(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> Numbers:
         """Return finite values."""
-        raw = table.column(keys.label)
-        found, faults = [], Faults()
-        for row in kept:
-            value = number_of(raw[row])
-            if value is None:
-                faults.add(table.place(row), f": label {quoted(raw[row])} is not a number")
-            else:
-                found.append(value)
+        raw, faults = take(table.column(keys.label), kept), Faults()
+
+        def values() -> Iterator[float]:
+            for row, label in zip(kept, raw, strict=True):
+                value = number_of(label)
+                if value is None:
+                    faults.add(table.place(row), f": label {quoted(label)} is not a number")
+                else:
+                    yield value
+
+        found = Numbers.of(values(), np.float64, len(raw))
         if faults:
             raise DataError(
                 f"{table.prefix}{faults}, as task.kind=regression needs; correct it, or set task.kind=classification."

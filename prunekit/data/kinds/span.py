@@ -12,7 +12,7 @@ from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.rows import Rows
 from prunekit.data.spans import Answer, flatten_squad, read_answers
-from prunekit.data.splitting import hash_split
+from prunekit.data.splitting import content_hashes, hash_split
 from prunekit.data.synthetic import FILLERS, MARKERS
 from prunekit.data.tables import Table
 
@@ -116,7 +116,7 @@ class Span(TaskKind):
         of_context: dict[str, list[int]] = {}
         for row in first:
             of_context.setdefault(contents[row][1], []).append(row)
-        split = hash_split([(context,) for context in contexts], [0] * len(contexts), fractions)
+        split = hash_split(content_hashes([(context,) for context in contexts]), [0] * len(contexts), fractions)
         return {name: [row for place in part for row in of_context[contexts[place]]] for name, part in split.items()}
 
     def encode(
