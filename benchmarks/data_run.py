@@ -37,7 +37,8 @@ POINTS = 300  # of a curve
 COLOURS = ("tab:green", "tab:blue", "tab:orange")
 RUN = (
     "task=csv", "method=topk", "budget=1.2x", "backbone=tiny", "task.max_length=32", "trainer.epochs=1",
-    "teacher.epochs=1", "trainer.threads=1", "wandb.enabled=false", "bench.enabled=false", "plots=false", "logger.texts=0",
+    "teacher.epochs=1", "trainer.threads=1", "wandb.enabled=false", "bench.enabled=false", "plots=false",
+    "logger.texts=0",
 )  # fmt: skip
 # the stages of a run, each with the beginning of the line that is printed when it begins, in this order
 STAGES = (
@@ -146,7 +147,7 @@ def table(found: Mapping[str, Any]) -> str:
     """Return the memory of each run, in Markdown, and how it grows with the rows."""
     lines = [
         "| rows | file, MiB | minutes | memory at most, MiB | mapped files at most, MiB |",
-        "|---:|" * 1 + "---:|" * 4,
+        f"|{'---:|' * 5}",
     ]
     for run in found["runs"]:
         own, mapped = highest(run)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from prunekit.config.errors import first_line
 from prunekit.console import say
+from prunekit.data import spill
 from prunekit.data.encoding import Batch
 from prunekit.files import damage, write_sealed
 from prunekit.losses import decisions_per_row
@@ -151,8 +153,9 @@ def teacher_outputs(model: PreTrainedModel, batches: Iterable[Batch], lengths: I
     `batches` carry `index`, the row's number; `lengths` are the token counts of all rows.
     """
     last = model.config.num_hidden_layers - 1
-    offsets = torch.nn.functional.pad(lengths.long().cumsum(0), (1, 0))
-    flat = torch.full((int(offsets[-1]),), -1, dtype=torch.int16)
+    offsets = torch.from_numpy(spill.empty(len(lengths) + 1, np.int64))
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    flat = torch.from_numpy(spill.empty(int(offsets[-1]), np.int16)).fill_(-1)
     collected: _Collector | None = None
     for batch in batches:
         trace = Trace.scoring([last])
@@ -199,7 +202,7 @@ class _Rows(_Collector):
     """A row of logits per row."""
 
     def __init__(self, rows: int, outputs: int) -> None:
-        self.all = torch.zeros(rows, outputs)
+        self.all = torch.from_numpy(spill.empty((rows, outputs), np.float32))
 
     def add(self, logits: Shaped[Tensor, "..."], batch: Batch, place: Int[Tensor, "tokens"]) -> None:
         """Add a batch."""
@@ -214,7 +217,7 @@ class _Tokens(_Collector):
     """Two logits per token."""
 
     def __init__(self, tokens: int) -> None:
-        self.all = torch.zeros(1, tokens, 2)
+        self.all = torch.from_numpy(spill.empty((1, tokens, 2), np.float32))
 
     def add(self, logits: Shaped[Tensor, "..."], batch: Batch, place: Int[Tensor, "tokens"]) -> None:
         """Add a batch."""

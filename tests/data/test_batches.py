@@ -199,6 +199,8 @@ def module_of(folder, models, make, **keys):
 def test_batches_are_those_of_before(name, kept, models, tmp_path, monkeypatch):
     if kept == "on disk":
         monkeypatch.setattr("prunekit.data.store.SMALL", 0)
+        for limit, few in {"SMALL": 0, "BLOCK": 7, "BUCKET": 5}.items():
+            monkeypatch.setattr(f"prunekit.data.spill.{limit}", few)
     found = described(module_of(tmp_path, models, FILES[name]))
     assert json.loads(json.dumps(found)) == json.loads(STORED.read_text())[name]
 

@@ -1,0 +1,58 @@
+"""Arrays of numbers of rows: large ones are in files, and everything goes through them in blocks."""
+
+import errno
+
+import numpy as np
+import pytest
+
+from prunekit.data import spill
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """Limits of a few numbers, and a cache folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for limit, value in {"SMALL": 8, "BLOCK": 3, "BUCKET": 2}.items():
+        monkeypatch.setattr(spill, limit, value)
+
+
+def in_file(array):
+    return isinstance(array, np.memmap) or (array.base is not None and in_file(array.base))
+
+
+def test_a_large_array_is_in_a_file_that_leaves_nothing_behind(few, tmp_path):
+    array = spill.empty(2, np.int64)
+    assert in_file(array)
+    assert not in_file(spill.empty(1, np.int64))
+    assert array.tolist() == [0, 0]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_without_room_on_the_disk_it_is_in_memory(few, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spill.os, "posix_fallocate", full)
+    array = spill.empty(4, np.int64)
+    assert not in_file(array)
+    assert array.tolist() == [0, 0, 0, 0]
+
+
+def test_numbers_are_filled_in_taken_and_found_block_by_block(few):
+    values = spill.filled(iter([5, 6, 7, 8]), np.int64, 9)
+    assert values.tolist() == [5, 6, 7, 8]
+    assert spill.taken(values, [3, 0, 0, 2, 1]).tolist() == [8, 5, 5, 7, 6]
+    assert spill.places_of(np.array([True, False, False, True, True])).tolist() == [0, 3, 4]
+
+
+def test_rows_are_sorted_by_small_numbers_and_equal_ones_stay_in_order(few):
+    assert spill.order_of(np.array([2, 0, 2, 1, 0, 2, 0])).tolist() == [1, 4, 6, 3, 0, 2, 5]
+    assert spill.order_of(np.array([], np.int64)).tolist() == []
+
+
+def test_equal_hashes_are_in_one_part(few):
+    low, high = 1, 2**63 + 1
+    hashes = np.array([high, low, low, high, low], np.uint64)
+    assert [part.tolist() for part in spill.buckets(hashes) if len(part)] == [[1, 2, 4], [0, 3]]
+    both = spill.buckets_of_both(hashes, np.array([low, high], np.uint64))
+    assert [(one.tolist(), other.tolist()) for one, other in both if len(one)] == [([1, 2, 4], [0]), ([0, 3], [1])]
