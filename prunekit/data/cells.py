@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from prunekit.config.errors import HALF_CHARACTER, quoted
 
+ARRAY = re.compile(r"\[[-+.\s\de]*\]")  # of numbers, as numpy writes it
+FLAGS = re.compile(r"[01]([ ,;][01])+")  # 0 and 1, one for each class
 UNTYPED = ("nan", "<na>", "nat")  # how programs write nothing where it has become text
 
 
@@ -60,12 +65,16 @@ def label_fault(value: Any) -> str:
         if has_half_character(value):
             return "half a character, which is no Unicode"
         stripped = value.strip()
-        if stripped[:1] + stripped[-1:] in ("[]", "{}", "()") and _is_list(stripped):
+        if (stripped[:1] + stripped[-1:] in ("[]", "{}", "()") and _is_list(stripped)) or FLAGS.fullmatch(stripped):
             return "a list, and a text has one label"
+    if isinstance(value, float) and math.isinf(value):
+        return "infinite, which is no label"
     return ""
 
 
 def _is_list(text: str) -> bool:
+    if ARRAY.fullmatch(text):
+        return True
     try:
         return isinstance(ast.literal_eval(text), list | tuple | dict | set)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -84,7 +93,7 @@ def spelling(label: Any) -> str:
     label = scalar(label)
     if isinstance(label, bool):
         return "true" if label else "false"
-    if isinstance(label, float) and label.is_integer():
+    if isinstance(label, float | Decimal) and math.isfinite(label) and label % 1 == 0:
         return str(int(label))
     return label.strip() if isinstance(label, str) else str(label)
 

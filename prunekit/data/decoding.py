@@ -7,6 +7,7 @@ feeds, which are characters of texts.
 from __future__ import annotations
 
 import codecs
+import gzip
 import shlex
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def decode_file(path: Path, *, western: bool = True) -> str:
     Raises:
         DataError: the file is in another code.
     """
-    raw = path.read_bytes()
+    raw = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
     mark = next((mark for mark in MARKS if raw.startswith(mark)), b"")
     code = MARKS.get(mark, "utf-8")
     try:
@@ -46,7 +47,7 @@ def decode_file(path: Path, *, western: bool = True) -> str:
             f"{path} is a binary file, or text in UTF-16 without a mark of it.\nAllowed: text in UTF-8.\n"
             f"Type: iconv -f UTF-16LE -t UTF-8 {shlex.quote(str(path))} > {_target(path)}"
         )
-    text = text.replace("\r\n", "\n")
+    text = text.lstrip("\ufeff").replace("\r\n", "\n")  # some programs write the mark again
     return text if "\n" in text else text.replace("\r", "\n")  # of the first Macintosh
 
 

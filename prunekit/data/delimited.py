@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,19 @@ class _Dialect:
 
     @classmethod
     def of(cls, path: Path, header: str, tabs: bool) -> _Dialect:
+        if re.fullmatch(r"sep=.\s*", header):
+            raise DataError(
+                f"{path} begins with {quoted(header.strip())}, a line for Excel and no header.\n"
+                f"Allowed: a header in the first line.\nType: tail -n +2 {shlex.quote(str(path))} > without_sep.csv"
+            )
         if not tabs:
             separator = max(",;\t", key=header.count)
+            if separator not in header and "|" in header:
+                raise DataError(
+                    f"{path} has none of ',', ';' and tab in its header, {quoted(header.strip())}.\n"
+                    "Allowed: a .csv with one of these between its columns.\nWrite it again with commas, as by pandas: "
+                    "pandas.read_csv(file, sep='|', dtype=str, keep_default_na=False).to_csv(file, index=False)"
+                )
             after = [part[:1] for part in header.split(separator)[1:]]
             return cls(separator, True, bool(after) and set(after) == {" "})
         if "\t" not in header and ("," in header or ";" in header):

@@ -81,6 +81,17 @@ def _checked(labels: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(found.values())
 
 
+def are_flags(cells: Iterable[Any]) -> bool:
+    """Return whether all cells are lists of 0 and 1, each as long as the others and longer than 1."""
+    widths = set()
+    for cell in cells:
+        is_list = isinstance(cell, list | tuple) or hasattr(cell, "__array__")
+        if not is_list or not all(isinstance(scalar(label), bool | int | float) and label in (0, 1) for label in cell):
+            return False
+        widths.add(len(cell))
+    return len(widths) == 1 and min(widths) > 1
+
+
 def flag_of(cell: Any) -> bool | None:
     """Return what a cell of a column of 0 and 1 says; None where it holds something else."""
     return None if is_missing(cell) else FLAGS.get(spelling(cell).casefold())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from decimal import Context, Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,10 @@ from prunekit.data.faults import Faults
 from prunekit.data.tables import Table
 
 WHOLE = re.compile(r"-?[0-9]{1,300}(\.0+)?")  # a whole number of which a class could be the number
+# a number as people write it: 1, +1, 01, 1.0, .5, 1e0, 1,000; digits of any script
+NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+(\.\d*)?|\d{1,300}\.?\d{0,300}|\.\d{1,300})(e[-+]?\d{1,3})?")
+EXACT = Context(prec=1000)
+SEVERAL = re.compile("[|;,]")  # what stands between labels that are written in one text
 NO_LABEL = "-1"  # what datasets of the hub hold where labels are not public
 
 
@@ -48,6 +53,13 @@ def class_names(table: Table, column: str) -> tuple[str, ...]:
             )
     names = {spelling(label): row for label, row in rows}
     for name, row in names.items():
+        parts = [part.strip() for part in SEVERAL.split(name)]
+        if len(parts) > 1 and set(parts) <= names.keys():
+            raise DataError(
+                f"{table.at(row)}: label {quoted(name)} holds several of the others, {listed(map(quoted, parts))}.\n"
+                "Allowed: one label per text; several with task.kind=multilabel and task.label_separator=...\n"
+                "Set these, or name the classes, this one too, as task.labels=[...]."
+            )
         if name.lower() in UNTYPED:
             raise DataError(
                 f"{table.at(row)}: label {quoted(name)} stands for nothing in what other programs write.\n"
@@ -64,13 +76,16 @@ def _as_written(label: Any) -> str:
 
 
 def _class(label: Any, has_numbers: bool) -> str:
-    """Return what is the same for all spellings of a class: case, blanks, and how a number is written do not count.
+    """Return what is the same for all spellings of a class: case, blanks, marks that cannot be seen, and how a number
+    is written do not count.
 
     Where others are numbers, true is 1.
     """
-    name = " ".join(unicodedata.normalize("NFKC", spelling(label)).casefold().split())
-    if WHOLE.fullmatch(name):
-        return str(int(name.partition(".")[0]))
+    seen = "".join(mark for mark in spelling(label) if unicodedata.category(mark) != "Cf")
+    name = " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
+    if NUMBER.fullmatch(name):
+        number = Decimal(name.replace(",", "")).normalize(EXACT)
+        return str(number) if number else "0"  # not -0
     return {"false": "0", "true": "1"}.get(name, name) if has_numbers else name
 
 

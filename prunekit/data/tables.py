@@ -299,7 +299,7 @@ def _parquet(path: Path, store: RowStore) -> Dataset:
                 found = datasets.Dataset.from_parquet(str(path), cache_dir=str(store.folder))
         found.data.table.validate(full=True)  # texts are decoded later, when nothing says which file they are from
         return found
-    except (pyarrow.ArrowException, OSError, datasets.exceptions.DatasetGenerationError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
             f"{path} cannot be read as Parquet ({first_line(error.__cause__ or error)}); download or write it again."
         ) from error
@@ -312,7 +312,8 @@ def _open(path: Path) -> Any:
 def _lines(path: Path) -> Iterator[str]:
     with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream:
         try:
-            yield from stream
+            for number, line in enumerate(stream):
+                yield line if number else line.lstrip("\ufeff")  # some programs write the mark again
         except UnicodeDecodeError as error:
             byte = error.object[error.start : error.start + 1].hex()
             raise DataError(f"{path} is not UTF-8 (byte 0x{byte}: {error.reason}); save it as UTF-8.") from error

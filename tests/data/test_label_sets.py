@@ -138,6 +138,12 @@ def test_no_label_and_nothing_are_told_apart(tmp_path):
             "task.labels",
         ),
         ([["a"], ["b", "nan"]], {}, "row 2: label 'nan' stands for nothing", "task.labels"),
+        (
+            [[0, 1], [1, 0]],
+            {},
+            "row 1: column 'label' holds as many of 0 and 1 in every row, as [0, 1]",
+            "task.label=[a,b]",
+        ),
         ([["a"], ["b", "c"]], {"labels": ["a", "b"]}, "row 2: label 'c' is not in the set a, b", ""),
         (
             [["a"], ["b"]],

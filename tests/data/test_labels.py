@@ -59,6 +59,8 @@ def refusal(tmp_path, *labels, **keys):
         ([10**400, 1, 1], ("1", str(10**400))),
         (["[spam]", "(ham)", "[spam]"], ("(ham)", "[spam]")),
         (["None", "some", "some"], ("None", "some")),
+        (["01", "02", "01"], ("01", "02")),
+        ([f"{10**32}", f"{10**32 + 1}", f"{10**32}"], (f"{10**32}", f"{10**32 + 1}")),
     ],
 )
 def test_a_class_has_the_name_that_is_written(tmp_path, labels, names):
@@ -82,6 +84,14 @@ def test_a_class_has_the_name_that_is_written(tmp_path, labels, names):
         (["a\u00a0b", "a b", "no"], "'a\\xa0b' (row 1), 'a b' (row 2)"),
         (["caf\u00e9", "cafe\u0301", "no"], "(row 1)"),
         (["straße", "STRASSE", "no"], "'straße' (row 1), 'STRASSE' (row 2)"),
+        (["spam", "spam\u200b", "no"], "'spam' (row 1), 'spam\\u200b' (row 2)"),
+        (["spam", "sp\u00adam", "no"], "'spam' (row 1), 'sp\\xadam' (row 2)"),
+        (["01", "1", "2"], "'01' (row 1), '1' (row 2)"),
+        (["+1", "1", "0"], "'+1' (row 1), '1' (row 2)"),
+        (["1e0", "1", "0"], "'1e0' (row 1), '1' (row 2)"),
+        ([".5", "0.5", "1"], "'.5' (row 1), '0.5' (row 2)"),
+        (["1,000", "1000", "1"], "'1,000' (row 1), '1000' (row 2)"),
+        (["\u0661", "1", "0"], "'1' (row 2)"),
     ],
 )
 def test_several_spellings_of_one_class_are_refused_by_name(tmp_path, labels, ways):
@@ -164,6 +174,10 @@ def test_a_row_without_a_label_is_refused_or_dropped(tmp_path, nothing, kind):
         ({"name": "x"}, "label {'name': 'x'} is an object"),
         ("['sports', 'tech']", """label "['sports', 'tech']" is a list"""),
         ("[0, 1]", "label '[0, 1]' is a list"),
+        ("[0 1]", "label '[0 1]' is a list"),
+        ("[0. 1.5e-1]", "label '[0. 1.5e-1]' is a list"),
+        ("0 1 0", "label '0 1 0' is a list"),
+        (float("inf"), "label inf is infinite"),
         ("\ud83d", "label '\\ud83d' is half a character, which is no Unicode"),
         ("x" * 40 + "\ud83d" + "y" * 400, "is half a character"),
     ],
@@ -173,6 +187,12 @@ def test_a_label_that_is_something_else_is_refused_with_its_row(tmp_path, label,
     assert "/t.jsonl, row 4: " in said
     assert fault in said
     assert "row 4: label" in refusal(tmp_path, 1, 2, 1, label, kind="regression")
+
+
+def test_a_label_that_holds_several_of_the_others_is_refused(tmp_path):
+    assert "row 2: label 'a|b' holds several of the others, 'a', 'b'" in refusal(tmp_path, "a", "a|b", "b")
+    assert labelled(tmp_path, "a", "a|c", "b", "b")[0] == ("a", "a|c", "b")
+    assert labelled(tmp_path, "a", "a|b", "b", labels=["a", "b", "a|b"])[1] == [0, 2, 1]
 
 
 def test_what_programs_write_for_nothing_is_no_class(tmp_path):

@@ -110,6 +110,13 @@ def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path):
         read_table(tmp_path / "t.parquet")
 
 
+def test_a_parquet_column_of_a_type_that_datasets_does_not_know_is_refused(tmp_path):
+    maps = pyarrow.array([[("text", "a")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    pyarrow.parquet.write_table(pyarrow.table({"m": maps}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"cannot be read as Parquet \(Arrow type map<"):
+        read_table(tmp_path / "t.parquet")
+
+
 def test_columns_without_a_name_may_be_many(tmp_path):
     assert read(tmp_path, "t.csv", "text,label,,\na,x,,\n")["label"] == ["x"]
 
@@ -200,6 +207,26 @@ def test_what_is_no_row_of_json_is_refused_in_one_short_line(tmp_path, content, 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])
 def test_a_file_without_content_is_empty(tmp_path, name, content):
     assert "is empty" in refusal(tmp_path, name, content)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("t.csv", "text,label\na,x\n"), ("t.jsonl", '{"text": "a", "label": "x"}\n')]
+)
+def test_a_mark_that_is_written_twice_is_no_text(tmp_path, name, content):
+    assert read(tmp_path, name, f"\ufeff\ufeff{content}") == {"text": ["a"], "label": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "first", "third"),
+    [
+        ("sep=;\ntext;label\na;x\n", "begins with 'sep=;', a line for Excel", "tail -n +2 "),
+        ("text|label\na|x\n", "has none of ',', ';' and tab in its header, 'text|label'", "sep='|'"),
+    ],
+)
+def test_a_table_with_another_separator_says_so(tmp_path, content, first, third):
+    lines = refusal(tmp_path, "t.csv", content)
+    assert first in lines[0]
+    assert third in lines[2]
 
 
 @pytest.mark.parametrize("code", ["utf-16", "utf-16-le"])

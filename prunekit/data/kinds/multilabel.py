@@ -15,7 +15,7 @@ from prunekit.data.errors import DataError
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import check_class_names
-from prunekit.data.label_sets import Elements, FlagRows, LabelFaultError, flag_fault, flag_of, labels_in
+from prunekit.data.label_sets import Elements, FlagRows, LabelFaultError, are_flags, flag_fault, flag_of, labels_in
 from prunekit.data.labels import class_names, class_numbers
 from prunekit.data.rows import Rows
 from prunekit.data.synthetic import MARKERS, sentence
@@ -104,6 +104,13 @@ class Multilabel(TaskKind):
                         f"label.\nAllowed: columns that are 1 in some rows.\nLeave it out: task.label=[{others}]"
                     )
             return keys.label_columns
+        if are_flags(train.column(keys.label)):
+            raise DataError(
+                f"{train.at(0)}: column {quoted(keys.label)} holds as many of 0 and 1 in every row, as "
+                f"{quoted(train.column(keys.label)[0])}, which are no names of labels.\n"
+                'Allowed: a list of the labels that a text has, as ["a", "b"], or a column of 0 and 1 for each label.\n'
+                "Write a column for each label, and name them: task.label=[a,b]"
+            )
         elements = Elements.of_rows(train, keys.label, range(len(train)), keys.label_separator)
         column, named = quoted(keys.label), keys.labels or train.classes.get(keys.label)
         if named is None:

@@ -55,7 +55,7 @@ def render(path: Path, key: str, *templates: str | None) -> list[tuple[Row, tupl
 
 def read_rows(path: Path) -> list[Row]:
     """Read the rows of a file of texts; of a .txt its documents, between blank lines, or else its lines."""
-    if path.suffix.lower() == ".txt":
+    if path.name.lower().endswith((".txt", ".txt.gz")):
         text = decode_file(path, western=False)
         parts = BLANK_LINES.split(text) if BLANK_LINES.search(text.strip()) else text.split("\n")
         return [{"text": part.strip("\n")} for part in parts]

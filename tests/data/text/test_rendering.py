@@ -1,5 +1,6 @@
 """Files of texts as people have them, and the templates over their columns."""
 
+import gzip
 import json
 
 import pytest
@@ -26,6 +27,11 @@ def rows(*records):
 @pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_documents_are_the_same_in_every_marked_code(tmp_path, code):
     assert rendered(tmp_path, "Grüße\r\naus\r\n\r\nWien\r\n".encode(code)) == [("Grüße\naus",), ("Wien",)]
+
+
+def test_compressed_documents_are_the_same_and_a_mark_that_is_written_twice_is_no_text(tmp_path):
+    text = gzip.compress("\ufeff\ufeffone\ntwo\n\nthree\n".encode())
+    assert rendered(tmp_path, text, name="t.txt.gz") == [("one\ntwo",), ("three",)]
 
 
 @pytest.mark.parametrize("code", ["cp1252", "latin-1", "cp1251", "shift-jis", "utf-16-le"])
