@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import jaxtyping
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
@@ -89,6 +90,15 @@ def test_other_types_are_checked_where_they_are_known():
     assert whatever("any", 1) == "any"
     with pytest.raises(BeartypeCallHintViolation, match="number"):
         whatever("any", "1")
+
+
+def test_nothing_is_checked_while_jaxtyping_is_switched_off():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        assert whatever("any", "1") == "any"
+        assert product(torch.ones(5, 3), torch.ones(2)).shape == (5, 3)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_annotations_stay_as_they_were_written():

@@ -116,13 +116,13 @@ def test_without_runs_or_a_place_for_pictures_it_says_so(arguments: list[str], s
 GRID = ["trainer.lr=2e-3,2e-4", "method.reg_lr=0.2,0.05", "method.rank_alpha=1e-1,1e-3"]
 TINY = [
     "task=synthetic",
-    "task.synthetic_rows=96",
+    "task.synthetic_rows=200",
     "backbone=tiny",
     "trainer=debug",
     "plots=false",
     "trainer.epochs=2",
 ]
-TINY += ["teacher.epochs=1", "teacher.lr=2e-3", "budget=2x", "method.target_sparsity=null", "budget_tolerance=0.5"]
+TINY += ["teacher.epochs=2", "teacher.lr=2e-3", "budget=2x", "method.target_sparsity=null", "budget_tolerance=0.5"]
 TINY += ["method.sparsity_of=measured", "method.prune_location=[1,2,3]", "method.warmup_epochs=0.5"]
 TINY += [
     "method.init=open",

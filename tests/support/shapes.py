@@ -33,15 +33,20 @@ def checked(definition: Any = None, *, typechecker: Any) -> Any:
     definition.__annotations__ = hints
     function = beartype(definition)
     definition.__annotations__ = function.__annotations__ = written  # the reference pages show them as written
-    if not any(map(_has_shape, hints.values())):
+    if inspect.iscoroutinefunction(definition):
         return function
+    has_shapes = any(map(_has_shape, hints.values()))
 
-    @functools.wraps(function)
-    def compared(*args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(definition)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:  # as while a graph is traced
+            return definition(*args, **kwargs)
+        if not has_shapes:
+            return function(*args, **kwargs)
         with jaxtyped("context"):  # within it a name is one number
             return function(*args, **kwargs)
 
-    return compared
+    return called
 
 
 def _hints(function: Any) -> dict[str, Any]:
