@@ -11,9 +11,9 @@ from typing import Any
 from uuid import uuid4
 
 from prunekit.config.errors import ConfigError, quoted, typed
+from prunekit.config.places import cache_folder
 from prunekit.config.verbatim import quote
 from prunekit.data.given import task_of
-from prunekit.files import cache_folder
 from prunekit.models.sources import name_of_model
 
 TEXT, PAIR, LABEL = "text", "text_pair", "label"  # columns of texts that are given as a list

@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

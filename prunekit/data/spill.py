@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prunekit.files import cache_folder
+from prunekit.config.places import cache_folder
 
 SMALL = 2**20  # bytes of an array that is kept in memory
 BLOCK = 2**16  # numbers that are looked at together

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
+from prunekit.config.places import cache_folder
 from prunekit.config.validation import validate
 from prunekit.console import silence_libraries, track
 from prunekit.cost import Shape
@@ -22,7 +23,6 @@ from prunekit.data.sources import find_task
 from prunekit.data.spec import TaskSpec
 from prunekit.data.tables import read_table
 from prunekit.evaluation.evaluate import evaluate
-from prunekit.files import cache_folder
 from prunekit.models.answers import AnyLabels, answers_of
 from prunekit.models.classes import class_order
 from prunekit.models.heads import HEADS, reorder_classes

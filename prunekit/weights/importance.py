@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prunekit.weights.finite import is_finite
+
 LOG = logging.getLogger(__name__)
 ATTEMPTS = 4  # at a factorisation, each with ten times the damping of the one before
 Metric = Literal["obs_chol", "obs", "wanda2"]

@@ -64,9 +64,10 @@ class TranslationTests(ExtraTests):
         texts: dict[int, str] = {}
         start = time.process_time()
         for batch in track(batches, f"test ({execution}), translating", len(batches)):
+            inputs: dict[str, Any] = model_inputs(batch)
             words = generate(
                 model,
-                **model_inputs(batch),
+                **inputs,
                 beams=self.run.spec.beams,
                 max_new_tokens=self.run.spec.max_target_length,
                 execution=execution,
