@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -128,12 +129,24 @@ def _check_columns(spec: TaskSpec, split: str, table: Table) -> None:
         try:
             table.column(column)
         except DataError as error:
-            if split == "train" or column in spec.kind.text_columns(spec):
+            if column in spec.kind.text_columns(spec):
                 raise
+            if split == "train":
+                raise DataError(_of_label(spec, table, column, str(error).splitlines())) from error
             raise DataError(
                 f"{str(error).splitlines()[0]}\nThe {split} split is scored, which needs labels.\n"
                 f"{WITHOUT.get(split, WITHOUT['validation'])}, or give a file with labels."
             ) from error
+
+
+def _of_label(spec: TaskSpec, table: Table, column: str, lines: Sequence[str]) -> str:
+    """Return a message on a column that is not there, whose last line names the text's, for that of the label."""
+    others = [name for name in table.columns if name not in spec.kind.text_columns(spec)]
+    near = [*get_close_matches(column, others, 1), *others]
+    *head, last = lines
+    if " field " not in last and near and not spec.label_columns:
+        last = f"In a shell: {shlex.quote(f'task.label={near[0]}')}"
+    return "\n".join([*head, last.replace("task.text=", "task.label=")])
 
 
 def usable_rows(spec: TaskSpec, table: Table) -> UsableRows:

@@ -276,6 +276,11 @@ def test_bytes_are_no_text_and_no_label(tmp_path):
         read_task(spec, source)
 
 
+def test_a_label_s_column_that_is_not_there_is_named_with_its_own_key(tmp_path):
+    with pytest.raises(DataError, match=r"has no column 'lable'(.|\n)*In a shell: task\.label=label$"):
+        task(tmp_path, [("a", 1), ("b", 2)], label="lable")
+
+
 def test_a_test_file_without_labels_is_said(tmp_path):
     for name, head in (("t", "text,label"), ("v", "text,queue")):
         (tmp_path / f"{name}.csv").write_text(f"{head}\na,x\nb,y\nc,x\n")
