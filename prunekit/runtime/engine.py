@@ -29,6 +29,7 @@ from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
 from prunekit.models.pretrained import load_packable
 from prunekit.models.tokenizers import longest_text
+from prunekit.runtime.explaining import Explanation, Kept, explain
 from prunekit.runtime.extras import need
 from prunekit.runtime.forward import CompiledLayer, ForwardPass, Result, protected_tokens
 from prunekit.runtime.inputs import Inputs, Rows, is_ids, row_counts, tokenizer_of, unpad
@@ -217,6 +218,18 @@ class PackedEngine:
             rows = self._rows(inputs)
             known = self._counts(rows) if prune and self.predicts_counts else {}
             return self._run(rows.to(self.device), self.pruner if prune else None, known)
+
+    def explain(self, texts: Any) -> Explanation:
+        """Explain what is kept of texts, or pairs of texts, layer by layer; print it, or show it in a notebook."""
+
+        def run(batch: Mapping[str, Tensor]) -> tuple[Tensor, Kept]:
+            result = self(batch)
+            return result.logits.cpu(), result.kept
+
+        remark = (
+            "the last layer is computed for the first token alone: the head reads no other" if self.cls_last else ""
+        )
+        return explain(run, self.tokenizer, self.config, self.max_length, texts, remark)
 
     def warm(self, most: int = 1024) -> PackedEngine:
         """Compile the backend's products now, for all rounded numbers of rows up to `most`, and return the engine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from prunekit.models.pretrained import load_hf, model_folder
 from prunekit.runtime.engine import PackedEngine, load_packed
+from prunekit.runtime.explaining import explain_model
 from prunekit.runtime.onnx_engine import GraphEngine, load_graph
 from prunekit.tokens.state import Execution
 
@@ -51,6 +53,7 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
 
         model = prunekit.load("runs/.../model")
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        print(model.explain(["The match ended in a draw."]))  # its tokens, leaving layer by layer
 
     Another `engine` returns that engine instead of a model and takes its options: "packed" is
     prunekit.runtime.engine.PackedEngine, "onnx" is prunekit.runtime.onnx_engine.GraphEngine.
@@ -64,7 +67,9 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
     if engine == "hf":
         if own:
             raise TypeError(f"load() has no option {', '.join(own)} for engine='hf'; it belongs to another engine.")
-        return load_hf(folder, execution)
+        model: Any = load_hf(folder, execution)
+        model.explain = partial(explain_model, model, folder)
+        return model
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(['hf', *ENGINES])}.")
     if execution is not None:

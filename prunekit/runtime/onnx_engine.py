@@ -32,6 +32,7 @@ from prunekit.models.answers import Answers, answers_of
 from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token
 from prunekit.models.reading import read_config
+from prunekit.runtime.explaining import Explanation, Kept, explain
 from prunekit.runtime.extras import need, version
 from prunekit.runtime.inputs import Inputs, tokenizer_of
 from prunekit.runtime.onnx_graph import OUTPUTS, write_graph
@@ -149,6 +150,15 @@ class GraphEngine:
         encoded = self.tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True)
         types = encoded.get("token_type_ids") or [None] * len(texts)
         return self._outcome([self._text(*row, None) for row in zip(encoded["input_ids"], types, strict=True)])
+
+    def explain(self, texts: Any) -> Explanation:
+        """Explain what is kept of texts, or pairs of texts, layer by layer; print it, or show it in a notebook."""
+
+        def run(batch: Mapping[str, Tensor]) -> tuple[Tensor, Kept]:
+            outcome = self(batch)
+            return outcome.logits, outcome.kept
+
+        return explain(run, self.tokenizer, self.config, None, texts)
 
     def _unpad(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, np.ndarray]]:
         ids = batch["input_ids"]
