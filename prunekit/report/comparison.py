@@ -78,6 +78,7 @@ def mark_best(
 ) -> tuple[list[Cell], list[str]]:
     """Mark the best cell of each group in a column, and give the others their p value against it; dense is left out.
 
+    Where all cells of a group are equal there is no best.
     Returns the cells, and why some could not be tested.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -88,7 +89,10 @@ def mark_best(
     marked, problems = list(column), []
     for members in (members for members in groups.values() if len(members) > 1):
         sign = -1 if lower else 1
-        top = max(members, key=lambda number: sign * fmean(column[number].values.values()))
+        means = {number: sign * fmean(column[number].values.values()) for number in members}
+        if max(means.values()) == min(means.values()):
+            continue
+        top = max(members, key=means.__getitem__)
         others = [number for number in members if number != top]
         marked[top] = replace(column[top], best=True)
         tests = [test(column[number], column[top]) for number in others]

@@ -11,6 +11,9 @@ from prunekit.config.identity import is_dense
 from prunekit.report.rows import Row, variant
 
 CHECKED = "teacher, data, rows and metric, max length, seeds, tuning trials, epochs, measured FLOPs, hardware"
+# kinds of differences, the gravest first, and the subjects of each but the last
+GRAVITIES = ("The scores cannot be compared", "Methods had unequal chances", "The measurements are of different kinds")
+SUBJECTS = (("teacher", "data", "score", "max length"), ("seeds", "tuning trials", "training"))
 FEW = 3  # seeds below which a spread means little
 APART = 0.05  # share by which measured FLOPs reductions of one budget may differ
 
@@ -22,6 +25,11 @@ class Difference:
     subject: str
     where: str
     sentence: str
+
+    @property
+    def gravity(self) -> int:
+        """The place of its kind in `GRAVITIES`."""
+        return next((place for place, subjects in enumerate(SUBJECTS) if self.subject in subjects), len(SUBJECTS))
 
 
 def lint(runs: Sequence[Row]) -> list[Difference]:

@@ -14,7 +14,7 @@ from prunekit import __version__
 from prunekit.config.identity import is_dense
 from prunekit.report.comparison import Cell, mark_best
 from prunekit.report.explorer import SIGNS, explorer, stores_same_texts
-from prunekit.report.fairness import CHECKED, lint
+from prunekit.report.fairness import CHECKED, GRAVITIES, lint
 from prunekit.report.rows import Collection, Row, differences, one_per_seed, variant, with_teachers
 from prunekit.report.seeds import summary
 from prunekit.report.table import one_metric, rank
@@ -47,8 +47,9 @@ def study(collection: Collection, title: str, texts: int = 500) -> dict[str, Any
         "configs": [_config(group, groups) for group in groups],
         "marks": _marks(groups),
         "runs": [_run(row, place[id(row)], stored[id(row)]) for group in groups for row in group],
-        "lint": [vars(difference) for difference in lint(collection.rows)],
+        "lint": [vars(difference) | {"gravity": difference.gravity} for difference in lint(collection.rows)],
         "checked": CHECKED,
+        "gravities": GRAVITIES,
         "problems": [*collection.problems, *mixed, *teachers, *unreadable],
         "unfinished": [_unfinished(folder) for folder in collection.unfinished],
         "lengths": _by_task(groups, stored, _lengths),
@@ -89,7 +90,7 @@ def _own_keys(first: Row, groups: Iterable[Sequence[Row]]) -> list[str]:
 
 def _config(group: Sequence[Row], groups: Sequence[Sequence[Row]]) -> dict[str, Any]:
     first = group[0]
-    own = ", ".join(f"{key.removeprefix('method.')}={first['config'].get(key)}" for key in _own_keys(first, groups)[:3])
+    own = ", ".join(f"{key.removeprefix('method.')}={first['config'].get(key)}" for key in _own_keys(first, groups))
     return {
         **{name: first[name] for name in ("task", "method", "backbone", "budget", "metric", "split", "rows")},
         "is_dense": is_dense(first["method"]),

@@ -27,14 +27,25 @@ const unique = (values) => [...new Set(values)];
 const times = (value) => fixed(value, 2) + "x";
 
 const methods = unique(data.configs.map((config) => config.method));
-const colours = unique(data.configs.filter((config) => !config.is_dense).map((config) => config.method));
-const palette = Object.fromEntries(methods.map((name) => [name, colours.includes(name) ? `var(--c${colours.indexOf(name) % 8})` : "var(--grey)"]));
-const dot = (method) => el("span", { class: "dot", style: `background:${palette[method]}` });
+// a method's settings have one colour, and one letter, in every task and at every budget
+const kindOf = (config) => JSON.stringify([config.method, config.own]);
+const kinds = unique(data.configs.filter((config) => !config.is_dense).map(kindOf));
+function colour(config) {
+  if (config.is_dense) return "var(--grey)";
+  const at = kinds.indexOf(kindOf(config)), base = `var(--c${at % 8})`;
+  return at < 8 ? base : `color-mix(in srgb, ${base} 55%, var(--ink))`;
+}
+const dot = (config) => el("span", { class: "dot", style: `background:${colour(config)}` });
+const letters = Object.fromEntries(methods.map((method) => [method, unique(data.configs.filter((config) => config.method === method && config.own).map((config) => config.own))]));
+function letter(config) {
+  const at = letters[config.method].indexOf(config.own);
+  return at < 0 ? "" : at < 26 ? String.fromCharCode(97 + at) : String(at + 1);
+}
 
 function label(config, withTask = false) {
   const parts = [config.method];
   if (!config.is_dense) parts.push(config.budget);
-  if (config.own) parts.push(`(${config.own})`);
+  if (config.own) parts.push(letter(config));
   if (withTask) parts.push("on", config.task);
   if (withTask && unique(data.configs.map((other) => other.backbone)).length > 1) parts.push("with", config.backbone);
   return parts.join(" ");
@@ -58,7 +69,7 @@ function put(id, lead, ...body) {
   section.querySelector(".body").replaceChildren(...body.flat());
 }
 
-function table(heads, lines, kind = "") {
+function table(heads, lines, kind = "first") {
   const cell = (tag, content) => {
     const given = content !== null && typeof content === "object" && !(content instanceof Node) ? content : { text: content };
     return el(tag, { class: given.class, style: given.style }, given.text ?? "");
@@ -121,8 +132,29 @@ function chart(title, across, up, x, y) {
   return { node: el("figure", {}, title ? el("figcaption", {}, title) : null, svg), svg, px, py, x0, x1, y0, y1 };
 }
 const range = (values) => [Math.min(...values), Math.max(...values)];
-const point = (at, x, y, r, colour, text, solid) =>
-  at.svg.append(el("circle", { cx: at.px(x), cy: at.py(y), r, fill: colour, "fill-opacity": solid ? 1 : 0.35, stroke: colour, "data-tip": text, tabindex: solid ? 0 : null }));
+const point = (at, x, y, r, fill, text, solid, by = 0) =>
+  at.svg.append(el("circle", { cx: at.px(x) + by, cy: at.py(y), r, fill, "fill-opacity": solid ? 1 : 0.35, stroke: fill, "data-tip": text, tabindex: solid ? 0 : null }));
+
+// names beside dots: those that would lie on each other are moved apart, from the top down
+function names(at, named) {
+  const [width, right, size] = [460, 12, 11], placed = [];
+  for (const { x, y, text, colour: fill } of named.map((one) => ({ ...one, x: at.px(one.x) + (one.by ?? 0), y: at.py(one.y) + 4 })).sort((a, b) => a.y - b.y)) {
+    const wide = 6.2 * text.length, before = x + 9 + wide > width - right;
+    const from = before ? x - 9 - wide : x + 9;
+    let line = y;
+    for (const other of placed) if (from < other.from + other.wide && other.from < from + wide && Math.abs(line - other.line) < size + 1) line = other.line + size + 1;
+    placed.push({ from, wide, line });
+    at.svg.append(el("text", { x: before ? x - 9 : x + 9, y: line, "text-anchor": before ? "end" : "start", class: "name", style: `fill:${fill}` }, text));
+  }
+}
+// dots at one place across stand side by side
+function apart(items, across) {
+  const groups = {};
+  for (const item of items) (groups[across(item).toFixed(2)] ??= []).push(item);
+  const by = new Map();
+  for (const group of Object.values(groups)) group.forEach((item, i) => by.set(item, (i - (group.length - 1) / 2) * Math.min(8, 60 / group.length)));
+  return by;
+}
 
 // -- the sections ------------------------------------------------------------------------------------------
 
@@ -136,7 +168,7 @@ function filters() {
     bar.append(el("label", {}, name, select));
   }
   for (const method of methods) {
-    const chip = el("button", { class: "chip", type: "button", "aria-pressed": "true", "data-method": method }, dot(method), method);
+    const chip = el("button", { class: "chip", type: "button", "aria-pressed": "true", "data-method": method }, dot(data.configs.find((config) => config.method === method)), method);
     chip.addEventListener("click", () => {
       if (!chosen.hidden.delete(method)) chosen.hidden.add(method);
       chip.setAttribute("aria-pressed", String(!chosen.hidden.has(method)));
@@ -153,9 +185,37 @@ function about() {
   document.getElementById("about").textContent = parts.join(" · ");
 }
 
+// the measured speed-up of a configuration, at the largest batch size
+function fastest(config) {
+  const rows = runsOf(config.i).flatMap((run) => run.speed);
+  const size = Math.max(...rows.map((row) => row.batch_size));
+  const found = rows.filter((row) => row.batch_size === size).map((row) => row.vs_packed);
+  if (!found.length) return "speed not measured";
+  const ratio = found.reduce((a, b) => a + b) / found.length;
+  return `${ratio >= 1.02 ? `${fixed(ratio, 1)}x faster` : "not faster"} ${size > 1 ? `in batches of ${size}` : "one at a time"}`;
+}
+
+function verdict() {
+  const tiles = placesOf(shown()).flatMap(([task, backbone]) => {
+    const here = shown().filter((config) => config.task === task && config.backbone === backbone && !config.is_dense);
+    return unique(here.map((config) => config.budget)).map((budget) => {
+      const rivals = here.filter((config) => config.budget === budget);
+      const best = rivals.find((config) => data.marks[config.i].best) ?? (rivals.length === 1 ? rivals[0] : null);
+      const where = `${several("task") || several("backbone") ? placeName(task, backbone) + ", " : ""}${budget === "own" ? "own settings" : budget}`;
+      if (!best) return el("div", { class: "tile" }, el("span", { class: "quiet" }, where), el("b", {}, "no winner"), el("p", {}, `${rivals.length} with the same score, or the best is hidden`));
+      const others = rivals.length - 1, worse = rivals.filter((config) => data.marks[config.i].p !== null && data.marks[config.i].p < 0.05).length;
+      const drop = best.drop && best.drop.n ? `${signed(best.drop.mean, 1)} points` : "";
+      return el("div", { class: "tile", style: `border-color:${colour(best)}` }, el("span", { class: "quiet" }, rivals.length > 1 ? `best: ${where}` : where),
+        el("b", {}, `${best.method} ${letter(best)}`.trim()), el("p", {}, [`${fixed(best.score.mean, 2)} ${best.metric}`, drop, fastest(best)].filter(Boolean).join(", ")),
+        others ? el("p", { class: "quiet" }, `significantly worse: ${worse} of ${others} other${others > 1 ? "s" : ""}`) : null);
+    });
+  });
+  put("verdict", "", tiles.length ? tiles : nothing("No pruned run matches the filters."));
+}
+
 function overview() {
   const sizes = unique(data.runs.flatMap((run) => run.speed.map((row) => row.batch_size))).sort((a, b) => a - b);
-  const heads = [...(several("task") ? ["task"] : []), ...(several("backbone") ? ["backbone"] : []), "method", "budget", number("score"), number("against dense"),
+  const heads = ["method", ...(several("task") ? ["task"] : []), ...(several("backbone") ? ["backbone"] : []), "budget", number("score"), number("against dense"),
     number("fewer FLOPs"), ...sizes.map((size) => number(`faster, b${size}`)), number("fewer, padded"), number("seeds"), "metric"];
   const lines = shown().map((config) => {
     const mark = data.marks[config.i];
@@ -166,23 +226,32 @@ function overview() {
       return number(found.length ? times(found.reduce((a, b) => a + b) / found.length) : "");
     });
     return { kind: config.is_dense ? "dense" : "", cells: [
+      el("span", {}, dot(config), " ", config.method, config.own ? el("b", {}, ` ${letter(config)}`) : ""),
       ...(several("task") ? [config.task] : []), ...(several("backbone") ? [config.backbone] : []),
-      el("span", {}, dot(config.method), " ", config.method, config.own ? el("span", { class: "quiet" }, ` ${config.own}`) : ""),
       config.is_dense ? "" : config.budget + (config.missed ? " †" : ""),
       number(mark.best ? el("b", {}, score) : score), number(drop ? signed(drop.mean, 2) : "", drop && drop.mean < -1 ? "bad" : ""),
       number(times(config.reduction.mean)), ...faster, number(times(config.padded.mean)), number(String(config.score.n)), config.metric] };
   });
   put("overview", "Mean over seeds ± half the 95 % interval. Bold: best of its task and budget. * worse than that at p < 0.05 (paired t-test over common seeds, Welch's " +
     "where they share fewer than two; corrected by Holm). † a run missed its budget. FLOPs against the same texts unpadded, and padded to the task's length; speed against the packed dense model.",
-    lines.length ? table(heads, lines) : nothing("No run matches the filters."));
+    lines.length ? [table(heads, lines), key()] : nothing("No run matches the filters."));
+}
+
+// what the letters of configurations stand for: the keys that were swept
+function key() {
+  const lettered = unique(shown().filter((config) => config.own).map(kindOf)).map((kind) => data.configs.find((config) => kindOf(config) === kind));
+  if (!lettered.length) return [];
+  const lines = lettered.map((config) => ({ cells: [el("span", {}, dot(config), " ", `${config.method} `, el("b", {}, letter(config))), { text: config.own, class: "wrap" }] }));
+  return [el("h3", {}, "Key"), table(["configuration", "settings in which it differs"], lines)];
 }
 
 function fairness() {
   const found = data.lint.filter((item) => several("backbone") || several("task") ? !chosen.task || item.where.startsWith(chosen.task + ",") : true);
-  const lead = found.length ? "Differences between the runs compared here, other than the method:" : `No differences found in: ${data.checked}.`;
+  const lead = found.length ? "Differences between the runs compared here, other than the method, the gravest first:" : `No differences found in: ${data.checked}.`;
   const many = unique(data.lint.map((item) => item.where)).length > 1;
-  put("fairness", lead, el("ul", { class: "list" }, found.map((item) =>
-    el("li", {}, el("b", {}, item.subject), many ? ` (${item.where}): ` : ": ", item.sentence))));
+  put("fairness", lead, unique(found.map((item) => item.gravity)).sort().flatMap((gravity) => [el("h3", {}, data.gravities[gravity]),
+    el("ul", { class: "list" }, found.filter((item) => item.gravity === gravity).map((item) =>
+      el("li", {}, el("b", {}, item.subject), many ? ` (${item.where}): ` : ": ", item.sentence)))]));
 }
 
 function pareto() {
@@ -191,16 +260,19 @@ function pareto() {
     const runs = here.flatMap((config) => runsOf(config.i));
     const at = chart(placeName(task, backbone), "times fewer FLOPs than unpadded", `${here[0].metric}, %`,
       range(runs.map((run) => run.reduction).concat([1])), range(runs.map((run) => run.score)));
+    const by = apart(here, (config) => config.reduction.mean);
     for (const config of here) for (const run of runsOf(config.i))
-      point(at, run.reduction, run.score, 3, palette[config.method], `${label(config)}, seed ${run.seed}\n${fixed(run.score, 2)} at ${times(run.reduction)}`, false);
+      point(at, run.reduction, run.score, 3, colour(config), `${label(config)}, seed ${run.seed}\n${fixed(run.score, 2)} at ${times(run.reduction)}`, false, by.get(config));
     const front = here.filter((one) => !here.some((other) => other !== one && other.reduction.mean >= one.reduction.mean - 1e-9 && other.score.mean >= one.score.mean - 1e-9 &&
       (other.reduction.mean > one.reduction.mean + 1e-9 || other.score.mean > one.score.mean + 1e-9))).sort((a, b) => a.reduction.mean - b.reduction.mean);
-    at.svg.append(el("polyline", { class: "guide front", points: front.map((config) => `${at.px(config.reduction.mean)},${at.py(config.score.mean)}`).join(" ") }));
+    at.svg.append(el("polyline", { class: "guide front", points: front.map((config) => `${at.px(config.reduction.mean) + by.get(config)},${at.py(config.score.mean)}`).join(" ") }));
     for (const config of here)
-      point(at, config.reduction.mean, config.score.mean, 6, palette[config.method], `${label(config)}, mean of ${config.score.n}\n${spread(config.score, 2)} at ${times(config.reduction.mean)}`, true);
+      point(at, config.reduction.mean, config.score.mean, 6, colour(config), `${label(config)}, mean of ${config.score.n}\n${spread(config.score, 2)} at ${times(config.reduction.mean)}`, true, by.get(config));
+    const named = here.length <= 12 ? here : front; // more names than that hide what they name
+    names(at, named.map((config) => ({ x: config.reduction.mean, y: config.score.mean, by: by.get(config), colour: colour(config), text: `${config.method} ${letter(config)}`.trim() })));
     return at.node;
   });
-  put("pareto", "Small dots are seeds, large ones their mean; the dotted line joins the means that no other beats in both. Right is cheaper, up is better.",
+  put("pareto", "Small dots are seeds, large ones their mean; the dotted line joins the means that no other beats in both. Right is cheaper, up is better. Dots at one place across stand side by side; point at one for its numbers.",
     figures.length ? figures : nothing("No run matches the filters."));
 }
 
@@ -262,9 +334,13 @@ function speed() {
     const at = chart(`batch of ${size}`, "times fewer FLOPs", "times faster", range(here.map((row) => row.run.reduction).concat([1])), range(values));
     const end = Math.min(at.x1, at.y1), start = Math.max(at.x0, at.y0);
     at.svg.append(el("line", { class: "guide", x1: at.px(start), y1: at.py(start), x2: at.px(end), y2: at.py(end) }));
+    const by = apart(here, (row) => row.run.reduction);
     for (const row of here)
-      point(at, row.run.reduction, row.vs_packed, 5, palette[row.config.method],
-        `${label(row.config, several("task"))}, seed ${row.run.seed}\n${times(row.vs_packed)} where the FLOPs say ${times(row.run.reduction)}\nthe same model twice: ${times(row.noise)}`, true);
+      point(at, row.run.reduction, row.vs_packed, 5, colour(row.config),
+        `${label(row.config, several("task"))}, seed ${row.run.seed}\n${times(row.vs_packed)} where the FLOPs say ${times(row.run.reduction)}\nthe same model twice: ${times(row.noise)}`, true, by.get(row));
+    const firsts = unique(here.map((row) => row.config.i)).map((i) => here.find((row) => row.config.i === i));
+    if (firsts.length <= 12)
+      names(at, firsts.map((row) => ({ x: row.run.reduction, y: row.vs_packed, by: by.get(row), colour: colour(row.config), text: label(row.config, several("task")) })));
     return at.node;
   });
   put("speed", "CPU time of the packed dense model over that of the pruned one. On the dotted line every FLOP saved is time saved; below 1 the dense model is faster.",
@@ -279,7 +355,7 @@ function agreement() {
       const ids = unique(pairs.flatMap(([left, right]) => [left, right])).sort((a, b) => a - b);
       if (!ids.length) continue;
       const many = ids.length > 5; // then a column has its row's number
-      const name = (i) => (many ? `${ids.indexOf(i) + 1}  ` : "") + data.configs[i].method + (data.configs[i].own ? ` (${data.configs[i].own})` : "");
+      const name = (i) => (many ? `${ids.indexOf(i) + 1}  ` : "") + `${data.configs[i].method} ${letter(data.configs[i])}`.trim();
       const find = (a, b) => pairs.find(([left, right]) => (left === a && right === b) || (left === b && right === a));
       const lines = ids.map((a) => ({ cells: [{ text: name(a), class: "name" }, ...ids.map((b) => {
         const found = find(a, b);
@@ -420,7 +496,7 @@ function oneSide(place, run, text) {
   }
   const list = (title, words) => words.length ? [el("h3", {}, title), el("div", { class: "words" }, words.map(([word, count, share]) => el("span", { "data-tip": `${count} times, passes ${fixed(100 * share, 0)} % of the layers` }, word, " ", el("b", {}, fixed(100 * share, 0)))))] : [];
   return el("div", { class: "side" },
-    el("h3", {}, dot(config.method), ` ${label(config)}, seed ${run.seed}`),
+    el("h3", {}, dot(config), ` ${label(config)}, seed ${run.seed}`),
     el("p", { class: "verdict" }, "dense says ", el("b", { class: right(run.dense[text]) }, name(run.dense[text], 0)), ", pruned says ", el("b", { class: right(run.predicted[text]) }, name(run.predicted[text], 1))),
     ...rows,
     el("details", {}, el("summary", {}, "Words dropped first and last, over all stored texts"),
@@ -430,7 +506,7 @@ function oneSide(place, run, text) {
 // -- all of it ----------------------------------------------------------------------------------------------
 
 function draw() {
-  overview(); fairness(); pareto(); layers(); budget(); speed(); agreement();
+  verdict(); overview(); fairness(); pareto(); layers(); budget(); speed(); agreement();
   shares("lengths", "Texts in groups of similar number by their length in tokens (number of texts), % right, mean over seeds; dense is the model that pruning started from. Red: more than 5 points lost.", data.lengths, "tokens");
   shares("labels", "By true label (number of texts), % right, mean over seeds. Red: more than 5 points lost.", data.labels, "label");
   flips(); explorer(); failures(); commands();
