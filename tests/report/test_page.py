@@ -10,7 +10,7 @@ from support.stored_runs import add_examples, result, store, study_folder
 
 from prunekit.cli.main import main
 from prunekit.report.explorer import words_of
-from prunekit.report.fairness import lint
+from prunekit.report.fairness import GRAVITIES, lint
 from prunekit.report.html import page
 from prunekit.report.page_data import overlap, study
 from prunekit.report.rows import Collection, collect
@@ -57,6 +57,17 @@ def test_configurations_of_a_grid_stand_in_the_order_of_their_own_values(tmp_pat
         store(tmp_path, run, {"method": {"name": "top", "rank_alpha": rate}})
     own = [config["own"] for config in numbers(tmp_path)["configs"] if config["method"] == "top"]
     assert own == ["rank_alpha=1e-05", "rank_alpha=0.0001", "rank_alpha=0.01"]
+
+
+def test_where_all_score_the_same_none_is_the_best(tmp_path):
+    for method in ("top", "topk", "random"):
+        store(tmp_path, result(method, "2x", 1, 0.0))
+        store(tmp_path, result(method, "3x", 1, 0.1 if method == "topk" else 0.0))
+    found = numbers(tmp_path)
+    best = [
+        (c["method"], c["budget"]) for c, mark in zip(found["configs"], found["marks"], strict=True) if mark["best"]
+    ]
+    assert best == [("topk", "3x")]
 
 
 def test_a_run_that_is_not_finished_is_a_failure_with_its_folder(found):
@@ -256,6 +267,16 @@ def test_a_planted_difference_is_found(changes, subject, words):
     assert found[0].where == "cola, minilm"
 
 
+def test_differences_that_forbid_a_comparison_are_the_gravest():
+    runs = [*pair(teacher="bbbb", config={"task.padded_length": 9}), row("first", config={"task.padded_length": 8})]
+    found = {unfair.subject: GRAVITIES[unfair.gravity] for unfair in lint(runs)}
+    assert found == {
+        "teacher": "The scores cannot be compared",
+        "seeds": "Methods had unequal chances",
+        "padded length": "The measurements are of different kinds",
+    }
+
+
 def test_seeds_and_trials_that_differ_are_found():
     runs = [*pair(), row("ltp", 1), row("ltp", 1, config={"trainer.lr": 1.0})]
     found = {unfair.subject: unfair.sentence for unfair in lint(runs)}
@@ -390,6 +411,41 @@ def test_it_opens_from_a_file_says_nothing_and_asks_for_nothing_else(tab):
     assert tab.locator("#pareto circle").count() == 20 + 10  # seeds and means
     assert "cola/ltp/minilm/2x/s1-ltp02x01" in tab.locator("#failures").inner_text()
     assert tab.locator("#commands pre").count() == 20
+
+
+def test_the_page_begins_with_the_best_of_each_task_and_budget(tab):
+    first, *others = tab.locator("#verdict .tile").all_inner_texts()
+    assert [line for line in first.splitlines() if line] == [
+        "best: cola, 2x",
+        "top",
+        "59.50 matthews, -0.5 points, 1.5x faster one at a time",
+        "significantly worse: 0 of 1 other",
+    ]
+    assert len(others) == 3
+    assert tab.locator("main > section").first.get_attribute("id") == "verdict"
+
+
+def test_settings_of_one_method_have_a_letter_a_colour_and_a_line_in_the_key(browser, tmp_path):
+    for rate in (1e-2, 1e-4):
+        store(
+            tmp_path / "runs",
+            result("top", "2x", 1, rate, hash=f"{rate:.0e}"),
+            {"method": {"name": "top", "rank_alpha": rate}},
+        )
+    file = tmp_path / "report.html"
+    file.write_text(page(numbers(tmp_path / "runs")), encoding="utf-8")
+    tab = browser.new_page()
+    tab.goto(file.as_uri())
+    tab.wait_for_selector("body[data-ready]")
+    rows = [line.split("\t") for line in tab.locator("#overview tbody tr").all_inner_texts()]
+    assert [[cell.strip() for cell in row[:2]] for row in rows[-2:]] == [
+        ["top a", "rank_alpha=0.0001"],
+        ["top b", "rank_alpha=0.01"],
+    ]
+    assert tab.locator("#pareto text.name").all_text_contents() == ["dense", "top b", "top a"]
+    dots = tab.locator("#overview .dot").evaluate_all("all => all.map(dot => dot.style.background)")
+    assert len({*dots[1:3]}) == 2
+    tab.close()
 
 
 def test_filters_choose_what_is_drawn_everywhere(tab):

@@ -66,7 +66,7 @@ const placeName = (task, backbone) => (several("backbone") ? `${task}, ${backbon
 function put(id, lead, ...body) {
   const section = document.getElementById(id);
   section.querySelector(".lead").textContent = lead;
-  section.querySelector(".body").replaceChildren(...body.flat());
+  section.querySelector(".body").replaceChildren(...body.flat(Infinity));
 }
 
 function table(heads, lines, kind = "first") {
