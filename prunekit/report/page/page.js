@@ -138,21 +138,24 @@ const point = (at, x, y, r, fill, text, solid, by = 0) =>
 // names beside dots: those that would lie on each other are moved apart, from the top down
 function names(at, named) {
   const [width, right, size] = [460, 12, 11], placed = [];
-  for (const { x, y, text, colour: fill } of named.map((one) => ({ ...one, x: at.px(one.x) + (one.by ?? 0), y: at.py(one.y) + 4 })).sort((a, b) => a.y - b.y)) {
-    const wide = 6.2 * text.length, before = x + 9 + wide > width - right;
-    const from = before ? x - 9 - wide : x + 9;
+  for (const { x, y, edge, text, colour: fill } of named.map((one) => ({ ...one, x: at.px(one.x), y: at.py(one.y) + 4 })).sort((a, b) => a.y - b.y)) {
+    const wide = 6.2 * text.length, gap = edge + 9, before = x + gap + wide > width - right;
+    const from = before ? x - gap - wide : x + gap;
     let line = y;
     for (const other of placed) if (from < other.from + other.wide && other.from < from + wide && Math.abs(line - other.line) < size + 1) line = other.line + size + 1;
     placed.push({ from, wide, line });
-    at.svg.append(el("text", { x: before ? x - 9 : x + 9, y: line, "text-anchor": before ? "end" : "start", class: "name", style: `fill:${fill}` }, text));
+    at.svg.append(el("text", { x: before ? x - gap : x + gap, y: line, "text-anchor": before ? "end" : "start", class: "name", style: `fill:${fill}` }, text));
   }
 }
-// dots at one place across stand side by side
+// dots at one place across stand side by side: how far each is moved, and how far the outermost of its place
 function apart(items, across) {
   const groups = {};
   for (const item of items) (groups[across(item).toFixed(2)] ??= []).push(item);
   const by = new Map();
-  for (const group of Object.values(groups)) group.forEach((item, i) => by.set(item, (i - (group.length - 1) / 2) * Math.min(8, 60 / group.length)));
+  for (const group of Object.values(groups)) {
+    const step = Math.min(8, 60 / group.length), edge = (step * (group.length - 1)) / 2;
+    group.forEach((item, i) => by.set(item, { by: i * step - edge, edge }));
+  }
   return by;
 }
 
@@ -262,14 +265,14 @@ function pareto() {
       range(runs.map((run) => run.reduction).concat([1])), range(runs.map((run) => run.score)));
     const by = apart(here, (config) => config.reduction.mean);
     for (const config of here) for (const run of runsOf(config.i))
-      point(at, run.reduction, run.score, 3, colour(config), `${label(config)}, seed ${run.seed}\n${fixed(run.score, 2)} at ${times(run.reduction)}`, false, by.get(config));
+      point(at, run.reduction, run.score, 3, colour(config), `${label(config)}, seed ${run.seed}\n${fixed(run.score, 2)} at ${times(run.reduction)}`, false, by.get(config).by);
     const front = here.filter((one) => !here.some((other) => other !== one && other.reduction.mean >= one.reduction.mean - 1e-9 && other.score.mean >= one.score.mean - 1e-9 &&
       (other.reduction.mean > one.reduction.mean + 1e-9 || other.score.mean > one.score.mean + 1e-9))).sort((a, b) => a.reduction.mean - b.reduction.mean);
-    at.svg.append(el("polyline", { class: "guide front", points: front.map((config) => `${at.px(config.reduction.mean) + by.get(config)},${at.py(config.score.mean)}`).join(" ") }));
+    at.svg.append(el("polyline", { class: "guide front", points: front.map((config) => `${at.px(config.reduction.mean) + by.get(config).by},${at.py(config.score.mean)}`).join(" ") }));
     for (const config of here)
-      point(at, config.reduction.mean, config.score.mean, 6, colour(config), `${label(config)}, mean of ${config.score.n}\n${spread(config.score, 2)} at ${times(config.reduction.mean)}`, true, by.get(config));
+      point(at, config.reduction.mean, config.score.mean, 6, colour(config), `${label(config)}, mean of ${config.score.n}\n${spread(config.score, 2)} at ${times(config.reduction.mean)}`, true, by.get(config).by);
     const named = here.length <= 12 ? here : front; // more names than that hide what they name
-    names(at, named.map((config) => ({ x: config.reduction.mean, y: config.score.mean, by: by.get(config), colour: colour(config), text: `${config.method} ${letter(config)}`.trim() })));
+    names(at, named.map((config) => ({ x: config.reduction.mean, y: config.score.mean, edge: by.get(config).edge, colour: colour(config), text: `${config.method} ${letter(config)}`.trim() })));
     return at.node;
   });
   put("pareto", "Small dots are seeds, large ones their mean; the dotted line joins the means that no other beats in both. Right is cheaper, up is better. Dots at one place across stand side by side; point at one for its numbers.",
@@ -337,10 +340,10 @@ function speed() {
     const by = apart(here, (row) => row.run.reduction);
     for (const row of here)
       point(at, row.run.reduction, row.vs_packed, 5, colour(row.config),
-        `${label(row.config, several("task"))}, seed ${row.run.seed}\n${times(row.vs_packed)} where the FLOPs say ${times(row.run.reduction)}\nthe same model twice: ${times(row.noise)}`, true, by.get(row));
+        `${label(row.config, several("task"))}, seed ${row.run.seed}\n${times(row.vs_packed)} where the FLOPs say ${times(row.run.reduction)}\nthe same model twice: ${times(row.noise)}`, true, by.get(row).by);
     const firsts = unique(here.map((row) => row.config.i)).map((i) => here.find((row) => row.config.i === i));
     if (firsts.length <= 12)
-      names(at, firsts.map((row) => ({ x: row.run.reduction, y: row.vs_packed, by: by.get(row), colour: colour(row.config), text: label(row.config, several("task")) })));
+      names(at, firsts.map((row) => ({ x: row.run.reduction, y: row.vs_packed, edge: by.get(row).edge, colour: colour(row.config), text: label(row.config, several("task")) })));
     return at.node;
   });
   put("speed", "CPU time of the packed dense model over that of the pruned one. On the dotted line every FLOP saved is time saved; below 1 the dense model is faster.",
