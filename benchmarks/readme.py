@@ -23,12 +23,25 @@ from prunekit.report.formats import markdown as over_runs
 from prunekit.report.rows import collect, select
 from prunekit.report.table import build, default_rows
 from prunekit.results.summary import markdown
+from prunekit.results.words import format_score, format_significant
 from prunekit.runs.result import Flops, RunResult, Score, Translation
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 RESULTS = ROOT / "benchmarks" / "results"
 MAIN_JOB = RESULTS / "main_job.json"
+# as the page that helps to choose calls an engine -> as `prunekit bench` does
+ENGINES = {
+    "Hugging Face, fp32": "hf sdpa fp32",
+    "`packed`, unpruned": "prunekit packed fp32, unpruned",
+    "`packed`, 4x": "prunekit packed fp32, pruned",
+    "`onnx`, unpruned": "prunekit onnx fp32, unpruned",
+    "`onnx`, 4x": "prunekit onnx fp32, pruned",
+    "`packed` int8, unpruned": "prunekit packed int8, unpruned",
+    "`packed` int8, 4x": "prunekit packed int8, pruned",
+    "`onnx` int8, unpruned": "prunekit onnx int8, unpruned",
+    "`onnx` int8, 4x": "prunekit onnx int8, pruned",
+}
 
 
 def main_job() -> str:
@@ -38,9 +51,66 @@ def main_job() -> str:
     return markdown(RunResult.from_json(content)) + (f"\nMeasured on {hardware}.\n" if hardware else "")
 
 
+def headline() -> str:
+    """Return what the main job gained and lost, as one small table."""
+    content = json.loads(MAIN_JOB.read_text())
+    result = RunResult.from_json(content)
+    score, rows = result.score, []
+    for speed in result.speed:
+        padded, packed, pruned = (
+            format_significant(ms / speed.batch_size)
+            for ms in (speed.dense_padded_ms, speed.dense_packed_ms, speed.pruned_packed_ms)
+        )
+        what = "one at a time" if speed.batch_size == 1 else f"in batches of {speed.batch_size}"
+        rows.append(f"| ms per text, {what} | {padded} | {packed} | {pruned} ({speed.speedup_vs_packed:.2f}x faster) |")
+    before, after = format_score(score.dense), format_score(score.pruned)
+    length = f"{result.mean_length:.0f} tokens"
+    lines = [
+        f"| {result.task}, {score.rows} {score.split} texts, {length} | dense, padded | dense, packed | "
+        f"{result.method}, {result.flops.flops_vs_unpadded:.2f}x fewer FLOPs |",
+        "|---|---:|---:|---:|",
+        f"| {score.metric} | {before} | {before} | {after} ({100 * score.pruned / score.dense:.1f} % of dense) |",
+        *rows,
+    ]
+    clock = f"CPU time on {result.speed[0].threads} thread; {content['hardware']}"
+    return "\n".join([*lines, "", f"Packed = without padding, the fair comparison. {clock}."]) + "\n"
+
+
 def own_model() -> str:
     """Return what `prunekit bench` measured of a dense model."""
     return of_engines(BenchResult.from_json(json.loads((RESULTS / "own_model.json").read_text())))
+
+
+def engines() -> str:
+    """Return milliseconds per text of engines on short, middle and long texts, one at a time and in batches."""
+    results = [
+        BenchResult.from_json(json.loads((RESULTS / f"goals_{name}.json").read_text()))
+        for name in ("sst2_4x", "mrpc_4x", "bbc_news_4x")
+    ]
+    names = [f"{result.task}, {result.workload.mean:.0f} tokens" for result in results]
+    head = [f"{name}, {size}" for name in names for size in ("batch 1", "batch 32")]
+    sizes = [
+        next(
+            size for block in result.blocks if block.clock == "cpu" for size in block.sizes if size.batch_size == batch
+        )
+        for result in results
+        for batch in (1, 32)
+    ]
+    lines = [f"| ms per text | {' | '.join(head)} |", "|---|" + "---:|" * len(head)]
+    for shown, name in ENGINES.items():
+        found = [[row for row in size.candidates if row.name == name and row.order == "random"] for size in sizes]
+        cells = [format_significant(row[0].ms / row[0].batch_size) if row else "-" for row in found]
+        lines.append(f"| {shown} | {' | '.join(cells)} |")
+    loud = [name for name, size in zip(head, sizes, strict=True) if not size.trusted]
+    note = (
+        "CPU time on 1 thread, MiniLM; - was not measured."
+        + f" The machine was not quiet at: {'; '.join(loud)}." * bool(loud)
+    )
+    machine = results[0]
+    return (
+        "\n".join([*lines, "", f"{note} {machine.hardware.cpus} cores of {machine.hardware.cpu}, {machine.date}."])
+        + "\n"
+    )
 
 
 def over_seeds(
@@ -95,7 +165,10 @@ def data_layer() -> str:
 
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"main job": main_job, "controls": partial(over_seeds, "controls"), "own model": own_model},
+    "README.md": {"headline": headline},
+    "docs/results.md": {"main job": main_job, "controls": partial(over_seeds, "controls")},
+    "docs/bench.md": {"own model": own_model},
+    "docs/choose.md": {"engines": engines, "drops": partial(over_seeds, "controls", metrics=["drop"])},
     "docs/methods/dpruner.md": {
         "contracts": partial(
             over_seeds,

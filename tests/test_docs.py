@@ -54,6 +54,10 @@ def test_every_page_is_in_the_menu():
     assert len(menu) == len(there)
 
 
+def test_the_picture_of_tokens_is_that_of_the_stored_run():
+    assert (DOCS / "tokens.svg").read_text(encoding="utf-8") == script(DOCS / "tokens.py").drawn()
+
+
 def commands(name):
     """The commands of a page's shell blocks, as lists of words."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)

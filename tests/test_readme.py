@@ -1,4 +1,4 @@
-"""The README is true: its commands run (shortened), its Python works, its table is that of the committed result."""
+"""The README and the pages after it are true: commands run (shortened), and tables are of committed results."""
 
 import json
 import re
@@ -15,18 +15,37 @@ from support.stored_runs import result, store
 from support.weight_runs import SMALL as SMALL_WEIGHTS
 
 from prunekit.cli import main
+from prunekit.cli.settings import parse_settings
+from prunekit.config.composition import compose
 from prunekit.config.search_path import conf_dir
+from prunekit.config.validation import validate
 from prunekit.pipelines.tokens.latency_goal import Aim
 from prunekit.report.rows import collect, save
 from prunekit.results.summary import markdown
 from prunekit.runs.result import RunResult
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINES = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-VERBS = [line.split("  #")[0].split(" # ")[0] for line in LINES if line.startswith("prunekit ")]
-DEPLOYED = [line for line in VERBS if line.split()[1] in ("export", "bench")]
-COMPARISONS = [line for line in VERBS if line not in DEPLOYED and line.split()[1] != "serve"]  # tests/cli/test_serve.py
-COMMANDS = [line.split("  #")[0].strip() for line in LINES if "train.py" in line]
+PAGES = ("README.md", "docs/index.md", "docs/train.md", "docs/use.md", "docs/compare.md", "docs/methods/index.md")
+
+
+def blocks(page, language):
+    """The code blocks of a page in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+# a command that stands on two pages is run once
+LINES = dict.fromkeys(
+    re.split(r"\s+# ", line)[0].strip()
+    for page in PAGES
+    for block in blocks(page, "bash")
+    for line in block.splitlines()
+)
+VERBS = {verb: [line for line in LINES if line.split()[:2] == ["prunekit", verb]] for verb in main.VERBS}
+COMPARISONS = VERBS["table"] + VERBS["report"]
+ON_A_RUN = [
+    line for verb in ("data", "predict", "export", "bench") for line in VERBS[verb]
+]  # serve: tests/cli/test_serve.py
+COMMANDS = [line for line in LINES if "train.py" in line]
 SHORT = [
     "backbone=tiny",
     "trainer=debug",
@@ -44,6 +63,13 @@ SHORT = [
 def tickets(folder):
     rows = [f"the {('printer', 'invoice')[n % 2]} number {n} is broken,{('it', 'billing')[n % 2]}" for n in range(64)]
     (folder / "tickets.csv").write_text("body,queue\n" + "\n".join(rows) + "\n")
+
+
+def my_model(folder):
+    """A fine-tuned model that knows the queues of the tickets."""
+    (stored_run(folder, "topk", None, labels=("billing", "it")) / "model").rename(folder / "my_model")
+    for name in ("prunekit.json", "prunekit.safetensors"):
+        (folder / "my_model" / name).unlink(missing_ok=True)
 
 
 def shortened(command, folder):
@@ -83,6 +109,8 @@ def run(arguments, monkeypatch):
 def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tickets(tmp_path)
+    if "model=./my_model" in command:
+        my_model(tmp_path)
     # a tiny model is as fast as any goal; what is made of a goal is the matter of test_latency.py
     monkeypatch.setattr("prunekit.pipelines.tokens.latency_goal.translate", lambda *_: Aim(1.5, 100.0, 50.0, 200.0))
     missed_is_fine = (0, 3)  # so short a run need not meet a budget
@@ -104,42 +132,63 @@ def test_every_command_that_compares_runs_runs(command, tmp_path, monkeypatch, c
     assert "top" in shown or re.search(r"report\.html: \d+ runs", shown)
 
 
-# those on a run do in short what the tests of export and bench do
+# those on a run do in short what the tests of each verb do
 @pytest.mark.slow
-@pytest.mark.parametrize("command", DEPLOYED)
-def test_every_command_that_deploys_or_measures_runs(command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ON_A_RUN)
+def test_every_command_on_data_or_a_model_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(command)[1:]
+    tickets(tmp_path)
+    monkeypatch.setattr("prunekit.bench.machine.PEAK_SIDE", 64)
+    short = {"export": ["int8=false", "rows=4"], "bench": ["examples=4", "batch_sizes=[2]", "peers=none"]}
+    _, verb, *words = shlex.split(command)
     if any(word.startswith("run=") for word in words):
-        monkeypatch.setattr("prunekit.bench.machine.PEAK_SIDE", 64)
         folder = stored_run(tmp_path, "topk", PRUNERS["topk"]())
-        words = [f"run={folder}" if word.startswith("run=") else word for word in words]
-        words += ["int8=false", "rows=4"] if words[0] == "export" else ["examples=4", "batch_sizes=[2]", "peers=none"]
+        words = [f"run={folder}" if word.startswith("run=") else word for word in words] + short.get(verb, [])
     if "model=./my_model" in words:
-        tickets(tmp_path)
-        (stored_run(tmp_path, "topk", None) / "model").rename(tmp_path / "my_model")
+        my_model(tmp_path)
         words.append("batch_sizes=[2]")
     if "from=bench.json" in words:
         (tmp_path / "bench.json").write_text(json.dumps(RESULT.to_json()))
         (tmp_path / "RESULTS.md").write_text("<!-- bench -->\n<!-- end of bench -->\n")
     with pytest.raises(SystemExit) as ended:
-        main.main(words)
+        main.main([verb, *words])
     assert ended.value.code == 0
 
 
 def test_there_are_commands_to_run():
-    assert len(COMMANDS) >= 8
+    assert len(COMMANDS) >= 20
+    assert len(COMPARISONS) >= 6
+    assert len(ON_A_RUN) >= 7
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_every_command_within_a_line_is_accepted():
+    found = [shlex.split(line) for line in re.findall(r"`((?:prunekit|python train\.py) [^`]+)`", README)]
+    named = [words[1:] if words[0] == "prunekit" else ["train", *words[2:]] for words in found]
+    assert len(named) >= 8
+    for verb, *words in named:
+        if words in (["--help"], ["..."]) or verb == "--help":
+            continue
+        if verb == "train":
+            validate(*compose([word.split(",")[0] for word in words if word != "-m"]))
+        else:
+            parse_settings(verb, words)
 
 
 @pytest.mark.slow
-def test_the_three_lines_of_python_run(tmp_path, monkeypatch, capsys):
+def test_the_python_of_each_page_runs(tmp_path, monkeypatch, capsys):
     run(shortened("python train.py", tmp_path), monkeypatch)
     (folder,) = (tmp_path / "runs").glob("bbc_news/top/*/*/*/model")
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    namespace = {}
-    exec(re.sub(r'"runs/[^"]*"', repr(str(folder)), block), namespace)
+    for page in ("README.md", "docs/use.md"):
+        namespace = {}
+        for block in blocks(page, "python"):
+            exec(re.sub(r'"runs/[^"]*"', repr(str(folder)), block), namespace)
     assert namespace["logits"].shape == (1, 5)
     assert namespace["labels"] == [namespace["model"].config.id2label[int(namespace["logits"].argmax())]]
+    assert capsys.readouterr().out.count("layer 0") == 2  # both explain a text
 
 
 @pytest.mark.slow
@@ -148,17 +197,18 @@ def test_the_tables_are_those_of_the_committed_results():
     for page in readme.PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert readme.rewritten(page, text) == text
-    with pytest.raises(ValueError, match="0 blocks named main job"):
+    with pytest.raises(ValueError, match="0 blocks named headline"):
         readme.rewritten("README.md", "")
     result = RunResult.from_json(json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text()))
-    assert markdown(result) in README
+    assert markdown(result) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert result.method == "top"
     assert result.task == "bbc_news"
 
 
 def test_every_method_has_a_row():
+    methods = (ROOT / "docs" / "methods" / "index.md").read_text(encoding="utf-8")
     for file in (conf_dir() / "method").glob("*.yaml"):
-        assert f"| `{file.stem}` |" in README or f"| [`{file.stem}`](" in README
+        assert f"| `{file.stem}` |" in methods or f"| [`{file.stem}`](" in methods
 
 
 def test_every_link_to_a_file_leads_to_one():

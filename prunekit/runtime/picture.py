@@ -121,7 +121,7 @@ def _story(story: Story, top: int) -> tuple[list[str], int]:
             if part.start == 0:
                 shapes.append(_text(EDGE, middle, name, colour=QUIET))
                 shapes.append(_text(MARGIN - 10, middle, str(count), 'text-anchor="end"', QUIET))
-            left = EDGE + MARGIN - GAP
+            left = float(EDGE + MARGIN - GAP)
             for at in part:
                 shapes += _token(pieces[at], left, top, widths[at], story.depth[at] - needed, needed, story.layers)
                 left += widths[at] + GAP

@@ -26,7 +26,7 @@ from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.serving.address import bind, listen
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+USE = (ROOT / "docs" / "use.md").read_text(encoding="utf-8")
 DOCS = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
@@ -150,9 +150,9 @@ def asked(address, body, seconds=30):
 
 @pytest.mark.slow
 def test_the_documented_command_serves_a_run_and_sigterm_finishes_open_requests(run):
-    _of_the_readme, command = re.findall(r"^prunekit serve run=.*$", README + DOCS, re.MULTILINE)[:2]
+    short, command = re.findall(r"^prunekit serve run=.*$", USE + DOCS, re.MULTILINE)[:2]
     (ask,) = re.findall(r"^curl .*/predict .*$", DOCS, re.MULTILINE)
-    for words in (_of_the_readme, command):
+    for words in (short, command):
         parse_settings("serve", shlex.split(words, comments=True)[2:])
     body = shlex.split(ask)[-1].encode()
     child = started(run, "batch_wait_ms=1500")
