@@ -78,7 +78,7 @@ def plain(story: Story) -> str:
 
 # -- SVG ---------------------------------------------------------------------------------------------
 
-WIDTH, EDGE, MARGIN = 960, 24, 118  # of the picture, around it, and of the names of rows
+WIDTH, EDGE, MARGIN = 1000, 24, 118  # of the picture, around it, and of the names of rows
 LETTER, PAD, GAP = 8.0, 14, 4  # a letter's width at size 13, around a token, between tokens
 ROW, BOX = 30, 24
 PAPER, INK, QUIET, LEAVING = "#fcfcfd", "#14213d", "#667085", "#b42318"
