@@ -43,7 +43,7 @@ LINES = dict.fromkeys(
 VERBS = {verb: [line for line in LINES if line.split()[:2] == ["prunekit", verb]] for verb in main.VERBS}
 COMPARISONS = VERBS["table"] + VERBS["report"]
 ON_A_RUN = [
-    line for verb in ("data", "predict", "export", "bench") for line in VERBS[verb]
+    line for verb in ("data", "prune", "predict", "export", "bench") for line in VERBS[verb]
 ]  # serve: tests/cli/test_serve.py
 COMMANDS = [line for line in LINES if "train.py" in line]
 SHORT = [
@@ -146,7 +146,7 @@ def test_every_command_on_data_or_a_model_runs(command, tmp_path, monkeypatch, c
         words = [f"run={folder}" if word.startswith("run=") else word for word in words] + short.get(verb, [])
     if "model=./my_model" in words:
         my_model(tmp_path)
-        words.append("batch_sizes=[2]")
+        words += {"prune": ["bench.examples=2", "bench.rounds=1"]}.get(verb, ["batch_sizes=[2]"])
     if "from=bench.json" in words:
         (tmp_path / "bench.json").write_text(json.dumps(RESULT.to_json()))
         (tmp_path / "RESULTS.md").write_text("<!-- bench -->\n<!-- end of bench -->\n")
@@ -182,8 +182,10 @@ def test_every_command_within_a_line_is_accepted():
 def test_the_python_of_each_page_runs(tmp_path, monkeypatch, capsys):
     run(shortened("python train.py", tmp_path), monkeypatch)
     (folder,) = (tmp_path / "runs").glob("bbc_news/top/*/*/*/model")
+    monkeypatch.chdir(tmp_path)
+    my_model(tmp_path)
     for page in ("README.md", "docs/use.md"):
-        namespace = {}
+        namespace = {"texts": [f"the printer number {row} is broken" for row in range(64)]}
         for block in blocks(page, "python"):
             exec(re.sub(r'"runs/[^"]*"', repr(str(folder)), block), namespace)
     assert namespace["logits"].shape == (1, 5)

@@ -48,7 +48,6 @@ def _drop(row: Row) -> float | int | None:
 MEASURES = {
     measure.name: measure
     for measure in (
-        Measure("kl", lambda row: row["scores"].get("kl"), digits=4, tested=True, lower=True),
         Measure("score", lambda row: row["score"], 100, tested=True),
         Measure("drop", _drop, 100, tested=True),
         Measure("validation", lambda row: row["validation"], 100, tested=True),
@@ -57,5 +56,6 @@ MEASURES = {
         Measure("gflops", lambda row: row["flops"]["pruned_g"], digits=3),
         Measure("seconds", lambda row: row["seconds"], digits=0),
         Measure("memory", lambda row: row.get("peak_memory_mib"), digits=0, unit=" MiB"),
+        Measure("kl", lambda row: row["scores"].get("kl"), digits=4, tested=True, lower=True),
     )
 }

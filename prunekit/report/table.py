@@ -30,6 +30,8 @@ from prunekit.report.rows import (
     with_teachers,
 )
 
+# the order of the README: these methods first, these controls last, any other between them by name
+FIRST, LAST = (DENSE, "top", "ltp"), ("topk", "threshold", "random", "first")
 NOT_OF_DENSE = ("budget", "method.")  # fields that a dense run does not have
 
 
@@ -183,11 +185,13 @@ def _heads(runs: Sequence[Row], names: Sequence[str], order: Mapping[str, Sequen
 
 
 def rank(name: str, value: str, wanted: Sequence[str]) -> tuple[int, float | int, str]:
-    """Return a sort key for a value of a field: `wanted` values first, dense, numbers by size, the rest by name."""
+    """Return a sort key for a value of a field: `wanted` values first, methods as in the README, numbers by size."""
     if value in wanted:
         return 0, wanted.index(value), value
-    if name == "method" and value == DENSE:
-        return 1, 0, value
+    if name == "method" and value in LAST:
+        return 3, LAST.index(value), value
+    if name == "method":
+        return (1, FIRST.index(value), value) if value in FIRST else (2, 0, value)
     try:
         return 1, float(value.removesuffix("x")), value
     except ValueError:

@@ -163,11 +163,15 @@ def open_labelling(given: str | Path | None, refused: str, instead: str, *, word
         ConfigError: as of `open_run`, or the model does something else.
     """
     run = open_run(given)
-    fitting = [name for name, kind in KINDS.items() if kind.labels_texts or (words and kind.labels_words)]
-    if run.spec.kind.name not in fitting:
-        *kinds, last = fitting
+    kind = run.spec.kind
+    if not kind.labels_texts and not (words and kind.labels_words):
+        *kinds, last = [
+            each.name
+            for each in KINDS.values()
+            if not each.asks_teacher and (each.labels_texts or (words and each.labels_words))
+        ]
         raise ConfigError(
-            f"run={given} {run.spec.kind.does}{refused}.\nAllowed: a run of {', '.join(kinds)} or {last}.\n{instead}"
+            f"run={given} {kind.does}{refused}.\nAllowed: a run of {', '.join(kinds)} or {last}.\n{instead}"
         )
     return run
 

@@ -20,12 +20,14 @@ class JsonObject:
     """
 
     @classmethod
-    def from_json(cls: type[Object], content: Mapping[str, Any]) -> Object:
+    def from_json(cls: type[Object], content: Any) -> Object:
         """Read an object as `json.loads` returns it; values that are no objects are taken as they are.
 
         Raises:
             ValueError: a required key is missing, a key is unknown, or a value is no object where one belongs.
         """
+        if not isinstance(content, Mapping):
+            raise ValueError("is no object")
         keys = cls._keys()
         for key in keys.values():
             if key.default is MISSING and key.name not in content:

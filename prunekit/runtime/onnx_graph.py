@@ -128,7 +128,8 @@ class _Graph(nn.Module):
         inputs = dict(zip(self.names, given, strict=True))
         depths: list[Tensor] = []
         output = self.model(**inputs, depths=depths)
-        logits = logits_of(output, {"attention_mask": torch.ones_like(inputs["input_ids"])})
+        ids = inputs["input_ids"]
+        logits = logits_of(output, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         return logits, depths[0]
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.models import FAMILIES, sentences, tiny_model
+from support.families import FAMILIES
+from support.models import sentences, tiny_model
 
 from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.layout import TokenLayout
