@@ -155,7 +155,7 @@ OTHER_KINDS = {
     "questions": Job([*SMALL, "task=squad2", "backbone=tiny", "method=topk", "budget=1.3x"]),
     "translation": Job([*TRANSLATION, "method=topk"]),
     "translation, ltp": Job([*TRANSLATION, "method=ltp", "method.hard_fraction=0.5"]),
-    "labels of words": Job([*TOKENS, *WORDS, "method=topk", "budget=1.3x"]),
+    "labels of words": Job(["task=csv", *TOKENS[1:], *WORDS, "method=topk", "budget=1.3x"]),
     "several labels": Job([*TOKENS, *SEVERAL, "task.tune_thresholds=true", "method=topk"]),
 }
 
