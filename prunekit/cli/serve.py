@@ -13,6 +13,8 @@ from prunekit.runs.finished import open_labelling
 from prunekit.runtime.extras import MissingPackageError, need
 from prunekit.serving.address import bind
 
+MOST_CHARACTERS = 1_000_000  # of a file of tokens
+
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C, then finish what was accepted. Return 0.
@@ -65,12 +67,14 @@ def read_tokens(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        tokens = Path(os.path.expanduser(path)).read_text(encoding="ascii").split()
+        with Path(os.path.expanduser(path)).open(encoding="ascii") as stream:
+            text = stream.read(MOST_CHARACTERS + 1)  # a device may never end
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
         tokens, problem = [], f"cannot be read ({reason})"
     else:
-        problem = "holds no token"
+        is_long = len(text) > MOST_CHARACTERS
+        tokens, problem = [] if is_long else text.split(), "is too long" if is_long else "holds no token"
     if not tokens:
         raise ConfigError(
             f"tokens={path} {problem}.\nAllowed: a file with one token in a line.\n"

@@ -65,7 +65,7 @@ def parse_settings(command: str | Path, arguments: Sequence[str]) -> dict[str, A
         else:
             raise _unknown(argument, keys, command)
     if paths:
-        values[PATHS] = paths
+        values[PATHS] = _checked(keys[PATHS], paths, command)
     return values if block is None else values | {block: others}
 
 
@@ -90,6 +90,10 @@ def _parse_value(key: Key, text: str, command: str | Path) -> Any:
         value = text
     if domain == "path":
         value = _expand_home(value)
+    return _checked(key, value, command)
+
+
+def _checked(key: Key, value: Any, command: str | Path) -> Any:
     if complaint := key.complaint(value):
         raise ConfigError(
             f"{key.path}={shown(value)} {complaint}.\nAllowed: {key.allowed}.\n"

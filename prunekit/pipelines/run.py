@@ -12,7 +12,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.config.places import free_space
 from prunekit.console import say
 from prunekit.environment import command
-from prunekit.files import remove_leftovers, seal_folder
+from prunekit.files import seal_folder
 from prunekit.models.sources import find_source
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.finished import finished_result
@@ -116,7 +116,7 @@ def _stored(folder: RunFolder, cfg: dict[str, Any], teacher: bool) -> AnyResult 
 def _tidy(folder: RunFolder, cfg: dict[str, Any]) -> None:
     """Remove what a finished run does not need, also what a kill after its result left."""
     discard_resume_points(folder.checkpoints, keep_best=cfg["trainer"].get("keep_checkpoints", False))
-    remove_leftovers(folder.path, folder.path / MODEL)
+    folder.remove_leftovers()
 
 
 def after_fit(plan: Plan, teacher_for: Plan | None) -> float | None:

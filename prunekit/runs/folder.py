@@ -100,6 +100,10 @@ class RunFolder:
 
     # -- beginning -------------------------------------------------------------------------------------
 
+    def remove_leftovers(self) -> None:
+        """Remove the unfinished files that killed processes of this run left, in its folder and those below."""
+        remove_leftovers(self.path, *(path for path in self.path.glob("*") if path.is_dir()))
+
     def prepare(self, cfg: Mapping[str, Any], command: str) -> None:
         """Make the folder and write config.yaml and manifest.json; with `force`, remove what a finished run left.
 
@@ -109,7 +113,7 @@ class RunFolder:
             self.clear()  # without a result this run was interrupted, and is resumed
         elif problem := self.read_result()[1]:
             print(problem, file=sys.stderr)
-        remove_leftovers(self.path, self.checkpoints, self.path / MODEL)
+        self.remove_leftovers()
         text = yaml.safe_dump(dict(cfg), sort_keys=False, allow_unicode=True)
         write_sealed_text(self.path / "config.yaml", text, self.hash)
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -97,7 +97,8 @@ def test_without_the_extra_it_says_what_to_install(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "tokens"), [(b"first\nsecond\n", ["first", "second"]), (b" \n", None), ("für".encode(), None)]
+    ("content", "tokens"),
+    [(b"first\nsecond\n", ["first", "second"]), (b" \n", None), ("für".encode(), None), (b"a" * 1_000_001, None)],
 )
 def test_tokens_are_the_lines_of_a_file(content, tokens, tmp_path):
     (tmp_path / "tokens").write_bytes(content)

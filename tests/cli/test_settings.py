@@ -64,6 +64,7 @@ def test_words_become_values(words, values, script):
         ("sizes=[1", "sizes=[1 is not a list."),
         ("sizes=0,1", "sizes=[0, 1] holds 0, which is out of range.\nAllowed: list of int 1.. or null."),
         ("names=null", "names=null is not a list."),
+        ("x" * 300, "is not a path: a name in it has 300"),
         ("--cout=3", "Unknown setting of weigh: --cout=3.\nAllowed: paths, where, names, "),
         ("--cout=3", "\nDid you mean count=...?"),
         ("-x", "\npython tools/weigh.py --help explains them."),

@@ -113,7 +113,9 @@ def test_a_key_keeps_the_best_checkpoint_and_changes_no_hash(own):
 def test_what_a_kill_after_the_result_left_is_removed_by_the_same_command(own):
     place, left, _ = own
     (left / "checkpoints").mkdir()
-    for name in ("checkpoints/last.ckpt", "checkpoints/previous.ckpt", ".config.yaml.7.tmp", "model/.x.8.tmp"):
+    (left / "plots").mkdir(exist_ok=True)
+    checkpoints = ("checkpoints/last.ckpt", "checkpoints/previous.ckpt")
+    for name in (*checkpoints, ".config.yaml.7.tmp", "model/.x.8.tmp", "plots/.y.9.tmp"):
         (left / name).touch()
     run(config(place))
     assert not (left / "checkpoints").exists()
