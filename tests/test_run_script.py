@@ -15,6 +15,7 @@ case "$*" in
     "-c "*) echo "${STUB_VERSION:-3.11}"; [ "${STUB_VERSION:-3.11}" = 3.11 ] ;;
     --version) echo "Python ${STUB_VERSION:-3.11}.0" ;;
     "-m venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo venv >> log ;;
+    "-m pip install "*" --upgrade pip") exit "${STUB_NEWER:-0}" ;;
     "-m pip install "*) sleep 0.2; echo "pip" >> log; exit "${STUB_PIP:-0}" ;;
     "train.py --help") echo help ;;
     *) echo "$PWD|$*|${PYTHONDONTWRITEBYTECODE-unset}|$VIRTUAL_ENV"; exit 3 ;;
@@ -78,6 +79,13 @@ def test_a_half_finished_installation_is_done_again(project: Path):
     assert "the packages could not be installed; see pip's message above, then run the same command again." in err
     assert run(project)[:2] == (0, "help\n")
     assert steps(project) == ["venv", "pip"] * 2
+
+
+def test_where_no_newer_pip_is_to_be_had_the_old_one_installs(project: Path):
+    code, out, err = run(project, STUB_NEWER="1")
+    assert (code, out) == (0, "help\n")
+    assert err.endswith("run: no newer pip was found; the one of Python takes a minute longer\n")
+    assert steps(project) == ["venv", "pip"]
 
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="without flock two starts are not kept apart")
