@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -49,9 +49,24 @@ def decisions_per_row(labels: Shaped[Tensor, "batch *more"]) -> Int[Tensor, "bat
 def class_loss(
     logits: Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"],
     labels: Int[Tensor, "batch *more"],
+    smoothing: float = 0.0,
+    weights: Sequence[float] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy of classes, or of the first and last token of an answer."""
-    return F.cross_entropy(choices(logits).float(), labels.flatten())
+    """Return the cross-entropy of classes, or of the first and last token of an answer.
+
+    A share `smoothing` of each label is spread evenly over all classes (Szegedy et al., arXiv:1512.00567). `weights`
+    are factors, one per class; the mean is over their sum, so that only their ratios count.
+    """
+    factors = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
+    return F.cross_entropy(choices(logits).float(), labels.flatten(), factors, label_smoothing=smoothing)
+
+
+def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
+    """Return a factor per class that makes all classes weigh the same: rows / (classes * rows of the class).
+
+    A class without rows, whose factor is never used, gets 1. Source: King and Zeng, 2001, as in scikit-learn.
+    """
+    return tuple(sum(counts) / (len(counts) * count) if count else 1.0 for count in counts)
 
 
 def word_loss(logits: Float[Tensor, "words classes"], labels: Int[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
@@ -127,7 +142,7 @@ class KindLosses:
     are the labels.
     """
 
-    task: Callable[[Tensor, Tensor], Float[Tensor, ""]]
+    task: Callable[..., Float[Tensor, ""]]
     imitation: Callable[[Tensor, Tensor, float], Float[Tensor, ""]] = distillation_loss
     distils: bool = True
 
@@ -158,9 +173,15 @@ def task_loss(
     logits: Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens outputs"],
     labels: Shaped[Tensor, "batch *more"],
     kind: Named,
+    smoothing: float = 0.0,
+    weights: Sequence[float] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the loss on labels of a kind of task; targets of a translation are smoothed by 0.1."""
-    return LOSSES[kind.name].task(logits, labels)
+    """Return the loss on labels of a kind of task; targets of a translation are smoothed by 0.1.
+
+    `smoothing` and `weights` are those of `class_loss`, and given for classes alone.
+    """
+    loss = LOSSES[kind.name].task
+    return loss(logits, labels, smoothing, weights) if smoothing or weights is not None else loss(logits, labels)
 
 
 def imitation_loss(

@@ -1,5 +1,7 @@
 """Terms of the losses: the numbers of top.md T14 to T17, and what must not change them."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.tokens import TOKENS
 from prunekit.losses import (
     arp2_loss,
+    balanced_weights,
     decisions_per_row,
     distillation_loss,
     imitation_loss,
@@ -36,6 +39,24 @@ def test_classes_are_learned_by_cross_entropy():
     # ln(1 + e^-2), and ln 2
     loss = task_loss(tensor([1.0, -1.0], [0.0, 0.0]), tensor(0, 1), CLASSIFICATION)
     assert float(loss) == pytest.approx((0.126928 + 0.693147) / 2, abs=1e-6)
+
+
+def test_a_smoothed_label_is_spread_over_all_classes():
+    """0.2 of the label of two classes: 0.9 of it stays, 0.1 goes to the other."""
+    logits = torch.tensor([[0.0, math.log(3.0)]])  # probabilities 1/4, 3/4
+    expected = -0.9 * math.log(0.25) - 0.1 * math.log(0.75)
+    assert task_loss(logits, torch.tensor([0]), CLASSIFICATION, 0.2).item() == pytest.approx(expected)
+
+
+def test_a_class_of_twice_the_weight_counts_twice():
+    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, math.log(3.0)]])
+    expected = (-2 * math.log(0.25) - math.log(0.75)) / 3
+    given = task_loss(logits, torch.tensor([0, 1]), CLASSIFICATION, weights=(2.0, 1.0))
+    assert given.item() == pytest.approx(expected)
+
+
+def test_balanced_weights_make_all_classes_weigh_the_same():
+    assert balanced_weights([6, 2, 0]) == (8 / 18, 8 / 6, 1.0)
 
 
 def test_scores_are_learned_by_squared_error():

@@ -9,8 +9,8 @@ prune, which replaces `budget`. `before` is what runs did before there was the k
 value. `was` is the default before it changed: the hash counts the default as that one.
 Domains: `int 1..9`, `float 0..`, `float (0..1]` (an open end excludes its number), `bool`, `text`, `path`, `budget`,
 `block`, `one of a|b`, `list of <domain>`, `text or list of text`, `layers 1..` (rising layer numbers, checked against
-the backbone), `band` and `bands`: two, or two or more, rising lengths of texts, each a number of tokens, `q25` (a
-quantile), `median` or `max`.
+the backbone), `class weights` (`balanced`, or a list of positive numbers), `band` and `bands`: two, or two or more,
+rising lengths of texts, each a number of tokens, `q25` (a quantile), `median` or `max`.
 """
 
 from __future__ import annotations
@@ -142,6 +142,14 @@ def _text_or_list(value: Any) -> str | None:
     return _list(SIMPLE["text"], value) if value else "is empty"
 
 
+def _class_weights(value: Any) -> str | None:
+    if value == "balanced":
+        return None
+    if not isinstance(value, list) or not value:
+        return "is neither balanced nor a list of numbers"
+    return _list(check_of("float (0..)"), value)
+
+
 def _path(value: Any) -> str | None:
     if wrong := _text("is not a path", value):
         return wrong
@@ -170,6 +178,7 @@ SIMPLE: dict[str, Check] = {
     "path": _path,
     "block": partial(_type, dict, "is not a block of keys"),
     "budget": _budget,
+    "class weights": _class_weights,
     "band": partial(_bands, True),
     "bands": partial(_bands, False),
 }

@@ -20,6 +20,7 @@ class TaskKeys:
     Of several labels per text, `label_columns` are columns of 0 and 1, one for each, which a file names as a list in
     `label`. `thresholds` are the probabilities from which a text has each label, () where `tune_thresholds` leaves them
     to the validation split; without it they are 0.5.
+    `class_weights` are factors of the loss on labels, in the order of the classes; "balanced" leaves them to the data.
     Rows with the same value in the column `group` are in the same split.
     """
 
@@ -41,6 +42,7 @@ class TaskKeys:
     validation_fraction: float = 0.1
     test_fraction: float = 0.0
     empty: Literal["error", "drop", "keep"] = "error"
+    class_weights: tuple[float, ...] | Literal["balanced"] | None = None
     unlabelled: Literal["error", "drop", "none"] = "error"
     contradicting: Literal["keep", "drop", "error"] = "keep"
     group: str | None = None

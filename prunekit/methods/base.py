@@ -149,21 +149,30 @@ class TokenPruningMethod(L.LightningModule):
 
         Where these carry no more information than labels, as values do not, labels are used.
         """
-        kind, teacher = self.context.spec.kind, self.context.teacher
+        kind, teacher, training = self.context.spec.kind, self.context.teacher, self.context.training
+
+        def on_labels() -> Tensor:
+            return task_loss(logits, batch["labels"], kind, training.label_smoothing, training.class_weights)
+
         if self.loss == "ce" or not distils(kind):
-            return {"task": task_loss(logits, batch["labels"], kind)}
+            return {"task": on_labels()}
         assert teacher is not None
         wanted, _ = teacher.batch(batch["index"], batch["input_ids"].shape[1])
         terms = {"kd": imitation_loss(logits, wanted, kind, self.kd_temperature)}
         if self.loss == "kd+ce":
-            terms["task"] = task_loss(logits, batch["labels"], kind)
+            terms["task"] = on_labels()
         return terms
 
     # -- fitting ---------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Call `begin_step` before the first batch of each optimiser step."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.begin_step(self.global_step)
+
+    def begin_step(self, step: int) -> None:
         """Begin the hard stage at its first step: freeze the decisions and clear the optimiser's state."""
-        if self.hard and self.global_step == self.soft_steps:
+        if self.hard and step == self.soft_steps:
             self.freeze_decisions()
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,11 +18,15 @@ from prunekit.models.heads import HEADS
 from prunekit.tokens.pruner import TokenPruner
 
 Loss = Literal["ce", "kd", "kd+ce"]
+Schedule = Literal["linear", "cosine", "constant"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """The settings of the optimiser; epochs and steps are those of the whole run."""
+    """The settings of the optimiser; epochs and steps are those of the whole run.
+
+    `label_smoothing` and `class_weights` are those of `losses.class_loss`.
+    """
 
     epochs: int
     steps_per_epoch: int
@@ -32,6 +37,9 @@ class Training:
     clip: float = 1.0
     freeze_embeddings: bool = True
     max_steps: int | None = None
+    schedule: Schedule = "linear"
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def steps(self) -> int:
@@ -40,15 +48,16 @@ class Training:
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def rate(self, step: int, steps: int | None = None) -> float:
-        """Return the factor of the learning rate: it rises linearly during warm-up, then falls linearly to 0.
+        """Return the factor of the learning rate: it rises linearly during warm-up, then follows the schedule.
 
-        `steps` is the length of the schedule; None = the whole run.
+        That falls to 0 linearly or as half a cosine, or is constant. `steps` is its length; None = the whole run.
         """
         length = self.steps if steps is None else steps
         warmup = round(self.warmup_fraction * length)
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        return max(0.0, (length - step) / max(1, length - warmup))
+        left = max(0.0, (length - step) / max(1, length - warmup))
+        return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[self.schedule]
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,9 @@ class ToP(TokenPruningMethod):
         """Whether only the weights learn."""
         return self.gates.is_hard(self.global_step)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def begin_step(self, step: int) -> None:
         """Where a stage begins: fix the decisions if it is a hard one, and forget what the stage before logged."""
-        if not self.gates.begins_stage(self.global_step):
+        if not self.gates.begins_stage(step):
             return
         if self.hard:
             self.freeze_decisions()

@@ -19,7 +19,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import Container, OmegaConf
@@ -250,30 +250,6 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Commit the checkpoint of the last epoch."""
         self._commit(trainer)
-
-
-class StopAfter(Callback):
-    """Callback that ends training after `steps` optimizer steps of the whole run, with an evaluation; None = never.
-
-    Replaces the Trainer's own max_steps, which does not resume exactly and does not evaluate.
-    """
-
-    def __init__(self, steps: int | None) -> None:
-        self.steps = steps
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop at once if a resumed run has already reached the number of steps."""
-        self._stop(trainer)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop if this was the last step."""
-        self._stop(trainer)
-
-    def _stop(self, trainer: L.Trainer) -> None:
-        if self.steps is not None and trainer.global_step >= self.steps:
-            trainer.should_stop = True
 
 
 class FeasibleCheckpoint(ModelCheckpoint):

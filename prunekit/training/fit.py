@@ -14,13 +14,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from prunekit.training.checkpoints import (
     FeasibleCheckpoint,
     LastCheckpoint,
-    StopAfter,
     find_resumable,
     load_weights,
 )
 from prunekit.training.hardware import accelerator_of, precision_of
 from prunekit.training.progress import Progress
 from prunekit.training.rng import RngState
+from prunekit.training.stopping import StopAfter, StopWithoutProgress
 
 
 def fit(
@@ -45,12 +45,13 @@ def fit(
         RuntimeError: no evaluation took place.
         DamagedCheckpointError: the chosen checkpoint was damaged since it was written.
     """
-    best = FeasibleCheckpoint(checkpoints, owner)
+    best, patience = FeasibleCheckpoint(checkpoints, owner), settings["early_stopping"]
     trainer = L.Trainer(
         max_epochs=settings["epochs"],
         accelerator=accelerator_of(settings["accelerator"]),
         devices=1,  # several processes are not supported yet
         precision=precision_of(settings["precision"]),
+        accumulate_grad_batches=settings["accumulate_grad_batches"],
         plugins=[LightningEnvironment()],  # one process, whatever a cluster's variables say
         logger=loggers or [],
         callbacks=[
@@ -58,6 +59,7 @@ def fit(
             LastCheckpoint(checkpoints, seconds=settings["checkpoint_seconds"], owner=owner),
             RngState(),
             StopAfter(settings["max_steps"]),
+            *([] if patience is None else [StopWithoutProgress(patience)]),
             Progress(asked, settings["max_steps"], after),
         ],
         val_check_interval=1.0 / settings["evals_per_epoch"],

@@ -1,9 +1,10 @@
 """What the optimiser of every method trains, and how fast."""
 
+import lightning.pytorch as L
 import pytest
 import torch
 from support.families import FAMILIES
-from support.models import method_under_test, tiny_model
+from support.models import method_under_test, sentences, tiny_model
 
 from prunekit.config.composition import compose
 from prunekit.cost import Shape
@@ -89,6 +90,67 @@ def test_the_hard_stage_begins_with_an_optimiser_that_knows_nothing_of_the_soft_
     optimizer.step()
     found._trainer.optimizers = [optimizer]
     assert optimizer.state
-    found.on_train_batch_start({}, 0)
+    found.begin_step(found.global_step)
     assert fixed == [True]
     assert not optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [("linear", [0.5, 1.0, 0.5, 0.0]), ("cosine", [0.5, 1.0, 0.5, 0.0]), ("constant", [0.5, 1.0, 1.0, 1.0])],
+)
+def test_after_the_warm_up_the_rate_follows_its_schedule(schedule, factors):
+    training = Training(epochs=1, steps_per_epoch=9, lr=1e-3, warmup_fraction=1 / 9, schedule=schedule)
+    assert [training.rate(step) for step in (0, 1, 5, 9)] == pytest.approx(factors)
+
+
+def test_half_a_cosine_falls_late():
+    """A quarter of the way down its time, 0.5 + 0.5 cos(pi / 4) is left."""
+    assert Training(epochs=1, steps_per_epoch=8, lr=1e-3, schedule="cosine").rate(2) == pytest.approx(0.853553)
+
+
+# -- several batches per step --------------------------------------------------------------------------
+
+
+class Batches:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+def test_a_step_begins_with_the_first_of_its_batches():
+    found, begun = method_under_test("topk"), []
+    found._trainer.accumulate_grad_batches = 2
+    found.begin_step = begun.append
+    for number in range(4):
+        found.on_train_batch_start({}, number)
+    assert len(begun) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*in eval mode")  # dropout would draw once more for two batches
+def test_the_gradients_of_two_batches_are_those_of_both_at_once():
+    torch.manual_seed(0)
+    rows = sentences((6, 6, 6, 6)) | {"labels": torch.tensor([0, 1, 2, 0]), "index": torch.arange(4)}
+    halves = [{name: column[part] for name, column in rows.items()} for part in (slice(2), slice(2, 4))]
+    weights = []
+    for batches in ([rows], halves):
+        found = method_under_test("topk", train=True)
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            accumulate_grad_batches=len(batches),
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(found, Batches(batches), Batches(batches))
+        assert trainer.global_step == 1
+        weights.append(found.model.classifier.weight.detach())
+    torch.testing.assert_close(*weights, atol=1e-6, rtol=0)

@@ -125,7 +125,7 @@ def test_the_hard_stage_trains_the_weights_alone():
 
 def test_thresholds_meet_the_budget_where_the_hard_stage_begins():
     found = ltp(step=30, budget=1.7)
-    found.on_train_batch_start(BATCH, 0)
+    found.begin_step(found.global_step)
     assert measured(found) == pytest.approx(1.7, rel=0.02)
 
 
@@ -136,14 +136,14 @@ def test_the_hard_stage_starts_with_a_fresh_optimiser():
     optimizer.step()
     found._trainer.optimizers = [optimizer]
     assert optimizer.state
-    found.on_train_batch_start(BATCH, 0)
+    found.begin_step(found.global_step)
     assert not optimizer.state
 
 
 @pytest.mark.parametrize("step", [0, 29, 31])
 def test_at_every_other_step_thresholds_are_left_alone(step):
     found = ltp(step=step)
-    found.on_train_batch_start(BATCH, 0)
+    found.begin_step(found.global_step)
     assert float(found.policy.scale) == 1.0
 
 

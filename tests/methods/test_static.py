@@ -140,7 +140,7 @@ def test_thresholds_are_scaled_to_meet_the_budget(budget):
 
 def test_before_each_evaluation_the_scale_follows_the_weights(capsys):
     found = threshold(budget=1.8)
-    found.on_train_batch_start({}, 0)
+    found.begin_step(found.global_step)
     before = float(found.policy.scale)
     with torch.no_grad():
         for name, parameter in found.weights():
@@ -163,7 +163,7 @@ def test_a_scale_that_still_meets_the_budget_is_left_alone():
 
 def test_only_the_first_step_of_a_fit_calibrates():
     found = threshold(budget=1.8, step=7)
-    found.on_train_batch_start({}, 0)
+    found.begin_step(found.global_step)
     assert float(found.policy.scale) == 1.0
 
 

@@ -131,7 +131,7 @@ def test_the_optimiser_of_the_reference_starts_again_where_it_begins_to_prune(st
     found = module(step=step, compat=True, hard_fraction=0.0)
     optimizer = SimpleNamespace(state={"a weight": "its momenta"})
     found._trainer.optimizers = [optimizer]
-    found.on_train_batch_start(batch(), 0)
+    found.begin_step(found.global_step)
     assert (not optimizer.state) == cleared
     assert not found.policy.shift.any()
 
@@ -195,7 +195,7 @@ def test_in_short_runs_gates_move_fast_enough_to_close(epochs, rate):
 def test_the_gates_are_fixed_within_the_budget_where_the_hard_stage_begins():
     found = module(step=30, hard_fraction=0.25, budget=1.6, bins=50)
     assert not found.policy.shift.any()
-    found.on_train_batch_start(batch(), 0)
+    found.begin_step(found.global_step)
     assert found.policy.shift.any()
     tokens_in, tokens_out = found.policy.counts(LENGTHS, 4)
     shape = found.context.shape
@@ -206,7 +206,7 @@ def test_the_gates_are_fixed_within_the_budget_where_the_hard_stage_begins():
 def test_gates_are_left_alone_at_every_other_step():
     for step in (29, 31):
         found = module(step=step, hard_fraction=0.25)
-        found.on_train_batch_start(batch(), 0)
+        found.begin_step(found.global_step)
         assert not found.policy.shift.any()
 
 
@@ -389,7 +389,7 @@ def test_of_the_learned_profile_and_the_first_one_the_better_is_taken(monkeypatc
         found.policy.loga.add_(torch.tensor([0.5, -0.5, 0.0]))
     scores = iter([learned, before])  # in the order in which they are measured
     monkeypatch.setattr(ToP, "_validation_score", lambda self: next(scores))
-    found.on_train_batch_start(batch(), 0)
+    found.begin_step(found.global_step)
     assert torch.equal(found.policy.loga, first) == (taken == "before")
 
 

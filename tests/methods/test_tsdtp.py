@@ -500,7 +500,7 @@ def test_six_layers_prune_as_far_in_as_twelve():
 @pytest.mark.parametrize(("name", "budget"), [("dtp", 1.3), ("dtp", 2.0), ("tsdtp", 1.6)])
 def test_the_hard_stage_meets_the_budget(name, budget):
     found = dtp(name, budget=budget, step=24)
-    found.on_train_batch_start(BATCH, 0)
+    found.begin_step(found.global_step)
     assert found.hard
     assert measured(found) == pytest.approx(budget, rel=0.02)
     assert set(found.terms(BATCH)) == {"task"}

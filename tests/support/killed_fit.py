@@ -26,12 +26,12 @@ from prunekit.training.checkpoints import (
     FeasibleCheckpoint,
     LastCheckpoint,
     PlainCheckpointIO,
-    StopAfter,
     find_resumable,
 )
 from prunekit.training.metrics_log import JsonlLogger
 from prunekit.training.progress import Progress
 from prunekit.training.rng import RngState
+from prunekit.training.stopping import StopAfter
 
 assert "wandb" not in sys.modules  # imported only where it is asked for
 

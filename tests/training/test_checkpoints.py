@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from support.damage import flip
 from support.paths import TESTS, visible
-from torch import nn
+from support.scripted_fit import Scripted, fit
 
 from prunekit.files import read_jsonl
 from prunekit.runs.folder import discard_resume_points
@@ -22,7 +22,6 @@ from prunekit.training.checkpoints import (
     FeasibleCheckpoint,
     LastCheckpoint,
     PlainCheckpointIO,
-    StopAfter,
     find_resumable,
     load_weights,
     to_plain_types,
@@ -301,66 +300,6 @@ def test_states_of_two_processes_are_refused_by_one():
 # -- the best and the closest ------------------------------------------------------------------------
 
 
-class Scripted(L.LightningModule):
-    """A module that evaluates to the given metrics, one triple per epoch; its weight is the number of the epoch."""
-
-    def __init__(self, script, names=("score", "feasible", "budget_gap")):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.script = script
-        self.names = names
-
-    def training_step(self, batch, batch_idx):
-        return self.weight.sum()
-
-    def on_train_epoch_start(self):
-        with torch.no_grad():
-            self.weight.fill_(float(self.current_epoch))
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    def on_validation_epoch_end(self):
-        self.log_dict(dict(zip(self.names, map(float, self.script[self.current_epoch]), strict=False)))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
-class Steps:
-    """Batches 0, 1, 2, ..., from a position."""
-
-    def __init__(self, steps=1):
-        self.steps = steps
-
-    def __len__(self):
-        return self.steps
-
-    def __iter__(self):
-        yield from torch.arange(self.steps)
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
-
-def fit(module, callbacks, *, epochs, resume=None, **options):
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        callbacks=callbacks,
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(module, Steps(), Steps(), ckpt_path=resume)
-    return trainer
-
-
 def weight(path):
     return torch.load(path, weights_only=True)["state_dict"]["weight"].item()
 
@@ -461,8 +400,3 @@ def test_a_trainer_with_max_steps_is_refused(tmp_path):
     message = r"Trainer\(max_steps=7\) makes Lightning count an epoch twice .* add the callback StopAfter\(7\)"
     with pytest.raises(ValueError, match=message):
         fit(Scripted([(0.5, 1, 0.0)]), [LastCheckpoint(tmp_path)], epochs=1, max_steps=7)
-
-
-def test_stop_after_none_never_stops(tmp_path):
-    assert fit(Scripted([(0.5, 1, 0.0)] * 3), [StopAfter(None)], epochs=3, enable_checkpointing=False).global_step == 3
-    assert fit(Scripted([(0.5, 1, 0.0)] * 3), [StopAfter(2)], epochs=3, enable_checkpointing=False).global_step == 2

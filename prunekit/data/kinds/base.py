@@ -39,6 +39,7 @@ class TaskKind(ABC):
     own_keys: tuple[str, ...] = ()  # keys of a task that mean something to this kind alone
     may_lack_labels: bool = False  # whether a text may have none
     labels_words: bool = False  # whether a prediction is a list, a label per word
+    predicts_class: bool = False  # whether each text has one class, whose loss may be smoothed and weighted
     predicts_value: bool = False  # whether a head has one output, which is a value
     asks_teacher: bool = False  # whether no row has a label: the outputs of the model that was given are learned
     does: str = ""  # what a model of this kind does, for messages; "" = it gives each text one label or value

@@ -188,6 +188,8 @@ CLASSIFICATION = Classification(
     "classification",
     metrics=("accuracy", "f1", "macro_f1", "matthews", "mean_of_accuracy_f1"),
     default_metrics=("accuracy", "macro_f1"),
+    own_keys=("class_weights",),
+    predicts_class=True,
     correct_label="Correct these rows, name another column with task.label=..., or for lists set task.kind=multilabel.",
 )
 REGRESSION = Regression(

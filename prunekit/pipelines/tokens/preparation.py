@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from transformers import PreTrainedModel
 
 from prunekit.config.budget import parse_budget
-from prunekit.config.errors import ConfigError
+from prunekit.config.errors import ConfigError, listed, shown
 from prunekit.config.identity import is_dense
 from prunekit.config.keys import declared
 from prunekit.console import say, silence_libraries
 from prunekit.cost import Shape
-from prunekit.data.encoding import EncodedSplit
+from prunekit.data.encoding import EncodedSplit, LabelTargets, Targets
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.module import TokenPruningDataModule
+from prunekit.data.spec import TaskSpec
 from prunekit.data.vocabulary import left_out, remarks
+from prunekit.losses import balanced_weights
 from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.models.heads import stored_head
@@ -146,7 +151,7 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
         shape=Shape.from_config(read_config(run.backbone)),
         training=Training(
             epochs=trainer["epochs"],
-            steps_per_epoch=len(data.train_dataloader()),
+            steps_per_epoch=math.ceil(len(data.train_dataloader()) / trainer["accumulate_grad_batches"]),
             lr=trainer["lr"] or cfg["backbone"]["lr" if dense else "pruning_lr"],
             head_lr=cfg["backbone"]["head_lr"] if dense else None,  # a teacher's head is trained already
             weight_decay=trainer["weight_decay"],
@@ -154,6 +159,9 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
             clip=trainer["clip"],
             freeze_embeddings=trainer["freeze_embeddings"],
             max_steps=trainer["max_steps"],
+            schedule=trainer["schedule"],
+            label_smoothing=trainer["label_smoothing"],
+            class_weights=class_weights(run.spec, data.split("train").targets, data.label_names or ()),
         ),
         lengths={name: data.split(name).lengths for name in SPLITS},
         budget=parse_budget(cfg["budget"]),
@@ -163,6 +171,25 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
         targets=[data.split(name).targets for name in data.validation_splits],
         protected={name: data.split(name).protected for name in SPLITS},
     )
+
+
+def class_weights(spec: TaskSpec, train: Targets, names: Sequence[str]) -> tuple[float, ...] | None:
+    """Return the factor of each class in the loss, in the order of the classes; None where all count the same.
+
+    Raises:
+        ConfigError: there is not one for each class.
+    """
+    weights = spec.class_weights
+    if weights == "balanced":
+        assert isinstance(train, LabelTargets)
+        return balanced_weights(torch.bincount(train.labels, minlength=len(names)).tolist())
+    if weights is not None and len(weights) != len(names):
+        raise ConfigError(
+            f"task.class_weights=[{listed(map(shown, weights))}] has {len(weights)} numbers, but {spec.name} has "
+            f"{len(names)} classes: {listed(names)}.\nAllowed: balanced, or a number above 0 for each class.\n"
+            f"Give task.class_weights=[{', '.join('1.0' for _ in names)}], with these numbers changed."
+        )
+    return None if weights is None else tuple(map(float, weights))
 
 
 def derive_budget(
