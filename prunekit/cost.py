@@ -281,7 +281,8 @@ class CostMeter(Metric):
 
     `flops_vs_unpadded` compares with the same sentences unpruned and without padding, `flops_vs_padded` with every
     sentence padded to `padded_to` tokens (ToP's convention; longer sentences have the same constant baseline there,
-    and so here). Both are ratios of sums. `extra_macs` adds the scorer's work per sentence.
+    and so here). Both are ratios of sums. `extra_macs` adds the scorer's work per sentence. `shape` is that of the
+    unpruned encoder: an update with fewer layers is of a model that has no more, and no tokens enter the others.
     """
 
     full_state_update = False
@@ -313,7 +314,7 @@ class CostMeter(Metric):
         self.pruned += spent.sum()
         self.unpadded += dense.sum()
         self.ratios += (spent / dense).sum()
-        self.tokens += tokens_out.double().sum(-1)
+        self.tokens[: len(tokens_out)] += tokens_out.double().sum(-1)
 
     def compute(self) -> dict[str, Tensor]:
         """Return GFLOPs per sentence (dense_unpadded_g, dense_padded_g, pruned_g), reductions and tokens per layer."""

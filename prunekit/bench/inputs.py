@@ -13,13 +13,18 @@ from torch import Tensor
 
 from prunekit.bench.protocol import Encoded
 from prunekit.data.encoding import EncodedSplit
+from prunekit.tokens.cutting import cut
 
 
-def encode_row(split: EncodedSplit, row: int) -> Encoded:
-    """Return the token ids of a row, with its token types if it has several."""
+def encode_row(split: EncodedSplit, row: int, longest: int | None = None) -> Encoded:
+    """Return the token ids of a row, with its token types if it has several; cut at `longest` tokens."""
     text = Encoded(split.row(row))
-    if split.segments is not None:
-        types = split.segments.row(row).tolist()
+    types = None if split.segments is None else split.segments.row(row).tolist()
+    if longest is not None and len(text) > longest:
+        batch = cut(split.batch(torch.tensor([row])), longest)
+        text = Encoded(batch["input_ids"][0].tolist())
+        types = None if types is None else batch["token_type_ids"][0].tolist()
+    if types is not None:
         text.types = types if any(types) else None
     return text
 

@@ -77,7 +77,7 @@ def load_run(run: FinishedRun, examples: int | None, seed: int, elsewhere: str |
     return BenchSubject(
         folder=run.model,
         model=model,
-        texts=[encode_row(split, row) for row in chosen],
+        texts=[encode_row(split, row, encoder_of(model).longest) for row in chosen],
         place=run.path,
         about={
             "title": f"{run.result.method} on {run.result.task}",

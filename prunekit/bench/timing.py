@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from prunekit.data.encoding import Batch
 from prunekit.models.forward import run_encoder, run_stock_encoder
 from prunekit.runtime.kernels.threads import threads
+from prunekit.tokens.cutting import cut
+from prunekit.tokens.encoder import encoder_of
 
 Candidate = Callable[[Batch], object]
 
@@ -56,24 +58,29 @@ def time_rounds(
 
 def compare_speed(
     pruned: PreTrainedModel,
+    dense: PreTrainedModel,
     stock: PreTrainedModel,
     batches: Sequence[Batch],
     rounds: Iterable[int],
 ) -> dict[str, float | int]:
     """Return ms per batch of dense-padded, dense-packed and pruned-packed on the same batches, medians over rounds.
 
-    `pruned` has prunekit's encoder, `stock` is the plain Hugging Face model with the same weights. Speed-ups are
-    medians of per-round ratios; `control` is dense-packed against itself, which shows how far to trust them.
+    `pruned` and `dense` have prunekit's encoder, `stock` is the dense one as a plain Hugging Face model. Speed-ups are
+    medians of per-round ratios; `control` is dense-packed against itself, which shows how far to trust them. Texts of
+    a model that reads cut ones are cut before, as its tokenizer would.
     """
+    longest, read = encoder_of(pruned).longest, dict[int, Batch]()
+    for batch in batches:
+        read[id(batch)] = batch if longest is None else cut(batch, longest)
 
-    def run_packed(batch: Batch, *, prune: bool) -> None:
-        run_encoder(pruned, batch, "pack", prune=prune)
+    def run_dense(batch: Batch) -> None:
+        run_encoder(dense, batch, "pack", prune=False)
 
     candidates: dict[str, Candidate] = {
         "dense_padded": partial(run_stock_encoder, stock),
-        "dense_packed": partial(run_packed, prune=False),
-        "pruned_packed": partial(run_packed, prune=True),
-        "control": partial(run_packed, prune=False),
+        "dense_packed": run_dense,
+        "pruned_packed": lambda batch: run_encoder(pruned, read[id(batch)], "pack", prune=True),
+        "control": run_dense,
     }
     with torch.inference_mode(), threads(1):
         spent = time_rounds(candidates, batches, rounds)

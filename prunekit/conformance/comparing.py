@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.data.encoding import Batch
+from prunekit.tokens.cutting import cut
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution, Trace
 
@@ -20,14 +21,14 @@ TOLERANCE = 1e-4  # of logits and hidden states in float32, between two ways to 
 
 
 def _sentences(lengths: Sequence[int], model: PreTrainedModel, width: int | None = None) -> dict[str, Tensor]:
-    """Return random token ids of these lengths, padded to the longest or to `width`."""
+    """Return random token ids of these lengths, padded to the longest or to `width`, as the model reads them."""
     generator = torch.Generator().manual_seed(0)
     longest = width or max(lengths)
     ids = torch.full((len(lengths), longest), model.config.pad_token_id or 0)
     for row, length in enumerate(lengths):
         ids[row, :length] = torch.randint(5, model.config.vocab_size, (length,), generator=generator)
     real = torch.arange(longest)[None, :] < torch.tensor(list(lengths))[:, None]
-    return {"input_ids": ids, "attention_mask": real.long()}
+    return cut({"input_ids": ids, "attention_mask": real.long()}, encoder_of(model).longest)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from prunekit.conformance.running import (
     _fit,
     _random_classifier,
 )
+from prunekit.cost import dense_macs, encoder_macs
 from prunekit.data.spec import TaskSpec
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.models import pretrained
@@ -74,7 +75,7 @@ class MethodConformance:
 
     def test_protected_tokens_are_kept(self) -> None:
         """Check that [CLS], and the tokens that a caller marks, are kept at every layer."""
-        method = self._pruning()
+        method = self._deciding()
         batch = _sentences(LENGTHS, method.model)
         marked = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
         for row, length in enumerate(LENGTHS):
@@ -96,7 +97,7 @@ class MethodConformance:
 
     def test_no_dropped_token_returns(self) -> None:
         """Check that no later layer keeps a token that was dropped, and that padding is never kept."""
-        method = self._pruning()
+        method = self._deciding()
         pruner = _pruner(method)
         for execution in DECIDING:
             before = [set(range(length)) for length in LENGTHS]
@@ -170,7 +171,9 @@ class MethodConformance:
             model = method.model
             if family != model.config.model_type:
                 other = _random_classifier(cfg["backbone"] | {"family": family}, labels)
-                model = install(other, copy.deepcopy(_pruner(method)))
+                model = method.options.equip(other, method.context.shape)
+                if method.pruner is not None:
+                    install(model, copy.deepcopy(method.pruner))
             batch = _sentences(LENGTHS, model)
             mask = _see(model, batch, "mask")
             for execution in ("drop", "pack"):
@@ -308,34 +311,38 @@ class MethodConformance:
         if kind not in _PRUNING:
             method = copy.deepcopy(self._built().method).eval()
             self.prepare(method)
-            if _pruned(method)[0] == 0:
+            if not _saves(method) and method.pruner is not None:
                 method = _fit(self._given()).method.eval()
             _PRUNING[kind] = method
-        if _pruned(_PRUNING[kind])[0] == 0:
+        if not _saves(_PRUNING[kind]):
             _fail(
                 f"{' '.join(self.overrides)} prunes nothing: neither with random parameters nor after a short fit "
-                "is any token dropped, so the checks would prove nothing",
-                "the policy always keeps, or decides at no layer. If it needs another state, override "
+                "does it compute less than the dense model, so the checks would prove nothing",
+                "the policy always keeps, or decides at no layer; or there is no pruner, because build_pruner(shape) "
+                "of its Options returns None, as that of the dense method. If it needs another state, override "
                 "prepare(method) in the test; if it needs other options, add them to overrides.",
             )
         return copy.deepcopy(_PRUNING[kind])
+
+    def _deciding(self) -> TokenPruningMethod:
+        """Return the same, of a method that decides on tokens; the checks of decisions are for no other."""
+        method = self._pruning()
+        if method.pruner is None:
+            pytest.skip("it changes the encoder, or what the encoder reads, and decides on no token inside it")
+        return method
 
 
 _PRUNING: dict[type, TokenPruningMethod] = {}
 
 
 def _pruner(method: TokenPruningMethod) -> TokenPruner:
-    if method.pruner is None:
-        _fail(
-            f"{type(method).__name__} has no pruner",
-            "build_pruner(shape) of its Options returns None, as that of the dense method.",
-        )
+    assert method.pruner is not None
     return method.pruner
 
 
 def _disturb(method: TokenPruningMethod) -> None:
     """Move the pruner's parameters until it prunes; of the states that do, choose the first balanced one."""
-    parameters = list(_pruner(method).parameters())
+    parameters = [] if method.pruner is None else list(method.pruner.parameters())
     start = [parameter.detach().clone() for parameter in parameters]
     best, best_distance = start, float("inf")
     for draw in range(len(SCALES) * TRIES if parameters else 0):
@@ -354,6 +361,13 @@ def _disturb(method: TokenPruningMethod) -> None:
 def _assign(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
+
+
+def _saves(method: TokenPruningMethod) -> bool:
+    """Return whether the suite's sentences cost less than in the dense model."""
+    lengths, trace = torch.tensor(LENGTHS), _see(method.model, _sentences(LENGTHS, method.model), "mask").trace
+    spent = encoder_macs(method.context.shape, trace.tokens_in, trace.tokens_out).sum()
+    return bool(spent < dense_macs(method.context.shape, lengths).sum())
 
 
 def _pruned(method: TokenPruningMethod) -> tuple[float, int]:

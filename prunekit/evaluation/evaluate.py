@@ -18,6 +18,8 @@ from prunekit.evaluation.judges import JUDGES
 from prunekit.evaluation.judging import Predictions, RowColumns
 from prunekit.losses import decisions_per_row
 from prunekit.models.forward import evaluating, forward_logits, on_device, run_encoder
+from prunekit.tokens.cutting import columns_of
+from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution, Trace
 
 
@@ -87,9 +89,10 @@ class Evaluation:
     def compute(self) -> EvaluationResult:
         """Return what was measured over all batches, synchronised over processes."""
         spent = self.cost.compute()
-        tokens = [float(count) for count in spent.pop("tokens_out_mean")]
+        entered = spent.pop("tokens_out_mean")
         costs = {name: float(value) for name, value in spent.items()}
         lengths, counts, decisions = self._rows.by_row()
+        tokens = [float(count) for count in entered[: counts.shape[1]]]
         verdict = self.judge.compute()
         per_row = PerRow(lengths, counts, decisions, verdict.predictions)
         return EvaluationResult(
@@ -146,11 +149,20 @@ def kept_tokens(
     trace = Trace.scoring(range(model.config.num_hidden_layers))
     with evaluating(model):
         run_encoder(model, batch, "mask", trace=trace)
-    real = batch["attention_mask"] > 0
-    width = real.shape[1]  # a model whose decisions depend on padding has read more of it
-    passed = torch.stack([(entry.keep[:, :width] > 0) & real for entry in trace.layers])
-    entered = torch.cat([real[None], passed[:-1]])  # a layer's attention sees what the layer before kept
+    real, longest = batch["attention_mask"] > 0, encoder_of(model).longest
+    read = None if longest is None else columns_of(batch["input_ids"], batch["attention_mask"], longest)
+
+    def placed(values: Float[Tensor, "batch read"]) -> Float[Tensor, "batch tokens"]:
+        """Return values of the tokens that the model read, which are fewer or more than there are."""
+        if read is None:
+            return values[:, : real.shape[1]]  # a model whose decisions depend on padding has read more of it
+        columns, inside = read
+        return torch.zeros_like(real, dtype=values.dtype).scatter_add(1, columns, values * inside)
+
+    passed = torch.stack([(placed(entry.keep) > 0) & real for entry in trace.layers])
+    start = real if read is None else placed(read[1].float()) > 0
+    entered = torch.cat([start[None], passed[:-1]])  # a layer's attention sees what the layer before kept
     scores = torch.stack(
-        [entry.received[:, :width] if entry.received is not None else real.float() for entry in trace.layers]
+        [placed(entry.received) if entry.received is not None else real.float() for entry in trace.layers]
     )
     return passed.sum(0), scores.float() * entered

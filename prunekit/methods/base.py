@@ -10,10 +10,10 @@ A run calls them in this order:
    the texts or the budget.
 2. With a latency goal instead of a budget, `options.build_pruner`, `feasible` and `likely_counts` turn the goal into a
    budget; then the options are completed again, for that budget.
-3. `options.asks(context)` and `options.feasible(context)`: a reduction out of reach ends the run here, before the
-   teacher is trained.
-4. `options.build_pruner(shape)` is installed in the fine-tuned teacher (the dense method: in the backbone), and
-   `Method(model, context, options)` is built on it.
+3. `options.asks(context)`, `options.feasible(context)` and `options.steps(context)`: a reduction out of reach ends the
+   run here, before the teacher is trained.
+4. `options.equip(model, shape)` installs the pruner of `build_pruner` in the fine-tuned teacher (the dense method: in
+   the backbone), or changes it in another way, and `Method(model, context, options)` is built on it.
 5. If `options.trains(training)`, the model is fitted:
    - soft stage: `terms(batch)` at each step, while the decisions are learned;
    - where the last `options.count_hard_steps(training)` steps begin: `freeze_decisions()`, once;

@@ -6,16 +6,19 @@ which the pipeline calls them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from prunekit.cost import Shape
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.keys import ConfiguredOptions
 from prunekit.tokens.budget import bisect
+from prunekit.tokens.encoder import install
 from prunekit.tokens.policies import KeepRatio
 from prunekit.tokens.pruner import TokenPruner
 
@@ -38,6 +41,13 @@ class MethodOptions(ConfiguredOptions):
     def feasible(self, context: MethodContext) -> tuple[float, float]:
         """Return the smallest and the largest FLOPs reduction that can be reached on the validation sentences."""
         return 1.0, 1.0
+
+    def steps(self, context: MethodContext) -> Sequence[float]:
+        """Return the FLOPs reductions that can be reached on the validation sentences, where they are a few.
+
+        By default none, which means any between those of `feasible`.
+        """
+        return ()
 
     def likely_counts(
         self, context: MethodContext, reduction: float
@@ -65,6 +75,13 @@ class MethodOptions(ConfiguredOptions):
     def build_pruner(self, shape: Shape) -> TokenPruner | None:
         """Build the scorer, the policy and the set of layers for a backbone of this shape; None prunes nothing."""
         return None
+
+    def equip(self, model: PreTrainedModel, shape: Shape, *, prefix: int | None = None) -> PreTrainedModel:
+        """Change a model in place into the one that the method trains, and return it: by default, install the pruner.
+
+        `shape` is that of the model as it is given, and `prefix` as `install` takes it.
+        """
+        return install(model, self.build_pruner(shape), prefix=prefix)
 
     def trains(self, training: Training) -> bool:
         """Return whether the run fits the model; otherwise the model is calibrated as it is."""

@@ -16,6 +16,7 @@ from prunekit.data.encoding import Batch
 from prunekit.losses import PADDING
 from prunekit.models.heads import logits_of
 from prunekit.tokens import translation
+from prunekit.tokens.cutting import cut
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.families.registry import family_of
 from prunekit.tokens.state import Execution, Trace
@@ -48,9 +49,13 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in batch.items() if name not in NON_MODEL_KEYS}
 
 
-def _widened(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return inputs padded as the model's decisions ask for in evaluation; those of nearly all models as they are."""
-    pruner = encoder_of(model).pruner
+def as_read(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """Return inputs as the model reads them: cut where it reads cut texts, and padded where its decisions ask for it.
+
+    Those of nearly all models are left as they are.
+    """
+    encoder = encoder_of(model)
+    inputs, pruner = cut(batch, encoder.longest), encoder.pruner
     width = None if pruner is None or model.training else pruner.scorer.padded_to
     missing = 0 if width is None else width - inputs["input_ids"].shape[1]
     if missing <= 0:
@@ -74,7 +79,7 @@ def forward_logits(
     """
     inputs: dict[str, Any] = model_inputs(batch)
     if not decodes(model):
-        return logits_of(model(**_widened(model, inputs), execution=execution, trace=trace), batch)
+        return logits_of(model(**as_read(model, inputs), execution=execution, trace=trace), batch)
     targets = batch["labels"]
     return translation.forward(model, **inputs, targets=targets, execution=execution, trace=trace)[targets != PADDING]
 
@@ -88,7 +93,7 @@ def run_encoder(model: PreTrainedModel, batch: Batch, execution: Execution, **ho
     if decodes(model):
         translation.encode(model, **inputs, execution=execution, **how)
     else:
-        model(**_widened(model, inputs), execution=execution, **how)
+        model(**as_read(model, inputs), execution=execution, **how)
 
 
 def run_stock_encoder(model: PreTrainedModel, batch: Batch) -> None:

@@ -6,6 +6,7 @@ A pruned checkpoint consists of stock weights, `prunekit.json` (how the encoder 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def save(
     """Save a model prepared by `install` as a Hugging Face folder.
 
     The model's own `save_pretrained` would leave out the pruning. `max_length` is the number of tokens at which texts
-    were cut in training and test, and are cut by the engines that load it.
+    were cut in training and test, and are cut by the engines that load it; a model that reads cut texts knows better.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +56,11 @@ def save(
     stock = {name: tensor for name, tensor in model.state_dict().items() if ".pruner." not in name}
     model.save_pretrained(folder, state_dict=stock)
     allow_as_usual(folder)
+    if encoder.longest is not None:
+        max_length = encoder.longest
+        tokenizer = copy.deepcopy(tokenizer)
+        if tokenizer is not None:
+            tokenizer.model_max_length = encoder.longest
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     pruner = encoder.pruner
@@ -68,6 +74,8 @@ def save(
         settings["prefix"] = encoder.prefix
     if max_length is not None:
         settings["max_length"] = max_length
+    if encoder.longest is not None:
+        settings["longest"] = encoder.longest
     if pruner is not None:
         settings |= write_pruner(pruner, folder / TENSORS)
     # last, so that a folder with settings is a whole one
@@ -133,7 +141,8 @@ def load_hf(folder: str | Path, execution: Execution | None = None) -> PreTraine
     pruner = None if settings["pruner"] is None else read_pruner(settings, path, folder / TENSORS)
     model = load_stock(folder)
     try:
-        install(model, pruner, execution or settings["execution"], prefix=settings.get("prefix", 0)).eval()
+        how = {"prefix": settings.get("prefix", 0), "longest": settings.get("longest")}
+        install(model, pruner, execution or settings["execution"], **how).eval()
         _run_once(model)
     except Exception as error:  # whatever a hostile file brings about
         raise ConfigError(f"{path} does not fit its model ({first_line(error)}); save the model again.") from error

@@ -32,7 +32,8 @@ from prunekit.runs.finished import FinishedRun
 from prunekit.runtime import onnx_engine
 from prunekit.runtime.engine import PackedEngine
 from prunekit.runtime.extras import need
-from prunekit.tokens.encoder import install
+from prunekit.tokens.cutting import cut
+from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.families.registry import family_of
 
 PARITY = "parity.json"
@@ -116,7 +117,7 @@ def _compare(
     options: ExportOptions,
 ) -> dict[str, ExportedFile]:
     """Compare each file that was written with the model."""
-    batches = _batches(data, options)
+    batches = _batches(model, data, options)
     reference = parity.model_runtime(model, prune=options.prune)
     has_labels = run.spec.kind.labels_texts and not run.spec.kind.asks_teacher
     metrics = partial(build_metrics, run.spec, data.label_names) if has_labels else None
@@ -136,7 +137,7 @@ def _compare_packed(model: PreTrainedModel, data: TokenPruningDataModule, option
     """Compare the packed engine, which servers use, with the model; None for families that it cannot read."""
     if family_of(model).parts is None:
         return None
-    batches = _batches(data, options)
+    batches = _batches(model, data, options)
     engine, reference = PackedEngine(model, cls_last=False), parity.model_runtime(model, prune=options.prune)
     rounds = track(batches, "parity packed", len(batches))
     return parity.compare(
@@ -144,10 +145,10 @@ def _compare_packed(model: PreTrainedModel, data: TokenPruningDataModule, option
     )
 
 
-def _batches(data: TokenPruningDataModule, options: ExportOptions) -> list[Batch]:
-    """Return the rows of the validation split that are compared."""
+def _batches(model: PreTrainedModel, data: TokenPruningDataModule, options: ExportOptions) -> list[Batch]:
+    """Return the rows of the validation split that are compared, as the model reads them."""
     split = data.split("validation")
-    return [split.batch(rows) for rows in _batches_of_rows(len(split), options.rows)]
+    return [cut(split.batch(rows), encoder_of(model).longest) for rows in _batches_of_rows(len(split), options.rows)]
 
 
 def _check_packages(options: ExportOptions) -> None:

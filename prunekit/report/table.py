@@ -31,7 +31,7 @@ from prunekit.report.rows import (
 )
 
 # the order of the README: these methods first, these controls last, any other between them by name
-FIRST, LAST = (DENSE, "top", "ltp"), ("topk", "threshold", "random", "first")
+FIRST, LAST = (DENSE, "top", "ltp"), ("topk", "threshold", "random", "first", "layers", "truncate")
 NOT_OF_DENSE = ("budget", "method.")  # fields that a dense run does not have
 
 

@@ -14,11 +14,13 @@ def model_card(
     hardware: str | None = None,
     task_type: str = "text-classification",
     several: bool = False,
+    drops_tokens: bool = True,
 ) -> str:
     """Write README.md of the checkpoint's folder, with metadata for the Hugging Face hub; needs no network.
 
     `base_model` is a hub id, `labels` the class names, `hardware` the machine that speed was measured on, `task_type`
-    the hub's name for what the head does, `several` whether a text may have several classes.
+    the hub's name for what the head does, `several` whether a text may have several classes. `drops_tokens` says
+    whether the encoder decides on tokens, which transformers alone would not do.
     """
     # slow to import, and a stored result is printed without it
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -28,7 +30,7 @@ def model_card(
         base_model=base_model,
         library_name="transformers",
         pipeline_tag=task_type,
-        tags=["prunekit", "token-pruning", result.method],
+        tags=["prunekit", *["token-pruning"] * drops_tokens, result.method],
         model_name=f"{result.method}-{result.task}-{result.backbone}",
         eval_results=[
             EvalResult(
@@ -44,22 +46,23 @@ def model_card(
     )
     sections = [
         f"# {title(result)}",
-        _summary(result),
+        _summary(result, drops_tokens),
         f"## Measured\n\n{markdown(result)}\n{_measurement(result, hardware)}",
-        f"## Use\n\n{_use(result, task_type, several=several)}",
-        f"## Limits\n\n{_limits(result, labels)}",
+        f"## Use\n\n{_use(result, task_type, several=several, drops_tokens=drops_tokens)}",
+        f"## Limits\n\n{_limits(result, labels, drops_tokens)}",
         f"## Made by\n\n```bash\n{result.command}\n```\n\nRun `{result.hash}`.",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
 
 
-def _summary(result: RunResult) -> str:
+def _summary(result: RunResult, drops_tokens: bool) -> str:
     flops = result.flops
     if result.is_dense:
         return f"`{result.backbone}` fine-tuned on {result.task}; no token is pruned."
+    how = "with tokens removed inside the encoder" if drops_tokens else "made cheaper"
     return (
-        f"`{result.backbone}` fine-tuned on {result.task}, with tokens removed inside the encoder by the method "
-        f"`{result.method}`: {flops.flops_vs_unpadded:.2f}x fewer FLOPs than the same texts take without "
+        f"`{result.backbone}` fine-tuned on {result.task}, {how} by the method `{result.method}`: "
+        f"{flops.flops_vs_unpadded:.2f}x fewer FLOPs than the same texts take without "
         f"padding, {flops.flops_vs_padded:.2f}x fewer than padded to {flops.padded_to} tokens."
     )
 
@@ -113,7 +116,7 @@ thresholds = getattr(model.config, "label_thresholds", [0.5] * len(probabilities
 labels = [model.config.id2label[i] for i, p in enumerate(probabilities.tolist()) if p >= thresholds[i]]"""
 
 
-def _use(result: RunResult, task_type: str, *, several: bool) -> str:
+def _use(result: RunResult, task_type: str, *, several: bool, drops_tokens: bool) -> str:
     stock, call = USES.get(task_type, USES["text-classification"])
     call = SEVERAL if several else call
     code = f"""```python
@@ -126,6 +129,11 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```"""
     if result.is_dense:
         return code
+    if not drops_tokens:
+        return (
+            f"{code}\n\nWithout prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same model; "
+            "give `truncation=True` to the tokenizer, which knows the length."
+        )
     return (
         f"{code}\n\n"
         f"Without prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same weights as a plain "
@@ -133,12 +141,13 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
     )
 
 
-def _limits(result: RunResult, labels: list[str] | None) -> str:
+def _limits(result: RunResult, labels: list[str] | None, drops_tokens: bool) -> str:
     lines = [f"- Trained and evaluated on {result.task} only, with one seed ({result.seed})."]
     if labels:
         lines.append(f"- Classes: {', '.join(labels)}.")
     if not result.is_dense:
-        lines.append("- The weights on disk are as large as the dense model's: tokens are pruned, not weights.")
+        if drops_tokens:
+            lines.append("- The weights on disk are as large as the dense model's: tokens are pruned, not weights.")
         slower = [row.batch_size for row in result.speed if row.speedup_vs_packed < 1]
         if slower:
             sizes = ", ".join(map(str, slower))

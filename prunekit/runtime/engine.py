@@ -12,6 +12,7 @@ the device, once per decision layer.
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -192,7 +193,7 @@ class PackedEngine:
         self.pruner: TokenPruner | None = encoder.pruner
         self.config = model.config
         self.answers = answers_of(model.config)
-        self.most_tokens = longest_text(model.config, tokenizer)
+        self.most_tokens = min(longest_text(model.config, tokenizer), encoder.longest or sys.maxsize)
         self.max_length = min(max_length or self.most_tokens, self.most_tokens)
         self.head = head_of(model)
         self.cls_last = cls_last and is_first_enough(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -77,6 +77,25 @@ def bisect(
     if set_knob is not None:
         set_knob(best)
     return BisectionResult(best, seen[best], error(best) <= tolerance, least, most)
+
+
+def check_reachable(asked: float, steps: Sequence[float], tolerance: float, what: str) -> None:
+    """Check that one of the reductions that a method can reach is within `tolerance` of `asked`, as a share of FLOPs.
+
+    Raises:
+        InfeasibleBudgetError: none is; the message gives the nearest ones.
+    """
+    nearest = min(steps, key=lambda step: abs(asked / step - 1))
+    error = abs(asked / nearest - 1)
+    if error <= tolerance:
+        return
+    near = [*sorted(step for step in steps if step < asked)[-1:], *sorted(step for step in steps if step > asked)[:1]]
+    words = " and ".join(f"{step:.3g}x" for step in near)
+    raise InfeasibleBudgetError(
+        f"budget={asked:g}x cannot be met within budget_tolerance={tolerance:g} by {what}, which goes in whole steps.\n"
+        f"Allowed: the nearest steps are {words}; or a tolerance of {error:.2g} and more.\n"
+        f"Give budget={nearest:.3g}x, or budget_tolerance={math.ceil(100 * error) / 100:g}."
+    )
 
 
 def check_feasible(asked: float, low: float, high: float, what: str) -> None:

@@ -50,17 +50,24 @@ _IGNORED = frozenset(
 class PrunedEncoder(nn.Module):
     """Replacement for the encoder of a Hugging Face model, which owns and calls its layers under the same names.
 
-    `execution` is the default when the caller of the model gives none.
+    `execution` is the default when the caller of the model gives none. `longest` is the length at which texts are cut
+    before the model reads them (prunekit/tokens/cutting.py), None where they are read as they are.
     """
 
     def __init__(
-        self, layers: nn.ModuleList, family: Family, pruner: TokenPruner | None, execution: Execution = "pack"
+        self,
+        layers: nn.ModuleList,
+        family: Family,
+        pruner: TokenPruner | None,
+        execution: Execution = "pack",
+        longest: int | None = None,
     ) -> None:
         super().__init__()
         self.add_module(family.layers, layers)
         self.family = family
         self.pruner = pruner
         self.execution: Execution = execution
+        self.longest = longest
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -86,13 +93,19 @@ class PrunedEncoder(nn.Module):
 
         Raises:
             TypeError: an argument that neither prunekit nor transformers knows.
-            ValueError: an unknown execution.
+            ValueError: an unknown execution; or texts that were not cut, of a model that reads cut ones.
         """
         unknown = sorted(set(ignored) - _IGNORED)
         if unknown:
             raise TypeError(
                 f"the model was called with {', '.join(unknown)}, which the pruned encoder does not know; "
                 f"it takes trace, execution, prune and protected besides the arguments of transformers."
+            )
+        if self.longest is not None and hidden_states.shape[1] > self.longest:
+            raise ValueError(
+                f"this model was given {hidden_states.shape[1]} tokens, but reads texts cut at {self.longest}.\n"
+                f"Allowed: up to {self.longest} tokens.\n"
+                f"Give tokenizer(texts, truncation=True, max_length={self.longest}, padding=True, return_tensors='pt')."
             )
         layout = self._run_layers(hidden_states, attention_mask, trace, execution, prune, protected)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=layout.restore())
@@ -277,20 +290,25 @@ def _protected_mask(
 
 
 def install(
-    model: PreTrainedModel, pruner: TokenPruner | None, execution: Execution = "pack", *, prefix: int | None = None
+    model: PreTrainedModel,
+    pruner: TokenPruner | None,
+    execution: Execution = "pack",
+    *,
+    prefix: int | None = None,
+    longest: int | None = None,
 ) -> PreTrainedModel:
     """Replace the encoder of a Hugging Face model by a pruned one, in place, and return the model.
 
     Its dropout modules are replaced as well (tokens/dropout.py). Calling it again exchanges the pruner. Parameters of
     `pruner` become `...encoder.pruner.*` of the model. `prefix` is for translation models: the number of leading
     source tokens that name the task (T5) and are always kept. None keeps the current number, which is 0 at first.
+    `longest` is for models that read cut texts, which translation models do not.
 
     Raises:
         ValueError: an unsupported architecture, or `pruner.layers` names a layer that the model does not have.
     """
     family = family_of(model)
-    parent = _parent(model, family)
-    current = getattr(parent, family.encoder)
+    parent, current = _parent(model, family), encoder_module(model)
     layers = getattr(current, family.layers)
     count = len(layers)
     beyond = sorted(layer for layer in (pruner.layers if pruner else ()) if not 0 <= layer < count)
@@ -305,7 +323,7 @@ def install(
         setattr(parent, family.encoder, TranslationEncoder(current, family, pruner, execution, first))
         _use_pruning_attention(layers)
         return model
-    setattr(parent, family.encoder, PrunedEncoder(layers, family, pruner, execution))
+    setattr(parent, family.encoder, PrunedEncoder(layers, family, pruner, execution, longest))
     model.set_attn_implementation(IMPLEMENTATION)
     return model
 
@@ -328,14 +346,19 @@ def _use_pruning_attention(layers: nn.ModuleList) -> None:
             module.config = copies[id(config)]
 
 
+def encoder_module(model: PreTrainedModel) -> Any:
+    """Return the module of a model that holds its encoder's layers, stock or pruned."""
+    family = family_of(model)
+    return getattr(_parent(model, family), family.encoder)
+
+
 def encoder_of(model: PreTrainedModel) -> PrunedEncoder:
     """Return the pruned encoder of a model that `install` prepared.
 
     Raises:
         TypeError: the model has a stock encoder.
     """
-    family = family_of(model)
-    encoder = getattr(_parent(model, family), family.encoder)
+    encoder = encoder_module(model)
     if not isinstance(encoder, PrunedEncoder):
         raise TypeError(
             f"{type(model).__name__} has a stock encoder; call prunekit.tokens.encoder.install(model, pruner) first."

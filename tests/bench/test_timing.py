@@ -41,7 +41,7 @@ def test_ratios_are_medians_over_rounds(monkeypatch):
     spend(stock, 4.0)
     model.register_forward_hook(pruned_hook, with_kwargs=True)
     monkeypatch.setattr("prunekit.bench.timing.time", Clock)
-    found = compare_speed(model, stock, [sentences([6, 4]), sentences([5, 5])], rounds=range(4))
+    found = compare_speed(model, model, stock, [sentences([6, 4]), sentences([5, 5])], rounds=range(4))
     assert found["batch_size"] == 2
     assert found["dense_padded_ms"] == 4000
     assert found["dense_packed_ms"] == 2000

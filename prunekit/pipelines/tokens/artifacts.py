@@ -115,6 +115,7 @@ def describe_model(run: RunInputs, prepared: Prepared, folder: Path, result: Run
         labels=list(data.label_names) if data.label_names else None,
         task_type=HEADS[run.spec.kind].pipeline,
         several=HEADS[run.spec.kind].several,
+        drops_tokens=encoder_of(prepared.method.model).pruner is not None,
         hardware=run.folder.manifest().get("cpu"),
     )
     atomic_write_text(folder / "README.md", card)

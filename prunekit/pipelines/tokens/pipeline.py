@@ -76,7 +76,7 @@ class Pipeline:
             write_predictions(run, prepared, tested)
             folder = save_model(run, prepared, tested, tokenizer)
             if run.cfg["bench"]["enabled"] and method.test_execution == "pack":
-                result = replace(result, speed=measure_speed(run.cfg["bench"], method.model, folder, data))
+                result = replace(result, speed=measure_speed(run, prepared, folder))
             if prepared.goal is not None:
                 goal = verify_goal(prepared.goal, run, prepared, tested)
                 # the goal decides how the run ends: the budget was only the way to it

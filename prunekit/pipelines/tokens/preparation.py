@@ -34,7 +34,7 @@ from prunekit.pipelines.tokens import latency_goal
 from prunekit.pipelines.tokens.checks import check_models
 from prunekit.pipelines.tokens.teacher import Teacher, find_teacher, load_task_model, read_answers, read_outputs
 from prunekit.runs.kinds import method_options, target_of
-from prunekit.tokens.budget import InfeasibleBudgetError, check_feasible
+from prunekit.tokens.budget import InfeasibleBudgetError, check_feasible, check_reachable
 from prunekit.tokens.encoder import install
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.training.hardware import accelerator_of, use_threads
@@ -201,12 +201,18 @@ def derive_budget(
         ConfigError: the goal is out of reach, or the dense model reaches it.
     """
     names = run.cfg["method"]["name"], run.cfg["backbone"]["name"], run.spec.name
+    options = complete_options(run.cfg, context)
+    if options.build_pruner(context.shape) is None:
+        raise ConfigError(
+            f"{goal.key}: method={names[0]} drops no tokens between layers, from whose times a budget is derived.\n"
+            "Allowed: methods that do, as topk.\nGive a budget instead, as budget=2x."
+        )
 
     def model(pruner: TokenPruner) -> PreTrainedModel:
         return install(load_task_model(run.backbone, run.spec, data, new_head=True), pruner)
 
     subject = latency_goal.GoalSubject(
-        complete_options(run.cfg, context),
+        options,
         context,
         model,
         read_config(run.backbone).model_type,
@@ -236,6 +242,8 @@ def check_budget(cfg: dict[str, Any], context: MethodContext, options: MethodOpt
     what = f"method={cfg['method']['name']} on {cfg['backbone']['name']} and {context.spec.name}"
     try:
         check_feasible(asked, low, high, what)
+        if steps := options.steps(context):
+            check_reachable(asked, steps, context.tolerance, what)
     except InfeasibleBudgetError as error:
         raise ConfigError(str(error)) from error
 
@@ -255,8 +263,7 @@ def build_method(
         say(f"head       {run.cfg['backbone']['name']} has none: it starts from random numbers, and is trained")
     if (kind.uses_teacher or "kd" in context.loss) and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))
-    install(model, options.build_pruner(context.shape), "pack", prefix=data.prefix_tokens)
-    return kind(model, context, options)
+    return kind(options.equip(model, context.shape, prefix=data.prefix_tokens), context, options)
 
 
 def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:

@@ -163,11 +163,11 @@ def evaluate_other_splits(run: RunInputs, prepared: Prepared, tested: Tested) ->
     }
 
 
-def measure_speed(
-    bench: dict[str, Any], model: PreTrainedModel, folder: Path, data: TokenPruningDataModule
-) -> tuple[SpeedRow, ...]:
-    """Time the pruned model against the stock model of `folder`: interleaved medians at each batch size."""
-    stock = loading.load_stock(folder)
+def measure_speed(run: RunInputs, prepared: Prepared, folder: Path) -> tuple[SpeedRow, ...]:
+    """Time the pruned model against its teacher, or the dense model in `folder`: interleaved medians by batch size."""
+    bench, data, teacher, model = run.cfg["bench"], prepared.data, prepared.teacher, prepared.method.model
+    stock = loading.load_stock(folder if teacher is None else teacher.folder)
+    dense = model if teacher is None else load_dense(teacher, run.spec, data)
     # shuffled, as requests come: sorted by length, padding would cost the padded model nothing
     test = data.split("test")
     order = torch.randperm(len(test), generator=generator_of("bench"))
@@ -175,7 +175,7 @@ def measure_speed(
     for size in bench["batch_sizes"]:
         batches = [test.batch(some) for some in order[: bench["examples"]].split(size)]
         rounds = track(range(bench["rounds"] + 1), f"speed at batch {size}", bench["rounds"] + 1)
-        rows.append(SpeedRow.from_json(compare_speed(model, stock, batches, rounds)))
+        rows.append(SpeedRow.from_json(compare_speed(model, dense, stock, batches, rounds)))
     return tuple(rows)
 
 
