@@ -407,6 +407,13 @@ def dense_batch(*lengths):
     return counts, counts, torch.tensor(lengths)
 
 
+def test_a_model_with_half_of_the_layers_saves_the_others():
+    counts = torch.tensor([10.0, 20.0]).expand(6, -1)
+    spent = meter_of((counts, counts, torch.tensor([10, 20]))).compute()
+    assert float(spent["flops_vs_unpadded"]) == 2
+    assert spent["tokens_out_mean"].tolist() == [15.0] * 6 + [0.0] * 6
+
+
 def test_a_dense_model_saves_only_padding():
     found = meter_of(dense_batch(26, 26), padded_to=54).compute()
     assert float(found["dense_unpadded_g"]) == pytest.approx(4.441522176)

@@ -6,7 +6,6 @@ A pruned checkpoint consists of stock weights, `prunekit.json` (how the encoder 
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,11 +55,6 @@ def save(
     stock = {name: tensor for name, tensor in model.state_dict().items() if ".pruner." not in name}
     model.save_pretrained(folder, state_dict=stock)
     allow_as_usual(folder)
-    if encoder.longest is not None:
-        max_length = encoder.longest
-        tokenizer = copy.deepcopy(tokenizer)
-        if tokenizer is not None:
-            tokenizer.model_max_length = encoder.longest
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     pruner = encoder.pruner
@@ -72,10 +66,10 @@ def save(
     }
     if isinstance(encoder, TranslationEncoder):
         settings["prefix"] = encoder.prefix
+    if encoder.longest is not None:
+        max_length = settings["longest"] = encoder.longest
     if max_length is not None:
         settings["max_length"] = max_length
-    if encoder.longest is not None:
-        settings["longest"] = encoder.longest
     if pruner is not None:
         settings |= write_pruner(pruner, folder / TENSORS)
     # last, so that a folder with settings is a whole one

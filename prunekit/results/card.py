@@ -15,12 +15,13 @@ def model_card(
     task_type: str = "text-classification",
     several: bool = False,
     drops_tokens: bool = True,
+    longest: int | None = None,
 ) -> str:
     """Write README.md of the checkpoint's folder, with metadata for the Hugging Face hub; needs no network.
 
     `base_model` is a hub id, `labels` the class names, `hardware` the machine that speed was measured on, `task_type`
     the hub's name for what the head does, `several` whether a text may have several classes. `drops_tokens` says
-    whether the encoder decides on tokens, which transformers alone would not do.
+    whether the encoder decides on tokens, which transformers alone would not do, and `longest` where texts must be cut.
     """
     # slow to import, and a stored result is printed without it
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -48,7 +49,7 @@ def model_card(
         f"# {title(result)}",
         _summary(result, drops_tokens),
         f"## Measured\n\n{markdown(result)}\n{_measurement(result, hardware)}",
-        f"## Use\n\n{_use(result, task_type, several=several, drops_tokens=drops_tokens)}",
+        f"## Use\n\n{_use(result, task_type, several=several, drops_tokens=drops_tokens, longest=longest)}",
         f"## Limits\n\n{_limits(result, labels, drops_tokens)}",
         f"## Made by\n\n```bash\n{result.command}\n```\n\nRun `{result.hash}`.",
     ]
@@ -116,7 +117,7 @@ thresholds = getattr(model.config, "label_thresholds", [0.5] * len(probabilities
 labels = [model.config.id2label[i] for i, p in enumerate(probabilities.tolist()) if p >= thresholds[i]]"""
 
 
-def _use(result: RunResult, task_type: str, *, several: bool, drops_tokens: bool) -> str:
+def _use(result: RunResult, task_type: str, *, several: bool, drops_tokens: bool, longest: int | None) -> str:
     stock, call = USES.get(task_type, USES["text-classification"])
     call = SEVERAL if several else call
     code = f"""```python
@@ -130,10 +131,8 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
     if result.is_dense:
         return code
     if not drops_tokens:
-        return (
-            f"{code}\n\nWithout prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same model; "
-            "give `truncation=True` to the tokenizer, which knows the length."
-        )
+        cut = f"; cut its texts, with `truncation=True, max_length={longest}` for the tokenizer" if longest else ""
+        return f"{code}\n\nWithout prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same model{cut}."
     return (
         f"{code}\n\n"
         f"Without prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same weights as a plain "

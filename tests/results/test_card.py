@@ -65,3 +65,14 @@ def test_the_card_of_a_dense_model_promises_no_pruning():
     assert "no token is pruned" in card.text
     assert "fewer" not in card.text
     assert "Speed" not in card.text
+
+
+def test_a_model_that_decides_on_no_token_is_the_same_without_prunekit():
+    text = model_card(changed(method="layers"), drops_tokens=False)
+    assert "made cheaper by the method `layers`: " in text
+    assert "`AutoModelForSequenceClassification.from_pretrained(...)` loads the same model." in text
+    assert "dense** model" not in text
+    assert "as large as the dense model's" not in text
+    assert "token-pruning" not in text
+    cut = model_card(changed(method="truncate"), drops_tokens=False, longest=48)
+    assert "the same model; cut its texts, with `truncation=True, max_length=48` for the tokenizer." in cut

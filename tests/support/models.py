@@ -81,7 +81,6 @@ def method_under_test(
     from prunekit.methods.context import MethodContext, Training
     from prunekit.pipelines.tokens.preparation import method_class
     from prunekit.runs.kinds import method_options
-    from prunekit.tokens.encoder import install
 
     cfg = deepcopy(_composed(name, task))
     model = tiny_model() if model is None else model
@@ -99,7 +98,7 @@ def method_under_test(
     )
     kind = method_class(cfg)
     chosen = kind.Options.from_config(method_options(cfg) | options).completed(context)
-    install(model, chosen.build_pruner(shape))
+    chosen.equip(model, shape)
     found = type("AtStep", (kind,), {"global_step": step})(model, context, chosen)
     found._trainer = SimpleNamespace(optimizers=[], _results=SimpleNamespace(reset=lambda: None))
     found.logged = {}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.tokens.budget import InfeasibleBudgetError, bisect, check_feasible
+from prunekit.tokens.budget import InfeasibleBudgetError, bisect, check_feasible, check_reachable
 
 steady = settings(deadline=None, derandomize=True)
 
@@ -183,3 +183,24 @@ def test_a_budget_below_the_range_is_refused_too():
         match=re.escape("budget=1.05x cannot be met by ltp; the feasible range is 1.20x to 3.00x"),
     ):
         check_feasible(1.05, 1.2, 3.0, "ltp")
+
+
+# -- whole steps ---------------------------------------------------------------------------------------
+
+SIX_LAYERS = [1.0, 1.2, 1.5, 2.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize(("asked", "tolerance"), [(2.0, 0.0), (2.03, 0.02), (1.97, 0.02), (2.5, 0.25)])
+def test_a_step_within_tolerance_is_taken(asked, tolerance):
+    check_reachable(asked, SIX_LAYERS, tolerance, "method=layers")
+
+
+def test_a_budget_between_two_steps_is_refused_and_both_are_named():
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        check_reachable(2.4, SIX_LAYERS, 0.02, "method=layers on minilm and sst2")
+    assert str(caught.value).splitlines() == [
+        "budget=2.4x cannot be met within budget_tolerance=0.02 by method=layers on minilm and sst2, "
+        "which goes in whole steps.",
+        "Allowed: the nearest steps are 2x and 3x; or a tolerance of 0.2 and more.",
+        "Give budget=2x, or budget_tolerance=0.2.",
+    ]

@@ -116,6 +116,7 @@ def describe_model(run: RunInputs, prepared: Prepared, folder: Path, result: Run
         task_type=HEADS[run.spec.kind].pipeline,
         several=HEADS[run.spec.kind].several,
         drops_tokens=encoder_of(prepared.method.model).pruner is not None,
+        longest=encoder_of(prepared.method.model).longest,
         hardware=run.folder.manifest().get("cpu"),
     )
     atomic_write_text(folder / "README.md", card)
