@@ -47,7 +47,8 @@ class LayersOptions(OptionalTraining):
             return self
         if context.budget is None:
             return replace(self, kept=tuple(range(layers)))
-        number = min(range(1, layers + 1), key=lambda kept: abs(context.budget * kept / layers - 1))
+        budget = context.budget
+        number = min(range(1, layers + 1), key=lambda kept: abs(budget * kept / layers - 1))
         return replace(self, kept=middle_layers(layers, number))
 
     def feasible(self, context: MethodContext) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -71,8 +72,8 @@ class TruncateOptions(StaticOptions):
         return context.reduction(*self._counts(context, length))
 
     def _length(self, context: MethodContext, reduction: float) -> int:
-        ends = {"low": float(self._least(context)), "high": float(context.spec.max_length)}
-        return round(bisect(lambda knob: self._reduction(context, knob), reduction, **ends, tolerance=0.0).knob)
+        low, high = float(self._least(context)), float(context.spec.max_length)
+        return round(bisect(partial(self._reduction, context), reduction, low=low, high=high, tolerance=0.0).knob)
 
 
 class Truncate(StaticMethod):
