@@ -80,7 +80,7 @@ def _check_goal(cfg: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
     if is_dense(cfg["method"]["name"]) or given.get("method.prunes", "tokens") != "tokens":
         raise ConfigError(
-            f"{goal}: method={method} prunes no tokens, so it makes nothing faster.\n"
+            f"{goal}: method={method} prunes no tokens between layers, from whose times a budget is derived.\n"
             f"Allowed: a method that does: {', '.join(_token_methods())}.\nGive one of these, or leave the goal out."
         )
     if kind not in GOAL_TASKS:

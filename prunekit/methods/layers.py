@@ -30,14 +30,9 @@ class LayersOptions(OptionalTraining):
         """Choose the layers that meet the budget: all layers cost the same, so their number follows from it.
 
         Raises:
-            ConfigError: the layers that are named do not rise, or the encoder has a decoder.
+            ConfigError: the layers that are named do not rise.
         """
         layers = context.shape.layers
-        if context.spec.kind.generates:
-            raise ConfigError(
-                f"method=layers removes layers, but task={context.spec.name} has a decoder that was trained for all.\n"
-                "Allowed: tasks without a decoder.\nChoose a method that prunes tokens."
-            )
         if self.kept is not None:
             if list(self.kept) != sorted(set(self.kept)) or not self.kept:
                 raise ConfigError(

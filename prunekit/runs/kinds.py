@@ -1,6 +1,7 @@
 """The kinds of runs, and what each reads from a configuration.
 
-The key `prunes` of a method's file decides the kind, together with the task; without it the method prunes tokens.
+The key `prunes` of a method's file decides the kind, together with the task; without it the method prunes tokens. What
+prunes whole layers, or cuts texts before the model reads them, runs as what prunes tokens does.
 Imports no torch.
 """
 
@@ -227,7 +228,12 @@ def _check_without_labels(cfg: Config) -> None:
 
 
 # what a method may prune -> the kinds of runs that do; the task chooses among them
-KINDS: dict[str, tuple[RunKind, ...]] = {"tokens": (TokenRuns(), TranslationRuns()), "weights": (WeightRuns(),)}
+KINDS: dict[str, tuple[RunKind, ...]] = {
+    "tokens": (TokenRuns(), TranslationRuns()),
+    "layers": (TokenRuns(),),  # a decoder was trained for all of them
+    "texts": (TokenRuns(),),
+    "weights": (WeightRuns(),),
+}
 
 
 def kind_of(cfg: Config) -> RunKind:

@@ -266,8 +266,13 @@ def test_a_goal_replaces_the_default_budget_and_no_other():
 @pytest.mark.parametrize(
     ("overrides", "given", "allowed"),
     [
-        (["method=dense"], "method=dense prunes no tokens", "ltp, random, threshold, top, topk, tsdtp"),
+        (
+            ["method=dense"],
+            "method=dense prunes no tokens between layers",
+            "lat, ltp, random, threshold, top, topk, tsdtp",
+        ),
         (["method=wanda", "task=domain_legal", "backbone=smollm2"], "method=wanda prunes no tokens", "topk"),
+        (["method=layers"], "method=layers prunes no tokens between layers", "topk, tsdtp"),
         (["task=squad2"], "task=squad2 is of kind span", "classification and regression"),
         (
             ["goal.device=cuda"],

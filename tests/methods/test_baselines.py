@@ -5,9 +5,11 @@ import torch
 from support.models import method_under_test, sentences, tiny_model
 
 import prunekit
+from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.evaluation.evaluate import executed_reduction, kept_tokens
 from prunekit.models.pretrained import is_pruned, save
+from prunekit.runs.kinds import kind_of
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Trace
 
@@ -50,9 +52,11 @@ def test_all_of_its_parameters_are_trained_on_whole_texts():
     assert trace.tokens_in.tolist() == [[5, 3], [5, 3]]
 
 
-def test_a_decoder_is_not_left_without_the_layers_that_it_was_trained_for():
-    with pytest.raises(ConfigError, match=r"task=multi30k_en_fr has a decoder .*\nAllowed: tasks without a decoder"):
-        method_under_test("layers", task="multi30k_en_fr")
+@pytest.mark.parametrize("name", ["layers", "truncate"])
+def test_a_decoder_is_not_left_without_what_it_was_trained_for(name):
+    cfg, _ = compose([f"method={name}", "task=multi30k_en_fr", "backbone=marian_en_fr"])
+    with pytest.raises(ConfigError, match=r"and task=multi30k_en_fr is of kind translation\.\nAllowed: tasks of kind"):
+        kind_of(cfg)
 
 
 # -- shorter texts -------------------------------------------------------------------------------------

@@ -201,18 +201,12 @@ def derive_budget(
         ConfigError: the goal is out of reach, or the dense model reaches it.
     """
     names = run.cfg["method"]["name"], run.cfg["backbone"]["name"], run.spec.name
-    options = complete_options(run.cfg, context)
-    if options.build_pruner(context.shape) is None:
-        raise ConfigError(
-            f"{goal.key}: method={names[0]} drops no tokens between layers, from whose times a budget is derived.\n"
-            "Allowed: methods that do, as topk.\nGive a budget instead, as budget=2x."
-        )
 
     def model(pruner: TokenPruner) -> PreTrainedModel:
         return install(load_task_model(run.backbone, run.spec, data, new_head=True), pruner)
 
     subject = latency_goal.GoalSubject(
-        options,
+        complete_options(run.cfg, context),
         context,
         model,
         read_config(run.backbone).model_type,
