@@ -101,12 +101,12 @@ class Evaluation:
 
 
 def predict(
-    model: PreTrainedModel, batch: Batch, execution: Execution
+    model: PreTrainedModel, batch: Batch, execution: Execution, budget: str | None = None
 ) -> tuple[Float[Tensor, "decisions classes"] | Float[Tensor, "batch tokens 2"], Trace]:
     """Return logits in float32 and the trace, in evaluation mode."""
     trace = Trace()
     with evaluating(model):
-        logits = forward_logits(model, batch, execution, trace)
+        logits = forward_logits(model, batch, execution, trace, budget)
     return logits.float(), trace
 
 
@@ -117,12 +117,13 @@ def evaluate(
     shape: Shape,
     targets: Targets,
     execution: Execution,
+    budget: str | None = None,
 ) -> EvaluationResult:
     """Run a model that carries the pruned encoder over a split; `targets` are those of the split."""
     evaluation = Evaluation(spec, shape, targets, model.device)
     for batch in batches:
         here = on_device(batch, model.device)
-        logits, trace = predict(model, here, execution)
+        logits, trace = predict(model, here, execution, budget)
         evaluation.update(logits, here, trace)
     return evaluation.compute()
 

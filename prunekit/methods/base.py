@@ -128,9 +128,11 @@ class TokenPruningMethod(L.LightningModule):
         """The pruner that the encoder carries."""
         return encoder_of(self.model).pruner
 
-    def forward(self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None) -> Tensor:
+    def forward(
+        self, batch: Batch, execution: Execution = "mask", trace: Trace | None = None, budget: str | None = None
+    ) -> Tensor:
         """Return the logits of a batch, as in `forward_logits`."""
-        return forward_logits(self.model, batch, execution, trace)
+        return forward_logits(self.model, batch, execution, trace, budget)
 
     # -- the loss of the task --------------------------------------------------------------------------
 

@@ -6,24 +6,34 @@ No method of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prunekit.config.errors import ConfigError, shown
 from prunekit.console import PLAIN_SECONDS, clock, say
 from prunekit.cost import Shape
 from prunekit.data.encoding import Batch
+from prunekit.data.loading import generator_of
 from prunekit.evaluation.evaluate import executed_reduction
 from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions, OptionalTraining
-from prunekit.tokens.budget import BisectionResult, bisect
-from prunekit.tokens.policies import KeepRatio, Threshold, geometric_ratios, linear_ratios, published_dense_layers
+from prunekit.tokens.budget import BisectionResult, InfeasibleBudgetError, bisect, check_feasible
+from prunekit.tokens.policies import (
+    KeepRatio,
+    KeepRatioTable,
+    Threshold,
+    geometric_ratios,
+    linear_ratios,
+    published_dense_layers,
+)
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import Scorer
 
@@ -50,14 +60,39 @@ class KeepRatioOptions(StaticOptions):
     rate: float | None
     schedule: Literal["linear", "geometric"]
     dense_layers: int | None
+    # further reductions; completed, the rate of each and first of the run's own, by name
+    also: Sequence[float] | Mapping[str, float] | None = None  # methods of other packages may have no such key
 
     def scorer(self) -> Scorer:
         """Return the scorer that ranks the tokens."""
         raise NotImplementedError(f"{type(self).__name__} names no scorer; define scorer().")
 
     def completed(self, context: MethodContext) -> KeepRatioOptions:
-        """Set `rate` where there is a budget, to what meets it."""
-        return self if context.budget is None else replace(self, rate=self._rate(context, context.budget))
+        """Set `rate` where there is a budget, to what meets it; and the rates of further budgets.
+
+        Raises:
+            ConfigError: further budgets without a first one, or one that is out of reach.
+        """
+        if context.budget is None:
+            if self.also:
+                raise ConfigError(
+                    f"method.also={shown(list(self.also))} names further budgets, but there is no first one.\n"
+                    "Allowed: budget and method.also, or a rate alone.\nGive the first one as budget=3x."
+                )
+            return self
+        found = replace(self, rate=self._rate(context, context.budget))
+        return replace(found, also=self._rates(context, context.budget)) if self.also else found
+
+    def _rates(self, context: MethodContext, first: float) -> dict[str, float]:
+        """Return the rate of each budget by its name, as "3x"."""
+        low, high = self.feasible(context)
+        asked = {f"{reduction:.4g}x": reduction for reduction in (first, *(self.also or ()))}
+        for name, reduction in asked.items():
+            try:
+                check_feasible(reduction, low, high, f"this method, as method.also={name} asks")
+            except InfeasibleBudgetError as error:
+                raise ConfigError(str(error)) from error
+        return {name: self._rate(context, reduction) for name, reduction in asked.items()}
 
     def feasible(self, context: MethodContext) -> tuple[float, float]:
         """Return the range from nothing pruned to the floor of the schedule at every layer that may prune."""
@@ -72,9 +107,16 @@ class KeepRatioOptions(StaticOptions):
     def build_pruner(self, shape: Shape) -> TokenPruner:
         """Build the scorer, and a share for each layer that prunes; for all layers if the scorer reads earlier ones."""
         scorer = self.scorer()
-        shares = self._shares(shape, 1.0 if self.rate is None else self.rate)
         layers = range(0 if "previous" in scorer.needs else self._first_layer(shape), shape.layers)
-        return TokenPruner(scorer, KeepRatio({layer: shares[layer] for layer in layers}), layers)
+
+        def ratios(rate: float) -> dict[int, float]:
+            shares = self._shares(shape, rate)
+            return {layer: shares[layer] for layer in layers}
+
+        if isinstance(self.also, Mapping):
+            table = {name: ratios(rate) for name, rate in self.also.items()}
+            return TokenPruner(scorer, KeepRatioTable(table, next(iter(table))), layers)
+        return TokenPruner(scorer, KeepRatio(ratios(1.0 if self.rate is None else self.rate)), layers)
 
     def _first_layer(self, shape: Shape) -> int:
         """Return the first layer that prunes; the number of layers if none does."""
@@ -121,8 +163,24 @@ class StaticMethod(TokenPruningMethod):
     """Training of the weights on the task alone, with the tokens dropped that evaluation drops."""
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the task loss under "drop", which equals "mask" and costs less."""
-        return self.task_terms(self(batch, "drop"), batch)
+        """Return the task loss under "drop", which equals "mask" and costs less; of several budgets the mean."""
+        drawn = sandwich(() if self.pruner is None else self.pruner.policy.budgets, self.global_step)
+        found = [self.task_terms(self(batch, "drop", budget=budget), batch) for budget in drawn]
+        return {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}
+
+
+def sandwich(budgets: Sequence[str], step: int) -> Sequence[str | None]:
+    """Return the budgets that one step trains: the smallest, the largest, and one between, which the step draws.
+
+    Without several budgets, None: the model as it is. Source: the sandwich rule of universally slimmable networks,
+    arXiv:1903.05134.
+    """
+    if not budgets:
+        return (None,)
+    ordered = sorted(budgets, key=lambda name: float(name.removesuffix("x")))
+    between = ordered[1:-1]
+    number = int(torch.randint(len(between), (), generator=generator_of(f"sandwich {step}"))) if between else 0
+    return tuple(dict.fromkeys([ordered[0], *between[number : number + 1], ordered[-1]]))
 
 
 class CalibratedMethod(StaticMethod):

@@ -70,16 +70,22 @@ def decodes(model: PreTrainedModel) -> bool:
 
 
 def forward_logits(
-    model: PreTrainedModel, batch: Batch, execution: Execution, trace: Trace | None = None
+    model: PreTrainedModel,
+    batch: Batch,
+    execution: Execution,
+    trace: Trace | None = None,
+    budget: str | None = None,
 ) -> Float[Tensor, "decisions outputs"] | Float[Tensor, "batch tokens 2"]:
     """Return the logits of a model that carries the pruned encoder, whatever its head.
 
     For translation there is one row per target token in `labels`, for which the decoder reads the tokens before it
-    (teacher forcing).
+    (teacher forcing). `budget` is one of several that the model serves.
     """
     inputs: dict[str, Any] = model_inputs(batch)
     if not decodes(model):
-        return logits_of(model(**as_read(model, inputs), execution=execution, trace=trace), batch)
+        # only where it was asked for: a stock model inside would not know the argument
+        how: dict[str, Any] = {} if budget is None else {"budget": budget}
+        return logits_of(model(**as_read(model, inputs), execution=execution, trace=trace, **how), batch)
     targets = batch["labels"]
     return translation.forward(model, **inputs, targets=targets, execution=execution, trace=trace)[targets != PADDING]
 

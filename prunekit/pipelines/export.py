@@ -47,6 +47,7 @@ class ExportOptions:
     format: str = "onnx"
     int8: bool = True
     prune: bool = True
+    budget: str | None = None
     rows: int | None = None
     out: str | Path | None = None
     data: str | Path | None = None
@@ -73,6 +74,7 @@ def export(run: FinishedRun, options: ExportOptions) -> ExportReport:
     silence_libraries()
     _check_packages(options)
     model = pretrained.load_hf(run.model, execution="mask")
+    _choose_budget(model, options)
     folder = _folder(run, options)
     data = _read_data(run, options)  # before anything is written: it may no longer be where it was
     variants = list(WRITERS[options.format](run, model, folder, options))
@@ -95,6 +97,28 @@ def export(run: FinishedRun, options: ExportOptions) -> ExportReport:
     )
     atomic_write_text(folder / PARITY, json.dumps(report.to_json(), indent=2) + "\n")
     return report
+
+
+def _choose_budget(model: PreTrainedModel, options: ExportOptions) -> None:
+    """Give the model the pruner of the budget that is exported, in place of the default's.
+
+    Raises:
+        ConfigError: it serves no such budget, or the whole table is copied.
+    """
+    encoder, budget = encoder_of(model), options.budget
+    if budget is None:
+        return
+    if options.format == "hf":
+        raise ConfigError(
+            f"format=hf copies the model with all of its budgets, not budget={budget} alone.\n"
+            "Allowed: budget with onnx and openvino.\nLeave it out; model(..., budget=...) chooses."
+        )
+    if encoder.pruner is None:
+        raise ConfigError(f"budget={budget}, but this model drops no tokens.\nAllowed: no budget.\nLeave it out.")
+    try:
+        encoder.pruner = encoder.pruner.at(budget)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _read_data(run: FinishedRun, options: ExportOptions) -> TokenPruningDataModule | None:
@@ -165,6 +189,7 @@ def _folder(run: FinishedRun, options: ExportOptions) -> Path:
     if options.out is not None:
         return Path(options.out)
     dense = "" if options.prune else "_dense"  # what loads as pruned must be pruned
+    dense += f"_{options.budget}" if options.budget else ""
     return run.path / f"hf{dense}" if options.format == "hf" else run.model / f"{options.format}{dense}"
 
 

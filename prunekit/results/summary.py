@@ -175,7 +175,7 @@ def _speed(result: RunResult) -> list[Row]:
 
 def verdicts(result: RunResult) -> list[tuple[str, str, str]]:
     """Return label, sentence and tone of each line below the table."""
-    lines = [_budget_verdict(result), _goal_verdict(result)]
+    lines = [_budget_verdict(result), _goal_verdict(result), _served_budgets(result)]
     if result.speed and not result.is_dense:
         lines += [_speed_line(row, result.flops) for row in result.speed]
         lines.append(("clock", _clock(result.speed[0], result.flops.per or "text"), "plain"))
@@ -244,6 +244,14 @@ def _budget_verdict(result: RunResult) -> tuple[str, str, str]:
     if budget.feasible is not None:
         sentence += f"; feasible here: {budget.feasible[0]:.2f}x to {budget.feasible[1]:.2f}x"
     return "budget", sentence, tone
+
+
+def _served_budgets(result: RunResult) -> tuple[str, str, str]:
+    """Return the score at each of the budgets that the model serves."""
+    found = result.budgets or ()
+    words = ", ".join(f"{one.budget} {format_score(one.score)}{'' if one.met else ' (MISSED)'}" for one in found)
+    sentence = f"{words} {result.score.metric} on {result.score.split}, one model" if found else ""
+    return "budgets", sentence, "good" if all(one.met for one in found) else "bad"
 
 
 def _speed_line(row: SpeedRow, flops: Flops) -> tuple[str, str, str]:

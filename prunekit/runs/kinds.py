@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from prunekit.config.budget import amount_label
+from prunekit.config.budget import amount_label, parse_budget
 from prunekit.config.errors import ConfigError
 from prunekit.config.identity import DENSE, is_dense
+from prunekit.config.keys import all_keys
 from prunekit.config.validation import check_layers
 from prunekit.data.kinds.registry import KINDS as TASK_KINDS
 from prunekit.data.reading import read_task
@@ -273,5 +274,10 @@ def target_of(cfg: Config) -> Any:
 
 
 def method_options(cfg: Config) -> dict[str, Any]:
-    """Return the keys of the method's file that are the method's own."""
-    return {key: value for key, value in cfg["method"].items() if key not in ("name", "_target_", "prunes")}
+    """Return the keys of the method's file that are the method's own; budgets as FLOPs reductions."""
+    own = {key: value for key, value in cfg["method"].items() if key not in ("name", "_target_", "prunes")}
+    budgets = {key.path for key in all_keys().values() if key.domain == "list of budget"}
+    return {
+        key: [parse_budget(one) for one in value] if value and f"method.{key}" in budgets else value
+        for key, value in own.items()
+    }

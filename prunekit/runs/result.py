@@ -235,6 +235,17 @@ class LatencyGoal(OpenJsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedBudget(OpenJsonObject):
+    """One of the budgets that a model serves: what it reaches on validation, and its score and cost on the test."""
+
+    budget: str  # the name by which it is chosen
+    reached: Number
+    met: bool
+    score: Number
+    flops_vs_unpadded: Number
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResult(OpenJsonObject):
     """The result of a run that prunes tokens, or trains a dense model."""
 
@@ -263,6 +274,7 @@ class RunResult(OpenJsonObject):
     translation: Translation | None = None
     search: Search | None = None
     goal: LatencyGoal | None = None
+    budgets: tuple[ServedBudget, ...] | None = None  # of a model that serves several
     seconds: Mapping[str, Number] | None = None  # by stage, and "total"
 
     @property

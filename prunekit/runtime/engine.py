@@ -205,20 +205,27 @@ class PackedEngine:
                 for index, layer in enumerate(encoder.blocks)
             ]
 
-    def __call__(self, inputs: Inputs, *, prune: bool = True) -> Result:
+    def __call__(self, inputs: Inputs, *, prune: bool = True, budget: str | None = None) -> Result:
         """Run texts, pairs of texts, token ids or a padded batch, and return logits, labels and kept tokens.
 
         A padded batch has `input_ids` and may have `attention_mask`, `token_type_ids` and `protected` (tokens that are
         kept whatever their score), padded on the right. `prune=False` runs the dense model, packed.
+        `budget` is one of those that the model was trained for; None is the first of them.
 
         Raises:
-            ValueError: a text without tokens or with more than the model has positions for, or padding that is not on
-                the right; texts given to an engine without a tokenizer.
+            ValueError: a budget that it was not trained for; a text without tokens or with more than the model has
+                positions for, or padding that is not on the right; texts given to an engine without a tokenizer.
         """
         with inference_on(self.device), use_threads(self.threads):
             rows = self._rows(inputs)
-            known = self._counts(rows) if prune and self.predicts_counts else {}
-            return self._run(rows.to(self.device), self.pruner if prune else None, known)
+            pruner = _at(self.pruner, budget) if prune else None
+            known = self._counts(rows, budget) if prune and self.predicts_counts else {}
+            return self._run(rows.to(self.device), pruner, known)
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """The budgets that the model was trained for, where these are several; the first is the default."""
+        return () if self.host_pruner is None else self.host_pruner.policy.budgets
 
     def explain(self, texts: Any) -> Explanation:
         """Explain what is kept of texts, or pairs of texts, layer by layer; print it, or show it in a notebook."""
@@ -288,12 +295,12 @@ class PackedEngine:
 
     # -- layers ----------------------------------------------------------------------------------------
 
-    def _counts(self, rows: Rows) -> dict[int, tuple[int, ...]]:
+    def _counts(self, rows: Rows, budget: str | None = None) -> dict[int, tuple[int, ...]]:
         """Predict how many tokens of each sentence each decision layer keeps; {} if that depends on more than lengths.
 
         Does not wait for the device.
         """
-        pruner = self.host_pruner
+        pruner = _at(self.host_pruner, budget)
         if pruner is None or not _has_own_counts(pruner.policy):
             return {}
         protected = protected_tokens(rows, pruner).sum(-1).long()
@@ -334,6 +341,17 @@ class PackedEngine:
             logits = logits.masked_fill(~forward_pass.whole.real[..., None], MASKED_LOGIT)
         answers = None if by_token(logits) else self.answers
         return Result(logits, answers, tuple(forward_pass.steps))
+
+
+def _at(pruner: TokenPruner | None, budget: str | None) -> TokenPruner | None:
+    """Return the pruner for a budget.
+
+    Raises:
+        ValueError: the model serves no such budget.
+    """
+    if pruner is None and budget is not None:
+        raise ValueError(f"budget={budget!r}, but this model prunes nothing.\nAllowed: no budget.\nLeave it out.")
+    return None if pruner is None else pruner.at(budget)
 
 
 def check_removable(model: PreTrainedModel) -> None:

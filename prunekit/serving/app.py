@@ -213,9 +213,9 @@ def _guarded_routes(service: Service, tokens: Sequence[str], connections: Sized)
         with count_refused(service):
             single = next(iter(service.models.values()))
             form = FORMS["pair" if single.pairs and len(service.models) == 1 else "text"]
-            body = await service.read(request, ("texts", "model"), form)
+            body = await service.read(request, ("texts", "model", "budget"), form)
             served = service.chosen(body)
-            texts = texts_of(body, service.limits_of(served), pairs=served.pairs)
+            texts = texts_of(body, service.limits_of(served), pairs=served.pairs, budgets=served.budgets)
         return Answer({"predictions": await service.answer(request, served, texts)})
 
     @router.get("/models")

@@ -28,6 +28,7 @@ class ReadText(Encoded):
     """The token ids of a text of a request."""
 
     place: str = ""
+    budget: str | None = None
 
 
 class Model:
@@ -73,7 +74,7 @@ class Model:
         for number, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
             self._check(text, ids)
             items.append(ReadText(ids))
-            items[-1].place = text.place
+            items[-1].place, items[-1].budget = text.place, text.budget
             if types is not None and any(types[number]):
                 items[-1].types = types[number]
         return items
@@ -94,8 +95,21 @@ class Model:
             raise empty(text.place)
 
     def compute(self, batch: Sequence[ReadText]) -> list[dict[str, Any] | RequestError]:
-        """Compute the answer to each text, as one packed batch; an error where an answer has no finite number."""
-        result = self.engine(to_engine_inputs(batch))
+        """Compute the answer to each text, as one packed batch; an error where an answer has no finite number.
+
+        Texts for which different budgets were chosen are batches of their own.
+        """
+        places: dict[str | None, list[int]] = {}
+        for place, text in enumerate(batch):
+            places.setdefault(text.budget, []).append(place)
+        answers: dict[int, dict[str, Any] | RequestError] = {}
+        for budget, own in places.items():
+            answers |= zip(own, self._compute([batch[place] for place in own], budget), strict=True)
+        return [answers[place] for place in range(len(batch))]
+
+    def _compute(self, batch: Sequence[ReadText], budget: str | None) -> list[dict[str, Any] | RequestError]:
+        chosen = {} if budget is None else {"budget": budget}
+        result = self.engine(to_engine_inputs(batch), **chosen)
         answers = answers_of(self.engine.config)
         names = [self.engine.config.id2label[number] for number in range(result.logits.shape[-1])]
         shares = answers.probabilities(result.logits.double())
@@ -126,6 +140,7 @@ class Served:
     about: Mapping[str, Any]
     pairs: bool = False  # its texts are pairs
     ranks: bool = False  # of a pair it says how well the second text fits the first
+    budgets: tuple[str, ...] = ()  # that a request may choose from
 
 
 def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
@@ -193,5 +208,7 @@ def load_all(runs: Sequence[FinishedRun], given: Mapping[str, Any]) -> dict[str,
         about |= {"dtype": given["dtype"], "max_length": model.max_length}
         pairs = run.spec.text_pair is not None
         ranks = pairs and model.engine.config.num_labels == 1
-        served[name] = Served(name, model, about, pairs, ranks)
+        budgets = model.engine.budgets
+        about |= {"budgets": list(budgets)} if budgets else {}
+        served[name] = Served(name, model, about, pairs, ranks, budgets)
     return served

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # `curl -d` calls everything a form
@@ -39,10 +39,14 @@ class RequestLimits:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of a request, or a pair of them; `place` is where it stood, as messages name it."""
+    """A text of a request, or a pair of them; `place` is where it stood, as messages name it.
+
+    `budget` is the one that the request chose, None where it chose none.
+    """
 
     place: str
     parts: tuple[str, ...]
+    budget: str | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -110,14 +114,23 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return given
 
 
-def texts_of(given: Mapping[str, Any], limits: RequestLimits, *, pairs: bool) -> list[Text]:
+def texts_of(
+    given: Mapping[str, Any], limits: RequestLimits, *, pairs: bool, budgets: Sequence[str] = ()
+) -> list[Text]:
     """Return the texts of a request of labels: `texts` holds strings, or lists of two if the task has pairs.
 
+    `budgets` are those that the model serves, of which `budget` may name one.
+
     Raises:
-        RequestError: it holds something else, or too many or too long texts.
+        RequestError: it holds something else, too many or too long texts, or another budget.
     """
     entries = _list(given, "texts", limits, FORMS["pair" if pairs else "text"])
-    return [_text(entry, f"texts[{number}]", limits, pair=pairs) for number, entry in enumerate(entries)]
+    texts = [_text(entry, f"texts[{number}]", limits, pair=pairs) for number, entry in enumerate(entries)]
+    budget = given.get("budget")
+    if budget is not None and budget not in budgets:
+        known = ", ".join(budgets) or "no budget: the model was trained for one"
+        raise RequestError(422, f"the budget {shortened(json.dumps(budget))}", known, "name one of these, or none")
+    return [replace(text, budget=budget) for text in texts]
 
 
 def ranking_of(given: Mapping[str, Any], limits: RequestLimits) -> tuple[list[Text], int]:

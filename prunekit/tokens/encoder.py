@@ -83,23 +83,25 @@ class PrunedEncoder(nn.Module):
         execution: str | None = None,
         prune: bool = True,
         protected: Bool[Tensor, "batch tokens"] | None = None,
+        budget: str | None = None,
         **ignored: object,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run the layers and return hidden states in the incoming shape.
 
         A dropped token keeps the output of the last layer that it passed completely; padding is returned as zeros
         under every execution. `protected` marks tokens that must be kept besides [CLS]. `prune=False` makes no
-        decisions, whatever the execution: with "pack" that is the dense model without padding.
+        decisions, whatever the execution: with "pack" that is the dense model without padding. `budget` is one of those
+        that the model was trained for; None is the first of them.
 
         Raises:
             TypeError: an argument that neither prunekit nor transformers knows.
-            ValueError: an unknown execution; or texts that were not cut, of a model that reads cut ones.
+            ValueError: an unknown execution or budget; or texts that were not cut, of a model that reads cut ones.
         """
         unknown = sorted(set(ignored) - _IGNORED)
         if unknown:
             raise TypeError(
                 f"the model was called with {', '.join(unknown)}, which the pruned encoder does not know; "
-                f"it takes trace, execution, prune and protected besides the arguments of transformers."
+                f"it takes trace, execution, prune, protected and budget besides the arguments of transformers."
             )
         if self.longest is not None and hidden_states.shape[1] > self.longest:
             raise ValueError(
@@ -107,7 +109,7 @@ class PrunedEncoder(nn.Module):
                 f"Allowed: up to {self.longest} tokens.\n"
                 f"Give tokenizer(texts, truncation=True, max_length={self.longest}, padding=True, return_tensors='pt')."
             )
-        layout = self._run_layers(hidden_states, attention_mask, trace, execution, prune, protected)
+        layout = self._run_layers(hidden_states, attention_mask, trace, execution, prune, protected, budget)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=layout.restore())
 
     def _run_layers(
@@ -118,11 +120,12 @@ class PrunedEncoder(nn.Module):
         execution: str | None,
         prune: bool,
         protected: Bool[Tensor, "batch tokens"] | None,
+        budget: str | None = None,
     ) -> TokenLayout:
         execution = execution or self.execution
         if execution not in get_args(Execution):
             raise ValueError(f"execution={execution!r} is unknown; choose one of {', '.join(get_args(Execution))}.")
-        pruner = self.pruner if prune and execution != "dense" else None
+        pruner = self.pruner.at(budget) if self.pruner is not None and prune and execution != "dense" else None
         if pruner is not None and not self.training:
             _check_padding(pruner, execution, hidden_states.shape[1])
         always_kept = self._protect(hidden_states, attention_mask, protected, pruner)

@@ -43,6 +43,27 @@ class KeepPolicy(nn.Module):
         """Return the decision in training; by default the hard one."""
         return self(layer, scores, state)
 
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """The budgets that this policy serves, by name, the default first; empty where it serves one without a name."""
+        return ()
+
+    def at(self, budget: str | None) -> KeepPolicy:
+        """Return the policy of one of its budgets; None is the default.
+
+        Raises:
+            ValueError: it has no such budget.
+        """
+        if budget is None:
+            return self
+        known = ", ".join(self.budgets)
+        served = f"the budgets {known}" if known else "only the one of its training"
+        raise ValueError(
+            f"budget={budget!r}, but this model serves {served}.\n"
+            f"Allowed: {known or 'no budget'}.\n"
+            f"Give {f'budget={self.budgets[0]!r}' if known else 'none; method.also=[2x,4x] trains for several'}."
+        )
+
 
 def ranks(
     scores: Float[Tensor, "batch tokens"], eligible: Float[Tensor, "batch tokens"]
@@ -120,6 +141,28 @@ class KeepRatio(KeepPolicy):
                 kept = kept.minimum(self._count(layer, unpruned).clamp(min=protected))
             tokens_out.append(kept)
         return torch.stack(tokens_in), torch.stack(tokens_out)
+
+
+class KeepRatioTable(KeepRatio):
+    """Shares for several budgets: `table` maps the name of each to the share of each layer; `default` is one."""
+
+    def __init__(self, table: Mapping[str, Mapping[Any, float]], default: str) -> None:
+        super().__init__(table[default])
+        self.table = {name: KeepRatio(ratios) for name, ratios in table.items()}
+        self.default = default
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the table, and the default."""
+        return {"table": {name: policy.ratios for name, policy in self.table.items()}, "default": self.default}
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """The names of the table, the default first."""
+        return (self.default, *(name for name in self.table if name != self.default))
+
+    def at(self, budget: str | None) -> KeepPolicy:
+        """Return the shares of a budget."""
+        return super().at(budget) if budget is None or budget not in self.table else self.table[budget]
 
 
 class Threshold(KeepPolicy):

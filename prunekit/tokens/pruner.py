@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Literal
 
@@ -49,6 +50,19 @@ class TokenPruner(nn.Module):
         self.protect_last = protect_last
         self.hide_gone = hide_gone
         self.finishes_layer = finishes_layer
+
+    def at(self, budget: str | None) -> TokenPruner:
+        """Return the pruner for one of the budgets that its policy serves; None is the default, which is itself.
+
+        Raises:
+            ValueError: the policy has no such budget.
+        """
+        policy = self.policy.at(budget)
+        if policy is self.policy:
+            return self
+        other = copy.copy(self)
+        other._modules = self._modules | {"policy": policy}
+        return other
 
     def decide(
         self, layer: int, signals: Signals, state: TokenState, *, soft: bool

@@ -19,8 +19,11 @@ from prunekit.config.errors import ConfigError
 from prunekit.runs.finished import open_run
 from prunekit.runtime.engine import PackedEngine
 from prunekit.serving.model import Model, ReadText, Served, load_all, load_model
-from prunekit.serving.requests import RequestError, Text
+from prunekit.serving.requests import RequestError, RequestLimits, Text, texts_of
 from prunekit.tokens.encoder import install
+from prunekit.tokens.policies import KeepRatioTable
+from prunekit.tokens.pruner import TokenPruner
+from prunekit.tokens.scorers import AttentionReceived
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +198,26 @@ def test_runs_of_one_task_are_told_apart_by_their_hash(run, tmp_path):
     ]
     with pytest.raises(ConfigError, match="is given twice"):
         load_all([run, run], settings("threads=1"))
+
+
+# -- several budgets ------------------------------------------------------------------------------------
+
+
+def test_texts_of_different_budgets_are_answered_each_at_its_own():
+    policy = KeepRatioTable({"2x": {1: 0.5}, "4x": {1: 0.25}}, "2x")
+    engine = PackedEngine(install(tiny_model(), TokenPruner(AttentionReceived(), policy, [1])))
+    model, items = Model(engine, None, max_length=20, cut=False), []
+    for budget in ("4x", None, "2x", "4x"):
+        items.append(ReadText(range(5, 13)))
+        items[-1].budget = budget
+    assert [answer["kept"][1] for answer in model.compute(items)] == [2, 4, 4, 2]
+
+
+def test_a_request_names_one_of_the_budgets():
+    limits = RequestLimits(1, 10, 100)
+    given = {"texts": ["a", "b"], "budget": "4x"}
+    assert [text.budget for text in texts_of(given, limits, pairs=False, budgets=("2x", "4x"))] == ["4x", "4x"]
+    for budgets, allowed in [(("2x", "3x"), "2x, 3x"), ((), "no budget: the model was trained for one")]:
+        with pytest.raises(RequestError, match='the budget "4x"') as refused:
+            texts_of(given, limits, pairs=False, budgets=budgets)
+        assert refused.value.body["error"]["allowed"] == allowed

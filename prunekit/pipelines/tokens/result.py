@@ -21,7 +21,7 @@ def build_result(run: RunInputs, prepared: Prepared, tested: Tested) -> RunResul
     cfg, spec, data, method = run.cfg, run.spec, prepared.data, prepared.method
     validation, test = tested.validation, tested.test
     budget = method.budget_report(validation.reduction)
-    met = budget["met"]
+    met = budget["met"] and all(one["met"] for one in tested.details.get("budgets", ()))
     split = "test" if data.has_test else "validation"
     content = {
         "schema": 1,

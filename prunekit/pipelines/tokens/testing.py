@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prunekit.bench.timing import compare_speed
+from prunekit.config.budget import parse_budget
 from prunekit.console import say, track
 from prunekit.data.loading import generator_of
 from prunekit.data.module import TokenPruningDataModule
@@ -22,7 +23,7 @@ from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens import latency_goal
 from prunekit.pipelines.tokens.preparation import Prepared
 from prunekit.pipelines.tokens.teacher import load_dense
-from prunekit.runs.result import Band, LatencyGoal, RunResult, SpeedRow
+from prunekit.runs.result import Band, LatencyGoal, RunResult, ServedBudget, SpeedRow
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.state import Execution
 
@@ -119,7 +120,29 @@ def evaluate_models(run: RunInputs, prepared: Prepared, extra: ExtraTests) -> Te
         dense = evaluate_split("test", "dense", dense_model, replace(run.spec, **own), method, data)
         dense = extra.complete(dense, "dense", dense_model, data, teacher.result)
     bands = extra.bands(method, dense_model, data, test, dense)
-    return Tested(spec, validation, test, dense, bands, extra.details(method, test, dense))
+    details = dict(extra.details(method, test, dense))
+    if served := evaluate_budgets(method, data, spec):
+        details["budgets"] = [one.to_json() for one in served]
+    return Tested(spec, validation, test, dense, bands, details)
+
+
+def evaluate_budgets(method: TokenPruningMethod, data: TokenPruningDataModule, spec: TaskSpec) -> list[ServedBudget]:
+    """Evaluate a model at each of the budgets that it serves; one that serves a single budget at none."""
+    found = []
+    for budget in () if method.pruner is None else method.pruner.policy.budgets:
+        validation = evaluate_split("validation", "mask", method.model, spec, method, data, budget)
+        test = evaluate_split("test", method.test_execution, method.model, spec, method, data, budget)
+        error = abs((parse_budget(budget) or 1.0) / validation.reduction - 1)
+        found.append(
+            ServedBudget(
+                budget=budget,
+                reached=validation.reduction,
+                met=error <= method.context.tolerance,
+                score=test.metrics[spec.score],
+                flops_vs_unpadded=test.reduction,
+            )
+        )
+    return found
 
 
 def check_test_execution(method: TokenPruningMethod, data: TokenPruningDataModule) -> None:
@@ -145,12 +168,13 @@ def evaluate_split(
     spec: TaskSpec,
     method: TokenPruningMethod,
     data: TokenPruningDataModule,
+    budget: str | None = None,
 ) -> EvaluationResult:
     """Evaluate a model on one split, with a progress line."""
     batches, targets = data.loader(split), data.split(split).targets
     context = method.context
-    tracked = track(batches, f"{split} ({execution})", len(batches))
-    return evaluate(model, tracked, spec, context.shape, targets, execution)
+    tracked = track(batches, f"{split} ({execution}{f', {budget}' if budget else ''})", len(batches))
+    return evaluate(model, tracked, spec, context.shape, targets, execution, budget)
 
 
 def evaluate_other_splits(run: RunInputs, prepared: Prepared, tested: Tested) -> dict[str, dict[str, float]]:
