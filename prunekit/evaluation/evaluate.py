@@ -157,8 +157,8 @@ def kept_tokens(
         """Return values of the tokens that the model read, which are fewer or more than there are."""
         if read is None:
             return values[:, : real.shape[1]]  # a model whose decisions depend on padding has read more of it
-        columns, inside = read
-        return torch.zeros_like(real, dtype=values.dtype).scatter_add(1, columns, values * inside)
+        columns, _ = read
+        return torch.zeros_like(real, dtype=values.dtype).scatter_add(1, columns, values)  # 0 at padding
 
     passed = torch.stack([(placed(entry.keep) > 0) & real for entry in trace.layers])
     start = real if read is None else placed(read[1].float()) > 0

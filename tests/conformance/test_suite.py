@@ -42,6 +42,11 @@ class TestTopOpen(MethodConformance):
 
 
 @pytest.mark.slow
+class TestTopkOfSeveralBudgets(MethodConformance):
+    overrides = ("method=topk", "method.also=[1.2x,1.6x]")
+
+
+@pytest.mark.slow
 class TestThresholdProfile(MethodConformance):
     overrides = ("method=threshold", "method.profile=geometric")
 
