@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import torch
 from datasets import Dataset
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from prunekit.data import spill
@@ -67,6 +67,10 @@ class Targets(ABC):
     def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return `labels` of these rows, and what else their batch holds; `inside` are tokens that are not padding."""
 
+    def answered(self, outputs: Float[Tensor, "rows outputs"]) -> Targets:
+        """Return these targets with the outputs of the model that was given, where they are learned."""
+        raise NotImplementedError(f"{type(self).__name__} are not learned from a model")
+
     def protected(self, offsets: Int[Tensor, "boundaries"]) -> Int[Tensor, "rows"]:
         """Return the number of protected tokens of each row; `offsets` are those of the split. [CLS] by default."""
         return torch.ones(len(offsets) - 1, dtype=torch.int64)
@@ -87,6 +91,35 @@ class LabelTargets(Targets):
     def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return the labels."""
         return {"labels": self.labels[rows]}
+
+    def answered(self, outputs: Float[Tensor, "rows outputs"]) -> LabelTargets:
+        """Return targets whose labels are these outputs."""
+        return replace(self, labels=outputs)
+
+
+@dataclass(frozen=True)
+class VectorTargets(Targets):
+    """The vectors of an embedder that was given, from when it has read the texts.
+
+    Rows 2i and 2i + 1 are the pair whose score is `scores[i]`; None where texts are no pairs, or have no scores.
+    """
+
+    texts: int
+    scores: Float[Tensor, "pairs"] | None = None
+    vectors: Float[Tensor, "rows size"] | None = None
+
+    @property
+    def judged(self) -> int:
+        """How many texts there are."""
+        return self.texts
+
+    def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
+        """Return the vectors as `labels` [batch, size]; of no numbers where they are not known."""
+        return {"labels": torch.zeros(len(rows), 0) if self.vectors is None else self.vectors[rows]}
+
+    def answered(self, outputs: Float[Tensor, "rows size"]) -> VectorTargets:
+        """Return targets with these vectors."""
+        return replace(self, vectors=outputs)
 
 
 @dataclass(frozen=True)

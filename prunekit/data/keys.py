@@ -20,7 +20,8 @@ class TaskKeys:
     Of several labels per text, `label_columns` are columns of 0 and 1, one for each, which a file names as a list in
     `label`. `thresholds` are the probabilities from which a text has each label, () where `tune_thresholds` leaves them
     to the validation split; without it they are 0.5.
-    Rows with the same value in the column `group` are in the same split.
+    Rows with the same value in the column `group` are in the same split. `pooling` says which tokens of a text make
+    its vector.
     """
 
     name: str
@@ -64,6 +65,7 @@ class TaskKeys:
     tune_thresholds: bool = False
     thresholds: tuple[float, ...] = ()
     protect_question: bool = False
+    pooling: Literal["kept", "all"] = "kept"
     source_language: str | None = None
     target_language: str | None = None
     max_target_length: int = 128

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.cost import Shape
 from prunekit.files import allow_as_usual, atomic_write_text, sha256
+from prunekit.models.embedder import SentenceEmbedder
 from prunekit.models.forward import run_encoder
 from prunekit.models.loading import load_stock
 from prunekit.models.stored_pruner import (
@@ -68,6 +69,8 @@ def save(
         settings["prefix"] = encoder.prefix
     if max_length is not None:
         settings["max_length"] = max_length
+        if isinstance(model, SentenceEmbedder):
+            model.save_length(folder, max_length)
     if pruner is not None:
         settings |= write_pruner(pruner, folder / TENSORS)
     # last, so that a folder with settings is a whole one

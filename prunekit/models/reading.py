@@ -110,7 +110,8 @@ def _check_types(source: str | Path, model: PreTrainedModel) -> None:
     Raises:
         ConfigError: a tensor of the folder is none.
     """
-    floating = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    stored = getattr(model, "stored_as", model)  # an embedder's encoder, whose modules have files of their own
+    floating = {name for name, tensor in stored.state_dict().items() if tensor.is_floating_point()}
     for path in sorted(Path(source).glob("model*.safetensors")):
         with safe_open(path, "pt") as opened:
             for name in floating & set(opened.keys()):

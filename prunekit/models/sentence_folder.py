@@ -117,6 +117,42 @@ def read_sentence_folder(folder: str | Path) -> SentenceFolder | None:
     return found
 
 
+def is_embedder(folder: str | Path) -> bool:
+    """Return whether a folder is that of a SentenceTransformer, whatever its modules; false where it is unreadable."""
+    try:
+        rows, place = _read(Path(folder) / MODULES), Path(folder) / SETTINGS
+        settings = _read(place) if place.is_file() else {}
+    except ConfigError:
+        return False
+    types = [str(row.get("type")) for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    named = settings.get("model_type") if isinstance(settings, Mapping) else None
+    return any(name.rpartition(".")[2] == "Pooling" for name in types) and (named or EMBEDDER) == EMBEDDER
+
+
+def longest_text_set(folder: str | Path) -> int | None:
+    """Return the number of tokens at which an embedder's folder says that texts are cut; None where it does not say."""
+    files = sorted(Path(folder).glob("sentence_*_config.json"))
+    try:
+        stored = _read(files[0]) if files and is_embedder(folder) else {}
+    except ConfigError:
+        return None
+    length = stored.get("max_seq_length") if isinstance(stored, Mapping) else None
+    return length if isinstance(length, int) and not isinstance(length, bool) else None
+
+
+def head_files(folder: str | Path) -> list[Path]:
+    """Return the files of the modules after the Transformer, and what lists them; none without modules.json."""
+    folder = Path(folder)
+    try:
+        rows = _read(folder / MODULES)
+    except ConfigError:
+        return []
+    paths = [str(row.get("path") or "") for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    places = [folder / path for path in paths if path and ".." not in PurePosixPath(path).parts]
+    found = [file for place in places for file in place.glob("*") if file.suffix in (".json", ".safetensors", ".bin")]
+    return sorted([folder / MODULES, *found])
+
+
 def read_weights(module: SentenceModule) -> dict[str, Any]:
     """Return the tensors of a module by their names, such as linear.weight; nothing is unpickled but tensors.
 
@@ -124,7 +160,7 @@ def read_weights(module: SentenceModule) -> dict[str, Any]:
         ConfigError: they cannot be read.
     """
     import torch  # a configuration is checked without it
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file  # as above
 
     safe, pickled = (module.folder / name for name in ("model.safetensors", "pytorch_model.bin"))
     try:

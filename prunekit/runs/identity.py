@@ -14,6 +14,7 @@ from prunekit.config.errors import ConfigError
 from prunekit.config.identity import DENSE, FILES, OWN, is_dense, with_absolute_paths
 from prunekit.files import known_sha256
 from prunekit.models.given import has_no_labels, with_settings_of
+from prunekit.models.sentence_folder import head_files
 from prunekit.models.sources import SOURCES, find_model, is_hub_id, name_of_model
 from prunekit.runs.kinds import kind_of
 
@@ -38,7 +39,7 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
         cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}
     models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg.get(key, {}).get("path")}
     if cfg.get("model"):
-        models["model"] = model_digest(find_model(cfg["model"]))
+        models["model"] = model_digest(find_model(cfg["model"]), with_head=True)
     digests = {FILES: kind.digest(kind.spec(cfg["task"])), **models}
     given = {key: digest for key, digest in digests.items() if digest is not None}
     return with_absolute_paths(cfg | {OWN: given}) if given else cfg
@@ -105,10 +106,13 @@ def teacher_config(cfg: dict[str, Any]) -> dict[str, Any] | None:
     return dense_config(cfg)
 
 
-def model_digest(folder: str | Path) -> str | None:
-    """Return the hex digest of the weights and configuration in a folder; None where there is neither."""
+def model_digest(folder: str | Path, *, with_head: bool = False) -> str | None:
+    """Return the hex digest of the weights and configuration in a folder; None where there is neither.
+
+    `with_head` counts the modules of sentence-transformers, too, which have folders of their own.
+    """
     digest = hashlib.sha256()
     files = [path for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".bin", ".json")]
-    for path in files:
+    for path in [*files, *(head_files(folder) if with_head else [])]:
         digest.update(bytes.fromhex(known_sha256(path)))
     return digest.hexdigest() if files else None

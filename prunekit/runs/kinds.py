@@ -207,15 +207,16 @@ def _check_without_labels(cfg: Config) -> None:
     """
     own = cfg["method"].get(OWN_LOSS)
     wrong = f"method.{OWN_LOSS}={own}" if own == "ce" else f"loss={cfg['loss']}" if cfg.get("loss") else ""
+    what = "task.label=null" if cfg["task"].get("label", "") is None else "an embedder"
     if is_dense(cfg["method"]["name"]):
         raise ConfigError(
-            f"method={cfg['method']['name']} with task.label=null: the model would learn its own answers.\n"
+            f"method={cfg['method']['name']} with {what}: the model would learn its own answers.\n"
             "Allowed: a method that prunes tokens, as method=topk.\n"
             "Choose one; prunekit.load(model, engine='packed') runs the model as it is."
         )
     if wrong:
         raise ConfigError(
-            f"{wrong} with task.label=null: there are no labels to learn.\n"
+            f"{wrong} with {what}: there are no labels to learn.\n"
             "Allowed: kd, the answers of the model that was given.\nLeave it out, or name the labels: task.label=..."
         )
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +30,7 @@ from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
 from prunekit.models.pretrained import load_packable
 from prunekit.models.tokenizers import longest_text
+from prunekit.runtime.embedding import encode
 from prunekit.runtime.explaining import Explanation, Kept, explain
 from prunekit.runtime.extras import need
 from prunekit.runtime.forward import CompiledLayer, ForwardPass, Result, protected_tokens
@@ -231,6 +233,10 @@ class PackedEngine:
         )
         return explain(run, self.tokenizer, self.config, self.max_length, texts, remark)
 
+    def encode(self, texts: str | Sequence[str], *, batch_size: int = 32) -> np.ndarray:
+        """Return the vectors of texts, float32 [texts, size], as of `prunekit.runtime.embedding.encode`."""
+        return encode(lambda ids: self(ids).logits, self.tokenizer, self.config, self.max_length, texts, batch_size)
+
     def warm(self, most: int = 1024) -> PackedEngine:
         """Compile the backend's products now, for all rounded numbers of rows up to `most`, and return the engine.
 
@@ -315,7 +321,7 @@ class PackedEngine:
             embed=self._embed,
             dtype=self.dtype,
             fused=self.fused,
-            first_only=self.head.first_only,
+            reads=self.head.reads,
         )
 
     def _run(self, rows: Rows, pruner: TokenPruner | None, known: Mapping[int, tuple[int, ...]]) -> Result:
@@ -328,7 +334,8 @@ class PackedEngine:
         return self._result(forward_pass.restore(), forward_pass)
 
     def _result(self, hidden: Float[Tensor, "batch tokens hidden"], forward_pass: ForwardPass) -> Result:
-        logits = self.head.logits(hidden.float())
+        weights = [forward_pass.real.float()] * self.head.pools
+        logits = self.head.logits(hidden.float(), *weights)
         if by_token(logits):
             logits = logits.masked_fill(~forward_pass.whole.real[..., None], MASKED_LOGIT)
         answers = None if by_token(logits) else self.answers

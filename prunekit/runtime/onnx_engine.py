@@ -32,6 +32,7 @@ from prunekit.models.answers import Answers, answers_of
 from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token
 from prunekit.models.reading import read_config
+from prunekit.runtime.embedding import encode
 from prunekit.runtime.explaining import Explanation, Kept, explain
 from prunekit.runtime.extras import need, version
 from prunekit.runtime.inputs import Inputs, tokenizer_of
@@ -150,6 +151,10 @@ class GraphEngine:
         encoded = self.tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True)
         types = encoded.get("token_type_ids") or [None] * len(texts)
         return self._outcome([self._text(*row, None) for row in zip(encoded["input_ids"], types, strict=True)])
+
+    def encode(self, texts: str | Sequence[str], *, batch_size: int = 32) -> np.ndarray:
+        """Return the vectors of texts, float32 [texts, size], as of `prunekit.runtime.embedding.encode`."""
+        return encode(self.logits, self.tokenizer, self.config, None, texts, batch_size)
 
     def explain(self, texts: Any) -> Explanation:
         """Explain what is kept of texts, or pairs of texts, layer by layer; print it, or show it in a notebook."""

@@ -41,6 +41,7 @@ class TaskKind(ABC):
     labels_words: bool = False  # whether a prediction is a list, a label per word
     predicts_value: bool = False  # whether a head has one output, which is a value
     asks_teacher: bool = False  # whether no row has a label: the outputs of the model that was given are learned
+    gives_vectors: bool = False  # whether a prediction is a vector, which is compared with those of other texts
     does: str = ""  # what a model of this kind does, for messages; "" = it gives each text one label or value
     # what cells may hold, and what to do about others, in messages
     allowed_text: str = "text, which is Unicode; null where there is none."

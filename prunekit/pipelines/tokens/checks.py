@@ -29,13 +29,13 @@ def check_models(run: RunInputs) -> None:
     _check_encoder(run, key, run.backbone)
     _check_reading(run, key, run.backbone)
     trains_no_head = is_dense(cfg["method"]["name"]) and cfg["trainer"]["epochs"] == 0
-    if trains_no_head and stored_head(run.backbone) != head:
+    if trains_no_head and stored_head(run.backbone, head) != head:
         raise ConfigError(
             f"trainer.epochs=0 takes {key}={run.backbone} as it is, but it has no head for {head.pipeline}.\n"
             "Allowed: 1 and more, which trains the head, or a model that has one.\n"
             "Give trainer.epochs=2, or as a teacher's teacher.epochs=2."
         )
-    if stored_head(run.backbone) is not None:
+    if stored_head(run.backbone, head) is not None:
         _check_given(run, run.backbone, head)
     if is_given and not is_dense(cfg["method"]["name"]):
         _check_teacher(run, "model", run.backbone)
@@ -91,7 +91,7 @@ def _check_reading(run: RunInputs, key: str, source: Path | str) -> None:
 def _check_teacher(run: RunInputs, key: str, source: Path | str) -> None:
     """Check that a model can be taken as it is: its head and its weights are there."""
     head = HEADS[run.spec.kind]
-    if stored_head(source) is None:
+    if stored_head(source, head) is None:
         raise ConfigError(
             f"{key}={source} has no head for {head.pipeline}, so it answers nothing.\n"
             "Allowed: a model that was fine-tuned on the task.\n"

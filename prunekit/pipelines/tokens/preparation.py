@@ -22,7 +22,7 @@ from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.vocabulary import left_out, remarks
 from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
-from prunekit.models.heads import stored_head
+from prunekit.models.heads import HEADS, stored_head
 from prunekit.models.reading import read_config
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens import latency_goal
@@ -224,7 +224,7 @@ def build_method(
     kind = method_class(run.cfg)
     source = teacher.folder if teacher else run.backbone
     model = load_task_model(source, run.spec, data, new_head=teacher is None)
-    if stored_head(source) is None:
+    if stored_head(source, HEADS[run.spec.kind]) is None:
         say(f"head       {run.cfg['backbone']['name']} has none: it starts from random numbers, and is trained")
     if (kind.uses_teacher or "kd" in context.loss) and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))
