@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ Run = Callable[[list[list[int]]], Tensor]  # token ids of some texts -> their ve
 
 
 def encode(
-    run: Run, tokenizer: Any, config: Any, max_length: int | None, texts: str | Sequence[str], batch_size: int = 32
+    run: Run, tokenizer: Any, config: Any, max_length: int | None, texts: Any, batch_size: int = 32
 ) -> np.ndarray:
     """Return the vectors of texts, float32 [texts, size], or [size] of one text that is given by itself.
 
@@ -39,7 +39,7 @@ def encode(
         raise ValueError("this model has no tokenizer, so texts cannot be read; load it from a folder that has one.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is no number of texts; give 1 or more.")
-    given = [texts] if isinstance(texts, str) else list(texts)
+    given = [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
     if wrong := [text for text in given if not isinstance(text, str)]:
         raise TypeError(
             f"encode was given {shown(wrong[0])}.\nAllowed: a text, or a list of texts.\n"
@@ -56,9 +56,7 @@ def encode(
     return found[0] if isinstance(texts, str) else found
 
 
-def encode_with(
-    model: PreTrainedModel, folder: Path, texts: str | Sequence[str], *, batch_size: int = 32
-) -> np.ndarray:
+def encode_with(model: PreTrainedModel, folder: Path, texts: Any, *, batch_size: int = 32) -> np.ndarray:
     """Return the vectors of texts by the embedder that was loaded from a folder, as `encode`."""
     tokenizer = tokenizer_of(folder, model.config)
 

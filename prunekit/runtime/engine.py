@@ -233,7 +233,7 @@ class PackedEngine:
         )
         return explain(run, self.tokenizer, self.config, self.max_length, texts, remark)
 
-    def encode(self, texts: str | Sequence[str], *, batch_size: int = 32) -> np.ndarray:
+    def encode(self, texts: Any, *, batch_size: int = 32) -> np.ndarray:
         """Return the vectors of texts, float32 [texts, size], as of `prunekit.runtime.embedding.encode`."""
         return encode(lambda ids: self(ids).logits, self.tokenizer, self.config, self.max_length, texts, batch_size)
 

@@ -152,7 +152,7 @@ class GraphEngine:
         types = encoded.get("token_type_ids") or [None] * len(texts)
         return self._outcome([self._text(*row, None) for row in zip(encoded["input_ids"], types, strict=True)])
 
-    def encode(self, texts: str | Sequence[str], *, batch_size: int = 32) -> np.ndarray:
+    def encode(self, texts: Any, *, batch_size: int = 32) -> np.ndarray:
         """Return the vectors of texts, float32 [texts, size], as of `prunekit.runtime.embedding.encode`."""
         return encode(self.logits, self.tokenizer, self.config, None, texts, batch_size)
 
