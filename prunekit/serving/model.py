@@ -15,8 +15,9 @@ from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import silence_libraries
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.vocabulary import is_tokenless
-from prunekit.models.answers import answers_of
+from prunekit.models.answers import OneVector, answers_of
 from prunekit.runs.finished import FinishedRun
+from prunekit.runtime.forward import Result
 from prunekit.runtime.loading import load
 from prunekit.serving.beginnings import beginning, divides_at_blanks
 from prunekit.serving.requests import RequestError, Text, empty
@@ -97,6 +98,8 @@ class Model:
         """Compute the answer to each text, as one packed batch; an error where an answer has no finite number."""
         result = self.engine(to_engine_inputs(batch))
         answers = answers_of(self.engine.config)
+        if isinstance(answers, OneVector):
+            return self._vectors(batch, result)
         names = [self.engine.config.id2label[number] for number in range(result.logits.shape[-1])]
         shares = answers.probabilities(result.logits.double())
         scores = result.logits if shares is None else shares
@@ -109,6 +112,15 @@ class Model:
             if is_finite
             else _not_finite(ids)
             for label, row, ids, counts, is_finite in zip(labels, scores.tolist(), batch, kept, finite, strict=True)
+        ]
+
+    def _vectors(self, batch: Sequence[ReadText], result: Result) -> list[dict[str, Any] | RequestError]:
+        """Return the vector of each text; an error where it has no finite numbers."""
+        kept = result.trace.tokens_out.T.long().tolist()
+        finite = torch.isfinite(result.logits).all(-1).tolist()
+        return [
+            {"embedding": vector, "tokens": len(ids), "kept": counts} if is_finite else _not_finite(ids)
+            for vector, ids, counts, is_finite in zip(result.logits.tolist(), batch, kept, finite, strict=True)
         ]
 
 
@@ -126,6 +138,7 @@ class Served:
     about: Mapping[str, Any]
     pairs: bool = False  # its texts are pairs
     ranks: bool = False  # of a pair it says how well the second text fits the first
+    embeds: bool = False  # of a text it gives a vector
 
 
 def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
@@ -155,7 +168,7 @@ def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
     model = Model(engine, tokenizer, max_length=longest, cut=given["cut"])
     try:
         engine.warm(min(given["batch_tokens"], 1024))  # so that few requests wait for a compiler
-        first = Text("a first text", ("warm", "up") if run.spec.text_pair else ("warm up",))
+        first = Text("a first text", ("warm", "up") if _reads_pairs(run) else ("warm up",))
         answers = [
             answer
             for texts in ([first], [first] * min(2, given["batch_texts"]))
@@ -167,6 +180,11 @@ def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
         if isinstance(answer, RequestError):
             raise _not_served(run, str(answer))
     return model
+
+
+def _reads_pairs(run: FinishedRun) -> bool:
+    """Return whether a run's model reads two texts at a time; an embedder that learned from pairs reads one."""
+    return run.spec.text_pair is not None and not run.spec.kind.gives_vectors
 
 
 def _not_served(run: FinishedRun, reason: str) -> ConfigError:
@@ -191,7 +209,7 @@ def load_all(runs: Sequence[FinishedRun], given: Mapping[str, Any]) -> dict[str,
         model = load_model(run, given)
         about: dict[str, Any] = {"task": task, "method": run.result.method, "hash": run.result.hash}
         about |= {"dtype": given["dtype"], "max_length": model.max_length}
-        pairs = run.spec.text_pair is not None
+        pairs = _reads_pairs(run)
         ranks = pairs and model.engine.config.num_labels == 1
-        served[name] = Served(name, model, about, pairs, ranks)
+        served[name] = Served(name, model, about, pairs, ranks, run.spec.kind.gives_vectors)
     return served

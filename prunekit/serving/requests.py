@@ -9,9 +9,11 @@ from typing import Any
 
 # `curl -d` calls everything a form
 MEDIA_TYPES = ("application/json", "application/x-www-form-urlencoded")
+ENCODINGS = ("float", "base64")
 FORMS = {
     "text": '{"texts": ["a text", ...]}',
     "pair": '{"texts": [["a text", "its partner"], ...]}',
+    "input": '{"input": ["a text", ...]}',
     "ranking": '{"query": "a text", "documents": ["a text", ...]}',
 }
 
@@ -118,6 +120,32 @@ def texts_of(given: Mapping[str, Any], limits: RequestLimits, *, pairs: bool) ->
     """
     entries = _list(given, "texts", limits, FORMS["pair" if pairs else "text"])
     return [_text(entry, f"texts[{number}]", limits, pair=pairs) for number, entry in enumerate(entries)]
+
+
+def inputs_of(given: Mapping[str, Any], limits: RequestLimits) -> list[Text]:
+    """Return the texts of a request of vectors in OpenAI's form: `input` is a string, or a list of them.
+
+    Raises:
+        RequestError: it holds something else, or too many or too long texts.
+    """
+    whole = given.get("input")
+    if isinstance(whole, str):
+        return [_text(whole, "input", limits)]
+    entries = _list(given, "input", limits, FORMS["input"])
+    return [_text(entry, f"input[{number}]", limits) for number, entry in enumerate(entries)]
+
+
+def encoding_of(given: Mapping[str, Any]) -> str:
+    """Return how a request in OpenAI's form wants its vectors: as "float", a list of numbers, or as "base64".
+
+    Raises:
+        RequestError: it wants something else.
+    """
+    form = given.get("encoding_format", "float")
+    if form not in ENCODINGS:
+        said = f"encoding_format is {shortened(json.dumps(form))}"
+        raise RequestError(422, said, " or ".join(ENCODINGS), "leave it out")
+    return str(form)
 
 
 def ranking_of(given: Mapping[str, Any], limits: RequestLimits) -> tuple[list[Text], int]:
