@@ -163,6 +163,16 @@ def data_layer() -> str:
     return table
 
 
+def embedder() -> str:
+    """Return the table of a pruned embedder beside its baselines, and what the dense one reaches."""
+    stored = RESULTS / "embed.json"
+    if not stored.is_file():
+        return "Not measured yet.\n"
+    rows = ["method", "task.pooling"]
+    measures = ["spearman", "drop", "cosine", "overlap", "reduction", "speedup_b32_packed", "speedup_b32_padded"]
+    return over_seeds("embed", rows, ["budget"], measures)
+
+
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"headline": headline},
@@ -203,6 +213,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         )
     },
     "docs/data.md": {"data_layer": data_layer},
+    "docs/your_model.md": {"embedder": embedder},
     "docs/translation.md": {"trained": translations},
     "docs/reliability.md": {"campaign": campaign},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
