@@ -168,7 +168,7 @@ def embedder() -> str:
     stored = RESULTS / "embed.json"
     if not stored.is_file():
         return "Not measured yet.\n"
-    rows = ["method", "task.pooling"]
+    rows = ["method", "method.schedule", "task.pooling"]
     measures = ["spearman", "drop", "cosine", "overlap", "reduction", "speedup_b32_packed", "speedup_b32_padded"]
     return over_seeds("embed", rows, ["budget"], measures)
 

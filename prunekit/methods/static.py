@@ -23,7 +23,14 @@ from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.methods.options import MethodOptions, OptionalTraining
 from prunekit.tokens.budget import BisectionResult, bisect
-from prunekit.tokens.policies import KeepRatio, Threshold, geometric_ratios, linear_ratios, published_dense_layers
+from prunekit.tokens.policies import (
+    KeepRatio,
+    Threshold,
+    geometric_ratios,
+    linear_ratios,
+    published_dense_layers,
+    step_ratios,
+)
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import Scorer
 
@@ -43,12 +50,13 @@ class StaticOptions(OptionalTraining):
 class KeepRatioOptions(StaticOptions):
     """Options of a method that keeps the best share of each sentence, down to `rate`; subclasses name the scorer.
 
-    The first layers keep everything, the following ones less and less, linearly or by a factor. With a budget the rate
-    follows from the lengths of the validation sentences; no weight affects it, so it holds throughout training.
+    The first layers keep everything, the following ones less and less: linearly, by a factor, or all the less at once.
+    With a budget the rate follows from the lengths of the validation sentences; no weight affects it, so it holds
+    throughout training.
     """
 
     rate: float | None
-    schedule: Literal["linear", "geometric"]
+    schedule: Literal["linear", "geometric", "once"]
     dense_layers: int | None
 
     def scorer(self) -> Scorer:
@@ -73,7 +81,10 @@ class KeepRatioOptions(StaticOptions):
         """Build the scorer, and a share for each layer that prunes; for all layers if the scorer reads earlier ones."""
         scorer = self.scorer()
         shares = self._shares(shape, 1.0 if self.rate is None else self.rate)
-        layers = range(0 if "previous" in scorer.needs else self._first_layer(shape), shape.layers)
+        first = self._first_layer(shape)
+        # after the only layer that drops tokens none has anything to decide
+        end = min(first + 1, shape.layers) if self.schedule == "once" else shape.layers
+        layers = range(0 if "previous" in scorer.needs else first, end)
         return TokenPruner(scorer, KeepRatio({layer: shares[layer] for layer in layers}), layers)
 
     def _first_layer(self, shape: Shape) -> int:
@@ -82,7 +93,7 @@ class KeepRatioOptions(StaticOptions):
         return min(shape.layers, published_dense_layers(shape.layers) if given is None else given)
 
     def _shares(self, shape: Shape, rate: float) -> dict[int, float]:
-        ratios = {"linear": linear_ratios, "geometric": geometric_ratios}[self.schedule]
+        ratios = {"linear": linear_ratios, "geometric": geometric_ratios, "once": step_ratios}[self.schedule]
         return ratios(shape.layers, self._first_layer(shape), rate)
 
     def _lowest_rate(self, shape: Shape) -> float:

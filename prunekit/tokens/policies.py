@@ -81,6 +81,14 @@ def geometric_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
     return shares
 
 
+def step_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
+    """Return the share of the sentence that each layer keeps: 1 in the first `dense` layers, and then `rate` at once.
+
+    The floor is that of `linear_ratios`.
+    """
+    return {layer: 1.0 if layer < dense else max(LEAST_SHARE, rate) for layer in range(layers)}
+
+
 class KeepRatio(KeepPolicy):
     """Policy that keeps the best share of the *unpruned* sentence at each layer, protected tokens counted.
 

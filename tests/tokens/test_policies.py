@@ -15,6 +15,7 @@ from prunekit.tokens.policies import (
     linear_ratios,
     linear_thresholds,
     published_dense_layers,
+    step_ratios,
 )
 from prunekit.tokens.state import TokenState
 
@@ -48,6 +49,12 @@ def test_a_negative_rate_reaches_the_floor_before_the_last_layer():
 def test_a_geometric_schedule_falls_by_one_factor():
     assert list(geometric_ratios(4, 1, 0.125).values()) == pytest.approx([1, 0.5, 0.25, 0.125])
     assert list(geometric_ratios(3, 0, 0.125).values()) == pytest.approx([0.5, 0.25, 0.125])
+
+
+def test_all_at_once_leaves_the_rate_from_the_first_layer_that_prunes():
+    assert list(step_ratios(4, 1, 0.25).values()) == [1, 0.25, 0.25, 0.25]
+    assert list(step_ratios(3, 0, -1.0).values()) == [0.01, 0.01, 0.01]
+    assert list(step_ratios(2, 5, 0.25).values()) == [1, 1]
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0])
