@@ -14,6 +14,7 @@ import csv
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -49,9 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     write_model(folder / GIVEN, given["length"])
     common = [*COMMON, f"model={folder / GIVEN}", f"runs_dir={folder / 'runs'}"]
     common += [f"task.{key}={folder / name}" for key, name in (("file", "pairs.csv"), ("test_file", "test.csv"))]
+    common += [f"trainer.epochs={given['epochs']}"]
     common += [f"{key}={value}" for key, value in given["settings"].items()]
-    for way in given["ways"]:
-        train([*common, *way.split()])
+    for budget, method in product(given["budgets"], given["methods"]):
+        name, *own = method.split()
+        train([f"method={name}", f"budget={budget}", *common, *own])
     return DONE
 
 

@@ -47,10 +47,10 @@ class PrunedEmbedder(InputModule):
                 f"{folder} {what}.\nAllowed: a model that was made from a SentenceTransformer, with its tokenizer.\n"
                 "Give the folder of such a model."
             )
-        self.tokenizer = self.engine.tokenizer
+        self.tokenizer: Any = self.engine.tokenizer
         self.max_seq_length: int = getattr(self.engine, "max_length", None) or self.tokenizer.model_max_length
 
-    def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **ignored: Any) -> dict[str, Tensor]:
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **ignored: Any) -> dict[str, Tensor]:
         """Return the token ids of texts, padded, with their mask."""
         texts = [f"{prompt or ''}{text}" for text in inputs]
         limit = {"truncation": True, "max_length": self.max_seq_length}
@@ -73,6 +73,8 @@ class PrunedEmbedder(InputModule):
         shutil.copytree(self.folder, output_path, dirs_exist_ok=True)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **ignored: Any) -> PrunedEmbedder:
+    def load(  # type: ignore[override]
+        cls, model_name_or_path: str, subfolder: str = "", **ignored: Any
+    ) -> PrunedEmbedder:
         """Load what `save` wrote, in the packed engine."""
         return cls(Path(model_name_or_path) / subfolder)
