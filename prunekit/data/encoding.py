@@ -237,7 +237,7 @@ def fingerprint(rows: Rows[Any], tokenizer_hash: str, max_length: int, stride: i
 class Encoder:
     """A tokenizer, the longest length allowed, and the folder in which encoded splits are cached; None caches nothing.
 
-    `processes` tokenise at the same time.
+    `processes` tokenise at the same time. With `protects_first` no method may shorten the first of two texts.
 
     Raises:
         DataError: `max_length` is more than the model reads.
@@ -247,6 +247,7 @@ class Encoder:
     max_length: int
     cache: Path | None = None
     processes: int = 1
+    protects_first: bool = False
 
     def __post_init__(self) -> None:
         longest = self.tokenizer.model_max_length
@@ -347,7 +348,30 @@ def encode_label_sets(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequ
 
 def _encode(rows: Rows[Any], encoder: Encoder, targets: Targets) -> EncodedSplit:
     key = fingerprint(rows, encoder.tokenizer_hash, encoder.max_length)
-    return encoder.split(key, encoder.encode(key, text_columns(rows), TextTokeniser.of(encoder)), targets)
+    columns = encoder.encode(key, text_columns(rows), TextTokeniser.of(encoder))
+    if encoder.protects_first:
+        cut = np.concatenate([chunk.to_numpy() for chunk in columns["cut"]])
+        _check_room(rows, encoder, np.flatnonzero(cut).tolist())
+    return encoder.split(key, columns, targets)
+
+
+def _check_room(rows: Rows[Any], encoder: Encoder, cut: Sequence[int]) -> None:
+    """Check that the first texts of rows that are cut, which are to be kept whole, leave room for the second ones.
+
+    Raises:
+        DataError: one fills the longest length alone.
+    """
+    most = encoder.max_length - encoder.tokenizer.num_special_tokens_to_add(pair=True) - 1
+    for some in (cut[start : start + CHUNK] for start in range(0, len(cut), CHUNK)):
+        alone = encoder.tokenizer([rows.texts[row] for row in some], add_special_tokens=False, verbose=False)
+        for row, ids in zip(some, alone["input_ids"], strict=True):
+            if len(ids) > most:
+                raise DataError(
+                    f"{rows.at(row)}: the first text has {len(ids)} tokens, which leaves none of task.max_length="
+                    f"{encoder.max_length} for the second, and protect=first_segment keeps it whole.\n"
+                    f"Allowed: first texts of up to {most} tokens.\n"
+                    "Shorten it, raise task.max_length, or set protect=none."
+                )
 
 
 def text_columns(rows: Rows[Any]) -> dict[str, Sequence[str]]:

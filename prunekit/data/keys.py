@@ -22,6 +22,7 @@ class TaskKeys:
     to the validation split; without it they are 0.5.
     Rows with the same value in the column `group` are in the same split. `pooling` says which tokens of a text make
     its vector.
+    `protect` is the run's, not of a task's file: with "first_segment" no method drops a token of a pair's first text.
     """
 
     name: str
@@ -66,6 +67,7 @@ class TaskKeys:
     thresholds: tuple[float, ...] = ()
     protect_question: bool = False
     pooling: Literal["kept", "all"] = "kept"
+    protect: Literal["none", "first_segment"] = "none"
     source_language: str | None = None
     target_language: str | None = None
     max_target_length: int = 128

@@ -144,7 +144,8 @@ class TokenPruningDataModule(L.LightningDataModule):
         self._task = None  # what is in use is in the encoded splits
         tokenizer = load_tokenizer(self.tokenizer_path)
         task = without_tokenless(self.spec, task, tokenizer)
-        encoder = Encoder(tokenizer, self.spec.max_length, self.cache_dir / "tokens", self.num_proc)
+        tokens, protects = self.cache_dir / "tokens", self.spec.protects_first
+        encoder = Encoder(tokenizer, self.spec.max_length, tokens, self.num_proc, protects)
         self.label_names = task.label_names
         self.dropped = dict(task.dropped)
         self.noticed = dict(task.noticed)

@@ -27,10 +27,9 @@ def with_settings_of(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     that names no classes a regression, one with several labels per text a multilabel task. Of texts without labels its
     outputs are learned: the classes are its own.
     """
-    config, found = _read(folder / "config.json"), dict(task)
+    config, found = read_object(folder / "config.json"), dict(task)
     if found.get("kind") == "classification" and found.get("labels") is None:
-        names = config.get("id2label")
-        has_one = isinstance(names, Mapping) and len(names) == 1
+        has_one = output_count(folder) == 1
         problem = config.get("problem_type")
         found["kind"] = "regression" if has_one or problem == "regression" else "classification"
         if problem == "multi_label_classification" and not has_one:
@@ -70,14 +69,20 @@ def _own_answers(task: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
     return {"kind": kind.name, "labels": task.get("labels") or [str(name) for name in names.values()], **several}
 
 
+def output_count(folder: Path) -> int:
+    """Return the number of outputs of the classifier in a folder; transformers writes no names where there are two."""
+    names = read_object(folder / "config.json").get("id2label")
+    return len(names) if isinstance(names, Mapping) and names else 2
+
+
 def longest_text_of(folder: Path, config: Mapping[str, Any] | None = None) -> int | None:
     """Return the number of tokens at which a model was trained or tested; else the most that it reads; None = unknown.
 
     It is written by prunekit, by sentence-transformers, or in tokenizer.json where a tokenizer was told to cut texts.
     """
-    config = _read(folder / "config.json") if config is None else config
-    trained = _read(folder / "prunekit.json").get("max_length")
-    truncation = _read(folder / "tokenizer.json").get("truncation")
+    config = read_object(folder / "config.json") if config is None else config
+    trained = read_object(folder / "prunekit.json").get("max_length")
+    truncation = read_object(folder / "tokenizer.json").get("truncation")
     cut = truncation.get("max_length") if isinstance(truncation, dict) else None
     for length in (trained, longest_text_set(folder), cut):
         if isinstance(length, int) and 0 < length < UNLIMITED:
@@ -85,15 +90,15 @@ def longest_text_of(folder: Path, config: Mapping[str, Any] | None = None) -> in
     numbers = (config.get(key) for key in ("max_position_embeddings", "pad_token_id"))
     positions, padding = (number if isinstance(number, int) else None for number in numbers)
     limits = [
-        _read(folder / "tokenizer_config.json").get("model_max_length"),
+        read_object(folder / "tokenizer_config.json").get("model_max_length"),
         count_positions(str(config.get("model_type")), positions, padding),
     ]
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < UNLIMITED]
     return min(known, default=None)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; empty where there is none: the model is checked when it is loaded."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; empty where there is none: a model is checked when it is loaded."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -13,6 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import silence
 from prunekit.data.folders import special_file
+from prunekit.models.reranker import MARK, activation_of
 from prunekit.weights.finite import not_finite
 
 SHOWN = 4  # names of tensors in a message
@@ -100,6 +101,8 @@ def read_model(auto: Any, source: str | Path, *, new_head: bool = False, **setti
             "Write them again with model.save_pretrained(folder), or give another folder."
         )
     _check_types(source, model)
+    if (activation := activation_of(source)) is not None:
+        setattr(model.config, MARK, {"activation_fn": activation})  # so that it is saved again, wherever it was named
     check_finite(f"{source}", model.state_dict().items())
     return model
 

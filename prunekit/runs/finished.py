@@ -144,7 +144,7 @@ def open_run(given: str | Path | None) -> FinishedRun:
             f"run={given} cannot be used: {wrong}.\nAllowed: the files of a run as they were written.\n"
             "Restore the file, or delete it and give the run's train.py command again."
         )
-    return FinishedRun(path, cfg, result, replace(kind.spec(cfg["task"]), **_settled(result)))
+    return FinishedRun(path, cfg, result, replace(kind.spec(cfg), **_settled(result)))
 
 
 def _settled(result: RunResult) -> dict[str, Any]:

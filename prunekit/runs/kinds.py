@@ -36,8 +36,8 @@ class RunKind(Protocol):
     name: str
     tasks: tuple[str, ...]  # values of task.kind
 
-    def spec(self, task: Config) -> Any:
-        """Return the task block, checked."""
+    def spec(self, cfg: Config) -> Any:
+        """Return the task of a configuration, checked."""
 
     def digest(self, spec: Any) -> str | None:
         """Return a digest of the files that the task names by path; None when it names none."""
@@ -64,9 +64,9 @@ class TokenRuns:
     name: str = "tokens"
     tasks: tuple[str, ...] = tuple(name for name, kind in TASK_KINDS.items() if not kind.generates)
 
-    def spec(self, task: Config) -> TaskSpec:
+    def spec(self, cfg: Config) -> TaskSpec:
         """Return a TaskSpec."""
-        return TaskSpec.from_config(task)
+        return TaskSpec.from_config(cfg["task"] | {"protect": cfg.get("protect")})
 
     def digest(self, spec: TaskSpec) -> str | None:
         """Return a digest of the files named by task.file and the like."""
@@ -99,7 +99,7 @@ class TokenRuns:
         A dense run learns from labels, and texts without labels are learned from the teacher, whatever the method.
         """
         if is_dense(cfg["method"]["name"]):
-            return cfg | {key: None for key in ("loss",) if key in cfg}
+            return cfg | {key: None for key in ("loss", "protect") if key in cfg}
         has_labels, loss = not _has_no_labels(cfg), cfg.get("loss")
         method = dict(cfg["method"])
         if (own := method.get(OWN_LOSS)) is not None:
@@ -138,9 +138,9 @@ class WeightRuns:
     # the only keys of the trainer that matter
     TRAINER = ("threads", "accelerator")
 
-    def spec(self, task: Config) -> TextSpec:
+    def spec(self, cfg: Config) -> TextSpec:
         """Return a TextSpec."""
-        return TextSpec.from_config(task)
+        return TextSpec.from_config(cfg["task"])
 
     def digest(self, spec: TextSpec) -> str | None:
         """Return a digest of the corpora that are given by path."""
@@ -183,8 +183,8 @@ class WeightRuns:
             )
 
     def without_idle_keys(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """Leave out the FLOPs budget, the teacher, the loss and the benchmark: dense kernels do not skip zeros."""
-        idle = ("teacher", "bench", "budget_tolerance", "loss")
+        """Leave out budget, teacher, loss, protected tokens and benchmark: dense kernels do not skip zeros."""
+        idle = ("teacher", "bench", "budget_tolerance", "loss", "protect")
         kept = {key: value for key, value in cfg.items() if key not in idle}
         trainer = {key: value for key, value in cfg["trainer"].items() if key in self.TRAINER}
         return kept | {"budget": None, "trainer": trainer}

@@ -192,6 +192,7 @@ class PackedEngine:
         self.tokenizer = tokenizer
         self.threads = threads
         self.pruner: TokenPruner | None = encoder.pruner
+        self.separator = encoder.separator
         self.config = model.config
         self.answers = answers_of(model.config)
         self.most_tokens = longest_text(model.config, tokenizer)
@@ -289,7 +290,7 @@ class PackedEngine:
                     f"text {index} has {length} tokens; this model takes 1 to {self.most_tokens}, "
                     f"so cut it or leave it out."
                 )
-        return rows
+        return rows.protecting(self.separator)
 
     # -- layers ----------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class TaskKind(ABC):
             raise ConfigError(f"task.labels=[{listed(keys.labels)}] with task.kind={self.name}; set task.labels=null.")
 
     def protects(self, keys: TaskKeys) -> bool:
-        """Return whether batches mark tokens that no method may drop, other than those of a backbone's prefix."""
+        """Return whether batches mark tokens that no method may drop and that token ids alone do not show."""
         return False
 
     def bands_refusal(self, keys: TaskKeys, *, tested: bool) -> str:

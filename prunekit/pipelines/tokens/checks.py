@@ -12,7 +12,7 @@ from prunekit.models.heads import HEADS, HeadType, stored_head
 from prunekit.models.loading import check_classes, check_head
 from prunekit.models.pretrained import is_pruned
 from prunekit.models.reading import read_config, read_model
-from prunekit.models.tokenizers import check_tokenizer, longest_text
+from prunekit.models.tokenizers import check_tokenizer, longest_text, separator_of
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.tokens.families.registry import FAMILIES
 
@@ -80,6 +80,11 @@ def _check_reading(run: RunInputs, key: str, source: Path | str) -> None:
     """Check that a model reads what its tokenizer makes, and texts as long as the task's."""
     config, tokenizer, spec = read_config(source), load_tokenizer(source), run.spec
     check_tokenizer(source, config, tokenizer, has_pairs=spec.text_pair is not None)
+    if spec.protects_first and separator_of(tokenizer) is None:
+        raise ConfigError(
+            f"protect=first_segment, but the tokenizer of {key}={source} puts no token of its own between two texts.\n"
+            "Allowed: tokenizers with a separator, as [SEP] or </s>.\nLeave protect out, or choose another model."
+        )
     longest = longest_text(config, tokenizer)
     if spec.max_length > longest:
         raise ConfigError(

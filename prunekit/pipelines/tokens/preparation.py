@@ -8,6 +8,9 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
+import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.config.budget import parse_budget
@@ -16,14 +19,16 @@ from prunekit.config.identity import is_dense
 from prunekit.config.keys import declared
 from prunekit.console import say, silence_libraries
 from prunekit.cost import Shape
-from prunekit.data.encoding import EncodedSplit
+from prunekit.data.encoding import EncodedSplit, load_tokenizer
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.vocabulary import left_out, remarks
+from prunekit.evaluation.evaluate import protected_count
 from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
 from prunekit.models.heads import HEADS, stored_head
 from prunekit.models.reading import read_config
+from prunekit.models.tokenizers import separator_of
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens import latency_goal
 from prunekit.pipelines.tokens.checks import check_models
@@ -35,6 +40,7 @@ from prunekit.tokens.pruner import TokenPruner
 from prunekit.training.hardware import accelerator_of, use_threads
 
 SPLITS = ("train", "validation", "test")
+ROWS = 1024  # read at a time
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,23 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
         loss=cfg.get("loss") or "ce",
         validation=partial(data.loader, "validation"),
         targets=[data.split(name).targets for name in data.validation_splits],
-        protected={name: data.split(name).protected for name in SPLITS},
+        protected={name: protected_tokens(run, data.split(name)) for name in SPLITS},
     )
+
+
+def separator(run: RunInputs) -> int | None:
+    """Return the token that ends the first of two texts, where the run protects it and token ids alone show it."""
+    spec = run.spec
+    return separator_of(load_tokenizer(run.backbone)) if spec.protects_first and not spec.kind.protects(spec) else None
+
+
+def protected_tokens(run: RunInputs, split: EncodedSplit) -> Int[Tensor, "rows"]:
+    """Return how many tokens of each row no method may drop."""
+    ends = separator(run)
+    if ends is None:
+        return split.protected
+    batches = (split.batch(rows) for rows in torch.arange(len(split)).split(ROWS))
+    return torch.cat([torch.as_tensor(protected_count(batch, ends)) for batch in batches])
 
 
 def derive_budget(
@@ -228,7 +249,8 @@ def build_method(
         say(f"head       {run.cfg['backbone']['name']} has none: it starts from random numbers, and is trained")
     if (kind.uses_teacher or "kd" in context.loss) and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))
-    install(model, options.build_pruner(context.shape), "pack", prefix=data.prefix_tokens)
+    pruner = options.build_pruner(context.shape)
+    install(model, pruner, "pack", prefix=data.prefix_tokens, separator=separator(run))
     return kind(model, context, options)
 
 
