@@ -78,10 +78,14 @@ class Targets(ABC):
 
 @dataclass(frozen=True)
 class LabelTargets(Targets):
-    """A label per row: a class number, or a value where there are no classes to `names`; or whether it has each."""
+    """A label per row: a class number, or a value where there are no classes to `names`; or whether it has each.
+
+    Of pairs, rows with the same number in `queries` have the same first text; None where nobody asks for it.
+    """
 
     labels: Shaped[Tensor, "rows *outputs"]
     names: Sequence[str] = ()
+    queries: Int[Tensor, "rows"] | None = None
 
     @property
     def judged(self) -> int:
@@ -335,6 +339,12 @@ def encode_texts(rows: Rows[Any], encoder: Encoder, names: Sequence[str] = ()) -
     number = np.float32 if len(rows) and isinstance(rows.labels[0], float) else np.int64
     labels = torch.from_numpy(spill.filled(rows.labels, number, len(rows)))
     return _encode(rows, encoder, LabelTargets(labels, names))
+
+
+def number_queries(texts: Sequence[str]) -> Int[Tensor, "rows"]:
+    """Return a number per text, the same for equal ones."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts], dtype=torch.int64)
 
 
 def encode_label_sets(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequence[str]) -> EncodedSplit:

@@ -40,6 +40,7 @@ from prunekit.runtime.kernels.linears import ACTIVATION_DTYPE, Dtype, choose, dt
 from prunekit.runtime.kernels.memory import keep_freed
 from prunekit.runtime.kernels.native import native_attention
 from prunekit.runtime.kernels.threads import threads as use_threads
+from prunekit.runtime.ranking import longest_query, rank
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.families.embeddings import row_embedder
 from prunekit.tokens.families.registry import family_of
@@ -237,6 +238,19 @@ class PackedEngine:
     def encode(self, texts: Any, *, batch_size: int = 32) -> np.ndarray:
         """Return the vectors of texts, float32 [texts, size], as of `prunekit.runtime.embedding.encode`."""
         return encode(lambda ids: self(ids).logits, self.tokenizer, self.config, self.max_length, texts, batch_size)
+
+    def rank(self, query: str, documents: Sequence[str], **how: Any) -> list[dict[str, Any]]:
+        """Rank documents by a query, with the options of prunekit.runtime.ranking.rank, as top_k=10.
+
+        Raises:
+            ConfigError: as there.
+        """
+
+        def score(pairs: list[tuple[str, str]]) -> Tensor:
+            return self(pairs).logits
+
+        longest = longest_query(self.separator, self.tokenizer, self.max_length)
+        return rank(score, self.tokenizer, self.config, query, documents, longest_query=longest, **how)
 
     def warm(self, most: int = 1024) -> PackedEngine:
         """Compile the backend's products now, for all rounded numbers of rows up to `most`, and return the engine.

@@ -15,6 +15,7 @@ from prunekit.runtime.embedding import encode_with
 from prunekit.runtime.engine import PackedEngine, load_packed
 from prunekit.runtime.explaining import explain_model
 from prunekit.runtime.onnx_engine import GraphEngine, load_graph
+from prunekit.runtime.ranking import rank_with_model
 from prunekit.tokens.state import Execution
 
 # engine -> the function that loads it from a folder, with the engine's own options
@@ -56,6 +57,7 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
         model = prunekit.load("runs/.../model")
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
         print(model.explain(["The match ended in a draw."]))  # its tokens, leaving layer by layer
+        model.rank("a query", ["a document", "another one"], top_k=10)  # of a reranker, as CrossEncoder.rank
 
     An embedder has `model.encode(texts)`, in every engine: one vector per text, numpy.
 
@@ -75,6 +77,7 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
         model.explain = partial(explain_model, model, folder)
         if is_embedder(folder):
             model.encode = partial(encode_with, model, folder)
+        model.rank = partial(rank_with_model, model, folder)
         return model
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(['hf', *ENGINES])}.")

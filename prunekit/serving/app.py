@@ -33,6 +33,7 @@ from prunekit.serving import metrics
 from prunekit.serving.model import Served
 from prunekit.serving.requests import (
     FORMS,
+    TOP,
     RequestError,
     RequestLimits,
     Text,
@@ -253,14 +254,14 @@ def _add_rerank(router: APIRouter, service: Service) -> None:
     @router.post("/rerank")
     async def rerank(request: Request) -> Answer:
         with count_refused(service):
-            body = await service.read(request, ("query", "documents", "top_n", "model"), FORMS["ranking"])
+            body = await service.read(request, ("query", "documents", *TOP, "model"), FORMS["ranking"])
             served = service.chosen(body)
             if not served.ranks:
                 can = ", ".join(name for name, other in service.models.items() if other.ranks)
                 raise RequestError(422, f"the model {served.name}, which scores no pairs", can, "name one of these")
             texts, best = ranking_of(body, service.limits_of(served))
         answers = await service.answer(request, served, texts)
-        scores = [next(iter(answer["scores"].values())) for answer in answers]
+        scores = served.activate([next(iter(answer["scores"].values())) for answer in answers])
         order = sorted(range(len(scores)), key=lambda place: -scores[place])
         return Answer({"results": [{"index": place, "relevance_score": scores[place]} for place in order[:best]]})
 

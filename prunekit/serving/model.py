@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from prunekit.bench.inputs import to_engine_inputs
 from prunekit.bench.protocol import Encoded
@@ -19,6 +20,7 @@ from prunekit.models.answers import OneVector, answers_of
 from prunekit.runs.finished import FinishedRun
 from prunekit.runtime.forward import Result
 from prunekit.runtime.loading import load
+from prunekit.runtime.ranking import activation_of_scores
 from prunekit.serving.beginnings import beginning, divides_at_blanks
 from prunekit.serving.requests import RequestError, Text, empty
 
@@ -139,6 +141,12 @@ class Served:
     pairs: bool = False  # its texts are pairs
     ranks: bool = False  # of a pair it says how well the second text fits the first
     embeds: bool = False  # of a text it gives a vector
+    activation: nn.Module = field(default_factory=nn.Identity)  # of the scores of a ranking
+
+    def activate(self, scores: Sequence[float]) -> list[float]:
+        """Return the scores of a ranking after the activation that the model's folder names."""
+        found: list[float] = self.activation(torch.tensor(scores, dtype=torch.float64)).tolist()
+        return found
 
 
 def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
@@ -211,5 +219,6 @@ def load_all(runs: Sequence[FinishedRun], given: Mapping[str, Any]) -> dict[str,
         about |= {"dtype": given["dtype"], "max_length": model.max_length}
         pairs = _reads_pairs(run)
         ranks = pairs and model.engine.config.num_labels == 1
-        served[name] = Served(name, model, about, pairs, ranks, run.spec.kind.gives_vectors)
+        activation = activation_of_scores(model.engine.config)
+        served[name] = Served(name, model, about, pairs, ranks, run.spec.kind.gives_vectors, activation)
     return served

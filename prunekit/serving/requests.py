@@ -16,6 +16,7 @@ FORMS = {
     "input": '{"input": ["a text", ...]}',
     "ranking": '{"query": "a text", "documents": ["a text", ...]}',
 }
+TOP = ("top_k", "top_n")  # how many of the best a ranking has: two names of one field, as clients send either
 
 
 class RequestError(ValueError):
@@ -152,15 +153,18 @@ def ranking_of(given: Mapping[str, Any], limits: RequestLimits) -> tuple[list[Te
     """Return the pairs of a request of a ranking, each the query and a document, and how many of the best it asks for.
 
     Raises:
-        RequestError: query, documents or top_n is something else, or there is too much of them.
+        RequestError: query, documents or top_k is something else, or there is too much of them.
     """
     if "query" not in given:
         raise RequestError(422, "no field query", FORMS["ranking"], "send such a body")
     documents = _list(given, "documents", limits, FORMS["ranking"])
     query = _text(given["query"], "query", limits).parts[0]
-    best = given.get("top_n", len(documents))
+    asked = [name for name in TOP if name in given]
+    if len(asked) > 1:
+        raise RequestError(422, f"the fields {' and '.join(asked)}", "one of them", "leave the other out")
+    best = given[asked[0]] if asked else len(documents)
     if isinstance(best, bool) or not isinstance(best, int) or best < 1:
-        raise RequestError(422, f"top_n is {shortened(json.dumps(best))}", "a whole number from 1", "leave it out")
+        raise RequestError(422, f"{asked[0]} is {shortened(json.dumps(best))}", "a whole number from 1", "leave it out")
     parts = [_text(entry, f"documents[{number}]", limits).parts[0] for number, entry in enumerate(documents)]
     texts = [Text(f"documents[{number}]", (query, part)) for number, part in enumerate(parts)]
     for text in texts:
