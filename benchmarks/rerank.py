@@ -47,16 +47,17 @@ GIVEN = "minilm-reranker"  # the folder of the cross-encoder
 COMMON = ["task=csv", "task.text=query", "task.text_pair=document", "plots=false", "trainer.threads=1"]
 COMMON += ["bench.enabled=false"]  # measured here, beside the given model on shorter texts
 LENGTHS = (*range(12, 41, 2), 44, 48, 56, 64, 80, 96)  # at which the given model is measured
-SHORTEST = 25  # characters of a sentence that is a candidate
+SENTENCES = 2  # of a candidate
+NEAR = 150  # rows before and after a question, in which other passages of its article are
 END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")  # of a sentence, roughly
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """A question with sentences, of which `right` are those that hold the answer."""
+    """A question with parts of passages, of which `right` are those that hold the answer."""
 
     question: str
-    sentences: tuple[str, ...]
+    texts: tuple[str, ...]
     right: frozenset[int]
 
 
@@ -104,10 +105,10 @@ def write_tables(folder: Path, given: Mapping[str, Any]) -> tuple[list[Candidate
     write(folder / "labelled.csv", ("query", "document", "score"), shuffled(rows, random))
     learned = candidates_of("train", given["queries"], given["candidates"], Random(2))
     texts = [(one, two) for one, two, _ in shuffled(stsb["train"], Random(3))[: given["pairs"]]]
-    texts += [(row.question, sentence) for row in learned for sentence in row.sentences]
+    texts += [(row.question, sentence) for row in learned for sentence in row.texts]
     write(folder / "texts.csv", ("query", "document"), dict.fromkeys(shuffled(texts, Random(4))))
     tested = candidates_of("validation", given["tested"], given["candidates"], Random(5))
-    pairs = [(row.question, text) for row in tested for text in row.sentences]
+    pairs = [(row.question, text) for row in tested for text in row.texts]
     write(folder / "test.csv", ("query", "document"), pairs)
     return tested, list(stsb["validation"])
 
@@ -125,22 +126,23 @@ def triples(rows: Rows[Any]) -> list[tuple[str, str, float]]:
 
 
 def candidates_of(split: str, count: int, size: int, random: Random) -> list[Candidates]:
-    """Return questions of SQuAD with the sentences of their passage, and as many of others as are missing."""
+    """Return questions of SQuAD with the parts of their passage, and as many parts of others of the article."""
     spec = TaskSpec.from_config(compose(["task=squad1"])[0]["task"])
     rows = read_task(spec, find_task(spec)).splits[split]
-    order = random.sample(range(len(rows)), min(len(rows), 40 * count))
-    others = [text for row in order[20 * count :] for text, _, _ in sentences((rows.pairs or ())[row])]
+    passages = rows.pairs or ()
     found = []
-    for row in order:
-        answer = rows.labels[row]
-        own = [*sentences((rows.pairs or ())[row])][:size]
-        right = {place for place, (_, start, end) in enumerate(own) if start <= answer.starts[0] < end}
-        if not right or len(own) < 3:
+    for row in random.sample(range(len(rows)), len(rows)):
+        asked = rows.labels[row].starts[0]
+        own = [*parts(passages[row])][:size]
+        right = {place for place, (_, start, end) in enumerate(own) if start <= asked < end}
+        near = range(max(0, row - NEAR), min(len(rows), row + NEAR))
+        others = dict.fromkeys(
+            text for place in near if passages[place] != passages[row] for text, *_ in parts(passages[place])
+        )
+        if len(right) != 1 or len(own) + len(others) < size:
             continue
-        texts = [text for text, _, _ in own]
-        extra = [text for text in random.sample(others, size) if text not in texts]
-        texts += extra[: size - len(texts)]
-        places = random.sample(range(len(texts)), len(texts))
+        texts = [text for text, _, _ in own] + random.sample(list(others), size - len(own))
+        places = random.sample(range(size), size)
         shown = tuple(texts[place] for place in places)
         found.append(Candidates(rows.texts[row], shown, frozenset(places.index(place) for place in right)))
         if len(found) == count:
@@ -148,15 +150,14 @@ def candidates_of(split: str, count: int, size: int, random: Random) -> list[Can
     return found
 
 
-def sentences(passage: str) -> Iterator[tuple[str, int, int]]:
-    """Yield the sentences of a passage with their first character and the one after their last."""
+def parts(passage: str) -> Iterator[tuple[str, int, int]]:
+    """Yield a passage in pieces of some sentences, with their first character and the one after their last."""
+    ends = [match.end() for match in END.finditer(passage)]
     start = 0
-    for end in [*(match.end() for match in END.finditer(passage)), len(passage)]:
-        text = passage[start:end].strip()
-        if len(text) >= SHORTEST:
-            yield text, start, end
-            start = end
-        # what is too short for a sentence, as after "e.g.", begins the next
+    for end in [*ends[SENTENCES - 1 :: SENTENCES], len(passage)]:
+        if passage[start:end].strip():
+            yield passage[start:end].strip(), start, end
+        start = end
 
 
 def shuffled(rows: Sequence[Any], random: Random) -> list[Any]:
@@ -244,7 +245,7 @@ def answers(
     engine: PackedEngine, tested: Sequence[Candidates], scored: Sequence[tuple[str, str, float]], length: int
 ) -> tuple[Tensor, Tensor]:
     """Return the scores of the candidates of all questions, and of the scored pairs."""
-    ranked = [engine(tokens(engine, [(row.question, text) for text in row.sentences], length)).logits for row in tested]
+    ranked = [engine(tokens(engine, [(row.question, text) for text in row.texts], length)).logits for row in tested]
     pairs = [(one, two) for one, two, _ in scored]
     found = [engine(tokens(engine, pairs[start : start + 32], length)).logits for start in range(0, len(pairs), 32)]
     return torch.cat(ranked)[:, 0], torch.cat(found)[:, 0]
@@ -263,13 +264,13 @@ def rated(
     scored: Sequence[tuple[str, str, float]],
 ) -> dict[str, float | None]:
     """Return the agreement with the dense model's scores, and what the labels say of the scores."""
-    queries = torch.tensor([number for number, row in enumerate(tested) for _ in row.sentences])
+    queries = torch.tensor([number for number, row in enumerate(tested) for _ in row.texts])
     starts = [0]
     for row in tested:
-        starts.append(starts[-1] + len(row.sentences))
+        starts.append(starts[-1] + len(row.texts))
     ranks = []
     for start, row in zip(starts, tested, strict=False):
-        order = found[0][start : start + len(row.sentences)].argsort(descending=True, stable=True).tolist()
+        order = found[0][start : start + len(row.texts)].argsort(descending=True, stable=True).tolist()
         ranks.append(1 + min(order.index(place) for place in row.right))
     return {
         "overlap@10": top_overlap(found[0], reference[0], queries),
@@ -286,7 +287,7 @@ def timed(
 ) -> dict[str, float]:
     """Return the milliseconds of CPU time per question with its candidates, medians over rounds; tokenised before."""
     some = tested[:12]
-    pairs = [[(row.question, text) for text in row.sentences] for row in some]
+    pairs = [[(row.question, text) for text in row.texts] for row in some]
     own = [tokens(engine, batch, given["length"]) for batch in pairs]
 
     def reader(reads: PackedEngine, batches: Sequence[dict[str, Tensor]]) -> Callable[[int], object]:

@@ -101,7 +101,7 @@ class KeepRatioOptions(StaticOptions):
         return 1.0 - (shape.layers - self._first_layer(shape)) if self.schedule == "linear" else 0.0
 
     def _counts(self, context: MethodContext, rate: float) -> tuple[Tensor, Tensor]:
-        policy = KeepRatio(self._shares(context.shape, rate))
+        policy = KeepRatio(self._shares(context.shape, rate), context.spec.protects_first)
         return policy.counts(context.lengths["validation"], context.shape.layers, context.protected_count)
 
     def _reduction(self, context: MethodContext, rate: float) -> float:

@@ -26,6 +26,7 @@ from prunekit.models.sentence_folder import (
     MODULES,
     OLD_POOLINGS,
     SETTINGS,
+    SentenceFolder,
     SentenceModule,
     activation_name,
     read_sentence_folder,
@@ -235,9 +236,7 @@ class SentenceEmbedder(PreTrainedModel):
         if lacking:
             body.pooler = None  # the vector does not depend on it
             report["missing_keys"] = [name for name in report["missing_keys"] if name not in lacking]
-        head = VectorHead([(part.kind, part.settings) for part in folder.head], body.config.hidden_size, str(source))
-        for part, step in zip(folder.head, head.steps, strict=True):
-            _load_weights(part, step)
+        head = load_head(folder, [(part.kind, part.settings) for part in folder.head], body.config)
         model = cls(body, head, folder.settings).eval()
         return (model, report) if output_loading_info else model
 
@@ -301,6 +300,18 @@ class SentenceEmbedder(PreTrainedModel):
     def save_length(self, folder: Path, length: int) -> None:
         """Write the number of tokens at which texts are cut, beside the model."""
         _write(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
+
+
+def load_head(folder: SentenceFolder, modules: Sequence[tuple[str, Mapping[str, Any]]], config: Any) -> VectorHead:
+    """Return the modules after the Transformer of a folder with their weights; `modules` are kinds and settings.
+
+    Raises:
+        ConfigError: as of `VectorHead`, or the weights do not fit.
+    """
+    head = VectorHead(modules, config.hidden_size, str(folder.folder))
+    for part, step in zip(folder.head, head.steps, strict=True):
+        _load_weights(part, step)
+    return head
 
 
 def _load_weights(part: SentenceModule, step: nn.Module) -> None:

@@ -11,7 +11,7 @@ from prunekit.data.kinds.distilled import DISTILLED_MULTILABEL, WITHOUT_LABELS
 from prunekit.data.kinds.embedding import DISTILLED_EMBEDDING, EMBEDDING
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.registry import KINDS
-from prunekit.models.sentence_folder import is_embedder, longest_text_set
+from prunekit.models.sentence_folder import is_embedder, longest_text_set, scores_of
 from prunekit.tokens.families.positions import count_positions
 
 THRESHOLDS = "label_thresholds"  # of ours in config.json: a probability per output
@@ -70,7 +70,13 @@ def _own_answers(task: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
 
 
 def output_count(folder: Path) -> int:
-    """Return the number of outputs of the classifier in a folder; transformers writes no names where there are two."""
+    """Return the number of outputs of the classifier in a folder; transformers writes no names where there are two.
+
+    Raises:
+        ConfigError: it is a CrossEncoder with modules that are not computed here.
+    """
+    if (scores := scores_of(folder)) is not None:
+        return scores
     names = read_object(folder / "config.json").get("id2label")
     return len(names) if isinstance(names, Mapping) and names else 2
 

@@ -91,6 +91,8 @@ def _class_settings(labels: Sequence[str] | None, problem: str = "single_label_c
 
 
 def _classifier_of(model: Any) -> Head:
+    if isinstance(model, SentenceEmbedder):  # a reranker whose head is made of modules
+        return _vector_of(model)
     classifier = model.classifier
     if hasattr(model, "pre_classifier"):  # DistilBERT
         narrow = model.pre_classifier

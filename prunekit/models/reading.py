@@ -13,10 +13,13 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import silence
 from prunekit.data.folders import special_file
+from prunekit.models.modular_reranker import RerankerForSequenceClassification
 from prunekit.models.reranker import MARK, activation_of
+from prunekit.models.sentence_folder import scores_of
 from prunekit.weights.finite import not_finite
 
 SHOWN = 4  # names of tensors in a message
+MODULAR = RerankerForSequenceClassification.__name__
 FLOATING = ("F64", "F32", "F16", "BF16")  # as safetensors calls the types
 
 
@@ -48,6 +51,8 @@ def read_config(source: str | Path) -> PretrainedConfig:
             "Allowed: models of an architecture that transformers has; code in the folder is never run.\n"
             "Give the folder that model.save_pretrained(folder) wrote, or a hub id."
         ) from error
+    if config is not None and (scores := scores_of(source)) is not None:
+        config.architectures, config.num_labels = [MODULAR], scores
     if config is None:
         raise ConfigError(
             f"{source} asks for the attention kernel {kernel}, which is code from the hub; it is not run.\n"
@@ -78,7 +83,7 @@ def read_model(auto: Any, source: str | Path, *, new_head: bool = False, **setti
     Raises:
         ConfigError: the weights cannot be read, are not those of the configuration, or are no finite numbers.
     """
-    read_config(source)
+    auto = RerankerForSequenceClassification if read_config(source).architectures == [MODULAR] else auto
     try:
         with silence("transformers"):
             model, report = auto.from_pretrained(

@@ -17,6 +17,7 @@ from prunekit.config.errors import ConfigError, first_line, listed, quoted
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 RERANKER, EMBEDDER = "CrossEncoder", "SentenceTransformer"  # as `model_type` names them
+SCORES = "scores"  # what the last module of a CrossEncoder gives
 PACKAGE = "sentence_transformers."
 # the modules that are computed here, with the file of their settings and the values of those that are left out
 KNOWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -115,6 +116,25 @@ def read_sentence_folder(folder: str | Path) -> SentenceFolder | None:
     found = SentenceFolder(folder, str(settings.get("model_type") or EMBEDDER), modules, settings)
     _check_lower_case(found)
     return found
+
+
+def scores_of(folder: str | Path) -> int | None:
+    """Return how many scores the modules of a CrossEncoder give; None where it has none after its Transformer.
+
+    Raises:
+        ConfigError: its modules cannot be read, or are not computed here.
+    """
+    found = read_sentence_folder(folder)
+    if found is None or found.model_type != RERANKER or not found.head:
+        return None
+    last = found.head[-1]
+    size = last.settings.get("out_features")
+    if last.kind != "Dense" or last.settings["module_output_name"] != SCORES or not isinstance(size, int):
+        raise ConfigError(
+            f"{found.folder / MODULES}: the last module of this CrossEncoder is a {last.kind}, which gives no scores.\n"
+            f"Allowed: a Dense whose module_output_name is {SCORES}.\nGive another model."
+        )
+    return size
 
 
 def is_embedder(folder: str | Path) -> bool:

@@ -239,7 +239,7 @@ class PackedEngine:
         """Return the vectors of texts, float32 [texts, size], as of `prunekit.runtime.embedding.encode`."""
         return encode(lambda ids: self(ids).logits, self.tokenizer, self.config, self.max_length, texts, batch_size)
 
-    def rank(self, query: str, documents: Sequence[str], **how: Any) -> list[dict[str, Any]]:
+    def rank(self, query: Any, documents: Any, **how: Any) -> list[dict[str, Any]]:
         """Rank documents by a query, with the options of prunekit.runtime.ranking.rank, as top_k=10.
 
         Raises:

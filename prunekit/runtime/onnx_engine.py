@@ -169,7 +169,7 @@ class GraphEngine:
 
         return explain(run, self.tokenizer, self.config, None, texts)
 
-    def rank(self, query: str, documents: Sequence[str], **how: Any) -> list[dict[str, Any]]:
+    def rank(self, query: Any, documents: Any, **how: Any) -> list[dict[str, Any]]:
         """Rank documents by a query, with the options of prunekit.runtime.ranking.rank, as top_k=10.
 
         Raises:

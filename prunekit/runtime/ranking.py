@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ def rank(
     score: Score,
     tokenizer: Any,
     config: Any,
-    query: str,
-    documents: Sequence[str],
+    query: Any,
+    documents: Any,
     *,
     top_k: int | None = None,
     return_documents: bool = False,
@@ -68,7 +68,7 @@ def rank(
 
 
 def rank_with_model(
-    model: PreTrainedModel, folder: Path, query: str, documents: Sequence[str], **how: Any
+    model: PreTrainedModel, folder: Path, query: Any, documents: Any, **how: Any
 ) -> list[dict[str, Any]]:
     """Rank with the model that was loaded from a folder; `how` are the options of `rank`.
 

@@ -43,6 +43,9 @@ class KeepPolicy(nn.Module):
         """Return the decision in training; by default the hard one."""
         return self(layer, scores, state)
 
+    def protect_segment(self) -> None:
+        """Prepare for sentences of which a whole segment is protected; by default there is nothing to prepare."""
+
 
 def ranks(
     scores: Float[Tensor, "batch tokens"], eligible: Float[Tensor, "batch tokens"]
@@ -92,26 +95,38 @@ def step_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
 class KeepRatio(KeepPolicy):
     """Policy that keeps the best share of the *unpruned* sentence at each layer, protected tokens counted.
 
-    `ratios` maps a layer to its share in [0, 1]; K = max(1, floor(share * length + 1/2)).
+    `ratios` maps a layer to its share in [0, 1]; K = max(1, floor(share * length + 1/2)). With `beside`, the share is
+    that of the tokens which are not protected, P in number, so that a document is pruned alike beside a long query and
+    a short one: K = P + floor(share * (length - P) + 1/2).
     """
 
-    def __init__(self, ratios: Mapping[Any, float]) -> None:
+    def __init__(self, ratios: Mapping[Any, float], beside: bool = False) -> None:
         super().__init__()
         self.ratios = {int(layer): float(share) for layer, share in ratios.items()}
+        self.beside = beside
 
     def arguments(self) -> dict[str, Any]:
-        """Return the share of each layer."""
-        return {"ratios": self.ratios}
+        """Return the share of each layer, and of what it is where that is not the whole sentence."""
+        return {"ratios": self.ratios} | ({"beside": True} if self.beside else {})
+
+    def protect_segment(self) -> None:
+        """Take shares of what is not protected."""
+        self.beside = True
 
     def forward(
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
     ) -> Float[Tensor, "batch tokens"]:
         """Keep the K best alive tokens; protected ones come first, whatever their score."""
-        first = scores.float().masked_fill(state.protected > 0, torch.inf)
-        return (ranks(first, state.alive) < self._count(layer, state.length)[:, None]).float()
+        protected = state.protected > 0
+        first = scores.float().masked_fill(protected, torch.inf)
+        count = self._count(layer, state.length, protected.sum(-1) if self.beside else 0)
+        return (ranks(first, state.alive) < count[:, None]).float()
 
-    def _count(self, layer: int, lengths: Float[Tensor, "sentences"]) -> Float[Tensor, "sentences"]:
-        return (self.ratios[layer] * lengths + 0.5).floor().clamp(min=1)
+    def _count(
+        self, layer: int, lengths: Float[Tensor, "sentences"], protected: Int[Tensor, "sentences"] | int
+    ) -> Float[Tensor, "sentences"]:
+        fixed = protected if self.beside else 0
+        return (self.ratios[layer] * (lengths - fixed) + 0.5).floor().clamp(min=0 if self.beside else 1) + fixed
 
     def counts(
         self, lengths: Int[Tensor, "sentences"], layers: int, protected: Int[Tensor, "sentences"] | int = 1
@@ -125,7 +140,7 @@ class KeepRatio(KeepPolicy):
         for layer in range(layers):
             tokens_in.append(kept)
             if layer in self.ratios:
-                kept = kept.minimum(self._count(layer, unpruned).clamp(min=protected))
+                kept = kept.minimum(self._count(layer, unpruned, protected).clamp(min=protected))
             tokens_out.append(kept)
         return torch.stack(tokens_in), torch.stack(tokens_out)
 

@@ -250,6 +250,8 @@ def build_method(
     if (kind.uses_teacher or "kd" in context.loss) and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))
     pruner = options.build_pruner(context.shape)
+    if pruner is not None and run.spec.protects_first:
+        pruner.policy.protect_segment()
     install(model, pruner, "pack", prefix=data.prefix_tokens, separator=separator(run))
     return kind(model, context, options)
 
