@@ -203,3 +203,20 @@ def test_a_threshold_below_zero_counts_as_the_floor():
 def test_the_hard_decision_has_no_gradient():
     """ltp.md 10.10."""
     assert not learned(0.2)(1, EXAMPLE, state([3], 4)).requires_grad
+
+
+def test_shares_beside_a_protected_segment_are_of_the_rest():
+    """Of 10 tokens 4 are protected: half of the other 6 stay with them; without `beside`, half of 10."""
+    protected = (torch.arange(10) < 4).float()[None]
+    state = TokenState(torch.ones(1, 10), torch.arange(10)[None], protected, torch.tensor([10.0]))
+    scores = torch.arange(10.0)[None]
+    whole, beside = KeepRatio({0: 0.5}), KeepRatio({0: 0.5}, beside=True)
+    assert whole(0, scores, state)[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
+    assert beside(0, scores, state)[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 1, 1, 1]
+    for policy, kept in ((whole, 5), (beside, 7)):
+        tokens_in, tokens_out = policy.counts(torch.tensor([10]), 2, protected=torch.tensor([4]))
+        assert (tokens_in[:, 0].tolist(), tokens_out[:, 0].tolist()) == ([10, kept], [kept, kept])
+    assert beside.arguments() == {"ratios": {0: 0.5}, "beside": True}
+    assert whole.arguments() == {"ratios": {0: 0.5}}
+    whole.protect_segment()
+    assert whole(0, scores, state).sum() == 7
