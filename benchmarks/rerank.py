@@ -36,6 +36,7 @@ from prunekit.environment import cpu_model, versions
 from prunekit.evaluation.agreement import top_overlap
 from prunekit.files import atomic_write_text
 from prunekit.models.reranker import IDENTITY, MARK
+from prunekit.results.words import format_score
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical
 from prunekit.runtime.engine import PackedEngine
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     atomic_write_text(folder / "rerank.json", text)
     if given["save"] is not None:
         atomic_write_text(Path(given["save"]), text)
-    print(format_table(found))
+    print(table(found))
     return DONE
 
 
@@ -307,13 +308,36 @@ def _clock() -> tuple[float, ...]:
     return (time.process_time(),)
 
 
-def format_table(found: Mapping[str, Any]) -> str:
-    """Return the numbers as a table for the terminal."""
-    names = ("ms", "overlap@10", "qnli_spearman", "stsb_spearman", "stsb_spearman_labels", "answer_first", "answer_mrr")
-    lines = [f"{'':24}" + "".join(f"{name:>22}" for name in names)]
+COLUMNS = {
+    "ms": "ms per query",
+    "overlap@10": "overlap@10",
+    "qnli_spearman": "Spearman, candidates",
+    "stsb_spearman": "Spearman, STS-B",
+    "stsb_spearman_labels": "STS-B, with people's scores",
+    "answer_first": "answer first",
+    "answer_mrr": "MRR of the answer",
+}
+
+ABOUT = (
+    "MiniLM with one output, fine-tuned on {labelled} pairs each of STS-B and QNLI together, and pruned without labels on "
+    "{queries} questions of SQuAD with {candidates} candidates each and {pairs} pairs of STS-B. Tested on {tested} other "
+    "questions, whose candidates are two sentences of the answering passage or of others of its article, and on STS-B's "
+    "{scored} validation pairs. Overlap and the first two correlations are with the scores of the unpruned model. `truncate` "
+    "is that model on texts cut to the most tokens that take no more milliseconds. Milliseconds are CPU time of one "
+    "thread for the {candidates} candidates of a question, in the packed engine ({cpu})."
+)
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Return the numbers as Markdown, with what was measured."""
+    names = [name for name in COLUMNS if name != "ms"]
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row, values in found["rows"].items():
-        lines.append(f"{row:24}" + "".join(f"{values[name]:22.3f}" for name in names))
-    return "\n".join(lines)
+        shares = " | ".join(format_score(values[name]) for name in names)
+        cut = f" ({values['length']} tokens)" if "length" in values else ""
+        lines.append(f"| {row}{cut} | {values['ms']:.1f} | {shares} |")
+    told = {**found["settings"], "tested": found["queries"], "scored": found["pairs"], "cpu": found["cpu"]}
+    return "\n".join(lines) + f"\n\n{ABOUT.format(**told)}\n"
 
 
 if __name__ == "__main__":
