@@ -50,7 +50,7 @@ COMMON += ["bench.enabled=false"]  # measured here, beside the given model on sh
 LENGTHS = (*range(12, 41, 2), 44, 48, 56, 64, 80, 96)  # at which the given model is measured
 SENTENCES = 2  # of a candidate
 NEAR = 150  # rows before and after a question, in which other passages of its article are
-END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")  # of a sentence, roughly
+END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z])")  # of a sentence, roughly
 
 
 @dataclass(frozen=True)
@@ -319,12 +319,13 @@ COLUMNS = {
 }
 
 ABOUT = (
-    "MiniLM with one output, fine-tuned on {labelled} pairs each of STS-B and QNLI together, and pruned without labels on "
-    "{queries} questions of SQuAD with {candidates} candidates each and {pairs} pairs of STS-B. Tested on {tested} other "
-    "questions, whose candidates are two sentences of the answering passage or of others of its article, and on STS-B's "
-    "{scored} validation pairs. Overlap and the first two correlations are with the scores of the unpruned model. `truncate` "
-    "is that model on texts cut to the most tokens that take no more milliseconds. Milliseconds are CPU time of one "
-    "thread for the {candidates} candidates of a question, in the packed engine ({cpu})."
+    "MiniLM with one output, fine-tuned on {labelled} pairs each of STS-B and QNLI together, and pruned "
+    "without labels on {queries} questions of SQuAD with {candidates} candidates each and {pairs} pairs of "
+    "STS-B. Tested on {tested} other questions, whose candidates are two sentences of the answering passage or"
+    " of others of its article, and on the {scored} validation pairs of STS-B. Overlap and the first two "
+    "correlations are with the scores of the unpruned model. `truncate` is that model on texts cut to the most"
+    " tokens that take no more milliseconds. Milliseconds are CPU time of one thread for the {candidates} "
+    "candidates of a question, in the packed engine ({cpu})."
 )
 
 

@@ -54,13 +54,18 @@ def test_executions_agree_and_keep_the_first_text(family):
 def test_without_a_separator_nothing_but_cls_is_protected_and_installing_again_forgets_it():
     pruner = TokenPruner(AttentionReceived(), Threshold({0: 100.0}), [0])
     model = install(tiny_model(classes=1), pruner, "mask", separator=SEP)
-    counts = []
-    for again in (model, copy.deepcopy(model), install(model, pruner, "mask")):
+
+    def kept(of):
         with torch.no_grad():
-            again(**pairs(), trace=(trace := Trace()))
-        counts.append(trace.layers[0].tokens_out.tolist())
-    assert counts == [[4, 10, 6], [4, 10, 6], [1, 1, 1]]
+            of(**pairs(), trace=(trace := Trace()))
+        return trace.layers[0].tokens_out.tolist()
+
+    copied = copy.deepcopy(model)
+    assert kept(model) == [4, 10, 6]
+    install(model, pruner, "mask")
+    assert kept(model) == [1, 1, 1]
     assert encoder_of(model).separator is None
+    assert kept(copied) == [4, 10, 6]
 
 
 def test_a_call_that_shows_no_token_ids_is_refused():

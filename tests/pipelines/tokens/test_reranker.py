@@ -114,7 +114,7 @@ def test_what_leaves_no_room_is_refused_before_training(place, more, file, messa
     ["first", "random", "threshold", "ltp", "lat", "top", "tsdtp", "dtp"],
 )
 def test_every_method_keeps_the_query(place, method):
-    own = {"lat": ["method.generations=1", "method.population=4"]}.get(method, [])
+    own = {"lat": ["method.iterations=1", "method.population=4"]}.get(method, [])
     cfg = config(place, f"method={method}", "budget=1.3x", *own)
     run(cfg)
     engine = prunekit.load(RunFolder.of(canonical(cfg)).path, engine="packed")
