@@ -166,7 +166,7 @@ def save_pruner(model: PreTrainedModel, folder: str | Path) -> None:
         raise ConfigError(f"{type(model).__name__} prunes nothing, so there is no pruner to save; install one first.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"format": FORMAT, "hidden_size": Shape.from_config(model.config).hidden}
+    settings: dict[str, Any] = {"format": FORMAT, "hidden_size": Shape.from_config(model.config).hidden}
     if encoder_of(model).separator is not None:
         settings["separator"] = encoder_of(model).separator
     settings |= write_pruner(pruner, folder / f"{TASK}.safetensors")

@@ -56,7 +56,7 @@ class PrunedReranker(InputModule):
         first, second = zip(*inputs, strict=True)
         texts = [f"{prompt or ''}{text}" for text in first], list(second)
         limit = {"truncation": True, "max_length": self.max_seq_length}
-        return dict(self.tokenizer(*texts, padding=True, return_tensors="pt", **limit))
+        return dict(self.engine.tokenizer(*texts, padding=True, return_tensors="pt", **limit))
 
     def forward(self, features: dict[str, Any], **ignored: Any) -> dict[str, Any]:
         """Add the scores of the pairs to the features, [batch, 1]."""
@@ -75,6 +75,6 @@ class PrunedReranker(InputModule):
         shutil.copytree(self.folder, output_path, dirs_exist_ok=True)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **ignored: Any) -> PrunedReranker:
+    def load(cls, model_name_or_path: str, subfolder: str = "", *args: Any, **ignored: Any) -> PrunedReranker:
         """Load what `save` wrote, in the packed engine."""
         return cls(Path(model_name_or_path) / subfolder)
