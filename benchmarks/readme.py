@@ -163,6 +163,25 @@ def data_layer() -> str:
     return table
 
 
+def embedder() -> str:
+    """Return the table of a pruned embedder beside its baselines, and what the dense one reaches."""
+    stored = RESULTS / "embed.json"
+    if not stored.is_file():
+        return "Not measured yet.\n"
+    rows = ["method", "method.schedule", "task.pooling"]
+    measures = ["spearman", "drop", "cosine", "overlap", "reduction", "speedup_b32_packed", "speedup_b32_padded"]
+    return over_seeds("embed", rows, ["budget"], measures)
+
+
+def reranker() -> str:
+    """Return the table of a pruned reranker beside itself on shorter texts."""
+    stored = RESULTS / "rerank.json"
+    if not stored.is_file():
+        return "Not measured yet.\n"
+    table: str = runpy.run_path(str(ROOT / "benchmarks" / "rerank.py"))["table"](json.loads(stored.read_text()))
+    return table
+
+
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"headline": headline},
@@ -203,6 +222,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         )
     },
     "docs/data.md": {"data_layer": data_layer},
+    "docs/your_model.md": {"embedder": embedder, "reranker": reranker},
     "docs/translation.md": {"trained": translations},
     "docs/reliability.md": {"campaign": campaign},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
             cfg, choices = compose(["method=top", "method.init=open", *overrides, f"method.hard_fraction={fraction}"])
             validate(cfg, choices)
             cfg, kind = canonical(cfg), kind_of(cfg)
-            spec, folder = kind.spec(cfg["task"]), RunFolder(Path(scratch) / name, name)
+            spec, folder = kind.spec(cfg), RunFolder(Path(scratch) / name, name)
             folder.prepare(cfg, "")
             prepared = prepare(
                 RunInputs(cfg, folder, spec, kind.source(spec), None, find_backbone(cfg["backbone"]), run)

@@ -134,6 +134,18 @@ def value_distance(
     return F.mse_loss(student.float(), teacher.float())
 
 
+def vector_distance(
+    student: Float[Tensor, "batch size"], teacher: Float[Tensor, "batch size"], temperature: float = 1.0
+) -> Float[Tensor, ""]:
+    """Return 1 - cos(student, teacher) + |student - teacher|^2 / |teacher|^2, averaged over texts.
+
+    Of vectors of length 1 the second term is twice the first, whatever their size; of others it tells apart lengths.
+    """
+    one, other = student.float(), teacher.float()
+    squared = (one - other).square().sum(-1) / other.square().sum(-1).clamp(min=1e-12)
+    return (1 - F.cosine_similarity(one, other) + squared).mean()
+
+
 @dataclass(frozen=True)
 class KindLosses:
     """Losses of a kind of task: on labels, and the distance from a teacher's logits at a temperature.
@@ -167,6 +179,9 @@ LOSSES: dict[str, KindLosses] = {
 LOSSES |= {
     f"distilled_{name}": LOSSES[name].without_labels() for name in ("classification", "regression", "multilabel")
 }
+LOSSES |= dict.fromkeys(
+    ("embedding", "distilled_embedding"), KindLosses(vector_distance, vector_distance, distils=False)
+)
 
 
 def task_loss(

@@ -23,6 +23,7 @@ from prunekit.losses import (
     rank_weight,
     task_loss,
     translation_loss,
+    vector_distance,
 )
 
 steady = settings(deadline=None, derandomize=True)
@@ -278,3 +279,12 @@ def test_label_smoothing_by_hand_and_padding_apart():
     surprise = -torch.log_softmax(logits[0, :2], dim=-1)
     expected = 0.9 * (surprise[0, 0] + surprise[1, 3]) / 2 + 0.1 * surprise.mean()
     assert translation_loss(logits, targets).item() == pytest.approx(expected.item())
+
+
+def test_vectors_are_learned_by_direction_and_by_length():
+    dense = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    assert float(vector_distance(dense, dense)) == pytest.approx(0)
+    # at right angles: 1 - 0, and |s - t|^2 / |t|^2 = (25 + 25) / 25 and (4 + 4) / 4
+    assert float(vector_distance(torch.tensor([[-4.0, 3.0], [2.0, 0.0]]), dense)) == pytest.approx(3)
+    # twice as long: the direction is right, and the difference as long as the vector
+    assert float(vector_distance(2 * dense, dense)) == pytest.approx(1)

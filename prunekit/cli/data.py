@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             "Choose one, or run method=wanda, which prints its corpora."
         )
     cfg = canonical(cfg)
-    spec = kind.spec(cfg["task"])
+    spec = kind.spec(cfg)
     source = kind.source(spec)
     task = kind.read(spec, source, cfg)
     silence_libraries()

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     check_sizes(given)
     tokens = read_tokens(given["tokens"])
     runs = [
-        open_labelling(path, ", which this server does not support", "Use prunekit.load(folder) for it.")
+        open_labelling(path, ", which this server does not support", "Use prunekit.load(folder) for it.", vectors=True)
         for path in given["run"] or [None]
     ]
     try:

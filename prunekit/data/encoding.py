@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import torch
 from datasets import Dataset
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from prunekit.data import spill
@@ -67,6 +67,10 @@ class Targets(ABC):
     def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return `labels` of these rows, and what else their batch holds; `inside` are tokens that are not padding."""
 
+    def answered(self, outputs: Float[Tensor, "rows outputs"]) -> Targets:
+        """Return these targets with the outputs of the model that was given, where they are learned."""
+        raise NotImplementedError(f"{type(self).__name__} are not learned from a model")
+
     def protected(self, offsets: Int[Tensor, "boundaries"]) -> Int[Tensor, "rows"]:
         """Return the number of protected tokens of each row; `offsets` are those of the split. [CLS] by default."""
         return torch.ones(len(offsets) - 1, dtype=torch.int64)
@@ -74,10 +78,14 @@ class Targets(ABC):
 
 @dataclass(frozen=True)
 class LabelTargets(Targets):
-    """A label per row: a class number, or a value where there are no classes to `names`; or whether it has each."""
+    """A label per row: a class number, or a value where there are no classes to `names`; or whether it has each.
+
+    Of pairs, rows with the same number in `queries` have the same first text; None where nobody asks for it.
+    """
 
     labels: Shaped[Tensor, "rows *outputs"]
     names: Sequence[str] = ()
+    queries: Int[Tensor, "rows"] | None = None
 
     @property
     def judged(self) -> int:
@@ -87,6 +95,35 @@ class LabelTargets(Targets):
     def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return the labels."""
         return {"labels": self.labels[rows]}
+
+    def answered(self, outputs: Float[Tensor, "rows outputs"]) -> LabelTargets:
+        """Return targets whose labels are these outputs."""
+        return replace(self, labels=outputs)
+
+
+@dataclass(frozen=True)
+class VectorTargets(Targets):
+    """The vectors of an embedder that was given, from when it has read the texts.
+
+    Rows 2i and 2i + 1 are the pair whose score is `scores[i]`; None where texts are no pairs, or have no scores.
+    """
+
+    texts: int
+    scores: Float[Tensor, "pairs"] | None = None
+    vectors: Float[Tensor, "rows size"] | None = None
+
+    @property
+    def judged(self) -> int:
+        """How many texts there are."""
+        return self.texts
+
+    def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
+        """Return the vectors as `labels` [batch, size]; of no numbers where they are not known."""
+        return {"labels": torch.zeros(len(rows), 0) if self.vectors is None else self.vectors[rows]}
+
+    def answered(self, outputs: Float[Tensor, "rows size"]) -> VectorTargets:
+        """Return targets with these vectors."""
+        return replace(self, vectors=outputs)
 
 
 @dataclass(frozen=True)
@@ -204,7 +241,7 @@ def fingerprint(rows: Rows[Any], tokenizer_hash: str, max_length: int, stride: i
 class Encoder:
     """A tokenizer, the longest length allowed, and the folder in which encoded splits are cached; None caches nothing.
 
-    `processes` tokenise at the same time.
+    `processes` tokenise at the same time. With `protects_first` no method may shorten the first of two texts.
 
     Raises:
         DataError: `max_length` is more than the model reads.
@@ -214,6 +251,7 @@ class Encoder:
     max_length: int
     cache: Path | None = None
     processes: int = 1
+    protects_first: bool = False
 
     def __post_init__(self) -> None:
         longest = self.tokenizer.model_max_length
@@ -303,6 +341,12 @@ def encode_texts(rows: Rows[Any], encoder: Encoder, names: Sequence[str] = ()) -
     return _encode(rows, encoder, LabelTargets(labels, names))
 
 
+def number_queries(texts: Sequence[str]) -> Int[Tensor, "rows"]:
+    """Return a number per text, the same for equal ones."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts], dtype=torch.int64)
+
+
 def encode_label_sets(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequence[str]) -> EncodedSplit:
     """Tokenise texts with any number of labels each, given by their numbers among `names`."""
     counts = torch.tensor([len(labels) for labels in rows.labels])
@@ -314,7 +358,30 @@ def encode_label_sets(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequ
 
 def _encode(rows: Rows[Any], encoder: Encoder, targets: Targets) -> EncodedSplit:
     key = fingerprint(rows, encoder.tokenizer_hash, encoder.max_length)
-    return encoder.split(key, encoder.encode(key, text_columns(rows), TextTokeniser.of(encoder)), targets)
+    columns = encoder.encode(key, text_columns(rows), TextTokeniser.of(encoder))
+    if encoder.protects_first:
+        cut = np.concatenate([chunk.to_numpy() for chunk in columns["cut"]])
+        _check_room(rows, encoder, np.flatnonzero(cut).tolist())
+    return encoder.split(key, columns, targets)
+
+
+def _check_room(rows: Rows[Any], encoder: Encoder, cut: Sequence[int]) -> None:
+    """Check that the first texts of rows that are cut, which are to be kept whole, leave room for the second ones.
+
+    Raises:
+        DataError: one fills the longest length alone.
+    """
+    most = encoder.max_length - encoder.tokenizer.num_special_tokens_to_add(pair=True) - 1
+    for some in (cut[start : start + CHUNK] for start in range(0, len(cut), CHUNK)):
+        alone = encoder.tokenizer([rows.texts[row] for row in some], add_special_tokens=False, verbose=False)
+        for row, ids in zip(some, alone["input_ids"], strict=True):
+            if len(ids) > most:
+                raise DataError(
+                    f"{rows.at(row)}: the first text has {len(ids)} tokens, which leaves none of task.max_length="
+                    f"{encoder.max_length} for the second, and protect=first_segment keeps it whole.\n"
+                    f"Allowed: first texts of up to {most} tokens.\n"
+                    "Shorten it, raise task.max_length, or set protect=none."
+                )
 
 
 def text_columns(rows: Rows[Any]) -> dict[str, Sequence[str]]:

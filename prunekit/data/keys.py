@@ -21,7 +21,9 @@ class TaskKeys:
     `label`. `thresholds` are the probabilities from which a text has each label, () where `tune_thresholds` leaves them
     to the validation split; without it they are 0.5.
     `class_weights` are factors of the loss on labels, in the order of the classes; "balanced" leaves them to the data.
-    Rows with the same value in the column `group` are in the same split.
+    Rows with the same value in the column `group` are in the same split. `pooling` says which tokens of a text make
+    its vector.
+    `protect` is the run's, not of a task's file: with "first_segment" no method drops a token of a pair's first text.
     """
 
     name: str
@@ -66,6 +68,8 @@ class TaskKeys:
     tune_thresholds: bool = False
     thresholds: tuple[float, ...] = ()
     protect_question: bool = False
+    pooling: Literal["kept", "all"] = "kept"
+    protect: Literal["none", "first_segment"] = "none"
     source_language: str | None = None
     target_language: str | None = None
     max_target_length: int = 128

@@ -16,7 +16,7 @@ from torch import Tensor
 from prunekit.config.places import cache_folder
 from prunekit.data.bands import Band, resolve, rows_between
 from prunekit.data.columns import prefixed
-from prunekit.data.encoding import EncodedSplit, Encoder, LabelTargets, load_tokenizer
+from prunekit.data.encoding import EncodedSplit, Encoder, load_tokenizer
 from prunekit.data.errors import DataError
 from prunekit.data.given import task_of
 from prunekit.data.loading import FixedLoader, StepLoader, generator_of, permutation
@@ -144,7 +144,8 @@ class TokenPruningDataModule(L.LightningDataModule):
         self._task = None  # what is in use is in the encoded splits
         tokenizer = load_tokenizer(self.tokenizer_path)
         task = without_tokenless(self.spec, task, tokenizer)
-        encoder = Encoder(tokenizer, self.spec.max_length, self.cache_dir / "tokens", self.num_proc)
+        tokens, protects = self.cache_dir / "tokens", self.spec.protects_first
+        encoder = Encoder(tokenizer, self.spec.max_length, tokens, self.num_proc, protects)
         self.label_names = task.label_names
         self.dropped = dict(task.dropped)
         self.noticed = dict(task.noticed)
@@ -161,7 +162,7 @@ class TokenPruningDataModule(L.LightningDataModule):
             split = encode(rows)
             if self.answers is None:
                 return split
-            return replace(split, targets=LabelTargets(self.answers(name, split), task.label_names or ()))
+            return replace(split, targets=split.targets.answered(self.answers(name, split)))
 
         chosen, bands = self._choose_by_length(task.splits, encode)
         limited = {name: self._limit(name, rows) for name, rows in chosen.items()}

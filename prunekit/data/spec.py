@@ -71,6 +71,12 @@ class TaskSpec(TaskKeys):
             )
         self._check_own_keys()
         self.kind.check(self)
+        if self.protects_first and self.text_pair is None:
+            raise ConfigError(
+                f"protect=first_segment, but task={self.name} reads one text at a time.\n"
+                "Allowed: tasks of pairs of texts, of which the first, as a query, is kept whole.\n"
+                "Name the column of the second texts: task.text_pair=...; or leave protect out."
+            )
         if self.group is not None and self.synthetic_rows:
             raise ConfigError(
                 f"task.group={self.group} with task.synthetic_rows={self.synthetic_rows}: generated rows have no "
@@ -102,6 +108,11 @@ class TaskSpec(TaskKeys):
                 f"task.unlabelled=none with task.kind={self.kind}: a text has one label.\n"
                 f"Allowed: error or drop with task.kind={self.kind}.\nSet one of these, or task.kind=multilabel."
             )
+
+    @property
+    def protects_first(self) -> bool:
+        """Whether no token of the first of two texts may be dropped."""
+        return self.protect == "first_segment"
 
     @property
     def chosen_by(self) -> str:

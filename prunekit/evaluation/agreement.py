@@ -8,19 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.regression import KendallRankCorrCoef, PearsonCorrCoef
 
+from prunekit.config.errors import ConfigError
 from prunekit.data.encoding import Batch, LabelTargets
 from prunekit.data.kinds.base import TaskKind
+from prunekit.data.kinds.distilled import OVERLAP
 from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.judging import Judge, Predictions, RowColumns, Verdict
 from prunekit.evaluation.label_sets import row_predictions
 from prunekit.evaluation.metrics import OfLogits, spearman, task_answers
 from prunekit.losses import imitation_loss
 from prunekit.models.answers import Answers
+
+TOP = 10  # documents of a query
 
 
 class SameAnswer(MeanMetric):
@@ -64,16 +68,46 @@ METRICS: dict[str, Callable[[TaskKind, Answers], Metric]] = {
 }
 
 
+def top_overlap(
+    values: Float[Tensor, "rows"], dense: Float[Tensor, "rows"], queries: Int[Tensor, "rows"], top: int = TOP
+) -> float | None:
+    """Return the share of a query's `top` best rows by `dense` that are among its `top` best by `values`.
+
+    The mean over the queries that have more rows than that; None where none has. Of equal values the earlier row is
+    better.
+    """
+    shares = []
+    order = queries.argsort(stable=True)
+    for rows in order.split(queries.bincount().tolist()):
+        if len(rows) > top:
+            best = [part[rows].argsort(descending=True, stable=True)[:top] for part in (values, dense)]
+            shares.append(len(set(best[0].tolist()) & set(best[1].tolist())) / top)
+    return sum(shares) / len(shares) if shares else None
+
+
 def build_metrics(spec: TaskSpec, names: Sequence[str] | None) -> MetricCollection:
     """Return the metrics of a task without labels by name; `update(logits, dense)`, `compute()` gives floats."""
     answers = task_answers(spec, names)
-    return MetricCollection({name: METRICS[name](spec.kind, answers) for name in spec.metrics}, compute_groups=False)
+    own = [name for name in spec.metrics if name != OVERLAP]
+    return MetricCollection({name: METRICS[name](spec.kind, answers) for name in own}, compute_groups=False)
 
 
 class AgreementJudge(Judge):
-    """A judge by the dense model, whose answers count as right."""
+    """A judge by the dense model, whose answers count as right.
+
+    Raises:
+        ConfigError: the overlap of the best documents is asked for, but no query has more than ten.
+    """
 
     def __init__(self, spec: TaskSpec, targets: LabelTargets, device: torch.device | str) -> None:
+        self.queries = targets.queries
+        most = 0 if self.queries is None or not len(self.queries) else int(self.queries.bincount().max())
+        if OVERLAP in spec.metrics and most <= TOP:
+            raise ConfigError(
+                f"task.metrics has {OVERLAP}, but no query, the first of two texts, has more than {most} documents.\n"
+                f"Allowed: pairs of which some first texts have more than {TOP} second ones in every split.\n"
+                "Keep those of a query together, as task.group=query; or leave the metric out."
+            )
         self.answers = task_answers(spec, targets.names)
         self.metrics = build_metrics(spec, targets.names).to(device)
         self._rows = RowColumns()
@@ -82,12 +116,15 @@ class AgreementJudge(Judge):
         """Add a batch."""
         dense = batch["labels"]
         self.metrics.update(logits.float(), dense)
-        self._rows.add(batch["index"], self.answers.decide(logits), self.answers.decide(dense))
+        index = batch["index"]
+        self._rows.add(index, self.answers.decide(logits), self.answers.decide(dense), index)
 
     def compute(self) -> Verdict:
         """Return the metrics, and each row's prediction beside the dense model's."""
-        found, right = self._rows.by_row()
+        found, right, index = self._rows.by_row()
         metrics = {name: float(value) for name, value in self.metrics.compute().items()}
+        if self.queries is not None and (overlap := top_overlap(found, right, self.queries[index])) is not None:
+            metrics[OVERLAP] = overlap
         return Verdict(metrics, len(right), self._predictions(right, found))
 
     def _predictions(self, right: Shaped[Tensor, "rows *labels"], found: Shaped[Tensor, "rows *labels"]) -> Predictions:

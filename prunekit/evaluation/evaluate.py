@@ -20,12 +20,20 @@ from prunekit.losses import decisions_per_row
 from prunekit.models.forward import evaluating, forward_logits, on_device, run_encoder
 from prunekit.tokens.cutting import columns_of
 from prunekit.tokens.encoder import encoder_of
+from prunekit.tokens.segments import first_segment
 from prunekit.tokens.state import Execution, Trace
 
 
-def protected_count(batch: Batch) -> Int[Tensor, "batch"] | int:
-    """Return the number of protected tokens per row: those the task marks, otherwise just [CLS]."""
-    return batch["protected"].sum(-1) if "protected" in batch else 1
+def protected_count(batch: Batch, separator: int | None = None) -> Int[Tensor, "batch"] | int:
+    """Return the number of protected tokens per row: those the task marks, otherwise just [CLS].
+
+    `separator` is the token that ends the first segment, where the model protects that.
+    """
+    if "protected" in batch:
+        return batch["protected"].sum(-1)
+    if separator is None:
+        return 1
+    return (first_segment(batch["input_ids"], separator) & (batch["attention_mask"] > 0)).sum(-1)
 
 
 @dataclass(frozen=True)

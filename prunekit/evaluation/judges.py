@@ -9,6 +9,7 @@ import torch
 
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.distilled import WITHOUT_LABELS
+from prunekit.data.kinds.embedding import DISTILLED_EMBEDDING, EMBEDDING
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
@@ -22,6 +23,7 @@ from prunekit.evaluation.metrics import LabelJudge
 from prunekit.evaluation.question_answering import AnswerJudge
 from prunekit.evaluation.tagging import TagJudge
 from prunekit.evaluation.translation import WordJudge
+from prunekit.evaluation.vectors import VectorJudge
 
 # a judge is made from the task, the targets that such a task has, and the device of the model
 JUDGES: dict[TaskKind, Callable[[TaskSpec, Any, torch.device | str], Judge]] = {
@@ -32,4 +34,6 @@ JUDGES: dict[TaskKind, Callable[[TaskSpec, Any, torch.device | str], Judge]] = {
     TRANSLATION: WordJudge,
     TOKENS: TagJudge,
     **dict.fromkeys(WITHOUT_LABELS.values(), AgreementJudge),
+    EMBEDDING: VectorJudge,
+    DISTILLED_EMBEDDING: VectorJudge,
 }

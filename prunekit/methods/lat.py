@@ -233,7 +233,7 @@ class _ScoredSchedules:
 
 
 def _reduction(context: MethodContext, schedule: Sequence[float]) -> float:
-    policy = KeepRatio(dict(enumerate(schedule)))
+    policy = KeepRatio(dict(enumerate(schedule)), context.spec.protects_first)
     return context.reduction(
         *policy.counts(context.lengths["validation"], context.shape.layers, context.protected_count)
     )

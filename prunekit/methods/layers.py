@@ -63,10 +63,12 @@ class LayersOptions(OptionalTraining):
         counts = context.lengths["validation"].float().expand(kept, -1)
         return counts, counts
 
-    def equip(self, model: PreTrainedModel, shape: Shape, *, prefix: int | None = None) -> PreTrainedModel:
+    def equip(
+        self, model: PreTrainedModel, shape: Shape, *, prefix: int | None = None, separator: int | None = None
+    ) -> PreTrainedModel:
         """Remove the other layers."""
         assert self.kept is not None
-        return super().equip(keep_layers(model, self.kept), shape, prefix=prefix)
+        return super().equip(keep_layers(model, self.kept), shape, prefix=prefix, separator=separator)
 
 
 class Layers(TokenPruningMethod):

@@ -76,12 +76,14 @@ class MethodOptions(ConfiguredOptions):
         """Build the scorer, the policy and the set of layers for a backbone of this shape; None prunes nothing."""
         return None
 
-    def equip(self, model: PreTrainedModel, shape: Shape, *, prefix: int | None = None) -> PreTrainedModel:
+    def equip(
+        self, model: PreTrainedModel, shape: Shape, *, prefix: int | None = None, separator: int | None = None
+    ) -> PreTrainedModel:
         """Change a model in place into the one that the method trains, and return it: by default, install the pruner.
 
-        `shape` is that of the model as it is given, and `prefix` as `install` takes it.
+        `shape` is that of the model as it is given, and `prefix` and `separator` as `install` takes them.
         """
-        return install(model, self.build_pruner(shape), prefix=prefix)
+        return install(model, self.build_pruner(shape), prefix=prefix, separator=separator)
 
     def trains(self, training: Training) -> bool:
         """Return whether the run fits the model; otherwise the model is calibrated as it is."""

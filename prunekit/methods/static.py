@@ -33,6 +33,7 @@ from prunekit.tokens.policies import (
     geometric_ratios,
     linear_ratios,
     published_dense_layers,
+    step_ratios,
 )
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.tokens.scorers import Scorer
@@ -53,12 +54,13 @@ class StaticOptions(OptionalTraining):
 class KeepRatioOptions(StaticOptions):
     """Options of a method that keeps the best share of each sentence, down to `rate`; subclasses name the scorer.
 
-    The first layers keep everything, the following ones less and less, linearly or by a factor. With a budget the rate
-    follows from the lengths of the validation sentences; no weight affects it, so it holds throughout training.
+    The first layers keep everything, the following ones less and less: linearly, by a factor, or all the less at once.
+    With a budget the rate follows from the lengths of the validation sentences; no weight affects it, so it holds
+    throughout training.
     """
 
     rate: float | None
-    schedule: Literal["linear", "geometric"]
+    schedule: Literal["linear", "geometric", "once"]
     dense_layers: int | None
     # further reductions; completed, the rate of each and first of the run's own, by name
     also: Sequence[float] | Mapping[str, float] | None = None  # methods of other packages may have no such key
@@ -107,7 +109,10 @@ class KeepRatioOptions(StaticOptions):
     def build_pruner(self, shape: Shape) -> TokenPruner:
         """Build the scorer, and a share for each layer that prunes; for all layers if the scorer reads earlier ones."""
         scorer = self.scorer()
-        layers = range(0 if "previous" in scorer.needs else self._first_layer(shape), shape.layers)
+        first = self._first_layer(shape)
+        # after the only layer that drops tokens none has anything to decide
+        end = min(first + 1, shape.layers) if self.schedule == "once" else shape.layers
+        layers = range(0 if "previous" in scorer.needs else first, end)
 
         def ratios(rate: float) -> dict[int, float]:
             shares = self._shares(shape, rate)
@@ -124,7 +129,7 @@ class KeepRatioOptions(StaticOptions):
         return min(shape.layers, published_dense_layers(shape.layers) if given is None else given)
 
     def _shares(self, shape: Shape, rate: float) -> dict[int, float]:
-        ratios = {"linear": linear_ratios, "geometric": geometric_ratios}[self.schedule]
+        ratios = {"linear": linear_ratios, "geometric": geometric_ratios, "once": step_ratios}[self.schedule]
         return ratios(shape.layers, self._first_layer(shape), rate)
 
     def _lowest_rate(self, shape: Shape) -> float:
@@ -132,7 +137,7 @@ class KeepRatioOptions(StaticOptions):
         return 1.0 - (shape.layers - self._first_layer(shape)) if self.schedule == "linear" else 0.0
 
     def _counts(self, context: MethodContext, rate: float) -> tuple[Tensor, Tensor]:
-        policy = KeepRatio(self._shares(context.shape, rate))
+        policy = KeepRatio(self._shares(context.shape, rate), context.spec.protects_first)
         return policy.counts(context.lengths["validation"], context.shape.layers, context.protected_count)
 
     def _reduction(self, context: MethodContext, rate: float) -> float:

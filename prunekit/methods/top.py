@@ -22,6 +22,7 @@ from prunekit.methods.base import TokenPruningMethod
 from prunekit.methods.context import Loss, MethodContext
 from prunekit.methods.top_gates import GateTraining, OpenGates, Stages, TiedGates
 from prunekit.methods.top_options import ToPOptions
+from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.families.embeddings import embeddings_of
 from prunekit.tokens.prefix_gates import PrefixGate
 from prunekit.tokens.rank_gates import RankGate
@@ -141,7 +142,8 @@ class ToP(TokenPruningMethod):
             _, teacher_ranks = self.context.teacher.batch(batch["index"], batch["input_ids"].shape[1])
             weight = rank_weight(self.gates.pruning_step(step), self.warmup_steps, options.rank_alpha)
             terms["rank"] = weight * self._rank_loss(trace, teacher_ranks, batch)
-        constraint, shown = self.gates.constraint(step, batch["attention_mask"].sum(-1), protected_count(batch))
+        protected = protected_count(batch, encoder_of(self.model).separator)
+        constraint, shown = self.gates.constraint(step, batch["attention_mask"].sum(-1), protected)
         self.log_dict(shown)
         return terms | constraint
 

@@ -57,7 +57,9 @@ class TruncateOptions(StaticOptions):
         """Return the exact counts, the same in all layers."""
         return self._counts(context, self._length(context, reduction))
 
-    def equip(self, model: PreTrainedModel, shape: Shape, *, prefix: int | None = None) -> PreTrainedModel:
+    def equip(
+        self, model: PreTrainedModel, shape: Shape, *, prefix: int | None = None, separator: int | None = None
+    ) -> PreTrainedModel:
         """Make the model read cut texts."""
         return install(model, None, prefix=prefix, longest=self.tokens)
 

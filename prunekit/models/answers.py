@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from prunekit.config.errors import ConfigError, shown
-from prunekit.models.given import THRESHOLDS
+from prunekit.models.given import EMBEDDING_SIZE, THRESHOLDS
 
 SEVERAL = "multi_label_classification"  # what transformers calls it in config.json
 HALF = 0.5
@@ -140,12 +140,43 @@ class OneValue(Answers):
         return (one - other).abs().amax(-1) <= CLOSE
 
 
+@dataclass(frozen=True)
+class OneVector(Answers):
+    """All outputs together: the vector of a text."""
+
+    names: tuple[str, ...] = ()
+
+    def decide(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch outputs"]:
+        """Return vectors."""
+        return logits.float()
+
+    def probabilities(self, logits: Float[Tensor, "batch outputs"]) -> None:
+        """Return None."""
+
+    def labels(self, logits: Float[Tensor, "batch outputs"]) -> None:
+        """Return None."""
+
+    def differ(
+        self, one: Float[Tensor, "batch outputs"], other: Float[Tensor, "batch outputs"], rounding: float = 0.0
+    ) -> Bool[Tensor, "batch"]:
+        """Return False for every text."""
+        return torch.zeros(len(one), dtype=torch.bool, device=one.device)
+
+    def agree(
+        self, one: Float[Tensor, "batch outputs"], other: Float[Tensor, "batch outputs"]
+    ) -> Bool[Tensor, "batch"]:
+        """Return which vectors have a cosine of at least 0.999."""
+        return torch.cosine_similarity(one.float(), other.float()) >= 1 - CLOSE
+
+
 def answers_of(config: Any) -> Answers:
-    """Return how the logits of a classifier are read, from its configuration.
+    """Return how the logits of a classifier, or the vectors of an embedder, are read, from its configuration.
 
     Raises:
         ConfigError: its thresholds are no probabilities, one per output.
     """
+    if getattr(config, EMBEDDING_SIZE, None) is not None:
+        return OneVector()
     names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
     if getattr(config, "problem_type", None) == SEVERAL:
         return AnyLabels(names, _stored_thresholds(config))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -24,6 +24,7 @@ from transformers import (
 from prunekit.data.encoding import Batch
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.distilled import DISTILLED_CLASSIFICATION, DISTILLED_MULTILABEL, DISTILLED_REGRESSION
+from prunekit.data.kinds.embedding import DISTILLED_EMBEDDING, EMBEDDING
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
@@ -31,7 +32,9 @@ from prunekit.data.kinds.tokens import TOKENS
 from prunekit.data.kinds.translation import TRANSLATION
 from prunekit.losses import PADDING
 from prunekit.models.answers import SEVERAL
+from prunekit.models.embedder import SentenceEmbedder
 from prunekit.models.reading import read_config
+from prunekit.models.sentence_folder import is_embedder
 
 # logit of a position where nothing is: no probability in float32, and no infinity that differences could not bear
 MASKED_LOGIT = -1e4
@@ -39,13 +42,20 @@ MASKED_LOGIT = -1e4
 
 @dataclass(frozen=True)
 class Head:
-    """A model's head as a function of hidden states; `first_only` means that it reads the first token alone.
+    """A model's head as a function of hidden states; `reads` says of which tokens.
 
-    `logits` then takes [batch, 1, hidden]; otherwise it gives logits per token, in the form of `logits_of`.
+    Of the "first" alone, `logits` takes [batch, 1, hidden]. Otherwise it gives logits per token, in the form of
+    `logits_of`; where it `pools`, it takes the weight of each token too, 0 for padding, and gives a vector per text.
     """
 
-    logits: Callable[[Float[Tensor, "batch tokens hidden"]], Tensor]
-    first_only: bool
+    logits: Callable[..., Tensor]
+    reads: Literal["first", "kept", "all"]
+    pools: bool = False
+
+    @property
+    def first_only(self) -> bool:
+        """Whether it reads the first token alone."""
+        return self.reads == "first"
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class HeadType:
     `settings` gives what a configuration must say about it, from the class names (None where there are none); it may
     differ between equal heads. `head_of` takes it from a model, None where the runtime does not compute it. `decodes`
     means that it is a decoder, which reads encoders of other families than the others do; `has_classes` that its
-    outputs are classes, which have names; `several` that a text may have several of them at once.
+    outputs are classes, which have names; `several` that a text may have several of them at once; `has_modules` that it
+    is made of modules of sentence-transformers, which its folder lists.
     """
 
     auto: Any
@@ -66,6 +77,7 @@ class HeadType:
     decodes: bool = False
     has_classes: bool = False
     several: bool = field(default=False, compare=False)
+    has_modules: bool = False
 
 
 def _class_settings(labels: Sequence[str] | None, problem: str = "single_label_classification") -> dict[str, Any]:
@@ -79,14 +91,16 @@ def _class_settings(labels: Sequence[str] | None, problem: str = "single_label_c
 
 
 def _classifier_of(model: Any) -> Head:
+    if isinstance(model, SentenceEmbedder):  # a reranker whose head is made of modules
+        return _vector_of(model)
     classifier = model.classifier
     if hasattr(model, "pre_classifier"):  # DistilBERT
         narrow = model.pre_classifier
-        return Head(lambda hidden: classifier(narrow(hidden[:, 0]).relu()), first_only=True)
+        return Head(lambda hidden: classifier(narrow(hidden[:, 0]).relu()), "first")
     pooler = getattr(model.base_model, "pooler", None)
     if pooler is None:  # RoBERTa and ELECTRA, whose classifier picks the first token itself
-        return Head(classifier, first_only=True)
-    return Head(lambda hidden: classifier(pooler(hidden)), first_only=True)
+        return Head(classifier, "first")
+    return Head(lambda hidden: classifier(pooler(hidden)), "first")
 
 
 CLASSIFIER = HeadType(
@@ -102,14 +116,14 @@ READER = HeadType(
     ("ForQuestionAnswering",),
     "question-answering",
     lambda labels: {"num_labels": 2},
-    lambda model: Head(model.qa_outputs, first_only=False),
+    lambda model: Head(model.qa_outputs, "all"),
 )
 TAGGER = HeadType(
     AutoModelForTokenClassification,
     ("ForTokenClassification",),
     "token-classification",
     lambda labels: {name: value for name, value in _class_settings(labels).items() if name != "problem_type"},
-    lambda model: Head(model.classifier, first_only=False),
+    lambda model: Head(model.classifier, "all"),
     has_classes=True,
 )
 TRANSLATOR = HeadType(
@@ -120,6 +134,16 @@ TRANSLATOR = HeadType(
     decodes=True,
 )
 
+
+def _vector_of(model: Any) -> Head:
+    if model.head.modes == ("cls",):
+        return Head(model.head, "first", pools=True)
+    return Head(model.head, "kept" if model.pools_kept else "all", pools=True)
+
+
+EMBEDDER = HeadType(
+    SentenceEmbedder, ("SentenceEmbedder",), "sentence-similarity", lambda labels: {}, _vector_of, has_modules=True
+)
 SEVERAL_CLASSES = replace(CLASSIFIER, settings=partial(_class_settings, problem=SEVERAL), several=True)
 
 HEADS: dict[TaskKind, HeadType] = {
@@ -132,12 +156,18 @@ HEADS: dict[TaskKind, HeadType] = {
     SPAN: READER,
     TRANSLATION: TRANSLATOR,
     TOKENS: TAGGER,
+    EMBEDDING: EMBEDDER,
+    DISTILLED_EMBEDDING: EMBEDDER,
 }
 
 
-def stored_head(source: Any) -> HeadType | None:
-    """Return the head that a model was saved with; None where it has none that is known here."""
-    return head_called((read_config(source).architectures or [""])[0])
+def stored_head(source: Any, wanted: HeadType = EMBEDDER) -> HeadType | None:
+    """Return the head that a model was saved with; None where it has none that is known here.
+
+    The modules of a SentenceTransformer are one where they are `wanted`: for other tasks it is an encoder without head.
+    """
+    found = head_called((read_config(source).architectures or [""])[0])
+    return EMBEDDER if found is None and wanted.has_modules and is_embedder(source) else found
 
 
 def head_called(architecture: str) -> HeadType | None:
@@ -194,6 +224,6 @@ def head_of(model: Any) -> Head:
     if head is None or head.head_of is None:
         raise ValueError(
             f"{name} has a head that this runtime does not support; "
-            f"it supports classification, regression, question answering and labels of words: use engine='hf'."
+            f"it supports classification, regression, question answering, labels of words and vectors: use engine='hf'."
         )
     return head.head_of(model)

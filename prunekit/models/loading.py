@@ -13,6 +13,7 @@ from prunekit.models.answers import SEVERAL
 from prunekit.models.classes import class_order, shown_names
 from prunekit.models.heads import CLASSIFIER, HEADS, HeadType, reorder_classes, stored_head
 from prunekit.models.reading import read_config, read_model
+from prunekit.models.sentence_folder import MODULES
 
 
 def load_model(
@@ -36,13 +37,18 @@ def check_head(source: str | Path, head: HeadType, *, new_head: bool = False) ->
     Raises:
         ConfigError: it has not.
     """
-    stored = stored_head(source)
+    stored = stored_head(source, head)
     if stored == head or (stored is None and new_head and not head.decodes):
         return
     if stored is not None:
         raise ConfigError(
             f"{source} has a head for {stored.pipeline}, but the task is {head.pipeline}.\n"
             "Allowed: a model fine-tuned on this task, or a backbone without a head.\nChoose another model."
+        )
+    if head.has_modules:
+        raise ConfigError(
+            f"{source} is no folder of a SentenceTransformer: it has no {MODULES} with a Pooling.\n"
+            "Allowed: a folder that SentenceTransformer.save wrote.\nChoose such a model, or another kind of task."
         )
     what = "decoder" if head.decodes else "head"
     raise ConfigError(
@@ -133,7 +139,7 @@ def _architecture(source: str | Path) -> str:
 
 
 def _load(source: str | Path, head: HeadType, labels: Sequence[str] | None) -> PreTrainedModel:
-    has_head = stored_head(source) == head
+    has_head = stored_head(source, head) == head
     is_classifier = has_head and head.has_classes
     if is_classifier:
         check_classes(source, labels, several=head.several)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.cost import Shape
 from prunekit.files import allow_as_usual, atomic_write_text, sha256
+from prunekit.models.embedder import SentenceEmbedder
 from prunekit.models.forward import run_encoder
 from prunekit.models.loading import load_stock
 from prunekit.models.stored_pruner import (
@@ -70,6 +71,10 @@ def save(
         max_length = settings["longest"] = encoder.longest
     if max_length is not None:
         settings["max_length"] = max_length
+        if isinstance(model, SentenceEmbedder):
+            model.save_length(folder, max_length)
+    if encoder.separator is not None:
+        settings["separator"] = encoder.separator
     if pruner is not None:
         settings |= write_pruner(pruner, folder / TENSORS)
     # last, so that a folder with settings is a whole one
@@ -135,8 +140,8 @@ def load_hf(folder: str | Path, execution: Execution | None = None) -> PreTraine
     pruner = None if settings["pruner"] is None else read_pruner(settings, path, folder / TENSORS)
     model = load_stock(folder)
     try:
-        how = {"prefix": settings.get("prefix", 0), "longest": settings.get("longest")}
-        install(model, pruner, execution or settings["execution"], **how).eval()
+        own = {name: settings.get(name) for name in ("longest", "separator")}
+        install(model, pruner, execution or settings["execution"], prefix=settings.get("prefix", 0), **own).eval()
         _run_once(model)
     except Exception as error:  # whatever a hostile file brings about
         raise ConfigError(f"{path} does not fit its model ({first_line(error)}); save the model again.") from error
@@ -163,7 +168,9 @@ def save_pruner(model: PreTrainedModel, folder: str | Path) -> None:
         raise ConfigError(f"{type(model).__name__} prunes nothing, so there is no pruner to save; install one first.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"format": FORMAT, "hidden_size": Shape.from_config(model.config).hidden}
+    settings: dict[str, Any] = {"format": FORMAT, "hidden_size": Shape.from_config(model.config).hidden}
+    if encoder_of(model).separator is not None:
+        settings["separator"] = encoder_of(model).separator
     settings |= write_pruner(pruner, folder / f"{TASK}.safetensors")
     atomic_write_text(folder / f"{TASK}.json", json.dumps(settings, indent=2) + "\n")
 
@@ -187,4 +194,4 @@ def load_pruner(model: PreTrainedModel, folder: str | Path, execution: Execution
             f"{path} was made for hidden size {settings['hidden_size']}, but {type(model).__name__} has {hidden}; "
             f"choose a backbone of that size."
         )
-    return install(model, read_pruner(settings, path, tensors), execution)
+    return install(model, read_pruner(settings, path, tensors), execution, separator=settings.get("separator"))

@@ -13,9 +13,13 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import silence
 from prunekit.data.folders import special_file
+from prunekit.models.modular_reranker import RerankerForSequenceClassification
+from prunekit.models.reranker import MARK, activation_of
+from prunekit.models.sentence_folder import scores_of
 from prunekit.weights.finite import not_finite
 
 SHOWN = 4  # names of tensors in a message
+MODULAR = RerankerForSequenceClassification.__name__
 FLOATING = ("F64", "F32", "F16", "BF16")  # as safetensors calls the types
 
 
@@ -47,6 +51,8 @@ def read_config(source: str | Path) -> PretrainedConfig:
             "Allowed: models of an architecture that transformers has; code in the folder is never run.\n"
             "Give the folder that model.save_pretrained(folder) wrote, or a hub id."
         ) from error
+    if config is not None and (scores := scores_of(source)) is not None:
+        config.architectures, config.num_labels = [MODULAR], scores
     if config is None:
         raise ConfigError(
             f"{source} asks for the attention kernel {kernel}, which is code from the hub; it is not run.\n"
@@ -77,7 +83,7 @@ def read_model(auto: Any, source: str | Path, *, new_head: bool = False, **setti
     Raises:
         ConfigError: the weights cannot be read, are not those of the configuration, or are no finite numbers.
     """
-    read_config(source)
+    auto = RerankerForSequenceClassification if read_config(source).architectures == [MODULAR] else auto
     try:
         with silence("transformers"):
             model, report = auto.from_pretrained(
@@ -100,6 +106,8 @@ def read_model(auto: Any, source: str | Path, *, new_head: bool = False, **setti
             "Write them again with model.save_pretrained(folder), or give another folder."
         )
     _check_types(source, model)
+    if (activation := activation_of(source)) is not None:
+        setattr(model.config, MARK, {"activation_fn": activation})  # so that it is saved again, wherever it was named
     check_finite(f"{source}", model.state_dict().items())
     return model
 
@@ -110,7 +118,8 @@ def _check_types(source: str | Path, model: PreTrainedModel) -> None:
     Raises:
         ConfigError: a tensor of the folder is none.
     """
-    floating = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    stored = getattr(model, "stored_as", model)  # an embedder's encoder, whose modules have files of their own
+    floating = {name for name, tensor in stored.state_dict().items() if tensor.is_floating_point()}
     for path in sorted(Path(source).glob("model*.safetensors")):
         with safe_open(path, "pt") as opened:
             for name in floating & set(opened.keys()):

@@ -170,6 +170,7 @@ PART: dict[str, Check] = {"class": _is_text, "arguments": lambda value: _is_obje
 # taken where they are there
 OPTIONAL: dict[str, Check] = {
     "prefix": _is_count,
+    "separator": _is_count,
     "max_length": _is_count,
     "longest": lambda value: _is_count(value) and value > 0,
     "pruner.soft_form": lambda value: value in get_args(SoftForm),

@@ -42,6 +42,12 @@ def check_tokenizer(source: str | Path, config: Any, tokenizer: Any, *, has_pair
         )
 
 
+def separator_of(tokenizer: Any) -> int | None:
+    """Return the token that a tokenizer puts between two texts, as [SEP]; None where it puts none there."""
+    token: int | None = tokenizer.sep_token_id
+    return token if token in tokenizer("a", "a")["input_ids"][:-1] else None
+
+
 def check_tokens(source: str | Path, config: Any, tokenizer: Any) -> None:
     """Check that a model has an embedding for every token of its tokenizer.
 

@@ -16,6 +16,7 @@ from prunekit.config.validation import validate
 from prunekit.console import silence_libraries, track
 from prunekit.cost import Shape
 from prunekit.data.encoding import EncodedSplit, Encoder, load_tokenizer
+from prunekit.data.kinds.embedding import EMBEDDING
 from prunekit.data.loading import FixedLoader
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.reading import usable_rows
@@ -86,7 +87,7 @@ def evaluate_model(typed: Sequence[str]) -> ModelEvaluation:
     folder = find_model(cfg["model"])
     cfg = canonical(cfg)
     spec = TaskSpec.from_config(cfg["task"])
-    if spec.kind.generates or spec.kind.asks_teacher:
+    if spec.kind.generates or (spec.kind.asks_teacher and spec.kind is not EMBEDDING):
         raise ConfigError(
             f"task={spec.name} {'is translated' if spec.kind.generates else 'has no labels'}, which is not evaluated.\n"
             "Allowed: tasks with labels.\nName their column: label=..."

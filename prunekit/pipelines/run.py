@@ -57,7 +57,7 @@ def run(cfg: dict[str, Any], *, wait: bool = True, teacher_for: Plan | None = No
     """
     kind = kind_of(cfg)
     cfg = canonical(cfg)
-    spec = kind.spec(cfg["task"])
+    spec = kind.spec(cfg)
     folder = RunFolder.of(cfg)
     if (stored := _stored(folder, cfg, teacher_for is not None)) is not None:
         return stored

@@ -92,6 +92,7 @@ USES = {
         "SequenceClassification",
         'logits = model(**tokenizer(["a text"], return_tensors="pt")).logits',
     ),
+    "sentence-similarity": (None, 'vectors = model.encode(["a text", "another"])  # numpy, one row per text'),
     "question-answering": (
         "QuestionAnswering",
         """output = model(**tokenizer(["a question"], ["a text that answers it"], return_tensors="pt"))
@@ -120,22 +121,24 @@ labels = [model.config.id2label[i] for i, p in enumerate(probabilities.tolist())
 def _use(result: RunResult, task_type: str, *, several: bool, drops_tokens: bool, longest: int | None) -> str:
     stock, call = USES.get(task_type, USES["text-classification"])
     call = SEVERAL if several else call
+    # an embedder reads texts itself
+    imports = "" if stock is None else "\nfrom transformers import AutoTokenizer"
+    reader = "" if stock is None else '\ntokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
     code = f"""```python
-import prunekit
-from transformers import AutoTokenizer
+import prunekit{imports}
 
-model = prunekit.load("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = prunekit.load("path/to/this/folder"){reader}
 {call}
 ```"""
     if result.is_dense:
         return code
+    loads = "SentenceTransformer(...)" if stock is None else f"AutoModelFor{stock}.from_pretrained(...)"
     if not drops_tokens:
         cut = f"; cut its texts, with `truncation=True, max_length={longest}` for the tokenizer" if longest else ""
-        return f"{code}\n\nWithout prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same model{cut}."
+        return f"{code}\n\nWithout prunekit, `{loads}` loads the same model{cut}."
     return (
         f"{code}\n\n"
-        f"Without prunekit, `AutoModelFor{stock}.from_pretrained(...)` loads the same weights as a plain "
+        f"Without prunekit, `{loads}` loads the same weights as a plain "
         "**dense** model: nothing is pruned, nothing is faster, and its logits differ slightly from those above."
     )
 

@@ -141,7 +141,10 @@ def next_commands(result: RunResult, path: Path | str) -> list[tuple[str, str]]:
         found.append(("your own words", f"prunekit predict {run} data=new.jsonl out=predicted.jsonl"))
     elif result.translation is None:
         found.append(("for ONNX Runtime", f"prunekit export {run}"))
-    if not result.labels_words and result.translation is None and result.score.of in (None, "text"):
+    if result.gives_vectors:
+        found.append(("vectors over HTTP", f"prunekit serve {run}"))
+    elif not result.labels_words and result.translation is None and result.score.of in (None, "text"):
         found.append(("milliseconds beside other runtimes", f"prunekit bench {run}"))
         found.append(("your own texts", f"prunekit predict {run} data=new.csv out=predicted.csv"))
-    return [*found, ("in Python", f"model = prunekit.load({str(path)!r})")]
+    call = ".encode(texts)" * result.gives_vectors
+    return [*found, ("in Python", f"{'vectors' if call else 'model'} = prunekit.load({str(path)!r}){call}")]

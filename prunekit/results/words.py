@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from prunekit.runs.result import Number
 
 # metrics whose name says too little
-METRIC_NAMES = {"agreement": "agreement with dense", "kl": "KL from dense, nats"}
+METRIC_NAMES = {
+    "agreement": "agreement with dense",
+    "kl": "KL from dense, nats",
+    "cosine": "cosine with dense",
+    "overlap": "neighbours shared with dense",
+}
 DISTANCES = ("kl",)  # metrics that are no shares of 1, and better when lower
 NOISE = 0.02  # a measured ratio this near to 1 means nothing, even on a quiet machine
 

@@ -144,7 +144,7 @@ def open_run(given: str | Path | None) -> FinishedRun:
             f"run={given} cannot be used: {wrong}.\nAllowed: the files of a run as they were written.\n"
             "Restore the file, or delete it and give the run's train.py command again."
         )
-    return FinishedRun(path, cfg, result, replace(kind.spec(cfg["task"]), **_settled(result)))
+    return FinishedRun(path, cfg, result, replace(kind.spec(cfg), **_settled(result)))
 
 
 def _settled(result: RunResult) -> dict[str, Any]:
@@ -153,8 +153,11 @@ def _settled(result: RunResult) -> dict[str, Any]:
     return {} if thresholds is None else {"thresholds": tuple(float(share) for share in thresholds.values())}
 
 
-def open_labelling(given: str | Path | None, refused: str, instead: str, *, words: bool = False) -> FinishedRun:
-    """Open a run whose model gives each text a label or a value; with `words`, or each of its words.
+def open_labelling(
+    given: str | Path | None, refused: str, instead: str, *, words: bool = False, vectors: bool = False
+) -> FinishedRun:
+    """Open a run whose model gives each text a label or a value; with `words`, or each of its words; with `vectors`,
+    or a vector.
 
     `refused` is what the command does not do with other runs, as words after what their models do; `instead` is the
     message's last line.
@@ -164,7 +167,7 @@ def open_labelling(given: str | Path | None, refused: str, instead: str, *, word
     """
     run = open_run(given)
     kind = run.spec.kind
-    if not kind.labels_texts and not (words and kind.labels_words):
+    if not kind.labels_texts and not (words and kind.labels_words) and not (vectors and kind.gives_vectors):
         *kinds, last = [
             each.name
             for each in KINDS.values()

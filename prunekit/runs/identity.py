@@ -14,6 +14,8 @@ from prunekit.config.errors import ConfigError
 from prunekit.config.identity import DENSE, FILES, OWN, is_dense, with_absolute_paths
 from prunekit.files import known_sha256
 from prunekit.models.given import has_no_labels, with_settings_of
+from prunekit.models.reranker import is_reranker
+from prunekit.models.sentence_folder import head_files
 from prunekit.models.sources import SOURCES, find_model, is_hub_id, name_of_model
 from prunekit.runs.kinds import kind_of
 
@@ -28,7 +30,7 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
 
         cache = cfg["data"]["cache_dir"]
         cfg = cfg | {"task": complete_task(cfg["task"], None if cache is None else Path(cache))}
-    cfg = with_given_model(cfg)
+    cfg = with_protection(with_given_model(cfg))
     kind = kind_of(cfg)
     cfg = without_idle_goal(kind.without_idle_keys(cfg))
     if (reduction := parse_budget(cfg["budget"])) is not None:
@@ -38,8 +40,8 @@ def canonical(cfg: dict[str, Any]) -> dict[str, Any]:
         cfg = cfg | {"budget": None} | {key: copy.deepcopy(default[key]) for key in ("teacher", "budget_tolerance")}
     models = {key: model_digest(cfg[key]["path"]) for key in ("backbone", "teacher") if cfg.get(key, {}).get("path")}
     if cfg.get("model"):
-        models["model"] = model_digest(find_model(cfg["model"]))
-    digests = {FILES: kind.digest(kind.spec(cfg["task"])), **models}
+        models["model"] = model_digest(find_model(cfg["model"]), with_head=True)
+    digests = {FILES: kind.digest(kind.spec(cfg)), **models}
     given = {key: digest for key, digest in digests.items() if digest is not None}
     return with_absolute_paths(cfg | {OWN: given}) if given else cfg
 
@@ -74,6 +76,19 @@ def with_given_model(cfg: dict[str, Any]) -> dict[str, Any]:
     return cfg | given | teacher | {"task": with_settings_of(folder, cfg["task"])}
 
 
+def with_protection(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with `protect` as it has an effect: null where nothing is protected, besides a reranker.
+
+    A given reranker protects the first of two texts unless the configuration says otherwise.
+    """
+    if "protect" not in cfg:
+        return cfg
+    ranks = bool(cfg.get("model")) and bool(cfg["task"].get("text_pair")) and is_reranker(find_model(cfg["model"]))
+    if cfg["protect"] is None and ranks:
+        return cfg | {"protect": "first_segment"}
+    return cfg | {"protect": None} if cfg["protect"] == "none" and not ranks else cfg
+
+
 def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of the dense run that a pruning run starts from; the same for all that may share it."""
     dense = copy.deepcopy(cfg)
@@ -87,6 +102,8 @@ def dense_config(cfg: dict[str, Any]) -> dict[str, Any]:
     dense["data"] = dense["data"] | {"eval_bands": None}
     if "protect_question" in dense["task"]:
         dense["task"]["protect_question"] = False  # has no effect where nothing is pruned
+    if "protect" in dense:
+        dense["protect"] = None  # as above
     if "loss" in dense:
         dense["loss"] = None  # a teacher learns from labels
     dense |= {"budget": None, "budget_tolerance": default["budget_tolerance"], "force": False}
@@ -105,10 +122,13 @@ def teacher_config(cfg: dict[str, Any]) -> dict[str, Any] | None:
     return dense_config(cfg)
 
 
-def model_digest(folder: str | Path) -> str | None:
-    """Return the hex digest of the weights and configuration in a folder; None where there is neither."""
+def model_digest(folder: str | Path, *, with_head: bool = False) -> str | None:
+    """Return the hex digest of the weights and configuration in a folder; None where there is neither.
+
+    `with_head` counts the modules of sentence-transformers, too, which have folders of their own.
+    """
     digest = hashlib.sha256()
     files = [path for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".bin", ".json")]
-    for path in files:
+    for path in [*files, *(head_files(folder) if with_head else [])]:
         digest.update(bytes.fromhex(known_sha256(path)))
     return digest.hexdigest() if files else None

@@ -24,7 +24,7 @@ def cache_of_problems() -> Callable[[Mapping[str, Any]], str | None]:
         return _problem(lambda: _read(tasks[task]))
 
     def problem(cfg: Mapping[str, Any]) -> str | None:
-        key = json_sha256([cfg["task"], cfg["method"].get("prunes")], default=str)
+        key = json_sha256([cfg["task"], cfg.get("protect"), cfg["method"].get("prunes")], default=str)
         tasks[key] = cfg
         return _problem(lambda: kind_of(cfg).check(cfg, find_source(cfg))) or problem_of_data(key)
 
@@ -33,7 +33,7 @@ def cache_of_problems() -> Callable[[Mapping[str, Any]], str | None]:
 
 def _read(cfg: Mapping[str, Any]) -> None:
     kind = kind_of(cfg)
-    spec = kind.spec(cfg["task"])
+    spec = kind.spec(cfg)
     kind.read(spec, kind.source(spec), cfg)
 
 

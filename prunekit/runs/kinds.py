@@ -38,8 +38,8 @@ class RunKind(Protocol):
     name: str
     tasks: tuple[str, ...]  # values of task.kind
 
-    def spec(self, task: Config) -> Any:
-        """Return the task block, checked."""
+    def spec(self, cfg: Config) -> Any:
+        """Return the task of a configuration, checked."""
 
     def digest(self, spec: Any) -> str | None:
         """Return a digest of the files that the task names by path; None when it names none."""
@@ -66,9 +66,9 @@ class TokenRuns:
     name: str = "tokens"
     tasks: tuple[str, ...] = tuple(name for name, kind in TASK_KINDS.items() if not kind.generates)
 
-    def spec(self, task: Config) -> TaskSpec:
+    def spec(self, cfg: Config) -> TaskSpec:
         """Return a TaskSpec."""
-        return TaskSpec.from_config(task)
+        return TaskSpec.from_config(cfg["task"] | {"protect": cfg.get("protect")})
 
     def digest(self, spec: TaskSpec) -> str | None:
         """Return a digest of the files named by task.file and the like."""
@@ -107,7 +107,7 @@ class TokenRuns:
         A dense run learns from labels, and texts without labels are learned from the teacher, whatever the method.
         """
         if is_dense(cfg["method"]["name"]):
-            return cfg | {key: None for key in ("loss",) if key in cfg}
+            return cfg | {key: None for key in ("loss", "protect") if key in cfg}
         has_labels, loss = not _has_no_labels(cfg), cfg.get("loss")
         method = dict(cfg["method"])
         if (own := method.get(OWN_LOSS)) is not None:
@@ -146,9 +146,9 @@ class WeightRuns:
     # the only keys of the trainer that matter
     TRAINER = ("threads", "accelerator")
 
-    def spec(self, task: Config) -> TextSpec:
+    def spec(self, cfg: Config) -> TextSpec:
         """Return a TextSpec."""
-        return TextSpec.from_config(task)
+        return TextSpec.from_config(cfg["task"])
 
     def digest(self, spec: TextSpec) -> str | None:
         """Return a digest of the corpora that are given by path."""
@@ -191,8 +191,8 @@ class WeightRuns:
             )
 
     def without_idle_keys(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """Leave out the FLOPs budget, the teacher, the loss and the benchmark: dense kernels do not skip zeros."""
-        idle = ("teacher", "bench", "budget_tolerance", "loss")
+        """Leave out budget, teacher, loss, protected tokens and benchmark: dense kernels do not skip zeros."""
+        idle = ("teacher", "bench", "budget_tolerance", "loss", "protect")
         kept = {key: value for key, value in cfg.items() if key not in idle}
         trainer = {key: value for key, value in cfg["trainer"].items() if key in self.TRAINER}
         return kept | {"budget": None, "trainer": trainer}
@@ -215,15 +215,16 @@ def _check_without_labels(cfg: Config) -> None:
     """
     own = cfg["method"].get(OWN_LOSS)
     wrong = f"method.{OWN_LOSS}={own}" if own == "ce" else f"loss={cfg['loss']}" if cfg.get("loss") else ""
+    what = "task.label=null" if cfg["task"].get("label", "") is None else "an embedder"
     if is_dense(cfg["method"]["name"]):
         raise ConfigError(
-            f"method={cfg['method']['name']} with task.label=null: the model would learn its own answers.\n"
+            f"method={cfg['method']['name']} with {what}: the model would learn its own answers.\n"
             "Allowed: a method that prunes tokens, as method=topk.\n"
             "Choose one; prunekit.load(model, engine='packed') runs the model as it is."
         )
     if wrong:
         raise ConfigError(
-            f"{wrong} with task.label=null: there are no labels to learn.\n"
+            f"{wrong} with {what}: there are no labels to learn.\n"
             "Allowed: kd, the answers of the model that was given.\nLeave it out, or name the labels: task.label=..."
         )
 

@@ -287,6 +287,11 @@ class RunResult(OpenJsonObject):
         """Whether each word has a label, so that what reads texts as a whole does not apply."""
         return any(cut.of_words is not None for cut in (self.truncated or {}).values())
 
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether each text has a vector, and no label."""
+        return "cosine" in (self.score.pruned_all or {})
+
 
 # -- runs that prune weights -------------------------------------------------------------------------------------
 

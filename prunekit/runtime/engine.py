@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +31,7 @@ from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token, head_of
 from prunekit.models.pretrained import load_packable
 from prunekit.models.tokenizers import longest_text
+from prunekit.runtime.embedding import encode
 from prunekit.runtime.explaining import Explanation, Kept, explain
 from prunekit.runtime.extras import need
 from prunekit.runtime.forward import CompiledLayer, ForwardPass, Result, protected_tokens
@@ -39,6 +41,7 @@ from prunekit.runtime.kernels.linears import ACTIVATION_DTYPE, Dtype, choose, dt
 from prunekit.runtime.kernels.memory import keep_freed
 from prunekit.runtime.kernels.native import native_attention
 from prunekit.runtime.kernels.threads import threads as use_threads
+from prunekit.runtime.ranking import longest_query, rank
 from prunekit.tokens.encoder import encoder_of
 from prunekit.tokens.families.embeddings import row_embedder
 from prunekit.tokens.families.registry import family_of
@@ -191,6 +194,7 @@ class PackedEngine:
         self.tokenizer = tokenizer
         self.threads = threads
         self.pruner: TokenPruner | None = encoder.pruner
+        self.separator = encoder.separator
         self.config = model.config
         self.answers = answers_of(model.config)
         self.most_tokens = min(longest_text(model.config, tokenizer), encoder.longest or sys.maxsize)
@@ -238,6 +242,23 @@ class PackedEngine:
             "the last layer is computed for the first token alone: the head reads no other" if self.cls_last else ""
         )
         return explain(run, self.tokenizer, self.config, self.max_length, texts, remark)
+
+    def encode(self, texts: Any, *, batch_size: int = 32) -> np.ndarray:
+        """Return the vectors of texts, float32 [texts, size], as of `prunekit.runtime.embedding.encode`."""
+        return encode(lambda ids: self(ids).logits, self.tokenizer, self.config, self.max_length, texts, batch_size)
+
+    def rank(self, query: Any, documents: Any, **how: Any) -> list[dict[str, Any]]:
+        """Rank documents by a query, with the options of prunekit.runtime.ranking.rank, as top_k=10.
+
+        Raises:
+            ConfigError: as there.
+        """
+
+        def score(pairs: list[tuple[str, str]]) -> Tensor:
+            return self(pairs).logits
+
+        longest = longest_query(self.separator, self.tokenizer, self.max_length)
+        return rank(score, self.tokenizer, self.config, query, documents, longest_query=longest, **how)
 
     def warm(self, most: int = 1024) -> PackedEngine:
         """Compile the backend's products now, for all rounded numbers of rows up to `most`, and return the engine.
@@ -291,7 +312,7 @@ class PackedEngine:
                     f"text {index} has {length} tokens; this model takes 1 to {self.most_tokens}, "
                     f"so cut it or leave it out."
                 )
-        return rows
+        return rows.protecting(self.separator)
 
     # -- layers ----------------------------------------------------------------------------------------
 
@@ -323,7 +344,7 @@ class PackedEngine:
             embed=self._embed,
             dtype=self.dtype,
             fused=self.fused,
-            first_only=self.head.first_only,
+            reads=self.head.reads,
         )
 
     def _run(self, rows: Rows, pruner: TokenPruner | None, known: Mapping[int, tuple[int, ...]]) -> Result:
@@ -336,7 +357,8 @@ class PackedEngine:
         return self._result(forward_pass.restore(), forward_pass)
 
     def _result(self, hidden: Float[Tensor, "batch tokens hidden"], forward_pass: ForwardPass) -> Result:
-        logits = self.head.logits(hidden.float())
+        weights = [forward_pass.real.float()] * self.head.pools
+        logits = self.head.logits(hidden.float(), *weights)
         if by_token(logits):
             logits = logits.masked_fill(~forward_pass.whole.real[..., None], MASKED_LOGIT)
         answers = None if by_token(logits) else self.answers

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.config.errors import shown
-from prunekit.models.answers import Answers, answers_of
+from prunekit.models.answers import Answers, OneVector, answers_of
 from prunekit.models.forward import decodes, evaluating, on_device
 from prunekit.models.given import longest_text_of
 from prunekit.models.heads import by_token
@@ -118,6 +118,8 @@ def _legible(tokenizer: Any, token: int) -> str:
 
 def _answer(answers: Answers, logits: Tensor) -> str:
     """Return what the model says of a text, in words."""
+    if isinstance(answers, OneVector):
+        return f"a vector of {logits.shape[-1]} numbers"
     labels, shares = answers.labels(logits.float()), answers.probabilities(logits.float())
     if labels is None or shares is None:
         return f"{float(logits.flatten()[0]):.3g}"

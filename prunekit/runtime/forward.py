@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prunekit.models.answers import Answers
@@ -29,10 +29,10 @@ from prunekit.tokens.state import LayerTrace, TokenState, Trace
 class Result:
     """The engine's output for a batch.
 
-    `logits` are float32, on the engine's device: one per class, or [batch, tokens, 2] for the first and last token of
-    an answer, or [batch, tokens, classes] for labels of words, with `MASKED_LOGIT` at padding. `answers` says how they
-    are read, None where they are per token. On a GPU the logits may still be being computed; reading labels or kept
-    tokens waits for the device.
+    `logits` are float32, on the engine's device: one per class, the vector of an embedder, or [batch, tokens, 2] for
+    the first and last token of an answer, or [batch, tokens, classes] for labels of words, with `MASKED_LOGIT` at
+    padding. `answers` says how they are read, None where they are per token. On a GPU the logits may still be being
+    computed; reading labels or kept tokens waits for the device.
     """
 
     logits: Float[Tensor, "batch outputs"] | Float[Tensor, "batch tokens outputs"]
@@ -156,7 +156,7 @@ class ForwardPass:
         embed: EmbedRows,
         dtype: Dtype,
         fused: FusedAttention | None,
-        first_only: bool,
+        reads: Literal["first", "kept", "all"],
     ) -> None:
         self.whole = self.packing = rows.packing
         self.known = known
@@ -176,9 +176,9 @@ class ForwardPass:
         self.fused = fused
         self.plan = Plan(self.packing, len(self.hidden), self.fused)
         # outputs of dropped tokens are stored only if the head may read them after the last layer
-        self.first_only = first_only
+        self.reads = reads
         self.output: Tensor | None = None
-        if not self.first_only or (pruner is not None and not pruner.protect_first):
+        if reads == "all" or (reads == "first" and pruner is not None and not pruner.protect_first):
             self.output = torch.zeros_like(self.start)
             self.origin = torch.arange(len(self.start), device=real.device)
 
@@ -234,13 +234,22 @@ class ForwardPass:
         return layer.finish(F.pad(mixed, (0, 0, 0, len(first) - batch)), hidden)[:batch, None]
 
     def restore(self) -> Float[Tensor, "batch tokens hidden"]:
-        """Return what the head reads: all tokens in the incoming shape, or the first token of each sentence."""
+        """Return what the head reads: all tokens in the incoming shape, those kept, or the first of each sentence."""
+        if self.reads == "kept":
+            return self.packing.pad(self.hidden[: self.total])
         if self.output is None:
             return self.hidden.index_select(0, self.packing.offsets[:-1])[:, None]
         self.output[self.origin] = self.hidden[: self.total]
-        if self.first_only:
+        if self.reads == "first":
             return self.output.index_select(0, self.whole.offsets[:-1])[:, None]
         return self.whole.pad(self.output)
+
+    @property
+    def real(self) -> Bool[Tensor, "batch tokens"]:
+        """Which tokens of `restore` are no padding."""
+        if self.reads == "first":
+            return self.whole.real[:, :1]
+        return self.packing.real if self.reads == "kept" else self.whole.real
 
     def _state(self, index: int, needs: frozenset[Any]) -> TokenState:
         hidden = embedded = None

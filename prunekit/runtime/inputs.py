@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from prunekit.data.encoding import VOCABULARIES, load_tokenizer
 from prunekit.models.tokenizers import check_tokenizer, longest_text
 from prunekit.tokens.host import send
 from prunekit.tokens.packing import Packing
+from prunekit.tokens.segments import first_segment
 
 # a sentence, a pair of sentences, or token ids; or a padded batch as Hugging Face's tokenizers return it
 Text = str | tuple[str, str] | Sequence[int]
@@ -63,6 +64,13 @@ class Rows:
     packing: Packing
     types: Int[Tensor, "rows"] | None = None
     protected: Bool[Tensor, "rows"] | None = None
+
+    def protecting(self, separator: int | None) -> Rows:
+        """Return the rows with their first segments marked as protected, unless something is marked already."""
+        if separator is None or self.protected is not None:
+            return self
+        marked = first_segment(self.packing.pad(self.ids), separator)
+        return replace(self, protected=marked[self.packing.real])
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on `device`."""

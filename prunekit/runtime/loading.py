@@ -10,9 +10,12 @@ from typing import Any, Literal, overload
 from transformers import PreTrainedModel
 
 from prunekit.models.pretrained import load_hf, model_folder
+from prunekit.models.sentence_folder import is_embedder
+from prunekit.runtime.embedding import encode_with
 from prunekit.runtime.engine import PackedEngine, load_packed
 from prunekit.runtime.explaining import explain_model
 from prunekit.runtime.onnx_engine import GraphEngine, load_graph
+from prunekit.runtime.ranking import rank_with_model
 from prunekit.tokens.state import Execution
 
 # engine -> the function that loads it from a folder, with the engine's own options
@@ -54,6 +57,9 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
         model = prunekit.load("runs/.../model")
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
         print(model.explain(["The match ended in a draw."]))  # its tokens, leaving layer by layer
+        model.rank("a query", ["a document", "another one"], top_k=10)  # of a reranker, as CrossEncoder.rank
+
+    An embedder has `model.encode(texts)`, in every engine: one vector per text, numpy.
 
     Another `engine` returns that engine instead of a model and takes its options: "packed" is
     prunekit.runtime.engine.PackedEngine, "onnx" is prunekit.runtime.onnx_engine.GraphEngine.
@@ -69,6 +75,9 @@ def load(folder: str | Path, execution: Execution | None = None, *, engine: str 
             raise TypeError(f"load() has no option {', '.join(own)} for engine='hf'; it belongs to another engine.")
         model: Any = load_hf(folder, execution)
         model.explain = partial(explain_model, model, folder)
+        if is_embedder(folder):
+            model.encode = partial(encode_with, model, folder)
+        model.rank = partial(rank_with_model, model, folder)
         return model
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown; choose one of {', '.join(['hf', *ENGINES])}.")

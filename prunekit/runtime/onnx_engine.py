@@ -32,10 +32,12 @@ from prunekit.models.answers import Answers, answers_of
 from prunekit.models.given import longest_text_of
 from prunekit.models.heads import MASKED_LOGIT, by_token
 from prunekit.models.reading import read_config
+from prunekit.runtime.embedding import encode
 from prunekit.runtime.explaining import Explanation, Kept, explain
 from prunekit.runtime.extras import need, version
 from prunekit.runtime.inputs import Inputs, tokenizer_of
 from prunekit.runtime.onnx_graph import OUTPUTS, write_graph
+from prunekit.runtime.ranking import longest_query, rank
 
 FOLDER = "onnx"  # inside a model's folder, where other tools also look for a Hugging Face model's ONNX files
 FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
@@ -121,8 +123,11 @@ class Outcome:
 class GraphEngine:
     """A graph with its tokenizer; calling it returns an `Outcome`, and `logits` takes token ids directly."""
 
-    def __init__(self, session: Session, name: str, tokenizer: Any = None, config: Any = None) -> None:
+    def __init__(
+        self, session: Session, name: str, tokenizer: Any = None, config: Any = None, longest_query: int | None = None
+    ) -> None:
         self.session = session
+        self.longest_query = longest_query
         self.name = name
         self.tokenizer = tokenizer
         self.config = config
@@ -151,6 +156,10 @@ class GraphEngine:
         types = encoded.get("token_type_ids") or [None] * len(texts)
         return self._outcome([self._text(*row, None) for row in zip(encoded["input_ids"], types, strict=True)])
 
+    def encode(self, texts: Any, *, batch_size: int = 32) -> np.ndarray:
+        """Return the vectors of texts, float32 [texts, size], as of `prunekit.runtime.embedding.encode`."""
+        return encode(self.logits, self.tokenizer, self.config, None, texts, batch_size)
+
     def explain(self, texts: Any) -> Explanation:
         """Explain what is kept of texts, or pairs of texts, layer by layer; print it, or show it in a notebook."""
 
@@ -159,6 +168,18 @@ class GraphEngine:
             return outcome.logits, outcome.kept
 
         return explain(run, self.tokenizer, self.config, None, texts)
+
+    def rank(self, query: Any, documents: Any, **how: Any) -> list[dict[str, Any]]:
+        """Rank documents by a query, with the options of prunekit.runtime.ranking.rank, as top_k=10.
+
+        Raises:
+            ConfigError: as there.
+        """
+
+        def score(pairs: list[tuple[str, str]]) -> Tensor:
+            return self(pairs).logits
+
+        return rank(score, self.tokenizer, self.config, query, documents, longest_query=self.longest_query, **how)
 
     def _unpad(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, np.ndarray]]:
         ids = batch["input_ids"]
@@ -235,7 +256,9 @@ def _open(path: Path, folder: Path, threads: int | None, name: str) -> GraphEngi
     tokenizer = tokenizer_of(folder, config)
     if tokenizer is not None:
         tokenizer.model_max_length = min(longest_text_of(folder) or sys.maxsize, tokenizer.model_max_length)
-    return GraphEngine(OnnxRuntime(path, threads), name, tokenizer, config)
+    separator = json.loads((folder / pretrained.SETTINGS).read_text()).get("separator")
+    longest = longest_query(separator, tokenizer, 0 if tokenizer is None else tokenizer.model_max_length)
+    return GraphEngine(OnnxRuntime(path, threads), name, tokenizer, config, longest)
 
 
 def graph_inputs(folder: str | Path, *, protected: bool = False) -> tuple[str, ...]:

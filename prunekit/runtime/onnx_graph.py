@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from prunekit.config.errors import first_line
 from prunekit.console import silence
 from prunekit.files import atomic_write_bytes
-from prunekit.models.heads import CLASSIFIER, logits_of
+from prunekit.models.heads import head_of, logits_of
 from prunekit.tokens.attention import AttentionCall
 from prunekit.tokens.encoder import PrunedEncoder, encoder_of
 from prunekit.tokens.families.registry import family_of
@@ -46,15 +46,17 @@ class SingleTextEncoder(nn.Module):
     """The pruned encoder for one unpadded text, without data-dependent branches, so that it can be traced.
 
     Replaces `PrunedEncoder` and calls the same layer halves, scorer and policy. `read` is the number of leading rows
-    that the head reads: with 1, the last layer's feed-forward computes [CLS] only; None means all rows.
+    that the head reads: with 1, the last layer's feed-forward computes [CLS] only; None means all rows. `kept_only`
+    leaves out those that were dropped.
     """
 
-    def __init__(self, encoder: PrunedEncoder, read: int | None) -> None:
+    def __init__(self, encoder: PrunedEncoder, read: int | None, *, kept_only: bool = False) -> None:
         super().__init__()
         self.blocks = encoder.blocks
         self.family = encoder.family
         self.pruner = encoder.pruner
         self.read = read
+        self.kept_only = kept_only
 
     def forward(
         self,
@@ -98,7 +100,7 @@ class SingleTextEncoder(nn.Module):
                 kept, dropped = _row_numbers(keep > 0), _row_numbers(keep <= 0)
                 origin = position[0].index_select(0, dropped)
                 depth = depth.scatter(0, origin, torch.full_like(origin, index))
-                if self.read is None:
+                if self.read is None and not self.kept_only:
                     output = output.index_copy(1, origin, hidden.index_select(1, dropped))
                 attended = attended.index_select(1, kept)
                 position, is_protected = position.index_select(1, kept), is_protected.index_select(1, kept)
@@ -107,7 +109,7 @@ class SingleTextEncoder(nn.Module):
                 attended = attended[:, : self.read]
             hidden = self.family.feed_forward(layer, attended)
         depths.append(depth)
-        if self.read is None:
+        if self.read is None and not self.kept_only:
             hidden = output.index_copy(1, position[0], hidden)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
 
@@ -133,11 +135,6 @@ class _Graph(nn.Module):
         return logits, depths[0]
 
 
-def is_classifier(model: PreTrainedModel) -> bool:
-    """Whether the model's head reads only the first token, as every sequence classifier of our families does."""
-    return type(model).__name__.endswith(CLASSIFIER.architecture)
-
-
 def single_text_model(model: PreTrainedModel, *, prune: bool = True, first_only: bool | None = None) -> nn.Module:
     """Return a copy of a pruned model that takes one unpadded text; it shares its weights with `model`.
 
@@ -146,13 +143,14 @@ def single_text_model(model: PreTrainedModel, *, prune: bool = True, first_only:
     """
     encoder = encoder_of(model)
     keeps_first = not prune or encoder.pruner is None or encoder.pruner.protect_first
+    head = head_of(model)
     if first_only is None:
-        first_only = is_classifier(model) and keeps_first
+        first_only = head.first_only and keeps_first
     # the memo tells deepcopy that weights are already copied, so they are shared
     memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     copied = copy.deepcopy(model, memo).eval()
     parent = _parent_of(encoder_of(copied), copied)
-    traced = SingleTextEncoder(encoder_of(copied), 1 if first_only else None)
+    traced = SingleTextEncoder(encoder_of(copied), 1 if first_only else None, kept_only=head.reads == "kept")
     if not prune:
         traced.pruner = None
     setattr(parent, encoder.family.encoder, traced)
@@ -189,7 +187,8 @@ def write_graph(
     ids = ids.clamp(max=int(model.config.vocab_size) - 1)
     values = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "protected": torch.zeros_like(ids)}
     axes = {name: {1: "tokens"} for name in inputs} | {"depth": {0: "tokens"}}
-    if not is_classifier(model):
+    head = head_of(model)
+    if not head.first_only and not head.pools:
         axes["logits"] = {1: "tokens"}
     pruner = encoder_of(model).pruner
     path = Path(path)

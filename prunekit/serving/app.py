@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence, Sized
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -31,10 +33,13 @@ from prunekit.serving import metrics
 from prunekit.serving.model import Served
 from prunekit.serving.requests import (
     FORMS,
+    TOP,
     RequestError,
     RequestLimits,
     Text,
     check_headers,
+    encoding_of,
+    inputs_of,
     parse_object,
     ranking_of,
     shortened,
@@ -215,6 +220,8 @@ def _guarded_routes(service: Service, tokens: Sequence[str], connections: Sized)
             form = FORMS["pair" if single.pairs and len(service.models) == 1 else "text"]
             body = await service.read(request, ("texts", "model", "budget"), form)
             served = service.chosen(body)
+            if served.embeds:
+                raise _unable(service, served, "gives vectors: POST /embed", lambda other: not other.embeds)
             texts = texts_of(body, service.limits_of(served), pairs=served.pairs, budgets=served.budgets)
         return Answer({"predictions": await service.answer(request, served, texts)})
 
@@ -238,6 +245,8 @@ def _guarded_routes(service: Service, tokens: Sequence[str], connections: Sized)
 
     if any(served.ranks for served in service.models.values()):
         _add_rerank(router, service)
+    if any(served.embeds for served in service.models.values()):
+        _add_embed(router, service)
     return router
 
 
@@ -245,16 +254,58 @@ def _add_rerank(router: APIRouter, service: Service) -> None:
     @router.post("/rerank")
     async def rerank(request: Request) -> Answer:
         with count_refused(service):
-            body = await service.read(request, ("query", "documents", "top_n", "model"), FORMS["ranking"])
+            body = await service.read(request, ("query", "documents", *TOP, "model"), FORMS["ranking"])
             served = service.chosen(body)
             if not served.ranks:
                 can = ", ".join(name for name, other in service.models.items() if other.ranks)
                 raise RequestError(422, f"the model {served.name}, which scores no pairs", can, "name one of these")
             texts, best = ranking_of(body, service.limits_of(served))
         answers = await service.answer(request, served, texts)
-        scores = [next(iter(answer["scores"].values())) for answer in answers]
+        scores = served.activate([next(iter(answer["scores"].values())) for answer in answers])
         order = sorted(range(len(scores)), key=lambda place: -scores[place])
         return Answer({"results": [{"index": place, "relevance_score": scores[place]} for place in order[:best]]})
+
+
+def _add_embed(router: APIRouter, service: Service) -> None:
+    def embedding(body: Mapping[str, Any]) -> Served:
+        served = service.chosen(body)
+        if not served.embeds:
+            raise _unable(service, served, "gives no vectors", lambda other: other.embeds)
+        return served
+
+    @router.post("/embed")
+    async def embed(request: Request) -> Answer:
+        with count_refused(service):
+            body = await service.read(request, ("texts", "model"), FORMS["text"])
+            served = embedding(body)
+            texts = texts_of(body, service.limits_of(served), pairs=False)
+        answers = await service.answer(request, served, texts)
+        return Answer({"embeddings": [answer["embedding"] for answer in answers]})
+
+    @router.post("/v1/embeddings")
+    async def embed_as_openai(request: Request) -> Answer:
+        with count_refused(service):
+            body = await service.read(request, ("input", "model", "encoding_format", "user"), FORMS["input"])
+            served = embedding(body)
+            form, texts = encoding_of(body), inputs_of(body, service.limits_of(served))
+        answers = await service.answer(request, served, texts)
+        tokens = sum(answer["tokens"] for answer in answers)
+        rows = [
+            {"object": "embedding", "index": place, "embedding": encoded(answer["embedding"], form)}
+            for place, answer in enumerate(answers)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return Answer({"object": "list", "data": rows, "model": served.name, "usage": usage})
+
+
+def encoded(vector: Sequence[float], form: str) -> Any:
+    """Return a vector as a list, or as the base64 of its float32 numbers, little end first."""
+    return list(vector) if form == "float" else b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+def _unable(service: Service, served: Served, why: str, is_able: Callable[[Served], bool]) -> RequestError:
+    can = ", ".join(name for name, other in service.models.items() if is_able(other)) or "none of this server"
+    return RequestError(422, f"the model {served.name}, which {why}", can, "name one of these")
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from prunekit.bench.inputs import to_engine_inputs
 from prunekit.bench.protocol import Encoded
@@ -15,9 +16,11 @@ from prunekit.config.errors import ConfigError, first_line
 from prunekit.console import silence_libraries
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.vocabulary import is_tokenless
-from prunekit.models.answers import answers_of
+from prunekit.models.answers import OneVector, answers_of
 from prunekit.runs.finished import FinishedRun
+from prunekit.runtime.forward import Result
 from prunekit.runtime.loading import load
+from prunekit.runtime.ranking import activation_of_scores
 from prunekit.serving.beginnings import beginning, divides_at_blanks
 from prunekit.serving.requests import RequestError, Text, empty
 
@@ -111,6 +114,8 @@ class Model:
         chosen = {} if budget is None else {"budget": budget}
         result = self.engine(to_engine_inputs(batch), **chosen)
         answers = answers_of(self.engine.config)
+        if isinstance(answers, OneVector):
+            return self._vectors(batch, result)
         names = [self.engine.config.id2label[number] for number in range(result.logits.shape[-1])]
         shares = answers.probabilities(result.logits.double())
         scores = result.logits if shares is None else shares
@@ -123,6 +128,15 @@ class Model:
             if is_finite
             else _not_finite(ids)
             for label, row, ids, counts, is_finite in zip(labels, scores.tolist(), batch, kept, finite, strict=True)
+        ]
+
+    def _vectors(self, batch: Sequence[ReadText], result: Result) -> list[dict[str, Any] | RequestError]:
+        """Return the vector of each text; an error where it has no finite numbers."""
+        kept = result.trace.tokens_out.T.long().tolist()
+        finite = torch.isfinite(result.logits).all(-1).tolist()
+        return [
+            {"embedding": vector, "tokens": len(ids), "kept": counts} if is_finite else _not_finite(ids)
+            for vector, ids, counts, is_finite in zip(result.logits.tolist(), batch, kept, finite, strict=True)
         ]
 
 
@@ -141,6 +155,13 @@ class Served:
     pairs: bool = False  # its texts are pairs
     ranks: bool = False  # of a pair it says how well the second text fits the first
     budgets: tuple[str, ...] = ()  # that a request may choose from
+    embeds: bool = False  # of a text it gives a vector
+    activation: nn.Module = field(default_factory=nn.Identity)  # of the scores of a ranking
+
+    def activate(self, scores: Sequence[float]) -> list[float]:
+        """Return the scores of a ranking after the activation that the model's folder names."""
+        found: list[float] = self.activation(torch.tensor(scores, dtype=torch.float64)).tolist()
+        return found
 
 
 def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
@@ -170,7 +191,7 @@ def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
     model = Model(engine, tokenizer, max_length=longest, cut=given["cut"])
     try:
         engine.warm(min(given["batch_tokens"], 1024))  # so that few requests wait for a compiler
-        first = Text("a first text", ("warm", "up") if run.spec.text_pair else ("warm up",))
+        first = Text("a first text", ("warm", "up") if _reads_pairs(run) else ("warm up",))
         answers = [
             answer
             for texts in ([first], [first] * min(2, given["batch_texts"]))
@@ -182,6 +203,11 @@ def load_model(run: FinishedRun, given: Mapping[str, Any]) -> Model:
         if isinstance(answer, RequestError):
             raise _not_served(run, str(answer))
     return model
+
+
+def _reads_pairs(run: FinishedRun) -> bool:
+    """Return whether a run's model reads two texts at a time; an embedder that learned from pairs reads one."""
+    return run.spec.text_pair is not None and not run.spec.kind.gives_vectors
 
 
 def _not_served(run: FinishedRun, reason: str) -> ConfigError:
@@ -206,9 +232,10 @@ def load_all(runs: Sequence[FinishedRun], given: Mapping[str, Any]) -> dict[str,
         model = load_model(run, given)
         about: dict[str, Any] = {"task": task, "method": run.result.method, "hash": run.result.hash}
         about |= {"dtype": given["dtype"], "max_length": model.max_length}
-        pairs = run.spec.text_pair is not None
+        pairs = _reads_pairs(run)
         ranks = pairs and model.engine.config.num_labels == 1
-        budgets = model.engine.budgets
+        budgets, activation = model.engine.budgets, activation_of_scores(model.engine.config)
         about |= {"budgets": list(budgets)} if budgets else {}
-        served[name] = Served(name, model, about, pairs, ranks, budgets)
+        embeds = run.spec.kind.gives_vectors
+        served[name] = Served(name, model, about, pairs, ranks, budgets, embeds, activation)
     return served

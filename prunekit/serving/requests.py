@@ -9,11 +9,14 @@ from typing import Any
 
 # `curl -d` calls everything a form
 MEDIA_TYPES = ("application/json", "application/x-www-form-urlencoded")
+ENCODINGS = ("float", "base64")
 FORMS = {
     "text": '{"texts": ["a text", ...]}',
     "pair": '{"texts": [["a text", "its partner"], ...]}',
+    "input": '{"input": ["a text", ...]}',
     "ranking": '{"query": "a text", "documents": ["a text", ...]}',
 }
+TOP = ("top_k", "top_n")  # how many of the best a ranking has: two names of one field, as clients send either
 
 
 class RequestError(ValueError):
@@ -133,19 +136,48 @@ def texts_of(
     return [replace(text, budget=budget) for text in texts]
 
 
+def inputs_of(given: Mapping[str, Any], limits: RequestLimits) -> list[Text]:
+    """Return the texts of a request of vectors in OpenAI's form: `input` is a string, or a list of them.
+
+    Raises:
+        RequestError: it holds something else, or too many or too long texts.
+    """
+    whole = given.get("input")
+    if isinstance(whole, str):
+        return [_text(whole, "input", limits)]
+    entries = _list(given, "input", limits, FORMS["input"])
+    return [_text(entry, f"input[{number}]", limits) for number, entry in enumerate(entries)]
+
+
+def encoding_of(given: Mapping[str, Any]) -> str:
+    """Return how a request in OpenAI's form wants its vectors: as "float", a list of numbers, or as "base64".
+
+    Raises:
+        RequestError: it wants something else.
+    """
+    form = given.get("encoding_format", "float")
+    if form not in ENCODINGS:
+        said = f"encoding_format is {shortened(json.dumps(form))}"
+        raise RequestError(422, said, " or ".join(ENCODINGS), "leave it out")
+    return str(form)
+
+
 def ranking_of(given: Mapping[str, Any], limits: RequestLimits) -> tuple[list[Text], int]:
     """Return the pairs of a request of a ranking, each the query and a document, and how many of the best it asks for.
 
     Raises:
-        RequestError: query, documents or top_n is something else, or there is too much of them.
+        RequestError: query, documents or top_k is something else, or there is too much of them.
     """
     if "query" not in given:
         raise RequestError(422, "no field query", FORMS["ranking"], "send such a body")
     documents = _list(given, "documents", limits, FORMS["ranking"])
     query = _text(given["query"], "query", limits).parts[0]
-    best = given.get("top_n", len(documents))
+    asked = [name for name in TOP if name in given]
+    if len(asked) > 1:
+        raise RequestError(422, f"the fields {' and '.join(asked)}", "one of them", "leave the other out")
+    best = given[asked[0]] if asked else len(documents)
     if isinstance(best, bool) or not isinstance(best, int) or best < 1:
-        raise RequestError(422, f"top_n is {shortened(json.dumps(best))}", "a whole number from 1", "leave it out")
+        raise RequestError(422, f"{asked[0]} is {shortened(json.dumps(best))}", "a whole number from 1", "leave it out")
     parts = [_text(entry, f"documents[{number}]", limits).parts[0] for number, entry in enumerate(documents)]
     texts = [Text(f"documents[{number}]", (query, part)) for number, part in enumerate(parts)]
     for text in texts:

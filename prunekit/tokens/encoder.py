@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -28,6 +29,7 @@ from prunekit.tokens.families.base import Family
 from prunekit.tokens.families.registry import family_of
 from prunekit.tokens.layout import Survivors, TokenLayout
 from prunekit.tokens.pruner import TokenPruner as TokenPruner  # plug-ins import it from here
+from prunekit.tokens.segments import forward_protecting
 from prunekit.tokens.state import Execution, LayerTrace, Need, Trace
 
 # arguments that models pass down besides hidden states and mask; an encoder needs none of them
@@ -51,7 +53,8 @@ class PrunedEncoder(nn.Module):
     """Replacement for the encoder of a Hugging Face model, which owns and calls its layers under the same names.
 
     `execution` is the default when the caller of the model gives none. `longest` is the length at which texts are cut
-    before the model reads them (prunekit/tokens/cutting.py), None where they are read as they are.
+    before the model reads them (prunekit/tokens/cutting.py), None where they are read as they are. `separator` is the
+    token that ends the first segment, where its tokens are always kept; None = no segment is protected.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class PrunedEncoder(nn.Module):
         pruner: TokenPruner | None,
         execution: Execution = "pack",
         longest: int | None = None,
+        separator: int | None = None,
     ) -> None:
         super().__init__()
         self.add_module(family.layers, layers)
@@ -68,6 +72,7 @@ class PrunedEncoder(nn.Module):
         self.pruner = pruner
         self.execution: Execution = execution
         self.longest = longest
+        self.separator = separator
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -95,7 +100,8 @@ class PrunedEncoder(nn.Module):
 
         Raises:
             TypeError: an argument that neither prunekit nor transformers knows.
-            ValueError: an unknown execution or budget; or texts that were not cut, of a model that reads cut ones.
+            ValueError: an unknown execution or budget; texts that were not cut, of a model that reads cut ones; or
+                nothing says which tokens are the first segment, which is protected.
         """
         unknown = sorted(set(ignored) - _IGNORED)
         if unknown:
@@ -128,6 +134,12 @@ class PrunedEncoder(nn.Module):
         pruner = self.pruner.at(budget) if self.pruner is not None and prune and execution != "dense" else None
         if pruner is not None and not self.training:
             _check_padding(pruner, execution, hidden_states.shape[1])
+        if pruner is not None and self.separator is not None and protected is None:
+            raise ValueError(
+                "this model protects the first of two texts, but was called without token ids.\n"
+                "Allowed: input_ids given to the whole model, or protected=... beside embeddings.\n"
+                "Type model(**tokenizer(query, document, return_tensors='pt'))."
+            )
         always_kept = self._protect(hidden_states, attention_mask, protected, pruner)
         removes_tokens = execution == "drop" or (execution == "soft" and pruner is not None and pruner.hide_gone)
         layout = TokenLayout(hidden_states, attention_mask, always_kept, execution, removes_tokens=removes_tokens)
@@ -299,6 +311,7 @@ def install(
     *,
     prefix: int | None = None,
     longest: int | None = None,
+    separator: int | None = None,
 ) -> PreTrainedModel:
     """Replace the encoder of a Hugging Face model by a pruned one, in place, and return the model.
 
@@ -306,6 +319,7 @@ def install(
     `pruner` become `...encoder.pruner.*` of the model. `prefix` is for translation models: the number of leading
     source tokens that name the task (T5) and are always kept. None keeps the current number, which is 0 at first.
     `longest` is for models that read cut texts, which translation models do not.
+    `separator` is for models of pairs of texts: the token that ends the first, all of whose tokens are then kept.
 
     Raises:
         ValueError: an unsupported architecture, or `pruner.layers` names a layer that the model does not have.
@@ -326,8 +340,11 @@ def install(
         setattr(parent, family.encoder, TranslationEncoder(current, family, pruner, execution, first))
         _use_pruning_attention(layers)
         return model
-    setattr(parent, family.encoder, PrunedEncoder(layers, family, pruner, execution, longest))
+    setattr(parent, family.encoder, PrunedEncoder(layers, family, pruner, execution, longest, separator))
     model.set_attn_implementation(IMPLEMENTATION)
+    model.__dict__.pop("forward", None)
+    if separator is not None:  # the encoder sees no token ids, by which segments are told apart
+        model.__dict__["forward"] = partial(forward_protecting, model, separator)
     return model
 
 

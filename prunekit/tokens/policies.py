@@ -64,6 +64,9 @@ class KeepPolicy(nn.Module):
             f"Give {f'budget={self.budgets[0]!r}' if known else 'none; method.also=[2x,4x] trains for several'}."
         )
 
+    def protect_segment(self) -> None:
+        """Prepare for sentences of which a whole segment is protected; by default there is nothing to prepare."""
+
 
 def ranks(
     scores: Float[Tensor, "batch tokens"], eligible: Float[Tensor, "batch tokens"]
@@ -102,29 +105,49 @@ def geometric_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
     return shares
 
 
+def step_ratios(layers: int, dense: int, rate: float) -> dict[int, float]:
+    """Return the share of the sentence that each layer keeps: 1 in the first `dense` layers, and then `rate` at once.
+
+    The floor is that of `linear_ratios`.
+    """
+    return {layer: 1.0 if layer < dense else max(LEAST_SHARE, rate) for layer in range(layers)}
+
+
 class KeepRatio(KeepPolicy):
     """Policy that keeps the best share of the *unpruned* sentence at each layer, protected tokens counted.
 
-    `ratios` maps a layer to its share in [0, 1]; K = max(1, floor(share * length + 1/2)).
+    `ratios` maps a layer to its share in [0, 1]; K = max(1, floor(share * length + 1/2)). With `beside`, the share is
+    that of the tokens which are not protected, P in number, so that a document is pruned alike beside a long query and
+    a short one: K = P + floor(share * (length - P) + 1/2).
     """
 
-    def __init__(self, ratios: Mapping[Any, float]) -> None:
+    def __init__(self, ratios: Mapping[Any, float], beside: bool = False) -> None:
         super().__init__()
         self.ratios = {int(layer): float(share) for layer, share in ratios.items()}
+        self.beside = beside
 
     def arguments(self) -> dict[str, Any]:
-        """Return the share of each layer."""
-        return {"ratios": self.ratios}
+        """Return the share of each layer, and of what it is where that is not the whole sentence."""
+        return {"ratios": self.ratios} | ({"beside": True} if self.beside else {})
+
+    def protect_segment(self) -> None:
+        """Take shares of what is not protected."""
+        self.beside = True
 
     def forward(
         self, layer: int, scores: Float[Tensor, "batch tokens"], state: TokenState
     ) -> Float[Tensor, "batch tokens"]:
         """Keep the K best alive tokens; protected ones come first, whatever their score."""
-        first = scores.float().masked_fill(state.protected > 0, torch.inf)
-        return (ranks(first, state.alive) < self._count(layer, state.length)[:, None]).float()
+        protected = state.protected > 0
+        first = scores.float().masked_fill(protected, torch.inf)
+        count = self._count(layer, state.length, protected.sum(-1) if self.beside else 0)
+        return (ranks(first, state.alive) < count[:, None]).float()
 
-    def _count(self, layer: int, lengths: Float[Tensor, "sentences"]) -> Float[Tensor, "sentences"]:
-        return (self.ratios[layer] * lengths + 0.5).floor().clamp(min=1)
+    def _count(
+        self, layer: int, lengths: Float[Tensor, "sentences"], protected: Int[Tensor, "sentences"] | int
+    ) -> Float[Tensor, "sentences"]:
+        fixed = protected if self.beside else 0
+        return (self.ratios[layer] * (lengths - fixed) + 0.5).floor().clamp(min=0 if self.beside else 1) + fixed
 
     def counts(
         self, lengths: Int[Tensor, "sentences"], layers: int, protected: Int[Tensor, "sentences"] | int = 1
@@ -138,7 +161,7 @@ class KeepRatio(KeepPolicy):
         for layer in range(layers):
             tokens_in.append(kept)
             if layer in self.ratios:
-                kept = kept.minimum(self._count(layer, unpruned).clamp(min=protected))
+                kept = kept.minimum(self._count(layer, unpruned, protected).clamp(min=protected))
             tokens_out.append(kept)
         return torch.stack(tokens_in), torch.stack(tokens_out)
 
@@ -146,14 +169,21 @@ class KeepRatio(KeepPolicy):
 class KeepRatioTable(KeepRatio):
     """Shares for several budgets: `table` maps the name of each to the share of each layer; `default` is one."""
 
-    def __init__(self, table: Mapping[str, Mapping[Any, float]], default: str) -> None:
-        super().__init__(table[default])
-        self.table = {name: KeepRatio(ratios) for name, ratios in table.items()}
+    def __init__(self, table: Mapping[str, Mapping[Any, float]], default: str, beside: bool = False) -> None:
+        super().__init__(table[default], beside)
+        self.table = {name: KeepRatio(ratios, beside) for name, ratios in table.items()}
         self.default = default
 
     def arguments(self) -> dict[str, Any]:
-        """Return the table, and the default."""
-        return {"table": {name: policy.ratios for name, policy in self.table.items()}, "default": self.default}
+        """Return the table, the default, and of what the shares are where that is not the whole sentence."""
+        table = {name: policy.ratios for name, policy in self.table.items()}
+        return {"table": table, "default": self.default} | ({"beside": True} if self.beside else {})
+
+    def protect_segment(self) -> None:
+        """Take shares of what is not protected, for every budget."""
+        super().protect_segment()
+        for policy in self.table.values():
+            policy.protect_segment()
 
     @property
     def budgets(self) -> tuple[str, ...]:

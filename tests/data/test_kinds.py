@@ -23,8 +23,9 @@ def test_every_kind_has_a_head_a_judge_and_losses_and_nothing_else_has():
 
 
 def test_every_kind_has_a_run_and_only_one():
-    distilled = ("distilled_classification", "distilled_regression", "distilled_multilabel")
-    assert TokenRuns.tasks == ("classification", "regression", "multilabel", "span", "tokens", *distilled)
+    distilled = ("distilled_classification", "distilled_regression", "distilled_multilabel", "distilled_embedding")
+    labelled = ("classification", "regression", "multilabel", "span", "tokens", "embedding")
+    assert TokenRuns.tasks == labelled + distilled
     assert TranslationRuns.tasks == ("translation",)
 
 

@@ -22,7 +22,7 @@ def reached(found):
 
 
 @pytest.mark.parametrize("name", KEEP_RATIO)
-@pytest.mark.parametrize("schedule", ["linear", "geometric"])
+@pytest.mark.parametrize("schedule", ["linear", "geometric", "once"])
 @pytest.mark.parametrize("budget", [1.0, 1.3, 2.0, 2.3])
 def test_the_rate_is_found_from_lengths_alone(name, schedule, budget):
     found = method_under_test(name, lengths=LENGTHS, budget=budget, schedule=schedule)
@@ -54,7 +54,13 @@ def test_a_geometric_schedule_keeps_more_tokens_in_the_last_layer():
     assert last["geometric"].pruner.policy.ratios[1] < last["linear"].pruner.policy.ratios[1]
 
 
-@pytest.mark.parametrize("schedule", ["linear", "geometric"])
+def test_all_at_once_is_decided_at_one_layer():
+    found = method_under_test("topk", budget=None, rate=0.3, schedule="once", dense_layers=2)
+    assert found.pruner.policy.ratios == {2: 0.3}
+    assert found.pruner.policy.counts(torch.tensor([10]), 4)[1].T.tolist() == [[10, 10, 3, 3]]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "geometric", "once"])
 def test_what_is_feasible_is_reached(schedule):
     asked = method_under_test("topk", lengths=LENGTHS, schedule=schedule)
     low, high = asked.options.feasible(asked.context)

@@ -142,6 +142,13 @@ def test_labels_of_words_are_predicted_from_json_lines():
     assert commands[1].endswith("data=new.jsonl out=predicted.jsonl")
 
 
+def test_vectors_are_served_and_encoded():
+    vectors = changed(score__pruned_all={"spearman": 0.8, "cosine": 0.9})
+    commands = [command for _, command in next_commands(vectors, "r/a/b/c/d/e")]
+    assert [command.split()[1] for command in commands] == ["report", "export", "serve", "="]
+    assert commands[-1].endswith(".encode(texts)")
+
+
 def printed(result, width=80, **options):
     stream = io.StringIO()
     print_result(result, console=Console(file=stream, width=width, highlight=False, color_system=None), **options)

@@ -381,7 +381,7 @@ def test_threads_are_set_only_during_the_call():
     seen = []
     engine = PackedEngine(install(tiny_model(), None), threads=2)
     head = engine.head.logits
-    engine.head = Head(lambda hidden: (seen.append(torch.get_num_threads()), head(hidden))[1], True)
+    engine.head = Head(lambda hidden: (seen.append(torch.get_num_threads()), head(hidden))[1], "first")
     engine([[5, 6, 7]])
     assert (seen, torch.get_num_threads()) == ([2], 1)
 

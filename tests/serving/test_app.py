@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 
 import httpx2
 import pytest
+import torch
 from support.served import StandIn, hold, one, predict, serving
 
 from prunekit.serving.model import Served
@@ -254,9 +256,11 @@ def test_documents_are_ranked_by_the_score_of_their_pair_with_the_query():
                 await client.post("/rerank", json=ranking(top_n=0)),
                 await client.post("/rerank", json=ranking(documents=["a", ""])),
                 await client.post("/rerank", json=ranking(model="news")),
+                await client.post("/rerank", json=ranking(top_k=1)),
+                await client.post("/rerank", json=ranking(top_k=1, top_n=1)),
             ]
 
-    all_of_them, best, none, empty, wrong = asyncio.run(scene())
+    all_of_them, best, none, empty, wrong, same, twice = asyncio.run(scene())
     assert all_of_them.json()["results"] == [
         {"index": 2, "relevance_score": 5.0},
         {"index": 0, "relevance_score": 3.0},
@@ -266,6 +270,19 @@ def test_documents_are_ranked_by_the_score_of_their_pair_with_the_query():
     assert (none.status_code, none.json()["error"]["given"]) == (422, "top_n is 0")
     assert (empty.status_code, empty.json()["error"]["given"]) == (422, "documents[1] is empty")
     assert (wrong.status_code, wrong.json()["error"]["allowed"]) == (422, "pairs")
+    assert same.json() == best.json()
+    assert (twice.status_code, twice.json()["error"]["given"]) == (422, "the fields top_k and top_n")
+
+
+def test_relevance_scores_have_passed_the_activation_of_the_model():
+    served = replace(two()["pairs"], activation=torch.nn.Sigmoid())
+
+    async def scene():
+        async with serving({"pairs": served}) as (client, _):
+            return await client.post("/rerank", json={"query": "q", "documents": ["aa"]})
+
+    (row,) = asyncio.run(scene()).json()["results"]
+    assert row["relevance_score"] == pytest.approx(0.95257413)  # the logistic function of 3
 
 
 # -- who may ask ---------------------------------------------------------------------------------------------

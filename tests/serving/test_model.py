@@ -136,7 +136,7 @@ def test_an_answer_that_is_no_number_is_refused_alone():
         logits[1, 2] = float("nan")
         return logits
 
-    engine.head = type(engine.head)(broken, engine.head.first_only)
+    engine.head = type(engine.head)(broken, engine.head.reads)
     items = [ReadText([5, 6, 7]), ReadText([5, 6]), ReadText([8, 9])]
     items[1].place = "texts[4]"
     first, second, third = model.compute(items)

@@ -35,3 +35,21 @@ def edit_json(path, **changes):
 def edit_tensors(path, change):
     """Overwrite a file of tensors by what `change` makes of their dict."""
     save_file({name: tensor.contiguous() for name, tensor in change(load_file(path)).items()}, path, {"format": "pt"})
+
+
+def embedder_folder(folder, *, family="bert", modes=("mean",), dense=None, unit=True, seed=0, length=64):
+    """A tiny SentenceTransformer with its tokenizer, saved by sentence-transformers; `dense` is an output size."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    from prunekit.models.tiny import build_tiny_backbone
+
+    backbone = folder.with_name(f"{folder.name}-backbone")
+    build_tiny_backbone(backbone, family, seed)
+    reader = Transformer(str(backbone), max_seq_length=length)
+    pool = Pooling(reader.get_embedding_dimension(), pooling_mode=modes)
+    modules = [reader, pool]
+    if dense is not None:
+        modules.append(Dense(pool.get_embedding_dimension(), dense))
+    SentenceTransformer(modules=[*modules, *[Normalize()] * unit], device="cpu").save(str(folder))
+    return folder

@@ -15,6 +15,7 @@ from prunekit.tokens.policies import (
     linear_ratios,
     linear_thresholds,
     published_dense_layers,
+    step_ratios,
 )
 from prunekit.tokens.state import TokenState
 
@@ -48,6 +49,12 @@ def test_a_negative_rate_reaches_the_floor_before_the_last_layer():
 def test_a_geometric_schedule_falls_by_one_factor():
     assert list(geometric_ratios(4, 1, 0.125).values()) == pytest.approx([1, 0.5, 0.25, 0.125])
     assert list(geometric_ratios(3, 0, 0.125).values()) == pytest.approx([0.5, 0.25, 0.125])
+
+
+def test_all_at_once_leaves_the_rate_from_the_first_layer_that_prunes():
+    assert list(step_ratios(4, 1, 0.25).values()) == [1, 0.25, 0.25, 0.25]
+    assert list(step_ratios(3, 0, -1.0).values()) == [0.01, 0.01, 0.01]
+    assert list(step_ratios(2, 5, 0.25).values()) == [1, 1]
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0])
@@ -196,3 +203,20 @@ def test_a_threshold_below_zero_counts_as_the_floor():
 def test_the_hard_decision_has_no_gradient():
     """ltp.md 10.10."""
     assert not learned(0.2)(1, EXAMPLE, state([3], 4)).requires_grad
+
+
+def test_shares_beside_a_protected_segment_are_of_the_rest():
+    """Of 10 tokens 4 are protected: half of the other 6 stay with them; without `beside`, half of 10."""
+    protected = (torch.arange(10) < 4).float()[None]
+    state = TokenState(torch.ones(1, 10), torch.arange(10)[None], protected, torch.tensor([10.0]))
+    scores = torch.arange(10.0)[None]
+    whole, beside = KeepRatio({0: 0.5}), KeepRatio({0: 0.5}, beside=True)
+    assert whole(0, scores, state)[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
+    assert beside(0, scores, state)[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 1, 1, 1]
+    for policy, kept in ((whole, 5), (beside, 7)):
+        tokens_in, tokens_out = policy.counts(torch.tensor([10]), 2, protected=torch.tensor([4]))
+        assert (tokens_in[:, 0].tolist(), tokens_out[:, 0].tolist()) == ([10, kept], [kept, kept])
+    assert beside.arguments() == {"ratios": {0: 0.5}, "beside": True}
+    assert whole.arguments() == {"ratios": {0: 0.5}}
+    whole.protect_segment()
+    assert whole(0, scores, state).sum() == 7

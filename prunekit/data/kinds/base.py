@@ -42,6 +42,7 @@ class TaskKind(ABC):
     predicts_class: bool = False  # whether each text has one class, whose loss may be smoothed and weighted
     predicts_value: bool = False  # whether a head has one output, which is a value
     asks_teacher: bool = False  # whether no row has a label: the outputs of the model that was given are learned
+    gives_vectors: bool = False  # whether a prediction is a vector, which is compared with those of other texts
     does: str = ""  # what a model of this kind does, for messages; "" = it gives each text one label or value
     # what cells may hold, and what to do about others, in messages
     allowed_text: str = "text, which is Unicode; null where there is none."
@@ -69,7 +70,7 @@ class TaskKind(ABC):
             raise ConfigError(f"task.labels=[{listed(keys.labels)}] with task.kind={self.name}; set task.labels=null.")
 
     def protects(self, keys: TaskKeys) -> bool:
-        """Return whether batches mark tokens that no method may drop, other than those of a backbone's prefix."""
+        """Return whether batches mark tokens that no method may drop and that token ids alone do not show."""
         return False
 
     def bands_refusal(self, keys: TaskKeys, *, tested: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +69,21 @@ class Distilled(TaskKind):
     def encode(
         self, keys: TaskKeys, rows: Rows[int], encoder: Encoder, names: Sequence[str] | None, prefix: int
     ) -> EncodedSplit:
-        """Tokenise texts, cut at the longest length."""
-        from prunekit.data.encoding import encode_texts  # loads torch, and a task is checked without it
+        """Tokenise texts, cut at the longest length; of values for pairs, note which have the same first text."""
+        from prunekit.data.encoding import encode_texts, number_queries  # loads torch; a task is checked without it
 
-        return encode_texts(rows, encoder, names or ())
+        split = encode_texts(rows, encoder, names or ())
+        if rows.pairs is None or not self.predicts_value:
+            return split
+        targets: Any = split.targets
+        return replace(split, targets=replace(targets, queries=number_queries(rows.texts)))
 
 
+# of the ten documents that the model puts first for a query, the share that the dense model puts there, too; of pairs
+# whose queries, the first texts, have more than ten, it is measured whether asked for or not
+OVERLAP = "overlap@10"
 # on label sets: the share of texts of which all labels are the same
-OF_CLASSES, OF_VALUES = ("agreement", "kl"), ("spearman", "kendall", "pearson")
+OF_CLASSES, OF_VALUES = ("agreement", "kl"), ("spearman", "kendall", "pearson", OVERLAP)
 
 DISTILLED_CLASSIFICATION, DISTILLED_MULTILABEL = (
     Distilled(f"distilled_{kind}", metrics=OF_CLASSES, default_metrics=OF_CLASSES, asks_teacher=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.distilled import WITHOUT_LABELS
+from prunekit.data.kinds.embedding import DISTILLED_EMBEDDING, EMBEDDING
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION
 from prunekit.data.kinds.multilabel import MULTILABEL
 from prunekit.data.kinds.span import SPAN
@@ -12,5 +13,8 @@ from prunekit.data.kinds.translation import TRANSLATION
 
 KINDS: dict[str, TaskKind] = {
     kind.name: kind
-    for kind in (CLASSIFICATION, REGRESSION, MULTILABEL, SPAN, TRANSLATION, TOKENS, *WITHOUT_LABELS.values())
+    for kind in (
+        *(CLASSIFICATION, REGRESSION, MULTILABEL, SPAN, TRANSLATION, TOKENS, EMBEDDING),
+        *(*WITHOUT_LABELS.values(), DISTILLED_EMBEDDING),
+    )
 }

@@ -45,8 +45,8 @@ class Span(TaskKind):
             )
 
     def protects(self, keys: TaskKeys) -> bool:
-        """Return whether the question is protected."""
-        return keys.protect_question
+        """Return whether the question is protected, which is the first segment."""
+        return keys.protect_question or keys.protect == "first_segment"
 
     def bands_refusal(self, keys: TaskKeys, *, tested: bool) -> str:
         """Refuse: windows have no length of their own."""

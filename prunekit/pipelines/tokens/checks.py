@@ -12,7 +12,7 @@ from prunekit.models.heads import HEADS, HeadType, stored_head
 from prunekit.models.loading import check_classes, check_head
 from prunekit.models.pretrained import is_pruned
 from prunekit.models.reading import read_config, read_model
-from prunekit.models.tokenizers import check_tokenizer, longest_text
+from prunekit.models.tokenizers import check_tokenizer, longest_text, separator_of
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.tokens.families.registry import FAMILIES
 
@@ -29,13 +29,13 @@ def check_models(run: RunInputs) -> None:
     _check_encoder(run, key, run.backbone)
     _check_reading(run, key, run.backbone)
     trains_no_head = is_dense(cfg["method"]["name"]) and cfg["trainer"]["epochs"] == 0
-    if trains_no_head and stored_head(run.backbone) != head:
+    if trains_no_head and stored_head(run.backbone, head) != head:
         raise ConfigError(
             f"trainer.epochs=0 takes {key}={run.backbone} as it is, but it has no head for {head.pipeline}.\n"
             "Allowed: 1 and more, which trains the head, or a model that has one.\n"
             "Give trainer.epochs=2, or as a teacher's teacher.epochs=2."
         )
-    if stored_head(run.backbone) is not None:
+    if stored_head(run.backbone, head) is not None:
         _check_given(run, run.backbone, head)
     if is_given and not is_dense(cfg["method"]["name"]):
         _check_teacher(run, "model", run.backbone)
@@ -80,6 +80,11 @@ def _check_reading(run: RunInputs, key: str, source: Path | str) -> None:
     """Check that a model reads what its tokenizer makes, and texts as long as the task's."""
     config, tokenizer, spec = read_config(source), load_tokenizer(source), run.spec
     check_tokenizer(source, config, tokenizer, has_pairs=spec.text_pair is not None)
+    if spec.protects_first and separator_of(tokenizer) is None:
+        raise ConfigError(
+            f"protect=first_segment, but the tokenizer of {key}={source} puts no token of its own between two texts.\n"
+            "Allowed: tokenizers with a separator, as [SEP] or </s>.\nLeave protect out, or choose another model."
+        )
     longest = longest_text(config, tokenizer)
     if spec.max_length > longest:
         raise ConfigError(
@@ -91,7 +96,7 @@ def _check_reading(run: RunInputs, key: str, source: Path | str) -> None:
 def _check_teacher(run: RunInputs, key: str, source: Path | str) -> None:
     """Check that a model can be taken as it is: its head and its weights are there."""
     head = HEADS[run.spec.kind]
-    if stored_head(source) is None:
+    if stored_head(source, head) is None:
         raise ConfigError(
             f"{key}={source} has no head for {head.pipeline}, so it answers nothing.\n"
             "Allowed: a model that was fine-tuned on the task.\n"

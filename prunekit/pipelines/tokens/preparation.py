@@ -11,6 +11,8 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from prunekit.config.budget import parse_budget
@@ -19,16 +21,18 @@ from prunekit.config.identity import is_dense
 from prunekit.config.keys import declared
 from prunekit.console import say, silence_libraries
 from prunekit.cost import Shape
-from prunekit.data.encoding import EncodedSplit, LabelTargets, Targets
+from prunekit.data.encoding import EncodedSplit, LabelTargets, Targets, load_tokenizer
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.spec import TaskSpec
 from prunekit.data.vocabulary import left_out, remarks
+from prunekit.evaluation.evaluate import protected_count
 from prunekit.losses import balanced_weights
 from prunekit.methods.base import MethodOptions, TokenPruningMethod
 from prunekit.methods.context import MethodContext, Training
-from prunekit.models.heads import stored_head
+from prunekit.models.heads import HEADS, stored_head
 from prunekit.models.reading import read_config
+from prunekit.models.tokenizers import separator_of
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.pipelines.tokens import latency_goal
 from prunekit.pipelines.tokens.checks import check_models
@@ -40,6 +44,7 @@ from prunekit.tokens.pruner import TokenPruner
 from prunekit.training.hardware import accelerator_of, use_threads
 
 SPLITS = ("train", "validation", "test")
+ROWS = 1024  # read at a time
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def build_context(run: RunInputs, data: TokenPruningDataModule) -> MethodContext
         loss=cfg.get("loss") or "ce",
         validation=partial(data.loader, "validation"),
         targets=[data.split(name).targets for name in data.validation_splits],
-        protected={name: data.split(name).protected for name in SPLITS},
+        protected={name: protected_tokens(run, data.split(name)) for name in SPLITS},
     )
 
 
@@ -190,6 +195,21 @@ def class_weights(spec: TaskSpec, train: Targets, names: Sequence[str]) -> tuple
             f"Give task.class_weights=[{', '.join('1.0' for _ in names)}], with these numbers changed."
         )
     return None if weights is None else tuple(map(float, weights))
+
+
+def separator(run: RunInputs) -> int | None:
+    """Return the token that ends the first of two texts, where the run protects it and token ids alone show it."""
+    spec = run.spec
+    return separator_of(load_tokenizer(run.backbone)) if spec.protects_first and not spec.kind.protects(spec) else None
+
+
+def protected_tokens(run: RunInputs, split: EncodedSplit) -> Int[Tensor, "rows"]:
+    """Return how many tokens of each row no method may drop."""
+    ends = separator(run)
+    if ends is None:
+        return split.protected
+    batches = (split.batch(rows) for rows in torch.arange(len(split)).split(ROWS))
+    return torch.cat([torch.as_tensor(protected_count(batch, ends)) for batch in batches])
 
 
 def derive_budget(
@@ -253,11 +273,15 @@ def build_method(
     kind = method_class(run.cfg)
     source = teacher.folder if teacher else run.backbone
     model = load_task_model(source, run.spec, data, new_head=teacher is None)
-    if stored_head(source) is None:
+    if stored_head(source, HEADS[run.spec.kind]) is None:
         say(f"head       {run.cfg['backbone']['name']} has none: it starts from random numbers, and is trained")
     if (kind.uses_teacher or "kd" in context.loss) and teacher is not None:
         context = replace(context, teacher=read_outputs(teacher, run.spec, data))
-    return kind(options.equip(model, context.shape, prefix=data.prefix_tokens), context, options)
+    model = options.equip(model, context.shape, prefix=data.prefix_tokens, separator=separator(run))
+    pruner = encoder_of(model).pruner
+    if pruner is not None and run.spec.protects_first:
+        pruner.policy.protect_segment()
+    return kind(model, context, options)
 
 
 def method_class(cfg: dict[str, Any]) -> type[TokenPruningMethod]:

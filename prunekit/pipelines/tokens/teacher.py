@@ -20,6 +20,8 @@ from prunekit.data.spec import TaskSpec
 from prunekit.evaluation.distillation_targets import RowLogits, TeacherOutputs, teacher_outputs
 from prunekit.files import folder_damage, json_sha256, known_sha256
 from prunekit.models import loading
+from prunekit.models.embedder import SentenceEmbedder
+from prunekit.models.sentence_folder import head_files
 from prunekit.pipelines.inputs import RunInputs
 from prunekit.runs.folder import MODEL, RunFolder
 from prunekit.runs.identity import dense_config
@@ -41,6 +43,12 @@ class Teacher:
     def weights_sha256(self) -> str:
         """Digest of the weights' file, which is read once for all that asks for it."""
         return known_sha256(self.folder / WEIGHTS)
+
+    @cached_property
+    def outputs_sha256(self) -> str:
+        """Digest of all that its outputs depend on: of the weights, and of a head that has files of its own."""
+        own = [known_sha256(file) for file in head_files(self.folder)]
+        return json_sha256([self.weights_sha256, *own]) if own else self.weights_sha256
 
     def identity(self) -> dict[str, Any]:
         """Return which weights these are, for the manifest: runs with different ones do not compare."""
@@ -94,7 +102,10 @@ def load_task_model(
     Raises:
         ConfigError: it has a head of another kind or size, other classes, or none.
     """
-    return loading.load_model(source, spec.kind, data.label_names, new_head=new_head)
+    model = loading.load_model(source, spec.kind, data.label_names, new_head=new_head)
+    if isinstance(model, SentenceEmbedder):
+        model.pool(spec.pooling)
+    return model
 
 
 def load_dense(teacher: Teacher, spec: TaskSpec, data: TokenPruningDataModule) -> PreTrainedModel:
@@ -126,7 +137,7 @@ def _outputs_on(
     data: TokenPruningDataModule,
     what: str = "teacher outputs",
 ) -> TeacherOutputs:
-    path = data.cache_dir / "teachers" / f"{teacher.weights_sha256[:16]}-{fingerprint[:16]}.safetensors"
+    path = data.cache_dir / "teachers" / f"{teacher.outputs_sha256[:16]}-{fingerprint[:16]}.safetensors"
     if (stored := TeacherOutputs.load_if_whole(path)) is not None:
         return stored
     model = load_dense(teacher, spec, data)
