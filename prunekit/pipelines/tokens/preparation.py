@@ -39,7 +39,7 @@ from prunekit.pipelines.tokens.checks import check_models
 from prunekit.pipelines.tokens.teacher import Teacher, find_teacher, load_task_model, read_answers, read_outputs
 from prunekit.runs.kinds import method_options, target_of
 from prunekit.tokens.budget import InfeasibleBudgetError, check_feasible, check_reachable
-from prunekit.tokens.encoder import install
+from prunekit.tokens.encoder import encoder_of, install
 from prunekit.tokens.pruner import TokenPruner
 from prunekit.training.hardware import accelerator_of, use_threads
 
