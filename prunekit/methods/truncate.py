@@ -32,7 +32,7 @@ class TruncateOptions(StaticOptions):
         Raises:
             ConfigError: a task that asks about tokens which would be cut.
         """
-        if not context.spec.kind.labels_texts:
+        if not context.spec.kind.labels_texts and not context.spec.kind.gives_vectors:
             raise ConfigError(
                 f"method=truncate cuts texts, but task={context.spec.name} asks about each of their tokens.\n"
                 "Allowed: tasks with one answer per text.\nChoose a method that drops tokens inside the encoder."
@@ -64,7 +64,9 @@ class TruncateOptions(StaticOptions):
         return install(model, None, prefix=prefix, longest=self.tokens)
 
     def _least(self, context: MethodContext) -> int:
-        return min(LEAST[context.spec.text_pair is not None], context.spec.max_length)
+        # an embedder reads the texts of a pair one by one
+        has_pairs = context.spec.text_pair is not None and not context.spec.kind.gives_vectors
+        return min(LEAST[has_pairs], context.spec.max_length)
 
     def _counts(self, context: MethodContext, length: float) -> tuple[Tensor, Tensor]:
         counts = context.lengths["validation"].clamp(max=round(length)).float().expand(context.shape.layers, -1)

@@ -91,6 +91,16 @@ def test_a_pair_is_two_rows_one_after_the_other(own, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["layers", "truncate"])
+def test_baselines_are_judged_alike(own, tmp_path, method):
+    given = [f"model={own}", *of_pairs(tmp_path), f"method={method}", "budget=2x", "budget_tolerance=0.2"]
+    result = run(config(tmp_path, *given))
+    assert list(result.score.pruned_all) == ["spearman", "cosine", "overlap"]
+    (folder,) = (tmp_path / "runs").glob("csv/*/my_model/2x/s1-*")
+    assert prunekit.load(folder, engine="packed").encode("the film was good").shape == (8,)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["kept", "all"])
 def test_texts_without_labels_are_enough(own, tmp_path, pooling):
     table = tmp_path / "t.txt"
