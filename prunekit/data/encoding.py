@@ -305,11 +305,10 @@ def encode_texts(rows: Rows[Any], encoder: Encoder, names: Sequence[str] = ()) -
 
 def encode_label_sets(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequence[str]) -> EncodedSplit:
     """Tokenise texts with any number of labels each, given by their numbers among `names`."""
-    counts = torch.tensor([len(labels) for labels in rows.labels])
-    numbers = torch.tensor(list(chain.from_iterable(rows.labels)), dtype=torch.int64)
-    has = torch.zeros(len(rows), len(names), dtype=torch.bool)
-    has[torch.arange(len(rows)).repeat_interleave(counts), numbers] = True
-    return _encode(rows, encoder, LabelTargets(has, names))
+    has = spill.empty((len(rows), len(names)), np.bool_)
+    for row, labels in enumerate(rows.labels):
+        has[row, labels] = True
+    return _encode(rows, encoder, LabelTargets(torch.from_numpy(has), names))
 
 
 def _encode(rows: Rows[Any], encoder: Encoder, targets: Targets) -> EncodedSplit:

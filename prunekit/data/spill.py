@@ -19,6 +19,7 @@ from prunekit.config.places import cache_folder
 SMALL = 2**20  # bytes of an array that is kept in memory
 BLOCK = 2**16  # numbers that are looked at together
 BUCKET = 2**17  # rows that are sorted together
+DIGIT = 16  # bits of numbers that are sorted by at a time
 
 
 def empty(shape: int | tuple[int, ...], kind: Any) -> np.ndarray:
@@ -43,6 +44,28 @@ def filled(values: Iterable[Any], kind: Any, most: int) -> np.ndarray:
     return found[:count]
 
 
+def gathered(values: Iterable[Any], kind: Any) -> np.ndarray:
+    """Return these values, however many there are."""
+    found, count, left = empty(BLOCK, kind), 0, iter(values)
+    while some := list(islice(left, BLOCK)):
+        if count + len(some) > len(found):
+            found = joined([found, empty(max(len(found), len(some)), kind)], kind)
+        found[count : count + len(some)] = some
+        count += len(some)
+    return found[:count]
+
+
+def joined(parts: Sequence[np.ndarray], kind: Any) -> np.ndarray:
+    """Return the values of all parts, end to end."""
+    found, count = empty((sum(map(len, parts)), *(parts[0].shape[1:] if parts else ())), kind), 0
+    for part in parts:
+        for start in range(0, len(part), BLOCK):
+            some = part[start : start + BLOCK]
+            found[count : count + len(some)] = some
+            count += len(some)
+    return found
+
+
 def taken(values: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the values at these places, in this order."""
     found = empty((len(places), *values.shape[1:]), values.dtype)
@@ -65,23 +88,35 @@ def places_of(mask: np.ndarray) -> np.ndarray:
 
 
 def order_of(keys: np.ndarray) -> np.ndarray:
-    """Return the stable order that sorts whole numbers from 0 on, of which none is large."""
-    counts = np.zeros(1, np.int64)
-    for start in range(0, len(keys), BLOCK):
-        some = np.bincount(keys[start : start + BLOCK].astype(np.int64), minlength=len(counts))
-        some[: len(counts)] += counts
-        counts = some
-    next_place = np.cumsum([0, *counts])[:-1]
-    order = empty(len(keys), np.int64)
-    for start in range(0, len(keys), BLOCK):
-        some = keys[start : start + BLOCK].astype(np.int64)
+    """Return the stable order that sorts whole numbers from 0 on."""
+    highest = max((int(keys[start : start + BLOCK].max()) for start in range(0, len(keys), BLOCK)), default=0)
+    order = _order_of_digit(keys, 0)
+    for digit in range(1, -(-highest.bit_length() // DIGIT)):
+        order = taken(order, _order_of_digit(taken(keys, order), digit))
+    return order
+
+
+def _order_of_digit(keys: np.ndarray, digit: int) -> np.ndarray:
+    """Return the stable order by one digit of numbers, counted from the lowest."""
+    counts = np.zeros(2**DIGIT, np.int64)
+    for some in _digits(keys, digit):
+        counts += np.bincount(some, minlength=len(counts))
+    next_place = counts.cumsum() - counts
+    order, start = empty(len(keys), np.int64), 0
+    for some in _digits(keys, digit):
         inside = some.argsort(kind="stable")
         ordered = some[inside]
         kinds, first, count = np.unique(ordered, return_index=True, return_counts=True)
         before = np.repeat(next_place[kinds] - first, count)
         order[before + np.arange(len(some))] = start + inside
         next_place[kinds] += count
+        start += len(some)
     return order
+
+
+def _digits(keys: np.ndarray, digit: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(keys), BLOCK):
+        yield (keys[start : start + BLOCK].astype(np.int64) >> DIGIT * digit) % 2**DIGIT
 
 
 def buckets(hashes: np.ndarray) -> Iterator[np.ndarray]:
