@@ -38,9 +38,10 @@ def main(arguments: Sequence[str]) -> int:
             "Allowed: text_pair only for a run of pairs of texts.\nLeave it out."
         )
     # torch takes seconds to import, and the answers above come without it
+    from prunekit.data.encoding import load_tokenizer
     from prunekit.pipelines.predict import check_rows, predict_file, read_rows
 
-    rows = check_rows(read_rows(data), columns, given["empty"], run.spec.kind)
+    rows = check_rows(read_rows(data), columns, given["empty"], run.spec.kind, load_tokenizer(run.model))
     predicted = predict_file(run, rows, out, given["batch_size"])
     print(f"{out}: {predicted} of {len(rows.table)} rows predicted")
     return DONE

@@ -45,7 +45,8 @@ def read_task(spec: TaskSpec, source: TaskSource, cache: Path | None = None) -> 
     dropped = _total(found.dropped for found in kept.values())
     names = spec.kind.label_names(spec, tables["train"])
     splits: dict[str, Rows[Any]] = {
-        split: spec.kind.rows(spec, table, kept[split].rows, names) for split, table in tables.items()
+        split: replace(spec.kind.rows(spec, table, kept[split].rows, names), places=Mapped(kept[split].rows, table.at))
+        for split, table in tables.items()
     }
     fractions = _fractions(spec, tables)
     if spec.group is not None:

@@ -73,7 +73,7 @@ class Span(TaskKind):
         given = table.columns.get(keys.id or "")
         ids = Mapped(Cells([kept] if given is None else [kept, take(given, kept)]), _id)
         questions = Mapped(table.texts(keys.text, kept), str.strip)
-        return Rows(questions, contexts, answers, Mapped(kept, table.at), ids)
+        return Rows(questions, contexts, answers, ids=ids)
 
     def generate(self, keys: TaskKeys, random: Random, count: int, names: Sequence[str] | None) -> Rows[Answer]:
         """Make up contexts with one or two markers of one kind, and of another kind that is not asked for.
