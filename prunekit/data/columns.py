@@ -296,6 +296,8 @@ def take(values: Sequence[Any], rows: RowNumbers) -> Sequence[Any]:
     """Return the values at these places, in this order; those of a column stay where they are."""
     if isinstance(values, Column | Numbers | NumberSets | Mapped | Cells):
         return values.take(rows)
+    if values == range(len(values)):  # numbers of rows
+        return Numbers(rows if isinstance(rows, np.ndarray) else spill.filled(rows, np.int64, len(rows)))
     return [values[row] for row in rows]
 
 
