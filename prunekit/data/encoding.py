@@ -140,7 +140,9 @@ class EncodedSplit:
         batch = {"input_ids": ids, "attention_mask": inside.long()}
         if self.segments is not None:
             same = self.padding.segment == 0 and self.segments.is_zero  # as where there are no second texts
-            batch["token_type_ids"] = torch.zeros_like(ids) if same else self.segments.padded(rows, self.padding.segment)
+            batch["token_type_ids"] = (
+                torch.zeros_like(ids) if same else self.segments.padded(rows, self.padding.segment)
+            )
         return batch | self.targets.batch(rows, inside) | {"index": rows.clone()}
 
 

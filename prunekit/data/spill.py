@@ -44,15 +44,37 @@ def filled(values: Iterable[Any], kind: Any, most: int) -> np.ndarray:
     return found[:count]
 
 
+class Growing:
+    """An array that grows at its end, whatever it comes to hold; `kind` and shape are those of what is added first."""
+
+    def __init__(self) -> None:
+        self._held: np.ndarray | None = None
+        self._count = 0
+
+    def extend(self, some: np.ndarray) -> None:
+        """Add values at the end."""
+        end = self._count + len(some)
+        if self._held is None:
+            self._held = empty((max(BLOCK, end), *some.shape[1:]), some.dtype)
+        elif end > len(self._held):
+            more = empty((max(len(self._held), end), *some.shape[1:]), some.dtype)
+            self._held = joined([self._held, more], self._held.dtype)
+        self._held[self._count : end] = some
+        self._count = end
+
+    @property
+    def values(self) -> np.ndarray:
+        """All that was added."""
+        return np.zeros(0, np.int64) if self._held is None else self._held[: self._count]
+
+
 def gathered(values: Iterable[Any], kind: Any) -> np.ndarray:
     """Return these values, however many there are."""
-    found, count, left = empty(BLOCK, kind), 0, iter(values)
+    found, left = Growing(), iter(values)
+    found.extend(np.zeros(0, kind))
     while some := list(islice(left, BLOCK)):
-        if count + len(some) > len(found):
-            found = joined([found, empty(max(len(found), len(some)), kind)], kind)
-        found[count : count + len(some)] = some
-        count += len(some)
-    return found[:count]
+        found.extend(np.asarray(some, kind))
+    return found.values
 
 
 def joined(parts: Sequence[np.ndarray], kind: Any) -> np.ndarray:
