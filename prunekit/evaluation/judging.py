@@ -74,7 +74,7 @@ class Judge(ABC):
 
 
 class RowColumns:
-    """Numbers of rows, collected batch by batch and returned in the order of the row numbers; large ones are in files."""
+    """Numbers of rows, collected batch by batch, in files where they are many; returned in the order of row numbers."""
 
     def __init__(self) -> None:
         self._columns: list[Growing] = []
