@@ -142,7 +142,7 @@ REFUSED = {
     "two files in one": ("t.csv", csv() + csv(), r"row 13 \(line 14\) repeats the header: .*\n.*\nRemove these lines"),
     "a header alone": ("t.csv", "text,label\n", "no rows left: 0 read"),
     "a mark alone": ("t.csv", codecs.BOM_UTF8, "is empty"),
-    "quotes that rows are in": ("t.csv", csv(texts=['"o', *TEXTS[1:8], 'c"', *TEXTS[9:]]), "row 1 .lines 2 to 10.: a quoted"),
+    "quotes that rows are in": ("t.csv", csv(texts=['"o', *TEXTS[1:8], 'c"', *TEXTS[9:]]), "row 1 .lines 2 to 10"),
     "backslashes before quotes": ("t.csv", csv(texts=['"a \\"b\\" c"', *TEXTS]), "line 2 is not CSV"),
     "a column twice": ("t.csv", csv(["a,b", "b,a"], head="text,label,label"), r"names 'label' twice \(columns 2"),
     "and with a blank": ("t.csv", csv(["a,b", "b,a"], head="text,label, label"), "names 'label' twice"),
