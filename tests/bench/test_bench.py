@@ -77,14 +77,14 @@ def test_labels_are_read_as_in_a_run(labels, names, accuracy):
 
 def test_all_rows_with_a_label_that_the_model_does_not_know_are_counted():
     config = PretrainedConfig(**CLASSES)
-    with pytest.raises(ConfigError, match=r"t, row 2: label 'Yes' \(2 such rows, also row 3: label None\) is none of the mo"):
+    with pytest.raises(ConfigError, match=r"t, row 2: label 'Yes' \(2 such rows, also row 3: label None\) is none of"):
         _accuracy(Table({"label": ["yes", "Yes", None]}, "t"), "label", [0, 1, 2], config)
     with pytest.raises(ConfigError, match="row 1: label '01' is none of the model's"):
         _accuracy(Table({"label": ["01", "1"]}, "t"), "label", [0, 1], config)
     config.problem_type = "multi_label_classification"
-    with pytest.raises(ConfigError, match=r"t, row 2: label \['a', 'yes'\]|row 2: label 'a' is none of the model's"):
+    with pytest.raises(ConfigError, match="t, row 2: label 'a' is none of the model's"):
         _micro_f1(Table({"label": [["yes"], ["a", "yes"]]}, "t"), "label", [0, 1], config)
-    with pytest.raises(ConfigError, match=r"row 1: label 'yes' is no list \(2 such rows, also row 2: label 3 is no list\), and"):
+    with pytest.raises(ConfigError, match=r"row 1: label 'yes' is no list \(2 such rows, also row 2: label 3 is"):
         _micro_f1(Table({"label": ["yes", 3]}, "t"), "label", [0, 1], config)
 
 

@@ -109,7 +109,7 @@ def test_what_is_no_text_in_a_run_is_none_here_and_all_such_rows_are_counted(run
     main([f"run={run}", f"data={data}", f"out={out}", "empty=skip"])
     assert [json.loads(line)["predicted"] is None for line in out.read_text().splitlines()] == [True, True, False, True]
     data.write_text("\n".join(['{"text": 1}', '{"text": "bem"}', '{"text": "\\ud83d"}']))
-    with pytest.raises(ConfigError, match=r"row 1: column 'text' holds 1, which is not text \(2 such rows, also row 3: .* half"):
+    with pytest.raises(ConfigError, match=r"row 1: column 'text' holds 1, which is not text \(2 such rows, also row 3"):
         main([f"run={run}", f"data={data}", f"out={out}"])
     with pytest.raises(ConfigError, match=f"data={tmp_path} is a folder"):
         main([f"run={run}", f"data={tmp_path}", f"out={out}"])

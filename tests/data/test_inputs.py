@@ -6,6 +6,8 @@ import decimal
 import gzip
 import json
 import os
+import re
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -15,6 +17,8 @@ from prunekit.data.errors import DataError
 from prunekit.data.reading import read_task
 from prunekit.data.sources import find_task
 from prunekit.data.spec import TaskSpec
+from prunekit.data.text import rendering as corpora
+from prunekit.pipelines import predict
 
 TEXTS = [f"text {number}" for number in range(12)]
 ROWS = [{"text": text, "label": "ab"[number % 2]} for number, text in enumerate(TEXTS)]
@@ -249,3 +253,39 @@ def test_the_same_pair_in_the_other_order_is_another_pair(tmp_path):
     file = written(tmp_path, "t.csv", "text,pair,label\n" + "\n".join(map(",".join, rows)))
     task = read(file, text_pair="pair")
     assert (sum(map(len, task.splits.values())), task.dropped, task.noticed) == (12, {}, {})
+
+
+# faults of files, whatever is read from them
+OF_FILES = [
+    *("UTF-16", "Windows-1252", "a line for Excel", "bars", "commas in a .tsv", "commas without quotes"),
+    *("two files in one", "a mark alone", "quotes that rows are in", "backslashes before quotes", "a column twice"),
+    *("a key twice", "columns in JSON", "rows under a key", "pandas' split", "single quotes", "nested too deep"),
+    *("a comma at the end", "an archive of an archive", "no archive", "a web page", "Git LFS", "a workbook"),
+]
+
+
+@pytest.mark.parametrize("reader", ["corpora", "predict"])
+@pytest.mark.parametrize("case", OF_FILES)
+def test_other_readers_refuse_the_same_files_in_the_same_words(tmp_path, case, reader):
+    name, content, message = REFUSED[case]
+    file = written(tmp_path, name, content)
+    with pytest.raises(DataError, match=message):
+        corpora.read_rows(file) if reader == "corpora" else predict.read_rows(file)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "inputs.md"
+READERS = {"tasks", "corpora", "bench", "server", "Python"}
+
+
+def test_the_page_names_a_test_and_the_readers_of_every_kind():
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    kinds = [row for row in rows if row[0].isdecimal()]
+    assert [int(number) for number, *_ in kinds] == list(range(1, 27))
+    for number, kind, what, readers, tests in kinds:
+        assert kind
+        assert what
+        assert {*readers.split(", ")} <= READERS, number
+        named = re.findall("`(.+?)::(.+?)`", tests)
+        assert named, number
+        for file, test in named:
+            assert f"def {test}(" in (Path(__file__).parents[1] / file).read_text(), f"{file}::{test}"
