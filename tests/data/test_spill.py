@@ -5,11 +5,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from prunekit.data import spill
+from prunekit.data.columns import Mapped, NumberSets
 from prunekit.data.reading import read_task
 from prunekit.data.sources import find_task
 from prunekit.data.spec import TaskSpec
+from prunekit.data.splitting import content_hashes, first_repeat
+from prunekit.evaluation.judging import RowColumns
 
 
 @pytest.fixture
@@ -101,6 +105,34 @@ def test_rows_of_every_kind_are_the_same_in_parts_of_a_few(kind, monkeypatch, tm
         return {name: (list(rows.texts), list(rows.labels), list(rows.groups or ())) for name, rows in splits.items()}
 
     whole = read()
+    train = read_task(spec, find_task(spec)).splits["train"]
+    held = {"group": train.groups, "span": train.ids}.get(kind, train.labels)
+    assert isinstance(held, NumberSets if kind in ("multilabel", "tokens") else Mapped)
     for limit, value in {"SMALL": 8, "BLOCK": 3, "BUCKET": 2, "DIGIT": 2}.items():
         monkeypatch.setattr(spill, limit, value)
     assert read() == whole
+    if kind in ("multilabel", "tokens"):
+        labels = read_task(spec, find_task(spec)).splits["train"].labels
+        assert in_file(labels.values)
+        assert in_file(labels.ends)
+
+
+def test_what_is_measured_of_rows_is_in_files_and_in_their_order(few):
+    columns = RowColumns()
+    columns.add(torch.tensor([4, 0, 2]), torch.tensor([[40, 41], [0, 1], [20, 21]]))
+    columns.add(torch.tensor([3, 1]), torch.tensor([[30, 31], [10, 11]]))
+    (found,) = columns.by_row()
+    assert found.tolist() == [[0, 1], [10, 11], [20, 21], [30, 31], [40, 41]]
+    assert all(in_file(held.values) for held in columns._columns)
+
+
+def test_sets_of_numbers_are_tuples_in_the_order_asked_for(few):
+    sets = NumberSets.of([[3], [], [1, 2], [4]], 4)
+    assert list(sets) == [(3,), (), (1, 2), (4,)]
+    assert (sets[-2], sets[1:3]) == ((1, 2), [(), (1, 2)])
+    assert list(sets.take([2, 0, 2])) == [(1, 2), (3,), (1, 2)]
+
+
+def test_the_first_repeat_is_that_of_the_lowest_row(few):
+    assert first_repeat(content_hashes([("b",), ("a",), ("c",), ("a",), ("b",)])) == (1, 3)
+    assert first_repeat(content_hashes([("b",), ("a",)])) is None
