@@ -170,8 +170,8 @@ class Tokens(TaskKind):
             others = sorted({cells.spelling(label) for label in labels} - {*names})
             if others == [NO_LABEL]:
                 raise  # its message says what that stands for
-            every = [*names, *others]
-            shown = ", ".join(every[:SPELT]) + ", ..." * (len(every) > SPELT)
+            known = [*names, *others]
+            shown = ", ".join(known[:SPELT]) + ", ..." * (len(known) > SPELT)
             raise DataError(
                 f"{str(error).splitlines()[0]}\nAllowed: the labels of the training rows, or those that task.labels "
                 f"names.\nIf it is one of them: 'task.labels=[{shorten(shown, 400)}]'"
