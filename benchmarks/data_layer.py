@@ -22,10 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from prunekit.bench.table import put_table
+from prunekit.bench.table import put_table_and_figure
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.environment import environment
@@ -274,12 +273,7 @@ def main(arguments: Sequence[str]) -> int:
         stored = measure(given, stored)
         atomic_write_text(results, json.dumps(stored) + "\n")
     print(table(stored))
-    put_table(ROOT / given["into"], table(stored), "data_layer")
-    with (
-        matplotlib.rc_context({"svg.hashsalt": "prunekit", "svg.fonttype": "none"}),  # the same file again
-        (ROOT / given["figure"]).open("wb") as stream,
-    ):
-        draw(stored).savefig(stream, format="svg", metadata={"Date": None})
+    put_table_and_figure(ROOT / given["into"], table(stored), "data_layer", ROOT / given["figure"], draw(stored))
     return DONE
 
 

@@ -21,10 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from prunekit.bench.table import put_table
+from prunekit.bench.table import put_table_and_figure
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.data.synthetic import FILLERS, MARKERS
@@ -192,12 +191,7 @@ def main(arguments: Sequence[str]) -> int:
         atomic_write_text(results, json.dumps(measure(given)) + "\n")
     stored = json.loads(results.read_text(encoding="utf-8"))
     print(table(stored))
-    put_table(ROOT / given["into"], table(stored), "data_run")
-    with (
-        matplotlib.rc_context({"svg.hashsalt": "prunekit", "svg.fonttype": "none"}),  # the same file again
-        (ROOT / given["figure"]).open("wb") as stream,
-    ):
-        draw(stored).savefig(stream, format="svg", metadata={"Date": None})
+    put_table_and_figure(ROOT / given["into"], table(stored), "data_run", ROOT / given["figure"], draw(stored))
     return DONE
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from prunekit.bench.inputs import encode_row
 from prunekit.bench.protocol import Encoded
 from prunekit.config.errors import ConfigError, listed, quoted, shown
 from prunekit.console import say, silence_libraries
-from prunekit.data.cells import is_missing, is_unlabelled, label_fault, spelling, text_fault
+from prunekit.data.cells import is_missing, text_fault
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
-from prunekit.data.label_sets import LabelFaultError, labels_in
+from prunekit.data.folders import why_no_file
+from prunekit.data.label_sets import LabelFaultError, label_key, labels_in, numbers_of
+from prunekit.data.labels import class_numbers
 from prunekit.data.tables import Table, read_table
 from prunekit.data.vocabulary import is_tokenless
 from prunekit.evaluation.metrics import build_metrics
@@ -33,7 +35,6 @@ from prunekit.runtime.engine import check_removable
 from prunekit.tokens.encoder import encoder_of
 
 MODEL_EXAMPLES, MODEL_TOKENS = 64, 512
-NUMBER = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def load_model(given: Mapping[str, Any]) -> BenchSubject:
         )
     if not file.is_file():
         raise ConfigError(
-            f"data={shown(given['data'])} does not exist (looked in {Path.cwd()}).\n"
+            f"data={shown(given['data'])} {why_no_file(file)}.\n"
             "Allowed: a .csv, .tsv, .jsonl or .parquet file.\nGive its path."
         )
     silence_libraries()
@@ -125,8 +126,9 @@ def load_model(given: Mapping[str, Any]) -> BenchSubject:
     ids = tokenizer(texts, truncation=True, max_length=width, verbose=False)["input_ids"]
     score = None
     if given["label"] is not None:
-        labels = [table.column(given["label"])[row] for row in chosen]
-        score = (_micro_f1 if answers_of(model.config).several else _accuracy)(labels, model.config)
+        score = (_micro_f1 if answers_of(model.config).several else _accuracy)(
+            table, given["label"], chosen, model.config
+        )
     # a fixed length to pad to is the one that was asked for, or else the longest text's
     padded_to = min(longest, given["max_length"] or max(map(len, ids)))
     return BenchSubject(
@@ -185,13 +187,14 @@ def _usable_rows(table: Table, column: str, tokenizer: Any) -> list[int]:
     return rows
 
 
-def _accuracy(labels: Sequence[Any], config: Any) -> Callable[[np.ndarray], dict[str, float]]:
+def _accuracy(table: Table, column: str, rows: Sequence[int], config: Any) -> Callable[[np.ndarray], dict[str, float]]:
     """Return the accuracy for labels that are the model's class names, or their numbers.
 
     Raises:
-        ConfigError: a label that the model does not know.
+        DataError: a label that the model does not know.
     """
-    numbers = [_number_of(label, config) for label in labels]
+    with _advice_on_labels():
+        numbers = class_numbers(table, column, rows, answers_of(config).names).values
 
     def score(logits: np.ndarray) -> dict[str, float]:
         return {"accuracy": float((logits.argmax(-1) == numbers[: len(logits)]).mean())}
@@ -199,24 +202,29 @@ def _accuracy(labels: Sequence[Any], config: Any) -> Callable[[np.ndarray], dict
     return score
 
 
-def _micro_f1(cells: Sequence[Any], config: Any) -> Callable[[np.ndarray], dict[str, float]]:
+def _micro_f1(table: Table, column: str, rows: Sequence[int], config: Any) -> Callable[[np.ndarray], dict[str, float]]:
     """Return the micro F1 for lists of the model's label names, or of their numbers.
 
     Raises:
-        ConfigError: a cell that is no list, or a label that the model does not know.
+        DataError: a cell that is no list, or a label that the model does not know.
     """
-    answers = answers_of(config)
-    wanted = torch.zeros(len(cells), config.num_labels, dtype=torch.bool)
-    for row, cell in enumerate(cells):
+    answers, wrong = answers_of(config), Faults()
+    found: list[tuple[int, Sequence[Any]]] = []
+    for row in rows:
         try:
-            found = labels_in(cell, None)
+            found.append((row, labels_in(table.column(column)[row], None)))
         except LabelFaultError as error:
-            raise ConfigError(
-                f"label {quoted(cell)} is {error}, and the model gives a text several labels.\n"
-                'Allowed: lists of labels, as ["a", "b"].\nName another column with label=..., or leave it out.'
-            ) from error
-        for label in found:
-            wanted[row, _number_of(label, config)] = True
+            wrong.add(table.place(row), f": label {quoted(table.column(column)[row])} is {error}")
+    if wrong:
+        raise DataError(
+            f"{table.prefix}{wrong}, and the model gives a text several labels.\n"
+            'Allowed: lists of labels, as ["a", "b"].\nName another column with label=..., or leave it out.'
+        )
+    with _advice_on_labels():
+        number = numbers_of(table, column, lambda: found, answers.names)
+    wanted = torch.zeros(len(rows), config.num_labels, dtype=torch.bool)
+    for place, (_, labels) in enumerate(found):
+        wanted[place, [number[label_key(label)] for label in labels]] = True
 
     def score(logits: np.ndarray) -> dict[str, float]:
         here, labels = answers.decide(torch.from_numpy(logits)), wanted[: len(logits)]
@@ -225,21 +233,18 @@ def _micro_f1(cells: Sequence[Any], config: Any) -> Callable[[np.ndarray], dict[
     return score
 
 
-def _number_of(label: Any, config: Any) -> int:
-    """Return the number of one of a model's classes, given by its name or its number.
-
-    Raises:
-        ConfigError: it is none of the model's.
-    """
-    known = {str(name): int(number) for name, number in (config.label2id or {}).items()}
-    name = "" if is_unlabelled(label) or label_fault(label) else spelling(label)
-    number = known.get(name, int(name) if NUMBER.fullmatch(name) else -1)
-    if not 0 <= number < config.num_labels:
-        raise ConfigError(
-            f"label {quoted(label)} is none of the model's.\nAllowed: {listed(known)}, or 0 to "
-            f"{config.num_labels - 1}.\nName another column with label=..., or leave it out."
-        )
-    return number
+@contextmanager
+def _advice_on_labels() -> Iterator[None]:
+    """Say of a label that is of no class what to do here, where no task has its own classes."""
+    try:
+        yield
+    except DataError as error:
+        first, *_ = str(error).splitlines()
+        said, _, known = first.removesuffix("; correct it or task.labels.").partition(" is not in the set ")
+        raise DataError(
+            f"{said} is none of the model's.\nAllowed: {known}, or their numbers from 0.\n"
+            "Name another column with label=..., or leave it out."
+        ) from error
 
 
 def _sample_rows(count: int, limit: int | None, seed: int) -> list[int]:

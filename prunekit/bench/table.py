@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prunekit.bench.result import (
     BenchResult,
@@ -74,6 +75,19 @@ def put_table(page: Path, table: str, name: str = "bench") -> None:
             f"and after it one `<!-- end of {name} -->`.\n"
             "Add them where the table belongs, or give another file or block."
         ) from error
+
+
+def put_table_and_figure(page: Path, table: str, name: str, file: Path, figure: Any) -> None:
+    """Write a table into a block of a Markdown file, and a figure of matplotlib as SVG: the same file for the same one.
+
+    Raises:
+        ConfigError: as for `put_table`.
+    """
+    import matplotlib  # heavy
+
+    put_table(page, table, name)
+    with matplotlib.rc_context({"svg.hashsalt": "prunekit", "svg.fonttype": "none"}), file.open("wb") as stream:
+        figure.savefig(stream, format="svg", metadata={"Date": None})
 
 
 def list_absent(absent: Mapping[str, str]) -> str:

@@ -6,11 +6,15 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.composition import compose
 from prunekit.config.errors import DONE, ConfigError
 from prunekit.config.validation import validate
 from prunekit.console import silence_libraries
+from prunekit.data.columns import Cells
+from prunekit.data.splitting import content_hashes, distinct
 from prunekit.data.vocabulary import remarks
 from prunekit.models.sources import find_source
 from prunekit.pipelines.inputs import RunInputs
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from prunekit.data.rows import TaskRows
 
 CLASSES = 8  # whose shares are printed
+USUAL = 3  # the FLOPs reduction that is tried first
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,8 +63,9 @@ def main(arguments: Sequence[str]) -> int:
     data = build_data(run)
     data.setup()
     _print_tokens(spec, task, data)
-    _print_reductions(run, data, given["budgets"])
-    print(f"next       python train.py {shlex.join([*typed, *(['budget=3x'] * ('budget' not in given['config']))])}")
+    within = _print_reductions(run, data, given["budgets"])
+    budget = [] if "budget" in given["config"] else [f"budget={within}"]
+    print(f"next       python train.py {shlex.join([*typed, *budget])}")
     return DONE
 
 
@@ -75,7 +81,8 @@ def _print_rows(spec: Any, source: str, task: TaskRows) -> None:
         print(f"left out   {', '.join(f'{count:,} {what}' for what, count in task.dropped.items())}")
     train = task.splits["train"]
     if train.groups is not None:
-        counts = {name: len(set(rows.groups)) for name, rows in task.splits.items() if rows.groups is not None}
+        groups = {name: Cells([rows.groups]) for name, rows in task.splits.items() if rows.groups is not None}
+        counts = {name: distinct(content_hashes(names)) for name, names in groups.items()}
         print(f"groups     of {spec.group}: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
     if spec.kind.asks_teacher:
         print("labels     none: the answers of the model are learned")
@@ -84,7 +91,7 @@ def _print_rows(spec: Any, source: str, task: TaskRows) -> None:
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares[:CLASSES])
         print(f"labels     {shown}{f' and {len(shares) - CLASSES} more' if len(shares) > CLASSES else ''}")
     elif isinstance(train.labels[0], float):
-        values = sorted(train.labels)
+        values = np.sort(np.fromiter(train.labels, np.float64, len(train)))
         print(f"labels     values from {values[0]:g} to {values[-1]:g}, median {values[len(values) // 2]:g}")
 
 
@@ -99,7 +106,7 @@ def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> No
         f"{lengths.longest}{of}; {100 * lengths.cut:.1f} % cut at {spec.max_length}, "
         f"{100 * data.unknown_share:.2f} % unknown"
     )
-    for line in preview.draw(preview.histogram(train.lengths.tolist())):
+    for line in preview.draw(preview.histogram(train.lengths.numpy())):
         print(f"           {line}")
     classes = task.label_names if spec.kind.labels_texts and not spec.kind.asks_teacher else None
     found = preview.warnings(task.splits, classes, lengths, spec.max_length)
@@ -108,8 +115,11 @@ def _print_tokens(spec: Any, task: TaskRows, data: TokenPruningDataModule) -> No
         print(f"warning    {warning}")
 
 
-def _print_reductions(run: RunInputs, data: TokenPruningDataModule, budgets: Sequence[int | float]) -> None:
-    """Print the range of FLOPs reductions that the method can reach on these lengths, and which budgets are in it."""
+def _print_reductions(run: RunInputs, data: TokenPruningDataModule, budgets: Sequence[int | float]) -> str:
+    """Print the range of FLOPs reductions that the method can reach on these lengths, and which budgets are in it.
+
+    Return one that is: 3x, or else the largest below it, or half of what can be saved.
+    """
     from prunekit.pipelines.tokens.preparation import build_context, complete_options  # loads torch
 
     context = build_context(run, data)
@@ -120,6 +130,8 @@ def _print_reductions(run: RunInputs, data: TokenPruningDataModule, budgets: Seq
         f"reduction  {run.cfg['method']['name']} on {run.cfg['backbone']['name']}: up to {high:.2f}x fewer FLOPs; "
         f"budgets within reach: {', '.join(within) or 'none'}" + (f"; out of reach: {', '.join(beyond)}" * bool(beyond))
     )
+    usual = [budget for budget in budgets if low <= budget <= min(high, USUAL)]
+    return f"{max(usual, default=(max(low, 1.0) + high) / 2):.3g}x"
 
 
 def _train_nothing(cfg: dict[str, Any]) -> NoReturn:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
+from prunekit.data.folders import why_no_file
 from prunekit.runs.finished import open_labelling
 
 FORMATS = (".csv", ".jsonl")
@@ -38,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
             "Allowed: text_pair only for a run of pairs of texts.\nLeave it out."
         )
     # torch takes seconds to import, and the answers above come without it
+    from prunekit.data.encoding import load_tokenizer
     from prunekit.pipelines.predict import check_rows, predict_file, read_rows
 
-    rows = check_rows(read_rows(data), columns, given["empty"], run.spec.kind)
+    rows = check_rows(read_rows(data), columns, given["empty"], run.spec.kind, load_tokenizer(run.model))
     predicted = predict_file(run, rows, out, given["batch_size"])
     print(f"{out}: {predicted} of {len(rows.table)} rows predicted")
     return DONE
@@ -56,8 +58,7 @@ def _files(data: str | None, out: str | None) -> tuple[Path, Path]:
     source, target = Path(data), Path(out)
     if not source.is_file():
         raise ConfigError(
-            f"data={data} does not exist (looked in {Path.cwd()}).\n"
-            "Allowed: a .csv, .tsv, .jsonl or .parquet file.\nGive its path."
+            f"data={data} {why_no_file(source)}.\nAllowed: a .csv, .tsv, .jsonl or .parquet file.\nGive its path."
         )
     if target.suffix.lower() not in FORMATS:
         raise ConfigError(

@@ -7,7 +7,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -192,9 +192,113 @@ class Numbers(Sequence[Any]):
         return Numbers(spill.taken(self.values, rows))
 
 
+class NumberSets(Sequence[tuple[int, ...]]):
+    """Any number of numbers per row, as tuples, which arrays hold, in files where there are many."""
+
+    def __init__(self, values: np.ndarray, ends: np.ndarray) -> None:
+        """Take the numbers of all rows end to end, and where those of each row end, after a 0."""
+        self.values = values
+        self.ends = ends
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[int]], most: int) -> NumberSets:
+        """Return the numbers of these rows, of which there are at most so many."""
+        ends, total, count = spill.empty(most + 1, np.int64), 0, 0
+
+        def numbers() -> Iterator[int]:
+            nonlocal total, count
+            for row in rows:
+                total, count = total + len(row), count + 1
+                ends[count] = total
+                yield from row
+
+        return cls(spill.gathered(numbers(), np.int64), ends[: count + 1])
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[row] for row in range(len(self))[place]]
+        row = range(len(self))[place]
+        return tuple(self.values[self.ends[row] : self.ends[row + 1]].tolist())
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        for start in range(0, len(self), BLOCK):
+            ends = self.ends[start : start + BLOCK + 1].tolist()
+            numbers = self.values[ends[0] : ends[-1]].tolist()
+            for first, last in pairwise(ends):
+                yield tuple(numbers[first - ends[0] : last - ends[0]])
+
+    __eq__ = Column.__eq__
+    __hash__ = None  # type: ignore[assignment]
+    __repr__ = Column.__repr__
+
+    def take(self, rows: RowNumbers) -> NumberSets:
+        """Return those of these rows, in this order."""
+        return NumberSets.of((self[int(row)] for row in rows), len(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped(Sequence[Any]):
+    """What a function makes of each of some values, when it is asked for; nothing is kept."""
+
+    values: Sequence[Any]
+    function: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return list(map(self.function, self.values[place]))
+        return self.function(self.values[place])
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.function, self.values)
+
+    __eq__ = Column.__eq__
+    __hash__ = None  # type: ignore[assignment]
+    __repr__ = Column.__repr__
+
+    def take(self, rows: RowNumbers) -> Mapped:
+        """Return those of these rows, in this order."""
+        return Mapped(take(self.values, rows), self.function)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells(Sequence[tuple[Any, ...]]):
+    """Rows of several columns, read as they are asked for."""
+
+    columns: Sequence[Sequence[Any]]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return list(zip(*(column[place] for column in self.columns), strict=True))
+        return tuple(column[place] for column in self.columns)
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        yield from zip(*self.columns, strict=True)
+
+    __eq__ = Column.__eq__
+    __hash__ = None  # type: ignore[assignment]
+    __repr__ = Column.__repr__
+
+    def take(self, rows: RowNumbers) -> Cells:
+        """Return these rows, in this order."""
+        return Cells([take(column, rows) for column in self.columns])
+
+
 def take(values: Sequence[Any], rows: RowNumbers) -> Sequence[Any]:
     """Return the values at these places, in this order; those of a column stay where they are."""
-    return values.take(rows) if isinstance(values, Column | Numbers) else [values[row] for row in rows]
+    if isinstance(values, Column | Numbers | NumberSets | Mapped | Cells):
+        return values.take(rows)
+    if values == range(len(values)):  # numbers of rows
+        return Numbers(rows if isinstance(rows, np.ndarray) else spill.filled(rows, np.int64, len(rows)))
+    return [values[row] for row in rows]
 
 
 def prefixed(prefix: str, texts: Sequence[str]) -> Sequence[str]:

@@ -109,15 +109,19 @@ def _checked(path: Path, reader: Any) -> Iterator[list[str]]:
 
 
 def _rows(path: Path, lines: Lines, dialect: _Dialect, reader: Any, names: Sequence[str]) -> Iterator[list[str]]:
-    ragged = Faults()
+    ragged, repeated = Faults(), Faults()
+    is_short = False
     suspects = _Suspects(dialect.separator, len(names))
     line = reader.line_num
     number = 0
     for row in _checked(path, reader):
         if row:
             if len(row) != len(names):
+                is_short = len(row) < len(names) if not ragged else is_short
                 ragged.add(f"row {number + 1} (line {reader.line_num})", f" has {len(row)} fields")
-            elif not ragged:
+            elif row == names and len(names) > 1:
+                repeated.add(f"row {number + 1} (line {reader.line_num})", " repeats the header")
+            elif not ragged and not repeated:
                 if reader.line_num > line + 1:
                     suspects.look(row, number, line + 1)
                 yield row
@@ -125,11 +129,18 @@ def _rows(path: Path, lines: Lines, dialect: _Dialect, reader: Any, names: Seque
         line = reader.line_num
     if ragged:
         advice = f"Put quotes around a text that contains {dialect.separator!r}."
-        if not dialect.quotes:
+        if is_short:
+            advice = f"Write a {dialect.separator!r} for each field that is empty, or remove these lines."
+        elif not dialect.quotes:
             advice = "Remove tabs and line ends from texts; if quotes enclose such texts, rename the file to .csv."
         raise DataError(
             f"{path}, {ragged}, but the header has {len(names)}: {listed(names)}; {dialect.separator!r} separates.\n"
             f"Allowed: as many fields in every row as in the header.\n{advice}"
+        )
+    if repeated:
+        raise DataError(
+            f"{path}, {repeated}: it was put together of several files.\n"
+            "Allowed: one header, in the first line.\nRemove these lines."
         )
     suspects.check(path, lambda: (row for row in dialect.reader(lines()) if len(row) == len(names)))
 

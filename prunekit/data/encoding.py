@@ -176,7 +176,10 @@ class EncodedSplit:
         inside = torch.arange(ids.shape[1]) < length[:, None]
         batch = {"input_ids": ids, "attention_mask": inside.long()}
         if self.segments is not None:
-            batch["token_type_ids"] = self.segments.padded(rows, self.padding.segment)
+            same = self.padding.segment == 0 and self.segments.is_zero  # as where there are no second texts
+            batch["token_type_ids"] = (
+                torch.zeros_like(ids) if same else self.segments.padded(rows, self.padding.segment)
+            )
         return batch | self.targets.batch(rows, inside) | {"index": rows.clone()}
 
 
@@ -349,11 +352,10 @@ def number_queries(texts: Sequence[str]) -> Int[Tensor, "rows"]:
 
 def encode_label_sets(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequence[str]) -> EncodedSplit:
     """Tokenise texts with any number of labels each, given by their numbers among `names`."""
-    counts = torch.tensor([len(labels) for labels in rows.labels])
-    numbers = torch.tensor(list(chain.from_iterable(rows.labels)), dtype=torch.int64)
-    has = torch.zeros(len(rows), len(names), dtype=torch.bool)
-    has[torch.arange(len(rows)).repeat_interleave(counts), numbers] = True
-    return _encode(rows, encoder, LabelTargets(has, names))
+    has = spill.empty((len(rows), len(names)), np.bool_)
+    for row, labels in enumerate(rows.labels):
+        has[row, labels] = True
+    return _encode(rows, encoder, LabelTargets(torch.from_numpy(has), names))
 
 
 def _encode(rows: Rows[Any], encoder: Encoder, targets: Targets) -> EncodedSplit:

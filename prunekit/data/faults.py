@@ -22,9 +22,13 @@ class Faults:
 
     count: int = 0
     first: list[tuple[str, str]] = field(default_factory=list)  # place and fault
+    _last: str = ""
 
     def add(self, place: str, what: str) -> None:
-        """Add a row; `what` is its fault, as the words after its place."""
+        """Add a row; `what` is its fault, as the words after its place. Further faults of the same row do not count."""
+        if place == self._last:
+            return
+        self._last = place
         if len(self.first) < SHOWN_ROWS:
             self.first.append((place, what))
         self.count += 1

@@ -57,3 +57,12 @@ def special_file(folder: Path) -> Path | None:
     except OSError:
         return None
     return next((path for path in paths if path.exists() and not (path.is_file() or path.is_dir())), None)
+
+
+def why_no_file(path: Path) -> str:
+    """Return why a path that is no file is none, as the words after it."""
+    if path.is_dir():
+        return "is a folder"
+    return (
+        "is a pipe, a socket or a device, and no file" if path.exists() else f"does not exist (looked in {Path.cwd()})"
+    )

@@ -118,7 +118,7 @@ def _distinct_rows(path: Path, values: Iterable[tuple[int, Any]], unit: str) -> 
             what = f" {value}" if isinstance(value, ValueError) else f" is {quoted(value)}, not an object"
             faults.add(f"{unit} {number}", what)
     if faults:
-        raise DataError(f"{path}, {faults}; {ADVICE}.\nAllowed: objects with different keys.\nCorrect these rows.")
+        raise DataError(f"{path}, {faults}; {ADVICE}.\nAllowed: JSON objects, whose keys differ.\nCorrect these rows.")
     if held is None:
         raise DataError(f"{path} holds no rows.\nAllowed: one object per line.\nGive a file with one row per text.")
     if count == 1:

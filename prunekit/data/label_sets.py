@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 
 from prunekit.config.errors import quoted
 from prunekit.data.cells import is_missing, is_unlabelled, label_fault, scalar, spelling
+from prunekit.data.errors import DataError
+from prunekit.data.labels import class_numbers
 from prunekit.data.tables import Table
 
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -106,20 +108,28 @@ def flag_fault(names: Sequence[str], cells: Sequence[Any]) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class FlagRows(Sequence[tuple[Any, ...]]):
-    """Rows of several columns, read as they are asked for."""
+def label_key(label: Any) -> tuple[type, Any]:
+    """Return what is the same for labels that are: 1, 1.0, true and "1" are not."""
+    return type(label), label
 
-    columns: Sequence[Sequence[Any]]
 
-    def __len__(self) -> int:
-        return len(self.columns[0])
+def numbers_of(
+    table: Table, column: str, rows: Callable[[], Iterable[tuple[int, Sequence[Any]]]], names: Sequence[str]
+) -> dict[Any, int]:
+    """Return the class number of every label in these rows, by its `label_key`.
 
-    def __getitem__(self, row: Any) -> Any:
-        return tuple(column[row] for column in self.columns)
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        yield from zip(*self.columns, strict=True)
+    Raises:
+        DataError: a label is of no class; the message counts the rows with such labels.
+    """
+    distinct = Elements.distinct(table, column, rows())
+    labels = distinct.columns[column]
+    try:
+        numbers = class_numbers(distinct, column, range(len(labels)), names)
+    except DataError:
+        every = Elements.all(table, column, rows())
+        class_numbers(every, column, range(len(every)), names)
+        raise
+    return dict(zip(map(label_key, labels), numbers, strict=True))
 
 
 @dataclass(frozen=True)
@@ -136,16 +146,20 @@ class Elements(Table):
         return cls({column: labels}, table.path, classes=table.classes, origin=numbers, whole=table)
 
     @classmethod
-    def of_rows(cls, table: Table, column: str, rows: Sequence[int], separator: str | None) -> Elements:
-        """Return the labels of these rows, one after the other."""
-        cells = table.column(column)
-        labels: list[Any] = []
-        counts = []
-        for row in rows:
-            found = labels_in(cells[row], separator) if not is_unlabelled(cells[row]) else ()
-            labels += found
-            counts.append(len(found))
-        return cls.among(table, column, labels, np.repeat(np.asarray(rows, np.int64), counts))
+    def distinct(cls, table: Table, column: str, rows: Iterable[tuple[int, Sequence[Any]]]) -> Elements:
+        """Return each label of these rows once, of the row where it is first; what is no label is left out."""
+        seen: dict[Any, int] = {}
+        for row, labels in rows:
+            for label in labels:
+                if isinstance(label, str) or not (is_missing(label) or label_fault(label)):
+                    seen.setdefault(label_key(label), row)
+        return cls.among(table, column, [label for _, label in seen], [*seen.values()])
+
+    @classmethod
+    def all(cls, table: Table, column: str, rows: Iterable[tuple[int, Sequence[Any]]]) -> Elements:
+        """Return all labels of these rows, one after the other, in memory."""
+        found = [(row, label) for row, labels in rows for label in labels]
+        return cls.among(table, column, [label for _, label in found], [row for row, _ in found])
 
     @property
     def prefix(self) -> str:

@@ -126,7 +126,7 @@ def class_numbers(table: Table, column: str, kept: Sequence[int], names: Sequenc
     found = Numbers.of(classes(), np.int64, len(raw))
     if faults:
         allowed = listed(f"{label} ({names[at]})" if by_number else label for label, at in number.items())
-        hidden = faults.count == len(kept) and spelt(raw[0]) == NO_LABEL
+        hidden = all(spelt(label) == NO_LABEL for label in raw)
         raise DataError(
             f"{table.prefix}{faults} is not in the set {allowed}; correct it or task.labels."
             + ("\nAll labels are -1, which stands for labels that are not public." if hidden else "")

@@ -48,14 +48,14 @@ def class_shares(rows: Rows[Any], names: Sequence[str], *, of_words: bool = Fals
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def histogram(lengths: Sequence[int], bins: int = BINS) -> list[tuple[int, int, float]]:
+def histogram(lengths: Sequence[int] | np.ndarray, bins: int = BINS) -> list[tuple[int, int, float]]:
     """Return (first length, last length, share of texts) per bin, of equal width, from the shortest to the longest."""
     low, high = int(min(lengths)), int(max(lengths))
     width = -(-(high - low + 1) // bins)
-    counts = Counter((int(length) - low) // width for length in lengths)
+    counts = np.bincount((np.asarray(lengths) - low) // width)
     last = (high - low) // width
     return [
-        (low + place * width, min(low + (place + 1) * width - 1, high), counts[place] / len(lengths))
+        (low + place * width, min(low + (place + 1) * width - 1, high), float(counts[place]) / len(lengths))
         for place in range(last + 1)
     ]
 

@@ -59,6 +59,11 @@ class Ragged:
             found[start : start + len(part)] = part
         return torch.from_numpy(found)
 
+    @cached_property
+    def is_zero(self) -> bool:
+        """Whether all numbers of all rows are 0."""
+        return not any(part.any() for part in self._values)
+
     def row(self, number: int) -> np.ndarray:
         """Return one row."""
         return self._rows(np.asarray([number]))[0]
@@ -79,7 +84,7 @@ class Ragged:
     def padded(self, rows: Int[Tensor, "batch"], fill: int) -> Int[Tensor, "batch width"]:
         """Return these rows, with `fill` after their ends up to the longest of them."""
         chosen = self._rows(rows.numpy())
-        batch = np.full((len(chosen), max(map(len, chosen))), fill, np.int64)
-        for place, numbers in enumerate(chosen):
-            batch[place, : len(numbers)] = numbers
+        lengths = np.fromiter(map(len, chosen), np.int64, len(chosen))
+        batch = np.full((len(chosen), int(lengths.max())), fill, np.int64)
+        batch[np.arange(batch.shape[1]) < lengths[:, None]] = np.concatenate(chosen)
         return torch.from_numpy(batch)

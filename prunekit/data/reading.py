@@ -17,7 +17,7 @@ import numpy as np
 from prunekit.config.errors import listed, quoted
 from prunekit.data import spill
 from prunekit.data.cells import UNTYPED, is_missing, is_unlabelled, label_fault, spelling
-from prunekit.data.columns import Numbers
+from prunekit.data.columns import Mapped, Numbers, take
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.rows import Rows, TaskRows
@@ -45,7 +45,8 @@ def read_task(spec: TaskSpec, source: TaskSource, cache: Path | None = None) -> 
     dropped = _total(found.dropped for found in kept.values())
     names = spec.kind.label_names(spec, tables["train"])
     splits: dict[str, Rows[Any]] = {
-        split: spec.kind.rows(spec, table, kept[split].rows, names) for split, table in tables.items()
+        split: replace(spec.kind.rows(spec, table, kept[split].rows, names), places=Mapped(kept[split].rows, table.at))
+        for split, table in tables.items()
     }
     fractions = _fractions(spec, tables)
     if spec.group is not None:
@@ -75,7 +76,7 @@ def _fractions(spec: TaskSpec, tables: Mapping[str, Table]) -> dict[str, float]:
     return fractions
 
 
-def read_groups(column: str, table: Table, rows: Sequence[int], fractions: Mapping[str, float]) -> list[str]:
+def read_groups(column: str, table: Table, rows: Sequence[int], fractions: Mapping[str, float]) -> Sequence[str]:
     """Return which group each of these rows is of, by the spelling of its value.
 
     Raises:
@@ -94,26 +95,27 @@ def read_groups(column: str, table: Table, rows: Sequence[int], fractions: Mappi
             f"{str(error).splitlines()[0]}\nAllowed: a column whose rows with the same value stay together, or null.\n"
             f"{f'Did you mean task.group={near[0]}?' if near else 'Name one of these: task.group=...'}"
         ) from error
-    groups, faults = [], Faults()
-    for row in rows:
-        if is_unlabelled(cells[row]) or spelling(cells[row]).lower() in UNTYPED:
+    faults, values = Faults(), take(cells, rows)
+    first, several = "", False
+    for row, value in zip(rows, values, strict=True):
+        if is_unlabelled(value) or (group := spelling(value)).lower() in UNTYPED:
             faults.add(table.place(row), f": column {quoted(column)} holds no group")
-        elif fault := label_fault(cells[row]).partition(",")[0]:
+        elif fault := label_fault(value).partition(",")[0]:
             faults.add(table.place(row), f": column {quoted(column)} holds {fault}")
         else:
-            groups.append(spelling(cells[row]))
+            first, several = first or group, several or group != (first or group)
     if faults:
         raise DataError(
             f"{table.prefix}{faults}.\nAllowed with task.group={column}: a text or a number in every row.\n"
             "Fill these in, or leave task.group out: then rows are divided one by one."
         )
-    if len(set(groups)) == 1:
+    if not several:
         raise DataError(
-            f"{table.path}: all {len(groups)} rows have {quoted(groups[0])} in column {quoted(column)}, "
+            f"{table.path}: all {len(rows)} rows have {quoted(first)} in column {quoted(column)}, "
             "so no split can be taken from them.\nAllowed with task.group: a column with 2 values or more.\n"
             "Name another column, or leave task.group out."
         )
-    return groups
+    return Mapped(values, spelling)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from prunekit.config.places import cache_folder
 SMALL = 2**20  # bytes of an array that is kept in memory
 BLOCK = 2**16  # numbers that are looked at together
 BUCKET = 2**17  # rows that are sorted together
+DIGIT = 16  # bits of numbers that are sorted by at a time
 
 
 def empty(shape: int | tuple[int, ...], kind: Any) -> np.ndarray:
@@ -43,6 +44,50 @@ def filled(values: Iterable[Any], kind: Any, most: int) -> np.ndarray:
     return found[:count]
 
 
+class Growing:
+    """An array that grows at its end, whatever it comes to hold; `kind` and shape are those of what is added first."""
+
+    def __init__(self) -> None:
+        self._held: np.ndarray | None = None
+        self._count = 0
+
+    def extend(self, some: np.ndarray) -> None:
+        """Add values at the end."""
+        end = self._count + len(some)
+        if self._held is None:
+            self._held = empty((max(BLOCK, end), *some.shape[1:]), some.dtype)
+        elif end > len(self._held):
+            more = empty((max(len(self._held), end), *some.shape[1:]), some.dtype)
+            self._held = joined([self._held, more], self._held.dtype)
+        self._held[self._count : end] = some
+        self._count = end
+
+    @property
+    def values(self) -> np.ndarray:
+        """All that was added."""
+        return np.zeros(0, np.int64) if self._held is None else self._held[: self._count]
+
+
+def gathered(values: Iterable[Any], kind: Any) -> np.ndarray:
+    """Return these values, however many there are."""
+    found, left = Growing(), iter(values)
+    found.extend(np.zeros(0, kind))
+    while some := list(islice(left, BLOCK)):
+        found.extend(np.asarray(some, kind))
+    return found.values
+
+
+def joined(parts: Sequence[np.ndarray], kind: Any) -> np.ndarray:
+    """Return the values of all parts, end to end."""
+    found, count = empty((sum(map(len, parts)), *(parts[0].shape[1:] if parts else ())), kind), 0
+    for part in parts:
+        for start in range(0, len(part), BLOCK):
+            some = part[start : start + BLOCK]
+            found[count : count + len(some)] = some
+            count += len(some)
+    return found
+
+
 def taken(values: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the values at these places, in this order."""
     found = empty((len(places), *values.shape[1:]), values.dtype)
@@ -65,23 +110,35 @@ def places_of(mask: np.ndarray) -> np.ndarray:
 
 
 def order_of(keys: np.ndarray) -> np.ndarray:
-    """Return the stable order that sorts whole numbers from 0 on, of which none is large."""
-    counts = np.zeros(1, np.int64)
-    for start in range(0, len(keys), BLOCK):
-        some = np.bincount(keys[start : start + BLOCK].astype(np.int64), minlength=len(counts))
-        some[: len(counts)] += counts
-        counts = some
-    next_place = np.cumsum([0, *counts])[:-1]
-    order = empty(len(keys), np.int64)
-    for start in range(0, len(keys), BLOCK):
-        some = keys[start : start + BLOCK].astype(np.int64)
+    """Return the stable order that sorts whole numbers from 0 on."""
+    highest = max((int(keys[start : start + BLOCK].max()) for start in range(0, len(keys), BLOCK)), default=0)
+    order = _order_of_digit(keys, 0)
+    for digit in range(1, -(-highest.bit_length() // DIGIT)):
+        order = taken(order, _order_of_digit(taken(keys, order), digit))
+    return order
+
+
+def _order_of_digit(keys: np.ndarray, digit: int) -> np.ndarray:
+    """Return the stable order by one digit of numbers, counted from the lowest."""
+    counts = np.zeros(2**DIGIT, np.int64)
+    for some in _digits(keys, digit):
+        counts += np.bincount(some, minlength=len(counts))
+    next_place = counts.cumsum() - counts
+    order, start = empty(len(keys), np.int64), 0
+    for some in _digits(keys, digit):
         inside = some.argsort(kind="stable")
         ordered = some[inside]
         kinds, first, count = np.unique(ordered, return_index=True, return_counts=True)
         before = np.repeat(next_place[kinds] - first, count)
         order[before + np.arange(len(some))] = start + inside
         next_place[kinds] += count
+        start += len(some)
     return order
+
+
+def _digits(keys: np.ndarray, digit: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(keys), BLOCK):
+        yield (keys[start : start + BLOCK].astype(np.int64) >> DIGIT * digit) % 2**DIGIT
 
 
 def buckets(hashes: np.ndarray) -> Iterator[np.ndarray]:

@@ -128,53 +128,96 @@ def _parts_of(rows: np.ndarray, is_first: np.ndarray, numbers: np.ndarray, ends:
 
 
 def group_split(
-    groups: Sequence[str], classes: Sequence[int], contents: np.ndarray, fractions: Mapping[str, float]
-) -> dict[str, list[int]]:
+    groups: np.ndarray, classes: Sequence[int], contents: np.ndarray, fractions: Mapping[str, float]
+) -> dict[str, np.ndarray]:
     """Return row numbers of "train" and of each named part, in the order given; no group is in two parts.
 
-    Groups that share a number of `contents`, which says that texts are the same, are one. The largest come first, of
-    equal ones that of the lowest hash, and each goes to the part that then has, over all classes, the least share of
-    rows for its fraction: sum((2 n + u) u / (N^2 f)), where n of N rows are in the part, u in the group, and f is the
-    fraction. Of groups of one row this is Webster's apportionment. A part is empty only if there are fewer groups than
-    parts.
+    `groups` are `ranks` of what rows have in common. Groups that share a number of `contents`, which says that texts
+    are the same, are one. The largest come first, of equal ones that of the lowest rank, and each goes to the part that
+    then has, over all classes, the least share of rows for its fraction: sum((2 n + u) u / (N^2 f)), where n of N rows
+    are in the part, u in the group, and f is the fraction. Of groups of one row this is Webster's apportionment. A part
+    is empty only if there are fewer groups than parts.
     """
-    ranked = {group: rank for rank, group in enumerate(sorted(set(groups), key=lambda group: content_hash([group])))}
-    unit = _joined(np.asarray([ranked[group] for group in groups], np.int64), contents)
-    units, of_row = np.unique(unit, return_inverse=True)
-    kinds, kind = np.unique(np.asarray(classes, np.int64), return_inverse=True)
-    counts = np.zeros((len(units), len(kinds)))
-    np.add.at(counts, (of_row, kind), 1)
+    unit = _joined(groups, contents)
+    numbers = np.asarray(classes.values if isinstance(classes, Numbers) else classes)
+    kinds = np.unique(numbers)
+    sizes = spill.empty(int(unit.max(initial=-1)) + 1, np.int64)
+    totals = np.zeros(len(kinds))
+    for start in range(0, len(unit), spill.BLOCK):
+        block = slice(start, start + spill.BLOCK)
+        np.add.at(sizes, unit[block], 1)
+        totals += np.bincount(np.searchsorted(kinds, numbers[block]), minlength=len(kinds))
+    rows = spill.order_of(unit)  # those of a unit are together
+    ends = spill.gathered(accumulate(Numbers(sizes)), np.int64)
+    order = spill.order_of(spill.gathered((int(sizes.max(initial=0)) - size for size in Numbers(sizes)), np.int64))
+    count = int(np.count_nonzero(sizes))
     shares = np.array([1 - sum(fractions.values()), *fractions.values()])
-    weight = 1 / (counts.sum(0) ** 2 * shares[:, None])
+    weight = 1 / (totals**2 * shares[:, None])
     held = np.zeros((len(shares), len(kinds)))
-    part = np.zeros(len(units), np.int64)
-    order = np.lexsort((units, -counts.sum(1)))
-    for place, number in enumerate(order.tolist()):
-        own = counts[number]
+    part = spill.empty(len(sizes), np.int8)
+    for place, number in enumerate(order[:count].tolist()):
+        of_unit = rows[ends[number] - sizes[number] : ends[number]]
+        own = np.bincount(np.searchsorted(kinds, numbers[of_unit]), minlength=len(kinds))
         cost = ((2 * held + own) * own * weight).sum(1)
-        if np.count_nonzero(held.sum(1) == 0) >= len(order) - place:  # the rest is needed to fill empty parts
+        if np.count_nonzero(held.sum(1) == 0) >= count - place:  # the rest is needed to fill empty parts
             cost[held.sum(1) > 0] = np.inf
         part[number] = cost.argmin()
         held[part[number]] += own
-    return {name: np.flatnonzero(part[of_row] == code).tolist() for code, name in enumerate(["train", *fractions])}
+    of_row = spill.taken(part, unit)
+    return {name: spill.places_of(of_row == code) for code, name in enumerate(["train", *fractions])}
+
+
+def order_by_hash(hashes: np.ndarray) -> np.ndarray:
+    """Return the stable order that sorts rows by their `content_hashes`."""
+    found, count = spill.empty(len(hashes), np.int64), 0
+    for rows, _ in _by_hash(hashes):
+        found[count : count + len(rows)] = rows
+        count += len(rows)
+    return found
+
+
+def ranks(hashes: np.ndarray) -> np.ndarray:
+    """Return for each row how many different hashes are lower than its own, of `content_hashes`."""
+    found, known = spill.empty(len(hashes), np.int64), -1
+    for rows, repeats in _by_hash(hashes):
+        if len(rows):
+            found[rows] = known + np.cumsum(~repeats)
+            known = int(found[rows[-1]])
+    return found
+
+
+def first_repeat(hashes: np.ndarray) -> tuple[int, int] | None:
+    """Return the first row with the hash of an earlier one, after that one; None where all are different."""
+    found: list[tuple[int, int]] = []
+    for rows, repeats in _by_hash(hashes):
+        starts = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(rows))))
+        again = np.flatnonzero(repeats)
+        found += [(int(rows[place]), int(rows[starts[place]])) for place in again[rows[again].argsort()][:1]]
+    return min(found)[::-1] if found else None
 
 
 def _joined(groups: np.ndarray, contents: np.ndarray) -> np.ndarray:
     """Return for each row the lowest of the groups that are connected with its own by rows of the same content."""
-    lowest = list(range(int(groups.max(initial=-1)) + 1))
+    lowest = spill.empty(int(groups.max(initial=-1)) + 1, np.int64)
+    for start in range(0, len(lowest), spill.BLOCK):
+        lowest[start : start + spill.BLOCK] = np.arange(start, min(start + spill.BLOCK, len(lowest)))
 
     def root(group: int) -> int:
-        while lowest[group] != group:
-            lowest[group] = lowest[lowest[group]]
-            group = lowest[group]
+        while (below := int(lowest[group])) != group:
+            lowest[group] = lowest[below]
+            group = below
         return group
 
-    order = np.argsort(contents, kind="stable")
-    beside = np.stack([groups[order[:-1]], groups[order[1:]]], 1)[contents[order[1:]] == contents[order[:-1]]]
-    for pair in np.unique(beside, axis=0).tolist():
-        low, high = sorted(map(root, pair))
-        lowest[high] = low
-    return np.asarray([root(group) for group in range(len(lowest))], np.int64)[groups]
+    for rows in spill.buckets(contents):
+        order = rows[contents[rows].argsort(kind="stable")]
+        same = np.flatnonzero(_repeats(contents[order]))
+        for pair in np.unique(np.stack([groups[order[same - 1]], groups[order[same]]], 1), axis=0).tolist():
+            low, high = sorted(map(root, pair))
+            lowest[high] = low
+    found = spill.empty(len(groups), np.int64)
+    for row, group in enumerate(Numbers(groups)):
+        found[row] = root(group)
+    return found
 
 
 def contradictions(hashes: np.ndarray, decisions: Sequence[Hashable]) -> np.ndarray:

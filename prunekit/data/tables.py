@@ -42,6 +42,10 @@ SIGNATURES = {
     b"%PDF": "a PDF",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"SQLite format 3": "an SQLite database",
+    b"version https://git-lfs": "a pointer of Git LFS, which git lfs pull replaces by the file",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
 }
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -229,7 +233,10 @@ def _read_dataset(path: Path, cache: Path | None) -> Dataset:
     suffix = _suffix(path)
     if suffix not in SUFFIXES:
         actual = f"the suffix {suffix}" if suffix else "no suffix"
-        raise DataError(f"{path} has {actual}, but tables are read from {', '.join(SUFFIXES)}; convert it.")
+        raise DataError(
+            f"{path} has {actual}, which says nothing of how it is read.\n"
+            f"Allowed: {', '.join(SUFFIXES)}.\nRename it, if it is one of these, or convert it."
+        )
     if not path.is_file():
         raise DataError(f"{path} is no file.\nAllowed: a file of rows, or a folder.\nGive the path of one.")
     _check_signature(path, suffix)
@@ -269,20 +276,26 @@ def _check_signature(path: Path, suffix: str) -> None:
         with _open(path) as stream:
             head = stream.read(512)
     except (gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path} is no gzip archive ({first_line(error)}); compress it again.") from error
+        raise DataError(
+            f"{path} is no gzip archive ({first_line(error)}).\nAllowed: what gzip wrote.\n"
+            f"Compress it again, or, if it is not compressed, rename it to {path.with_suffix('').name}."
+        ) from error
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}).\nAllowed: a file that you may read.\nChange its permissions."
         ) from error
     if not head.removeprefix(codecs.BOM_UTF8).strip():
-        raise DataError(f"{path} is empty; give a file with one row per text.")
+        raise DataError(f"{path} is empty.\nAllowed: a file with one row per text.\nGive such a file.")
     kind = next((kind for signature, kind in SIGNATURES.items() if head.startswith(signature)), None)
     if kind is None and suffix != ".parquet" and (looks_binary(head) or head.startswith(UTF16)):
         kind = "a binary file, or text in UTF-16"
     if suffix == ".parquet" and kind is None:
         kind = "something else"
     if kind is not None and (suffix, kind) != (".parquet", "a Parquet file"):
-        raise DataError(f"{path} is not what its name says: it is {kind}. Rename or convert it (text must be UTF-8).")
+        raise DataError(
+            f"{path} is not what its name says: it is {kind}.\n"
+            f"Allowed with {suffix}: {'Parquet' if suffix == '.parquet' else 'text in UTF-8'}.\nRename or convert it."
+        )
 
 
 def _parquet(path: Path, store: RowStore) -> Dataset:
@@ -310,15 +323,23 @@ def _open(path: Path) -> Any:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    suffix = _suffix(path)
     with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream:
         try:
             for number, line in enumerate(stream):
                 yield line if number else line.lstrip("\ufeff")  # some programs write the mark again
         except UnicodeDecodeError as error:
             byte = error.object[error.start : error.start + 1].hex()
-            raise DataError(f"{path} is not UTF-8 (byte 0x{byte}: {error.reason}); save it as UTF-8.") from error
+            raise DataError(
+                f"{path} is not UTF-8 (byte 0x{byte}: {error.reason}).\nAllowed: text in UTF-8.\n"
+                f"Save it as UTF-8; if it is from Windows: iconv -f CP1252 -t UTF-8 {shlex.quote(str(path))} "
+                f"> utf8{suffix}"
+            ) from error
         except (gzip.BadGzipFile, EOFError) as error:
-            raise DataError(f"{path} is a damaged archive ({first_line(error)}); compress it again.") from error
+            raise DataError(
+                f"{path} is a damaged archive ({first_line(error)}).\nAllowed: all of what gzip wrote.\n"
+                "Copy or compress it again."
+            ) from error
 
 
 def _text(path: Path, store: RowStore) -> Dataset:

@@ -12,6 +12,7 @@ import numpy as np
 from prunekit.config.errors import quoted
 from prunekit.data import spill
 from prunekit.data.errors import DataError
+from prunekit.data.faults import Faults
 from prunekit.data.rows import Rows, TaskRows
 from prunekit.data.spec import TaskSpec
 
@@ -45,21 +46,26 @@ def without_tokenless(spec: TaskSpec, task: TaskRows, tokenizer: Any) -> TaskRow
 
 
 def _without_tokenless(spec: TaskSpec, name: str, rows: Rows[Any], tokenizer: Any) -> Rows[Any]:
-    columns = [rows.texts, *([rows.pairs] if rows.pairs is not None else [])]
+    columns = {spec.text: rows.texts}
+    if rows.pairs is not None:
+        columns[str(spec.text_pair)] = rows.pairs
     if spec.label in spec.kind.text_columns(spec):
-        columns.append(rows.labels)
-    found = {row: text for texts in columns for row, text in enumerate(texts) if is_tokenless(str(text), tokenizer)}
-    if not found:
+        columns[spec.label] = rows.labels
+    lost, faults = spill.empty(len(rows), np.bool_), Faults()
+    for column, texts in columns.items():
+        for row, text in enumerate(texts):
+            if is_tokenless(str(text), tokenizer) and not lost[row]:
+                lost[row] = True
+                faults.add(rows.at(row), f": column {quoted(column)} holds {quoted(text)}")
+    if not faults:
         return rows
-    if spec.empty == "error" or len(found) == len(rows):
-        text = quoted(next(iter(found.values())))
+    if spec.empty == "error" or faults.count == len(rows):
         raise DataError(
-            f"{spec.name}: {len(found)} of {len(rows)} texts of {name} are empty for this vocabulary, as {text}, of "
-            "which it leaves no token.\nAllowed: texts with a token besides the special ones, or task.empty=drop.\n"
+            f"{faults}, of which this vocabulary leaves no token; that is {faults.count} of {len(rows)} texts of "
+            f"{name}.\nAllowed: texts with a token besides the special ones, or task.empty=drop.\n"
             "Give them a text, or set task.empty=drop (leave such rows out) or task.empty=keep."
         )
-    others = (row for row in range(len(rows)) if row not in found)
-    return rows.take(spill.filled(others, np.int64, len(rows)))
+    return rows.take(spill.places_of(lost == 0))
 
 
 def unknown_share(rows: Iterable[Sequence[int]], tokenizer: Any) -> float:

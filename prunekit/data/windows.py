@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from prunekit.data import spill
+from prunekit.data.columns import Mapped
 from prunekit.data.encoding import EncodedSplit, Encoder, Targets, TextTokeniser, fingerprint, lists
 from prunekit.data.errors import DataError
 from prunekit.data.ragged import Ragged
@@ -31,8 +33,8 @@ class Questions:
     @classmethod
     def of(cls, rows: Rows[Answer]) -> Questions:
         """Return the questions of rows; those without ids are called by their numbers, from 1."""
-        ids = rows.ids or [str(row + 1) for row in range(len(rows))]
-        return cls(rows.texts, rows.pairs or [""] * len(rows), rows.labels, ids)
+        ids = Mapped(range(1, len(rows) + 1), str) if rows.ids is None else rows.ids
+        return cls(rows.texts, [""] * len(rows) if rows.pairs is None else rows.pairs, rows.labels, ids)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -63,7 +65,7 @@ class SpanTargets(Targets):
     @property
     def references(self) -> Sequence[str]:
         """The first right answer to each question; "" where it has none."""
-        return [next(iter(answer.texts), "") for answer in self.questions.answers]
+        return Mapped(self.questions.answers, _first_text)
 
     def batch(self, rows: Int[Tensor, "batch"], inside: Bool[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return the labels, `spans` and `example`, and `protected` where the question is."""
@@ -75,7 +77,18 @@ class SpanTargets(Targets):
         """Return the number of tokens before the context, where they are protected."""
         if not self.protect_question:
             return super().protected(offsets)
-        return torch.tensor([_before_context(self.starts.row(row)) for row in range(len(self.starts))])
+        rows = range(len(self.starts))
+        return torch.from_numpy(
+            spill.filled((_before_context(self.starts.row(row)) for row in rows), np.int64, len(rows))
+        )
+
+
+def _first_text(answer: Answer) -> str:
+    return next(iter(answer.texts), "")
+
+
+def _first_start(answer: Answer) -> int:
+    return next(iter(answer.starts), 0)
 
 
 def _before_context(starts: Int[np.ndarray, "tokens"]) -> int:
@@ -104,20 +117,24 @@ def encode_windows(
     given = {
         "question": asked.texts,
         "context": asked.contexts,
-        "answer": [next(iter(answer.texts), "") for answer in asked.answers],
-        "start": [next(iter(answer.starts), 0) for answer in asked.answers],
-        "place": [rows.at(row) for row in range(len(rows))],
+        "answer": Mapped(asked.answers, _first_text),
+        "start": Mapped(asked.answers, _first_start),
+        "place": Mapped(range(len(rows)), rows.at),
     }
     columns = encoder.encode(key, given, _WindowTokeniser(TextTokeniser.of(encoder), stride))
-    ends = [torch.from_numpy(np.concatenate([part.to_numpy() for part in columns[name]])) for name in ("first", "last")]
+    parts = {name: [part.to_numpy() for part in columns[name]] for name in ("first", "last", "example")}
+    first, last, examples = (spill.joined(part, np.int64) for part in parts.values())
+    labels = spill.empty((len(first), 2), np.int64)
+    for side, places in enumerate((first, last)):
+        labels[:, side] = places
     return encoder.split(
         key,
         columns,
         SpanTargets(
-            labels=torch.stack(ends, -1),
+            labels=torch.from_numpy(labels),
             starts=Ragged.of_lists(columns["starts"]),
             ends=Ragged.of_lists(columns["ends"]),
-            examples=torch.from_numpy(np.concatenate([part.to_numpy() for part in columns["example"]])),
+            examples=torch.from_numpy(examples),
             questions=asked,
             protect_question=protect_question,
         ),

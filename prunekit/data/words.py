@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from prunekit.data.columns import NumberSets
 from prunekit.data.encoding import EncodedSplit, Encoder, Targets, TextTokeniser, fingerprint, lists
 from prunekit.data.errors import DataError
 from prunekit.data.ragged import Ragged
@@ -72,13 +72,13 @@ def encode_words(rows: Rows[tuple[int, ...]], encoder: Encoder, names: Sequence[
     tokenise = WordTokeniser.of(encoder.tokenizer, encoder.max_length)
     key = fingerprint(rows, f"{encoder.tokenizer_hash} words", encoder.max_length)
     columns = encoder.encode(key, {"text": rows.texts}, tokenise)
-    ends = np.cumsum([0, *map(len, rows.labels)], dtype=np.int64)
+    labels = rows.labels if isinstance(rows.labels, NumberSets) else NumberSets.of(rows.labels, len(rows))
     return encoder.split(
         key,
         columns,
         WordTargets(
-            labels=torch.from_numpy(np.fromiter(chain.from_iterable(rows.labels), np.int64, int(ends[-1]))),
-            offsets=torch.from_numpy(ends),
+            labels=torch.from_numpy(labels.values),
+            offsets=torch.from_numpy(labels.ends),
             words=Ragged.of_lists(columns["words"]),
             names=names,
             read=sum(int(chunk.sum().as_py() or 0) for chunk in columns["read"]),

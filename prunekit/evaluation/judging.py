@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from prunekit.data import spill
 from prunekit.data.encoding import Batch
+from prunekit.data.spill import Growing
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,20 @@ class Judge(ABC):
 
 
 class RowColumns:
-    """Numbers of rows, collected batch by batch and returned in the order of the row numbers."""
+    """Numbers of rows, collected batch by batch, in files where they are many; returned in the order of row numbers."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[Tensor, ...]] = []
+        self._columns: list[Growing] = []
 
     def add(self, index: Int[Tensor, "batch"], *columns: Shaped[Tensor, "batch ..."]) -> None:
         """Add a batch; `index` are the row numbers."""
-        self._seen.append(tuple(column.cpu() for column in (index, *columns)))
+        self._columns = self._columns or [Growing() for _ in range(1 + len(columns))]
+        for held, column in zip(self._columns, (index, *columns), strict=True):
+            # numpy has no bfloat16
+            held.extend((column.float() if column.dtype == torch.bfloat16 else column).detach().cpu().numpy())
 
     def by_row(self) -> list[Shaped[Tensor, "rows ..."]]:
         """Return the columns."""
-        index, *columns = (torch.cat(column) for column in zip(*self._seen, strict=True))
-        order = index.argsort()
-        return [column[order] for column in columns]
+        index, *columns = (column.values for column in self._columns)
+        order = spill.order_of(index)
+        return [torch.from_numpy(spill.taken(column, order)) for column in columns]

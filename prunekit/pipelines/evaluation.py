@@ -13,16 +13,19 @@ from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
 from prunekit.config.places import cache_folder
 from prunekit.config.validation import validate
-from prunekit.console import silence_libraries, track
+from prunekit.console import say, silence_libraries, track
 from prunekit.cost import Shape
+from prunekit.data.columns import Mapped
 from prunekit.data.encoding import EncodedSplit, Encoder, load_tokenizer
 from prunekit.data.kinds.embedding import EMBEDDING
 from prunekit.data.loading import FixedLoader
 from prunekit.data.module import TokenPruningDataModule
 from prunekit.data.reading import usable_rows
+from prunekit.data.rows import TaskRows
 from prunekit.data.sources import find_task
 from prunekit.data.spec import TaskSpec
 from prunekit.data.tables import read_table
+from prunekit.data.vocabulary import left_out, without_tokenless
 from prunekit.evaluation.evaluate import evaluate
 from prunekit.models.answers import AnyLabels, answers_of
 from prunekit.models.classes import class_order
@@ -134,9 +137,13 @@ def _read(
     table = spec.kind.flatten(spec, read_table(Path(spec.file), place))
     for column in spec.columns:
         table.column(column)
-    rows = spec.kind.rows(spec, table, usable_rows(spec, table).rows, names)
-    encoder = Encoder(load_tokenizer(folder), spec.max_length, place / "tokens")
-    return spec.kind.encode(spec, rows, encoder, names, 0), names, spec, Path(spec.file).name
+    usable, tokenizer = usable_rows(spec, table), load_tokenizer(folder)
+    rows = replace(spec.kind.rows(spec, table, usable.rows, names), places=Mapped(usable.rows, table.at))
+    task = without_tokenless(spec, TaskRows({"test": rows}, names, usable.dropped), tokenizer)
+    if task.dropped:
+        say(f"data       {left_out(task.dropped)}, of {len(table)}")
+    encoder = Encoder(tokenizer, spec.max_length, place / "tokens")
+    return spec.kind.encode(spec, task.splits["test"], encoder, names, 0), names, spec, Path(spec.file).name
 
 
 def _class_names(names: Sequence[str]) -> Sequence[str]:

@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from prunekit.config.errors import ConfigError, listed, quoted
 from prunekit.console import silence_libraries, track
+from prunekit.data import spill
+from prunekit.data.cells import is_missing
 from prunekit.data.encoding import load_tokenizer
 from prunekit.data.errors import DataError
+from prunekit.data.faults import Faults
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.tables import Table, read_table
+from prunekit.data.vocabulary import is_tokenless
 from prunekit.data.words import NO_LABEL, WordTokeniser, first_tokens
 from prunekit.evaluation.evaluate import predict
 from prunekit.models import pretrained
@@ -38,7 +43,7 @@ class PredictionRows:
 
     table: Table
     columns: tuple[str, ...]
-    whole: tuple[bool, ...]
+    whole: Bool[np.ndarray, "rows"]
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,10 @@ def read_rows(path: Path) -> Table:
     return table
 
 
-def check_rows(table: Table, columns: Mapping[str, str], empty: str, kind: TaskKind) -> PredictionRows:
+def check_rows(table: Table, columns: Mapping[str, str], empty: str, kind: TaskKind, tokenizer: Any) -> PredictionRows:
     """Return the rows with those marked that have all their texts; `columns` are by the name of their setting.
 
-    `kind` says what a text is: words, where these have labels.
+    `kind` says what a text is: words, where these have labels. A text of which the tokenizer leaves nothing is empty.
 
     Raises:
         ConfigError: a column is missing, holds something else than text, or has empty texts and `empty` is "error".
@@ -85,23 +90,33 @@ def check_rows(table: Table, columns: Mapping[str, str], empty: str, kind: TaskK
             texts.append(table.column(column))
         except DataError as error:  # a field that rows do not have
             raise ConfigError(str(error).replace("task.text=", f"{key}=")) from error
+        wrong = Faults()
         for row, value in enumerate(texts[-1]):
-            if fault := "" if value is None else kind.text_fault(value):
-                raise ConfigError(
-                    f"{table.at(row)}: column {quoted(column)} holds {fault}.\n"
-                    + (
-                        f"Allowed: a column of texts, of {listed(table.columns)}.\n"
-                        f"Name it: {key}=..., or put quotes around the value."
-                        if kind.labels_texts
-                        else f"Allowed: {kind.allowed_text}\nName the column: {key}=..., of {listed(table.columns)}."
-                    )
+            if fault := "" if is_missing(value) else kind.text_fault(value):
+                wrong.add(table.place(row), f": column {quoted(column)} holds {fault}")
+        if wrong:
+            raise ConfigError(
+                f"{table.prefix}{wrong}.\n"
+                + (
+                    f"Allowed: a column of texts, of {listed(table.columns)}.\n"
+                    f"Name it: {key}=..., or put quotes around the value."
+                    if kind.labels_texts
+                    else f"Allowed: {kind.allowed_text}\nName the column: {key}=..., of {listed(table.columns)}."
                 )
-    whole = tuple(all(value and not kind.is_blank(value) for value in row) for row in zip(*texts, strict=True))
-    if not all(whole) and empty == "error":
-        missing = [str(row + 1) for row, good in enumerate(whole) if not good]
+            )
+
+    def is_text(cell: Any) -> bool:
+        if is_missing(cell) or kind.is_blank(cell):
+            return False
+        return kind.labels_words or not is_tokenless(cell, tokenizer)
+
+    whole = spill.filled((all(map(is_text, row)) for row in zip(*texts, strict=True)), np.bool_, len(table))
+    if not whole.all() and empty == "error":
+        missing = np.flatnonzero(~whole)
+        shown = [table.place(row).removeprefix("row ") for row in missing[:NAMED].tolist()]
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         raise ConfigError(
-            f"{table.path}: {len(missing)} of {len(whole)} rows have no text: row {', '.join(missing[:NAMED])}{more}.\n"
+            f"{table.path}: {len(missing)} of {len(whole)} rows have no text: row {', '.join(shown)}{more}.\n"
             "Allowed: a text in every row, or empty=skip.\nType empty=skip to write such rows without a prediction."
         )
     return PredictionRows(table, tuple(columns.values()), whole)
@@ -158,7 +173,7 @@ class _Predictor:
         self.answers = answers_of(config)
         self.classes = self.answers.names
 
-    def all(self, columns: Sequence[Sequence[Any]], whole: Sequence[bool]) -> Iterator[Prediction | None]:
+    def all(self, columns: Sequence[Sequence[Any]], whole: Bool[np.ndarray, "rows"]) -> Iterator[Prediction | None]:
         """Yield a prediction for each row, None for one without text."""
         chunk = BATCHES * self.batch_size
         for start in range(0, len(whole), chunk):

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from support.exported import PRUNERS, stored_run
 from support.models import tiny_model
 from support.run_result import CONTENT
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PretrainedConfig
 
 from prunekit.bench import peers
 from prunekit.bench.machine import gemm_peak
 from prunekit.bench.peers import Peer
-from prunekit.bench.subject import _usable_rows
+from prunekit.bench.subject import _accuracy, _micro_f1, _usable_rows
 from prunekit.cli.bench import main
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
@@ -54,6 +55,37 @@ def test_only_texts_are_timed(model, tmp_path, capsys):
         _usable_rows(table, "n", tokenizer)
     with pytest.raises(ConfigError, match=r"t: no row of column 'a' has a text"):
         _usable_rows(Table({"a": [None, ""]}, "t"), "a", tokenizer)
+
+
+CLASSES = {"id2label": {0: "no", 1: "yes"}, "num_labels": 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "accuracy"),
+    [
+        (["yes", "no", "yes"], {}, 1.0),
+        (["1", "0", "1"], {}, 1.0),
+        ([1.0, 0.0, 1.0], {}, 1.0),
+        ([1, 0, 1], {"label": ("yes", "no")}, 0.0),  # the names that the file has for its numbers count
+    ],
+)
+def test_labels_are_read_as_in_a_run(labels, names, accuracy):
+    table = Table({"label": labels}, "t.parquet", classes=names)
+    logits = np.array([[0, 1], [1, 0], [0, 1]])
+    assert _accuracy(table, "label", [0, 1, 2], PretrainedConfig(**CLASSES))(logits) == {"accuracy": accuracy}
+
+
+def test_all_rows_with_a_label_that_the_model_does_not_know_are_counted():
+    config = PretrainedConfig(**CLASSES)
+    with pytest.raises(ConfigError, match=r"t, row 2: label 'Yes' \(2 such rows, also row 3: label None\) is none of"):
+        _accuracy(Table({"label": ["yes", "Yes", None]}, "t"), "label", [0, 1, 2], config)
+    with pytest.raises(ConfigError, match="row 1: label '01' is none of the model's"):
+        _accuracy(Table({"label": ["01", "1"]}, "t"), "label", [0, 1], config)
+    config.problem_type = "multi_label_classification"
+    with pytest.raises(ConfigError, match="t, row 2: label 'a' is none of the model's"):
+        _micro_f1(Table({"label": [["yes"], ["a", "yes"]]}, "t"), "label", [0, 1], config)
+    with pytest.raises(ConfigError, match=r"row 1: label 'yes' is no list \(2 such rows, also row 2: label 3 is"):
+        _micro_f1(Table({"label": ["yes", 3]}, "t"), "label", [0, 1], config)
 
 
 def broken(folder, threads, scratch):

@@ -101,6 +101,20 @@ def test_rows_without_text_are_refused_all_at_once_or_written_without_a_predicti
     assert [bool(row["predicted"]) for row in rows_of(out)] == [False, True, False, True]
 
 
+def test_what_is_no_text_in_a_run_is_none_here_and_all_such_rows_are_counted(run, tmp_path):
+    data, out = tmp_path / "new.jsonl", tmp_path / "out.jsonl"
+    data.write_text("\n".join(['{"text": NaN}', '{"text": "\\u200b"}', '{"text": "bem"}', '{"text": null}']))
+    with pytest.raises(ConfigError, match=r"3 of 4 rows have no text: row 1, 2, 4\."):
+        main([f"run={run}", f"data={data}", f"out={out}"])
+    main([f"run={run}", f"data={data}", f"out={out}", "empty=skip"])
+    assert [json.loads(line)["predicted"] is None for line in out.read_text().splitlines()] == [True, True, False, True]
+    data.write_text("\n".join(['{"text": 1}', '{"text": "bem"}', '{"text": "\\ud83d"}']))
+    with pytest.raises(ConfigError, match=r"row 1: column 'text' holds 1, which is not text \(2 such rows, also row 3"):
+        main([f"run={run}", f"data={data}", f"out={out}"])
+    with pytest.raises(ConfigError, match=f"data={tmp_path} is a folder"):
+        main([f"run={run}", f"data={tmp_path}", f"out={out}"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

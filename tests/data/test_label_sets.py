@@ -224,3 +224,9 @@ def test_generated_rows_have_none_to_three_labels():
     found = read_task(spec_of(labels=["a", "b", "c", "d"], synthetic_rows=64), TaskSource("synthetic", ""))
     assert {len(labels) for labels in found.splits["train"].labels} == {0, 1, 2, 3}
     assert found.label_names == ("a", "b", "c", "d")
+
+
+def test_all_rows_with_an_unknown_label_are_counted_once(tmp_path):
+    rows = [{"label": ["a", "b"]}] * 3
+    with pytest.raises(DataError, match=r"row 1: label 'c' \(4 such rows, also row 2: label 'd' and row 3\) is not in"):
+        read(tmp_path, rows, [{"label": labels} for labels in (["c", "d"], ["d"], ["a", "c"], ["d", "c"], ["b"])])

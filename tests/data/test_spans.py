@@ -99,6 +99,27 @@ def test_what_is_wrong_is_said_by_row(tmp_path, change, keys, message):
         read(tmp_path, CAT, {**CAT, "id": "2", **change}, **keys)
 
 
+def test_all_rows_with_a_fault_are_counted(tmp_path):
+    rows = [{**CAT, "id": str(number), "answers": [{"text": "cat", "answer_start": number}]} for number in range(8)]
+    with pytest.raises(
+        DataError, match=r"row 1: the answer 'cat' is not at answer_start=0 .* \(7 such rows, also row 2"
+    ):
+        read(tmp_path, *rows)
+
+
+def test_questions_about_texts_with_other_blanks_around_them_are_all_kept(tmp_path):
+    rows = [
+        {"question": f"q{n}?", "context": " " * (n % 2) + f"text {n // 4}", "answers": [], "id": str(n)}
+        for n in range(40)
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = spec(file=str(tmp_path / "own.jsonl"), validation_fraction=0.2)
+    task = read_task(own, TaskSource("file", own.file))
+    assert (sum(map(len, task.splits.values())), task.dropped) == (40, {})
+    train, validation = ({text.strip() for text in task.splits[name].pairs} for name in ("train", "validation"))
+    assert not train & validation
+
+
 def test_ids_are_not_looked_at_where_the_task_names_none(tmp_path):
     assert read(tmp_path, CAT, CAT, id=None).ids == ["1", "2"]  # the rows' numbers
 

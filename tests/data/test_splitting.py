@@ -15,7 +15,7 @@ from prunekit.data.rows import Rows
 from prunekit.data.sources import find_task
 from prunekit.data.spans import Answer
 from prunekit.data.spec import TaskSpec
-from prunekit.data.splitting import content_hash, content_hashes, contradictions, group_split, hash_split
+from prunekit.data.splitting import content_hash, content_hashes, contradictions, group_split, hash_split, ranks
 
 THIRDS = {"validation": 0.1, "test": 0.2}
 
@@ -100,7 +100,9 @@ def test_bbc_news_is_split_in_one_way_for_ever():
 
 def by_group(groups, classes=None, contents=None, fractions=THIRDS):
     rows = np.arange(len(groups)) if contents is None else np.array(contents)
-    return group_split(groups, [0] * len(groups) if classes is None else classes, rows, fractions)
+    numbers = ranks(content_hashes([(group,) for group in groups]))
+    parts = group_split(numbers, [0] * len(groups) if classes is None else classes, rows, fractions)
+    return {name: part.tolist() for name, part in parts.items()}
 
 
 def counts_of(groups, parts):
@@ -164,4 +166,4 @@ def test_questions_about_one_context_stay_together_although_their_groups_differ(
     assert {name: {row // 2 for row in part} for name, part in parts.items()}["validation"].isdisjoint(
         {row // 2 for row in parts["train"]}
     )
-    assert sorted(parts["train"] + parts["validation"]) == list(range(6))
+    assert sorted([*parts["train"], *parts["validation"]]) == list(range(6))

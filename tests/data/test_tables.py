@@ -82,6 +82,8 @@ def test_all_rows_of_another_width_are_counted_and_three_are_shown(tmp_path):
         "/t.csv, row 2 (line 3) has 1 fields (4 such rows, also row 3 (line 4) has 3 fields and row 5 (line 6)), "
         "but the header has 2: text, label; ',' separates."
     )
+    assert third == "Write a ',' for each field that is empty, or remove these lines."
+    *_, third = refusal(tmp_path, "t.csv", "text,label\na,b\nd,e,f\n")
     assert third == "Put quotes around a text that contains ','."
 
 

@@ -157,6 +157,14 @@ def test_an_unknown_label_is_refused_with_what_to_type(tmp_path):
     assert lines[2] == "If it is one of them: 'task.labels=[O, B-PER, I-PER, B-ORG, B-MISC]'"
 
 
+def test_all_rows_with_an_unknown_label_are_counted_once(tmp_path):
+    rows = [{"tokens": ["a", "b"], "ner_tags": ["B-MISC"] * 2}] * 4 + [{"tokens": ["a"], "ner_tags": ["O"]}]
+    lines = refusal(tmp_path, rows, labels=["O", "B-PER"])
+    assert lines[0].startswith(
+        "/train.jsonl, row 1: label 'B-MISC' (4 such rows, also row 2 and row 3) is not in the set"
+    )
+
+
 def test_labels_that_are_not_public_are_called_so(tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps({"tokens": ["a", "b"], "ner_tags": [-1, -1]}))  # one text
     rows = [{"tokens": ["a", "b"], "ner_tags": [0, 1]}] * 2

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prunekit.config.errors import ConfigError, listed, quoted
+from prunekit.data import spill
 from prunekit.data.cells import text_fault
-from prunekit.data.columns import RowNumbers
+from prunekit.data.columns import Cells, Numbers, RowNumbers
 from prunekit.data.keys import TaskKeys
 from prunekit.data.rows import Rows
-from prunekit.data.splitting import content_hash, content_hashes, group_split, hash_split
+from prunekit.data.splitting import content_hashes, group_split, hash_split, order_by_hash, ranks
 from prunekit.data.tables import Table
 
 if TYPE_CHECKING:
@@ -155,7 +158,7 @@ class TaskKind(ABC):
 
     def strata(self, rows: Rows[Any]) -> Sequence[int]:
         """Return a number per row; of rows with the same one, every part gets its fraction."""
-        return [0] * len(rows)
+        return Numbers(spill.empty(len(rows), np.int8))
 
     def together(self, rows: Rows[Any]) -> Sequence[Sequence[str]]:
         """Return texts per row; rows with the same are in the same part."""
@@ -168,19 +171,19 @@ class TaskKind(ABC):
         """
         return hash_split(rows.content_hashes, self.strata(rows), fractions, self.decisions(rows))
 
-    def divide_by_group(self, rows: Rows[Any], fractions: Mapping[str, float]) -> dict[str, list[int]]:
+    def divide_by_group(self, rows: Rows[Any], fractions: Mapping[str, float]) -> Mapping[str, RowNumbers]:
         """Return the same with all rows of one of `rows.groups` in one part, and of one text, too.
 
         Of rows with the same texts and the same label, that of the group with the lowest hash is kept.
         """
-        groups = rows.groups or ()
-        hashes = {group: content_hash([group]) for group in set(groups)}
-        order = sorted(range(len(rows)), key=lambda row: hashes[groups[row]])
-        kept = [order[int(place)] for place in self.divide(rows.take(order), {})["train"]]
+        hashes = content_hashes(Cells([rows.groups or ()]))
+        order = order_by_hash(hashes)
+        kept = spill.taken(order, self.divide(rows.take(order), {})["train"])
         found = rows.take(kept)
         contents = content_hashes(self.together(found))[:, 0]
-        parts = group_split(found.groups or (), self.strata(found), contents, fractions)
-        return {name: [kept[place] for place in part] for name, part in parts.items()}
+        groups = ranks(spill.taken(hashes, kept))
+        parts = group_split(groups, self.strata(found), contents, fractions)
+        return {name: spill.taken(kept, part) for name, part in parts.items()}
 
     # -- token ids -------------------------------------------------------------------------------------
 

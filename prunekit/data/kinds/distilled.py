@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from prunekit.data import spill
+from prunekit.data.columns import Mapped, Numbers
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import CLASSIFICATION, REGRESSION, check_class_names
@@ -41,7 +45,7 @@ class Distilled(TaskKind):
 
     def label_cells(self, keys: TaskKeys, table: Table) -> Sequence[Any]:
         """Return nothing for each row, which is no fault."""
-        return [None] * len(table)
+        return Mapped(range(len(table)), _nothing)
 
     def decisions(self, rows: Rows[int]) -> None:
         """Return None: texts without labels contradict nothing."""
@@ -58,7 +62,7 @@ class Distilled(TaskKind):
     def rows(self, keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str] | None) -> Rows[int]:
         """Read texts."""
         pairs = table.texts(keys.text_pair, kept) if keys.text_pair else None
-        return Rows(table.texts(keys.text, kept), pairs, [0] * len(kept))
+        return Rows(table.texts(keys.text, kept), pairs, Numbers(spill.empty(len(kept), np.int64)))
 
     def generate(self, keys: TaskKeys, random: Random, count: int, names: Sequence[str] | None) -> Rows[int]:
         """Make up sentences with some markers."""
@@ -77,6 +81,10 @@ class Distilled(TaskKind):
             return split
         targets: Any = split.targets
         return replace(split, targets=replace(targets, queries=number_queries(rows.texts)))
+
+
+def _nothing(_: int) -> None:
+    return None
 
 
 # of the ten documents that the model puts first for a query, the share that the dense model puts there, too; of pairs

@@ -107,13 +107,14 @@ class Classification(_Labelled):
         names = class_names(train, keys.label) if named is None else named
         if len(names) < 2:
             raise DataError(
-                f"{train.path}: column {column} has {len(names)} different labels; classification needs 2 or "
-                f"more. Choose another column with task.label=..."
+                f"{train.path}: all rows have {listed(map(quoted, names)) or 'no label'} in column {column}.\n"
+                "Allowed: 2 or more classes.\nChoose another column with task.label=..."
             )
         if len(names) == len(train) > 2:
             raise DataError(
                 f"{train.path}: column {column} has {len(names)} different labels in {len(train)} rows, so no "
-                f"class can be learnt. Choose another column with task.label=..., or set task.kind=regression."
+                "class can be learnt.\nAllowed: classes of several rows.\n"
+                "Choose another column with task.label=..., or set task.kind=regression."
             )
         if {"f1", "mean_of_accuracy_f1"} & {*keys.metrics} and len(names) != 2:
             raise DataError(

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prunekit.config.errors import ConfigError, listed, quoted
 from prunekit.data.cells import is_unlabelled
+from prunekit.data.columns import Cells, Numbers, NumberSets, take
 from prunekit.data.errors import DataError
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import check_class_names
-from prunekit.data.label_sets import Elements, FlagRows, LabelFaultError, are_flags, flag_fault, flag_of, labels_in
-from prunekit.data.labels import class_names, class_numbers
+from prunekit.data.label_sets import (
+    Elements,
+    LabelFaultError,
+    are_flags,
+    flag_fault,
+    flag_of,
+    label_key,
+    labels_in,
+    numbers_of,
+)
+from prunekit.data.labels import class_names
 from prunekit.data.rows import Rows
 from prunekit.data.synthetic import MARKERS, sentence
 from prunekit.data.tables import Table
@@ -71,7 +84,7 @@ class Multilabel(TaskKind):
         """Return the cells of the column of labels, or tuples of the cells of several columns."""
         if not keys.label_columns:
             return table.column(keys.label)
-        return FlagRows([table.column(name) for name in keys.label_columns])
+        return Cells([table.column(name) for name in keys.label_columns])
 
     def has_label(self, label: Any) -> bool:
         """Return whether there is a list, even an empty one, or at least one of several columns holds something."""
@@ -111,10 +124,10 @@ class Multilabel(TaskKind):
                 'Allowed: a list of the labels that a text has, as ["a", "b"], or a column of 0 and 1 for each label.\n'
                 "Write a column for each label, and name them: task.label=[a,b]"
             )
-        elements = Elements.of_rows(train, keys.label, range(len(train)), keys.label_separator)
+        every = partial(_labels_in_rows, keys, train, range(len(train)))
         column, named = quoted(keys.label), keys.labels or train.classes.get(keys.label)
         if named is None:
-            names = class_names(elements, keys.label)
+            names = class_names(Elements.distinct(train, keys.label, every()), keys.label)
             if len(names) < 2:
                 raise DataError(
                     f"{train.path}: the lists in column {column} hold {len(names)} different labels; "
@@ -122,7 +135,7 @@ class Multilabel(TaskKind):
                     "Choose another column with task.label=..., or set task.kind=classification."
                 )
             return names
-        occurring = {named[number] for number in class_numbers(elements, keys.label, range(len(elements)), named)}
+        occurring = {named[number] for number in numbers_of(train, keys.label, every, named).values()}
         if lacking := [name for name in named if name not in occurring]:
             kept = ",".join(name for name in named if name in occurring)
             raise DataError(
@@ -142,15 +155,16 @@ class Multilabel(TaskKind):
         pairs = table.texts(keys.text_pair, kept) if keys.text_pair else None
         return Rows(table.texts(keys.text, kept), pairs, labels)
 
-    def _flags(self, keys: TaskKeys, table: Table, kept: Sequence[int]) -> list[LabelSet]:
-        cells, shared = self.label_cells(keys, table), dict[LabelSet, LabelSet]()
-        found = (tuple(place for place, cell in enumerate(cells[row]) if flag_of(cell)) for row in kept)
-        return [shared.setdefault(labels, labels) for labels in found]
+    def _flags(self, keys: TaskKeys, table: Table, kept: Sequence[int]) -> NumberSets:
+        columns = [take(table.column(name), kept) for name in keys.label_columns]
+        found = ([place for place, cell in enumerate(cells) if flag_of(cell)] for cells in Cells(columns))
+        return NumberSets.of(found, len(kept))
 
     def strata(self, rows: Rows[LabelSet]) -> Sequence[int]:
         """Return the rarest label of each row, -1 where there is none: those are divided alike first."""
         counts = Counter(chain.from_iterable(rows.labels))
-        return [min(labels, key=lambda label: (counts[label], label), default=-1) for labels in rows.labels]
+        rarest = (min(labels, key=lambda label: (counts[label], label), default=-1) for labels in rows.labels)
+        return Numbers.of(rarest, np.int64, len(rows))
 
     def generate(self, keys: TaskKeys, random: Random, count: int, names: Sequence[str] | None) -> Rows[LabelSet]:
         """Make up sentences with one to three markers of each of their labels; of two texts the second has them."""
@@ -179,20 +193,21 @@ class Multilabel(TaskKind):
         return encode_label_sets(rows, encoder, names or ())
 
 
-def _sets(keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str]) -> list[LabelSet]:
+def _labels_in_rows(keys: TaskKeys, table: Table, rows: Sequence[int]) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield each of these rows with the labels in its cell."""
+    for row, cell in zip(rows, take(table.column(keys.label), rows), strict=True):
+        yield row, () if is_unlabelled(cell) else labels_in(cell, keys.label_separator)
+
+
+def _sets(keys: TaskKeys, table: Table, kept: Sequence[int], names: Sequence[str]) -> NumberSets:
     """Return the label numbers of these rows, each once.
 
     Raises:
         DataError: a label that is none of the names.
     """
-    elements = Elements.of_rows(table, keys.label, kept, keys.label_separator)
-    numbers = class_numbers(elements, keys.label, range(len(elements)), names)
-    of_row: dict[int, set[int]] = {}
-    for row, number in zip(elements.origin.tolist(), numbers, strict=True):
-        of_row.setdefault(row, set()).add(number)
-    shared = dict[LabelSet, LabelSet]()
-    found = (tuple(sorted(of_row.get(row, ()))) for row in kept)
-    return [shared.setdefault(labels, labels) for labels in found]
+    every = partial(_labels_in_rows, keys, table, kept)
+    number = numbers_of(table, keys.label, every, names)
+    return NumberSets.of((sorted({number[label_key(label)] for label in labels}) for _, labels in every()), len(kept))
 
 
 MULTILABEL = Multilabel(

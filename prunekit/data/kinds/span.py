@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from prunekit.config.errors import ConfigError
+from prunekit.data.columns import Cells, Mapped, take
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.rows import Rows
@@ -67,11 +70,10 @@ class Span(TaskKind):
         """Read questions, contexts and answers."""
         contexts = table.texts(str(keys.text_pair), kept)
         answers = read_answers(keys, table, kept)
-        places = [table.at(row) for row in kept]
         given = table.columns.get(keys.id or "")
-        ids = [str(row + 1 if given is None or given[row] is None else given[row]) for row in kept]
-        questions = [text.strip() for text in table.texts(keys.text, kept)]
-        return Rows(questions, contexts, answers, places, ids)
+        ids = Mapped(Cells([kept] if given is None else [kept, take(given, kept)]), _id)
+        questions = Mapped(table.texts(keys.text, kept), str.strip)
+        return Rows(questions, contexts, answers, ids=ids)
 
     def generate(self, keys: TaskKeys, random: Random, count: int, names: Sequence[str] | None) -> Rows[Answer]:
         """Make up contexts with one or two markers of one kind, and of another kind that is not asked for.
@@ -102,22 +104,15 @@ class Span(TaskKind):
 
     def together(self, rows: Rows[Answer]) -> Sequence[Sequence[str]]:
         """Return the contexts."""
-        return [(context,) for _, context in rows.contents]
+        return Cells([rows.pairs or [""] * len(rows)])
 
-    def divide(self, rows: Rows[Answer], fractions: Mapping[str, float]) -> dict[str, list[int]]:
+    def divide(self, rows: Rows[Answer], fractions: Mapping[str, float]) -> dict[str, np.ndarray]:
         """Keep the questions about one context together, or a part would ask about texts trained on.
 
         Of rows with the same question, context and answers the first is kept.
         """
-        contents = rows.contents
-        contexts = list(dict.fromkeys(context for _, context in contents))
-        asked = zip(contents, rows.labels, strict=True)
-        first = sorted({row: place for place, row in reversed(list(enumerate(asked)))}.values())
-        of_context: dict[str, list[int]] = {}
-        for row in first:
-            of_context.setdefault(contents[row][1], []).append(row)
-        split = hash_split(content_hashes([(context,) for context in contexts]), [0] * len(contexts), fractions)
-        return {name: [row for place in part for row in of_context[contexts[place]]] for name, part in split.items()}
+        asked = Cells([rows.texts, rows.labels])
+        return hash_split(content_hashes(self.together(rows)), self.strata(rows), fractions, asked)
 
     def encode(
         self, keys: TaskKeys, rows: Rows[Answer], encoder: Encoder, names: Sequence[str] | None, prefix: int
@@ -126,6 +121,12 @@ class Span(TaskKind):
         from prunekit.data.windows import encode_windows  # loads torch, and a task is checked without it
 
         return encode_windows(rows, encoder, keys.stride, protect_question=self.protects(keys))
+
+
+def _id(cells: tuple[Any, ...]) -> str:
+    """Return what a row is called, given by its number and its id, if it has one."""
+    row, *given = cells
+    return str(row + 1 if not given or given[0] is None else given[0])
 
 
 # HasAns and NoAns of SQuAD's own script: the same, of the questions with and without an answer

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from prunekit.config.errors import ConfigError, listed, quoted, shorten
 from prunekit.data import cells
-from prunekit.data.columns import Column, take
+from prunekit.data.columns import Column, NumberSets, take
 from prunekit.data.errors import DataError
 from prunekit.data.faults import Faults
 from prunekit.data.keys import TaskKeys
 from prunekit.data.kinds.base import TaskKind
 from prunekit.data.kinds.labelled import check_class_names
-from prunekit.data.label_sets import Elements
-from prunekit.data.labels import NO_LABEL, class_names, class_numbers
+from prunekit.data.label_sets import Elements, label_key, numbers_of
+from prunekit.data.labels import NO_LABEL, class_names
 from prunekit.data.rows import Rows
 from prunekit.data.synthetic import FILLERS, MARKERS
 from prunekit.data.tables import Table
@@ -30,23 +31,13 @@ GENERATED = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 SPELT = 20  # labels in what a message says to type
 
 
-def _distinct(table: Table, column: str, rows: Sequence[int] | None = None) -> Elements:
-    """Return the different labels in a column of lists, each of the row where it is first, without what is no label.
-
-    They are of these rows of the table, of all if None.
-    """
+def _labels_in_rows(
+    table: Table, column: str, rows: Sequence[int] | None = None
+) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield each of these rows of a column of lists, or each row of the table, with its list; () where it has none."""
     raw = table.column(column)
-    lists = enumerate(raw) if rows is None else zip(rows, take(raw, rows), strict=True)
-    seen: dict[Any, int] = {}
-    for row, labels in lists:
-        for label in labels if isinstance(labels, list | tuple) else ():
-            if isinstance(label, str) or not (cells.is_missing(label) or cells.label_fault(label)):
-                seen.setdefault(_key(label), row)
-    return Elements.among(table, column, [label for _, label in seen], [*seen.values()])
-
-
-def _key(label: Any) -> tuple[type, Any]:
-    return type(label), label
+    for row, labels in enumerate(raw) if rows is None else zip(rows, take(raw, rows), strict=True):
+        yield row, labels if isinstance(labels, list | tuple) else ()
 
 
 @dataclass(frozen=True)
@@ -118,8 +109,10 @@ class Tokens(TaskKind):
         """
         if keys.labels is not None:
             return keys.labels
-        named = train.classes.get(keys.label)
-        names = class_names(_distinct(train, keys.label), keys.label) if named is None else named
+        names = train.classes.get(keys.label)
+        if names is None:
+            every = _labels_in_rows(train, keys.label)
+            names = class_names(Elements.distinct(train, keys.label, every), keys.label)
         if len(names) < 2:
             raise DataError(
                 f"{train.path}: column {quoted(keys.label)} has {len(names)} different labels of words.\n"
@@ -157,7 +150,8 @@ class Tokens(TaskKind):
                 "Correct these rows, or name other columns with task.text=... and task.label=..."
             )
         number = self._numbers(keys, table, kept, names or ())
-        labels_of = [tuple(number[_key(label)] for label in labels) for labels in take(raw, kept)]
+        found = ([number[label_key(label)] for label in labels] for labels in take(raw, kept))
+        labels_of = NumberSets.of(found, len(kept))
         if isinstance(column, Column):
             return Rows(column.take(kept).joined(BETWEEN), None, labels_of)
         return Rows([BETWEEN.join(words) for words in take(column, kept)], None, labels_of)
@@ -168,21 +162,20 @@ class Tokens(TaskKind):
         Raises:
             DataError: a label is of no class.
         """
-        distinct = _distinct(table, keys.label, kept)
-        labels = distinct.columns[keys.label]
+        every = partial(_labels_in_rows, table, keys.label, kept)
         try:
-            numbers = class_numbers(distinct, keys.label, range(len(labels)), names)
+            return numbers_of(table, keys.label, every, names)
         except DataError as error:
+            labels = Elements.distinct(table, keys.label, every()).columns[keys.label]
             others = sorted({cells.spelling(label) for label in labels} - {*names})
             if others == [NO_LABEL]:
                 raise  # its message says what that stands for
-            every = [*names, *others]
-            shown = ", ".join(every[:SPELT]) + ", ..." * (len(every) > SPELT)
+            known = [*names, *others]
+            shown = ", ".join(known[:SPELT]) + ", ..." * (len(known) > SPELT)
             raise DataError(
                 f"{str(error).splitlines()[0]}\nAllowed: the labels of the training rows, or those that task.labels "
                 f"names.\nIf it is one of them: 'task.labels=[{shorten(shown, 400)}]'"
             ) from error
-        return dict(zip(map(_key, labels), numbers, strict=True))
 
     def generate(self, keys: TaskKeys, random: Random, count: int, names: Sequence[str] | None) -> Rows[Labels]:
         """Make up texts of filler words and one to three runs of markers, each of which has a label of its own."""
