@@ -74,7 +74,7 @@ def test_columns_are_text_pair_and_label():
         ({"lable": "y"}, r"task.lable is no key of a task; did you mean task.label\?"),
         (
             {"xyzzy": "y"},
-            r"task.xyzzy is no key of a task; known: beams, budget, contradicting, .*, validation_splits\.",
+            r"task.xyzzy is no key of a task; known: beams, budget, class_weights, .*, validation_splits\.",
         ),
         ({"kind": "ranking"}, "task.kind=ranking; allowed: classification, regression, multilabel, span"),
         ({"metrics": ["bleu"]}, r"task.metrics: bleu is no metric of task.kind=classification.\nAllowed: accuracy, f1"),

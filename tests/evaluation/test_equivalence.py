@@ -72,8 +72,8 @@ def test_scores_that_differ_by_more_than_rounding_stop_the_run():
 class ByWidth(KeepRatio):
     """Counts padding: the classic mistake."""
 
-    def _count(self, layer, lengths):
-        return super()._count(layer, torch.full_like(lengths, self.width))
+    def _count(self, layer, lengths, protected):
+        return super()._count(layer, torch.full_like(lengths, self.width), protected)
 
     def forward(self, layer, scores, state):
         self.width = scores.shape[1]
