@@ -6,24 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunekit.api.calls import evaluate as evaluate
-    from prunekit.api.calls import fit as fit
-    from prunekit.api.calls import prune as prune
     from prunekit.data.given import task_of as task_of
     from prunekit.models.pretrained import load_pruner as load_pruner
     from prunekit.models.pretrained import save as save
     from prunekit.models.pretrained import save_pruner as save_pruner
+    from prunekit.pipelines.api.calls import evaluate as evaluate
+    from prunekit.pipelines.api.calls import fit as fit
+    from prunekit.pipelines.api.calls import prune as prune
     from prunekit.runtime.loading import load as load
 
 __version__ = "0.1.0"
 
 # public name -> the module that defines it, imported when the name is first used: `import prunekit` needs no torch
 _PUBLIC = {
-    "evaluate": "prunekit.api.calls",
-    "fit": "prunekit.api.calls",
+    "evaluate": "prunekit.pipelines.api.calls",
+    "fit": "prunekit.pipelines.api.calls",
     "load": "prunekit.runtime.loading",
     "load_pruner": "prunekit.models.pretrained",
-    "prune": "prunekit.api.calls",
+    "prune": "prunekit.pipelines.api.calls",
     "save": "prunekit.models.pretrained",
     "save_pruner": "prunekit.models.pretrained",
     "task_of": "prunekit.data.given",

@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> int:
             "As prunekit evaluate model=./my_model-3x data=test.csv"
         )
     # these load Hydra, and --help does not
-    from prunekit.api.arguments import Typed
-    from prunekit.api.calls import evaluate
+    from prunekit.pipelines.api.arguments import Typed
+    from prunekit.pipelines.api.calls import evaluate
 
     found = evaluate(
         given["model"],

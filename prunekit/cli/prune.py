@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> int:
                 f"As prunekit prune model=./my_model data=texts.csv; add {key}={example}"
             )
     # these load Hydra, and --help does not
-    from prunekit.api.arguments import Typed
-    from prunekit.api.calls import prune
+    from prunekit.pipelines.api.arguments import Typed
+    from prunekit.pipelines.api.calls import prune
 
     pruned = prune(
         given["model"],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prunekit.api.hub import push_folder
 from prunekit.cli.settings import asks_for_help, parse_settings, print_help
 from prunekit.config.errors import DONE, ConfigError
+from prunekit.pipelines.api.hub import push_folder
 from prunekit.runs.finished import open_run
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunekit.api.arguments import model_of, task_settings, words
-from prunekit.api.pruned import PrunedModel
-from prunekit.api.undisturbed import undisturbed
 from prunekit.console import silence
+from prunekit.pipelines.api.arguments import model_of, task_settings, words
+from prunekit.pipelines.api.pruned import PrunedModel
+from prunekit.pipelines.api.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from prunekit.pipelines.evaluation import ModelEvaluation

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from prunekit.api.hub import push_folder
 from prunekit.config.errors import ConfigError
+from prunekit.pipelines.api.hub import push_folder
 from prunekit.runs.folder import MODEL
 from prunekit.runs.result import RunResult
 

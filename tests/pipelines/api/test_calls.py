@@ -20,12 +20,12 @@ from support.folders import classifier_folder
 from support.run_result import CONTENT
 
 import prunekit
-from prunekit.api import calls, hub
-from prunekit.api.arguments import Typed, task_settings, words
-from prunekit.api.pruned import PrunedModel
-from prunekit.api.undisturbed import undisturbed
 from prunekit.config.composition import compose
 from prunekit.config.errors import ConfigError
+from prunekit.pipelines.api import calls, hub
+from prunekit.pipelines.api.arguments import Typed, task_settings, words
+from prunekit.pipelines.api.pruned import PrunedModel
+from prunekit.pipelines.api.undisturbed import undisturbed
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical
 from prunekit.runs.result import RunResult
