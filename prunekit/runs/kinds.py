@@ -92,8 +92,8 @@ class TokenRuns:
                 f"Allowed: 1 and more; 0 for method={DENSE}, and where method.train=false.\n"
                 "Give trainer.epochs=5, or method.train=false if the method takes it."
             )
-        smoothing, kind = cfg["trainer"]["label_smoothing"], TASK_KINDS[cfg["task"]["kind"]]
-        if smoothing and not kind.predicts_class:
+        smoothing, kind = cfg["trainer"]["label_smoothing"], TASK_KINDS.get(cfg["task"]["kind"] or "")
+        if smoothing and kind is not None and not kind.predicts_class:
             raise ConfigError(
                 f"trainer.label_smoothing={smoothing:g} with task.kind={kind}: only classes can be smoothed.\n"
                 "Allowed: 0, or task.kind=classification.\nLeave trainer.label_smoothing out."
