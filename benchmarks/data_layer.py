@@ -224,9 +224,8 @@ def comparisons(found: Mapping[str, Any]) -> list[str]:
         file = last["file_mib"] * MIB / last["rows"]
         low, high = (max(run["anon_mib"] for run in size["cold"]) for size in (first, last))
         lines.append(
-            f"- From {first['rows']:,} to {last['rows']:,} rows the process grows from {low:.0f} to {high:.0f} "
-            f"MiB, by {grown:.0f} bytes a row, for numbers such as hashes, order and labels; a row has {file:.0f} "
-            "bytes in the file."
+            f"- With {first['rows']:,} and {last['rows']:,} rows the process holds {low:.0f} and {high:.0f} MiB at "
+            f"most: {grown:.1f} bytes for each further row, which has {file:.0f} bytes in the file."
         )
     return lines
 
