@@ -170,7 +170,8 @@ class StaticMethod(TokenPruningMethod):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss under "drop", which equals "mask" and costs less; of several budgets the mean."""
         drawn = sandwich(() if self.pruner is None else self.pruner.policy.budgets, self.global_step)
-        found = [self.task_terms(self(batch, "drop", budget=budget), batch) for budget in drawn]
+        chosen = [{} if budget is None else {"budget": budget} for budget in drawn]
+        found = [self.task_terms(self(batch, "drop", **budget), batch) for budget in chosen]
         return {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}
 
 
