@@ -88,7 +88,7 @@ def checked(words: Sequence[str]) -> dict[str, Any]:
     cfg, choices = compose(words)
     validate(cfg, choices)
     kind = kind_of(cfg)
-    kind.spec(cfg["task"])
+    kind.spec(cfg)
     target_of(cfg).Options.from_config(method_options(cfg))
     RunFolder.of(canonical(cfg))
     return cfg

@@ -121,7 +121,7 @@ def given(folder: Path) -> str:
     words = [*JOBS[NAME].words, f"model={folder}", f"data.cache_dir={folder.parent / 'cache'}"]
     cfg = compose(words)[0]
     kind = kind_of(cfg)
-    spec = kind.spec(cfg["task"])
+    spec = kind.spec(cfg)
     source = kind.source(spec)
     rows = kind.read(spec, source, cfg)
     check_models(RunInputs(cfg, RunFolder.of(cfg), spec, source, rows, folder, train_dense=run))
