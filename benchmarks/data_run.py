@@ -82,7 +82,7 @@ def run_once(file: Path, folder: Path, batch: int, pause: float) -> dict[str, An
     printed = []
     assert process.stdout is not None
     for line in process.stdout:
-        printed.append([round(time.monotonic() - begun, 1), line.rstrip()])
+        printed.append([round(time.monotonic() - begun, 1), line.rstrip().replace(f"{folder}/", "")])
     watcher.join()
     if process.returncode not in (0, 3):
         raise ConfigError(f"the run on {file.name} failed.\nAllowed: one that ends.\n{printed[-5:]}")
