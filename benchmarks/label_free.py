@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -18,9 +16,9 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script, train_apart
 from prunekit.config.composition import compose
-from prunekit.config.errors import DONE, MISSED
+from prunekit.config.errors import DONE
 from prunekit.data.reading import read_task
 from prunekit.data.rows import Rows
 from prunekit.data.sources import find_task
@@ -28,7 +26,6 @@ from prunekit.data.spec import TaskSpec
 from prunekit.runs.folder import RunFolder
 from prunekit.runs.identity import canonical
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 GIVEN = "minilm-newsgroups20"  # the folder of the fine-tuned model
 COMMON = ["task=csv", "task.name=newsgroups20", "plots=false", "trainer.threads=1", "bench.examples=64"]
@@ -45,13 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     common = [*COMMON, f"task.test_file={folder / 'test.csv'}"]
     dense = ["method=dense", "backbone=minilm", f"task.file={folder / 'labelled.csv'}", "trainer.epochs=2"]
     dense += [*common, f"task.max_length={given['length']}", f"runs_dir={folder / 'given'}"]
-    train(dense)
+    train_apart(dense)
     save_plainly(dense, folder / GIVEN)
     pruning = [f"model={folder / GIVEN}", f"task.file={folder / 'texts.csv'}", "task.label=null", *common]
     pruning += [f"task.max_length={given['length']}", f"runs_dir={folder / 'runs'}"]
     pruning += [f"{key}={value}" for key, value in given["settings"].items()]
     for budget, method in product(given["budgets"], given["methods"]):
-        train([f"method={method.split()[0]}", f"budget={budget}", *pruning, *method.split()[1:]])
+        train_apart([f"method={method.split()[0]}", f"budget={budget}", *pruning, *method.split()[1:]])
     return DONE
 
 
@@ -76,13 +73,6 @@ def write(path: Path, rows: Rows[int], names: Sequence[str] | None = None) -> No
         writer.writerow(["text"] if names is None else ["text", "label"])
         for text, label in zip(rows.texts, rows.labels, strict=True):
             writer.writerow([text] if names is None else [text, names[label]])
-
-
-def train(words: Sequence[str]) -> None:
-    """Run train.py; a missed budget is a result, too."""
-    code = subprocess.run([sys.executable, str(ROOT / "train.py"), *words], check=False).returncode
-    if code not in (DONE, MISSED):
-        raise SystemExit(code)
 
 
 def save_plainly(words: Sequence[str], folder: Path) -> None:

@@ -147,39 +147,20 @@ def translations() -> str:
     return "\n".join(lines) + "\n"
 
 
-def campaign() -> str:
-    """Return the table of the campaign of attacks."""
-    stored = RESULTS / "campaign.json"
-    if not stored.is_file():
-        return "No campaign is committed yet.\n"
-    table: str = runpy.run_path(str(ROOT / "benchmarks" / "campaign.py"))["table"](json.loads(stored.read_text()))
-    return table
-
-
-def data_layer() -> str:
-    """Return the table of time and memory from a file to batches."""
-    stored = json.loads((RESULTS / "data_layer.json").read_text())
-    table: str = runpy.run_path(str(ROOT / "benchmarks" / "data_layer.py"))["table"](stored)
+def table_of(name: str) -> str:
+    """Return the table that a benchmark's script makes of its committed results."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        return "Not measured yet.\n"
+    table: str = runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"))["table"](json.loads(path.read_text()))
     return table
 
 
 def embedder() -> str:
     """Return the table of a pruned embedder beside its baselines, and what the dense one reaches."""
-    stored = RESULTS / "embed.json"
-    if not stored.is_file():
-        return "Not measured yet.\n"
     rows = ["method", "method.schedule", "task.pooling"]
     measures = ["spearman", "drop", "cosine", "overlap", "reduction", "speedup_b32_packed", "speedup_b32_padded"]
     return over_seeds("embed", rows, ["budget"], measures)
-
-
-def reranker() -> str:
-    """Return the table of a pruned reranker beside itself on shorter texts."""
-    stored = RESULTS / "rerank.json"
-    if not stored.is_file():
-        return "Not measured yet.\n"
-    table: str = runpy.run_path(str(ROOT / "benchmarks" / "rerank.py"))["table"](json.loads(stored.read_text()))
-    return table
 
 
 # page -> its blocks, as `<!-- NAME -->` to `<!-- end of NAME -->`
@@ -221,10 +202,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
             metrics=["score", "reduction"],
         )
     },
-    "docs/data.md": {"data_layer": data_layer},
-    "docs/your_model.md": {"embedder": embedder, "reranker": reranker},
+    "docs/data.md": {"data_layer": partial(table_of, "data_layer")},
+    "docs/your_model.md": {"embedder": embedder, "reranker": partial(table_of, "rerank")},
     "docs/translation.md": {"trained": translations},
-    "docs/reliability.md": {"campaign": campaign},
+    "docs/reliability.md": {"campaign": partial(table_of, "campaign")},
     "docs/methods/lat.md": {"more": partial(over_seeds, "controls_more", metrics=["score", "reduction"])},
 }
 

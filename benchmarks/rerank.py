@@ -10,8 +10,6 @@ import json
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +23,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from prunekit.bench.timing import time_batches
-from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script
+from prunekit.cli.settings import asks_for_help, parse_settings, print_help, run_script, train_apart
 from prunekit.config.composition import compose
-from prunekit.config.errors import DONE, MISSED
+from prunekit.config.errors import DONE
 from prunekit.data.reading import read_task
 from prunekit.data.rows import Rows
 from prunekit.data.sources import find_task
@@ -42,7 +40,6 @@ from prunekit.runs.identity import canonical
 from prunekit.runtime.engine import PackedEngine
 from prunekit.runtime.loading import load
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 GIVEN = "minilm-reranker"  # the folder of the cross-encoder
 COMMON = ["task=csv", "task.text=query", "task.text_pair=document", "plots=false", "trainer.threads=1"]
@@ -73,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     common = [*COMMON, f"task.max_length={given['length']}"]
     dense = ["method=dense", "backbone=minilm", "task.kind=regression", "task.label=score", "trainer.epochs=2", *common]
     dense += [f"task.file={folder / 'labelled.csv'}", f"runs_dir={folder / 'given'}", "task.contradicting=keep"]
-    train(dense)
+    train_apart(dense)
     save_as_cross_encoder(path_of(dense) / "model", folder / GIVEN)
     runs: dict[str, Path] = {}
     asked = [(budget, True) for budget in given["budgets"]] + [(budget, False) for budget in given["unprotected"]]
@@ -82,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
         words += [*common, "task.group=query", f"task.test_file={folder / 'test.csv'}", f"budget={budget}"]
         words += [f"trainer.epochs={given['epochs']}", f"runs_dir={folder / 'runs'}"]
         words += [*(f"{key}={value}" for key, value in given["settings"].items())] + ["protect=none"] * (not protects)
-        train(words)
+        train_apart(words)
         runs[budget if protects else f"{budget}, nothing protected"] = path_of(words)
     found = measure(folder / GIVEN, runs, tested, scored, given)
     found["settings"] = {name: value for name, value in given.items() if name not in ("folder", "save")}
@@ -175,13 +172,6 @@ def write(path: Path, names: Sequence[str], rows: Any) -> None:
 
 
 # -- models ----------------------------------------------------------------------------------------------
-
-
-def train(words: Sequence[str]) -> None:
-    """Run train.py; a missed budget is a result, too."""
-    code = subprocess.run([sys.executable, str(ROOT / "train.py"), *words], check=False).returncode
-    if code not in (DONE, MISSED):
-        raise SystemExit(code)
 
 
 def path_of(words: Sequence[str]) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from prunekit.config.errors import DONE, ConfigError, shorten, shown
+from prunekit.config.errors import DONE, MISSED, ConfigError, shorten, shown
 from prunekit.config.keys import Key, read_keys
 
 HELP = ("-h", "--help", "help")
@@ -141,6 +142,17 @@ def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
         raise SystemExit(main(sys.argv[1:]))
     except ConfigError as error:
         raise SystemExit(error.tell()) from None
+
+
+def train_apart(words: Sequence[str]) -> None:
+    """Run `prunekit train` in a process of its own, as a script's step; a missed budget is a result, too.
+
+    Raises:
+        SystemExit: it failed, with its exit code.
+    """
+    code = subprocess.run([sys.executable, "-m", "prunekit", "train", *words], check=False).returncode
+    if code not in (DONE, MISSED):
+        raise SystemExit(code)
 
 
 def _file(command: str | Path) -> Path:

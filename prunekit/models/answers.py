@@ -114,41 +114,10 @@ class AnyLabels(Answers):
 
 
 @dataclass(frozen=True)
-class OneValue(Answers):
-    """The only output itself."""
+class _NoClasses(Answers):
+    """Outputs that are the answer themselves: nothing has a name, and nothing is near a border."""
 
     names: tuple[str, ...] = ()
-
-    def decide(self, logits: Float[Tensor, "batch 1"]) -> Float[Tensor, "batch"]:
-        """Return values."""
-        return logits.float().squeeze(-1)
-
-    def probabilities(self, logits: Float[Tensor, "batch 1"]) -> None:
-        """Return None."""
-
-    def labels(self, logits: Float[Tensor, "batch 1"]) -> None:
-        """Return None."""
-
-    def differ(
-        self, one: Float[Tensor, "batch 1"], other: Float[Tensor, "batch 1"], rounding: float = 0.0
-    ) -> Bool[Tensor, "batch"]:
-        """Return False for every text."""
-        return torch.zeros(len(one), dtype=torch.bool, device=one.device)
-
-    def agree(self, one: Float[Tensor, "batch 1"], other: Float[Tensor, "batch 1"]) -> Bool[Tensor, "batch"]:
-        """Return which values are the same within 1e-3."""
-        return (one - other).abs().amax(-1) <= CLOSE
-
-
-@dataclass(frozen=True)
-class OneVector(Answers):
-    """All outputs together: the vector of a text."""
-
-    names: tuple[str, ...] = ()
-
-    def decide(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch outputs"]:
-        """Return vectors."""
-        return logits.float()
 
     def probabilities(self, logits: Float[Tensor, "batch outputs"]) -> None:
         """Return None."""
@@ -161,6 +130,28 @@ class OneVector(Answers):
     ) -> Bool[Tensor, "batch"]:
         """Return False for every text."""
         return torch.zeros(len(one), dtype=torch.bool, device=one.device)
+
+
+@dataclass(frozen=True)
+class OneValue(_NoClasses):
+    """The only output itself."""
+
+    def decide(self, logits: Float[Tensor, "batch 1"]) -> Float[Tensor, "batch"]:
+        """Return values."""
+        return logits.float().squeeze(-1)
+
+    def agree(self, one: Float[Tensor, "batch 1"], other: Float[Tensor, "batch 1"]) -> Bool[Tensor, "batch"]:
+        """Return which values are the same within 1e-3."""
+        return (one - other).abs().amax(-1) <= CLOSE
+
+
+@dataclass(frozen=True)
+class OneVector(_NoClasses):
+    """All outputs together: the vector of a text."""
+
+    def decide(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch outputs"]:
+        """Return vectors."""
+        return logits.float()
 
     def agree(
         self, one: Float[Tensor, "batch outputs"], other: Float[Tensor, "batch outputs"]
